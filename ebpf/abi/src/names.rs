@@ -1,0 +1,64 @@
+//! Names that both sides use: objects, programs, maps, pins.
+//!
+//! A symbol's name has to be a literal where a program exports it, so the table is the macro
+//! [`name!`](crate::name) and the constants that user space reads are made from it.
+
+/// Expands to the literal name of an object, a program or a map, or of a program's ELF section.
+///
+/// Programs write `#[unsafe(export_name = pgx_abi::name!(pgx_root))]`, user space the constants of
+/// this crate.
+#[macro_export]
+macro_rules! name {
+    (pgx) => {
+        "pgx"
+    };
+    (lab) => {
+        "lab"
+    };
+    (pgx_root) => {
+        "pgx_root"
+    };
+    (lab_pass) => {
+        "lab_pass"
+    };
+    (reasons) => {
+        "pgx_reasons"
+    };
+    (section xdp) => {
+        "xdp"
+    };
+    (section maps) => {
+        "maps"
+    };
+}
+
+/// The object that holds the product's programs and maps.
+pub const PGX_OBJECT: &str = name!(pgx);
+/// The object that holds what only the lab attaches.
+pub const LAB_OBJECT: &str = name!(lab);
+/// Every object that is built and committed, sorted.
+pub const OBJECTS: [&str; 2] = [LAB_OBJECT, PGX_OBJECT];
+
+/// The XDP program of the product: it sees every packet first.
+pub const PGX_ROOT: &str = name!(pgx_root);
+/// The XDP program that passes everything; a veth's peer needs one, or native `XDP_TX` is lost.
+pub const LAB_PASS: &str = name!(lab_pass);
+
+/// The map that counts packets and bytes by [`Reason`](crate::Reason), per CPU.
+pub const REASONS: &str = name!(reasons);
+
+/// The directory under the BPF file system that the product pins in.
+pub const PIN_BASE: &str = "pgx";
+/// The directory below it. It grows when the layout of a pinned map changes, so that an old
+/// process and a new one never share a map that they read differently.
+pub const PIN_VERSION: &str = "v1";
+
+/// The kernel keeps 15 characters of a program's or map's name (`BPF_OBJ_NAME_LEN` less its nul);
+/// a longer one would show up cut in its tools.
+const NAME_LEN_MAX: usize = 15;
+
+const _: () = {
+    assert!(PGX_ROOT.len() <= NAME_LEN_MAX);
+    assert!(LAB_PASS.len() <= NAME_LEN_MAX);
+    assert!(REASONS.len() <= NAME_LEN_MAX);
+};

@@ -1,0 +1,91 @@
+//! Why a packet got its verdict: one variant, one counter index, one name for each reason.
+
+/// Declares [`Reason`] with its index and its name in one table, so that they cannot differ.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $index:literal, $name:literal;)*) => {
+        /// Why a packet got its verdict.
+        ///
+        /// The number is the slot in the counter map. That map is pinned and outlives the process,
+        /// so a number keeps its meaning: append, never renumber within a pin version.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Reason {
+            $($(#[$doc])* $variant = $index,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the indices.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name in metrics and messages; it never changes.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The frame, or the IP packet in it, ends before the headers that it announces.
+    Truncated = 0, "truncated";
+    /// A header contradicts itself: wrong IP version, or a header length below the minimum.
+    Malformed = 1, "malformed";
+    /// A VLAN tag stands where the ethertype should; what is behind it is not read.
+    VlanTagged = 2, "vlan_tagged";
+    /// Neither IP nor ARP.
+    OtherEthertype = 3, "other_ethertype";
+    /// ARP.
+    Arp = 4, "arp";
+    /// TCP over IPv4, ports readable.
+    Ipv4Tcp = 5, "ipv4_tcp";
+    /// ICMP over IPv4.
+    Ipv4Icmp = 6, "ipv4_icmp";
+    /// A later fragment of an IPv4 packet: it carries no ports.
+    Ipv4Fragment = 7, "ipv4_fragment";
+    /// Any other protocol over IPv4.
+    Ipv4Other = 8, "ipv4_other";
+    /// TCP over IPv6, ports readable.
+    Ipv6Tcp = 9, "ipv6_tcp";
+    /// A neighbour discovery message that came from this link (RFC 4861: hop limit 255).
+    Ipv6NeighbourDiscovery = 10, "ipv6_neighbour_discovery";
+    /// Any other ICMPv6 message.
+    Ipv6Icmp = 11, "ipv6_icmp";
+    /// A later fragment of an IPv6 packet: it carries no ports.
+    Ipv6Fragment = 12, "ipv6_fragment";
+    /// More extension headers than are walked, so the transport header was not reached.
+    Ipv6ExtensionLimit = 13, "ipv6_extension_limit";
+    /// Any other protocol over IPv6.
+    Ipv6Other = 14, "ipv6_other";
+}
+
+impl Reason {
+    /// The slot of this reason in the counter map.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
+
+const _: () = {
+    let mut at = 0;
+    while at < Reason::ALL.len() {
+        assert!(Reason::ALL[at].index() as usize == at, "indices must be dense and in order");
+        at += 1;
+    }
+};
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn every_reason_has_a_name_of_its_own() {
+        for (at, reason) in Reason::ALL.iter().enumerate() {
+            assert!(!reason.name().is_empty());
+            assert!(Reason::ALL[..at].iter().all(|other| other.name() != reason.name()));
+        }
+    }
+}

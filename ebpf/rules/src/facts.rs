@@ -1,0 +1,209 @@
+//! Bytes to facts: what a frame is, as far as the verdict needs to know.
+//!
+//! A header counts as there only if the frame holds it and the IP length covers it; anything less
+//! is [`Flaw::Truncated`]. Only headers are asked for: a payload that is cut, or that lies outside
+//! the linear part of a frame, is none of our business.
+
+use crate::{Bytes, limits::EXTENSION_HEADERS_MAX};
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Facts {
+    /// A VLAN tag comes first (IEEE 802.1Q, 802.1ad).
+    Tagged,
+    /// An ARP packet of full length.
+    Arp,
+    /// An IPv4 packet.
+    Ipv4(Transport),
+    /// An IPv6 packet.
+    Ipv6(Transport),
+    /// Any other ethertype, or an IEEE 802.3 length.
+    Other,
+}
+
+/// What an IP packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP, header of minimum length readable.
+    Tcp(Ports),
+    /// ICMP over IPv4; its header is not read.
+    Icmp,
+    /// ICMP over IPv6.
+    Icmpv6 {
+        /// The type field.
+        kind: u8,
+        /// The IPv6 hop limit: 255 only if the packet was sent on this link.
+        hop_limit: u8,
+    },
+    /// A fragment that is not the first: there is no transport header in it.
+    Fragment,
+    /// More extension headers than are walked.
+    Unreached,
+    /// Any other protocol.
+    Other,
+}
+
+/// The ports of a TCP segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Source port.
+    pub source: u16,
+    /// Destination port.
+    pub destination: u16,
+}
+
+/// Why a frame could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// It ends before its headers do.
+    Truncated,
+    /// A header contradicts itself.
+    Malformed,
+}
+
+// Ethernet II; IANA "IEEE 802 Numbers".
+pub(crate) const ETHERNET: usize = 14;
+const ETHERTYPE: usize = 12;
+const TYPE_IPV4: u16 = 0x0800;
+const TYPE_ARP: u16 = 0x0806;
+const TYPE_VLAN: u16 = 0x8100;
+const TYPE_IPV6: u16 = 0x86dd;
+const TYPE_SERVICE_VLAN: u16 = 0x88a8;
+
+// RFC 826 with Ethernet and IPv4 addresses.
+const ARP: usize = 28;
+// RFC 791, RFC 8200, RFC 9293, RFC 4443.
+const IPV4_WORDS_MIN: usize = 5;
+pub(crate) const IPV6: usize = 40;
+const TCP: usize = 20;
+const ICMPV6: usize = 4;
+// RFC 791: flags take three bits of the field, the offset the rest.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+// RFC 8200, section 4.5: here the flags are at the other end.
+const FRAGMENT_OFFSET_V6: u16 = 0xfff8;
+const FRAGMENT_HEADER: usize = 8;
+
+// IANA "Assigned Internet Protocol Numbers".
+const HOP_BY_HOP: u8 = 0;
+const PROTOCOL_ICMP: u8 = 1;
+const PROTOCOL_TCP: u8 = 6;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const PROTOCOL_ICMPV6: u8 = 58;
+const DESTINATION_OPTIONS: u8 = 60;
+const MOBILITY: u8 = 135;
+
+/// Reads what the verdict needs to know of a frame that starts with its Ethernet header.
+///
+/// # Errors
+/// [`Flaw`] if the headers are cut or contradict themselves.
+#[inline(always)]
+pub fn facts<B: Bytes + ?Sized>(frame: &B) -> Result<Facts, Flaw> {
+    let ethertype = u16::from_be_bytes(frame.array(ETHERTYPE).ok_or(Flaw::Truncated)?);
+    match ethertype {
+        TYPE_IPV4 => ipv4(frame).map(Facts::Ipv4),
+        TYPE_IPV6 => ipv6(frame).map(Facts::Ipv6),
+        TYPE_ARP if frame.size() < ETHERNET + ARP => Err(Flaw::Truncated),
+        TYPE_ARP => Ok(Facts::Arp),
+        TYPE_VLAN | TYPE_SERVICE_VLAN => Ok(Facts::Tagged),
+        _ => Ok(Facts::Other),
+    }
+}
+
+#[inline(always)]
+fn ipv4<B: Bytes + ?Sized>(frame: &B) -> Result<Transport, Flaw> {
+    let [version_words, _, length_high, length_low, _, _, flags, offset, _, protocol] =
+        frame.array(ETHERNET).ok_or(Flaw::Truncated)?;
+    let words = usize::from(version_words & 0x0f);
+    if version_words >> 4 != 4 || words < IPV4_WORDS_MIN {
+        return Err(Flaw::Malformed);
+    }
+    let header = words * 4;
+    let at = ETHERNET + header;
+    if frame.size() < at {
+        return Err(Flaw::Truncated);
+    }
+    let length = usize::from(u16::from_be_bytes([length_high, length_low]));
+    // Segments that the kernel has not cut yet (BIG TCP) announce no length.
+    if length != 0 && length < header {
+        return Err(Flaw::Malformed);
+    }
+    let end = if length == 0 { frame.size() } else { ETHERNET + length };
+    if u16::from_be_bytes([flags, offset]) & FRAGMENT_OFFSET != 0 {
+        return Ok(Transport::Fragment);
+    }
+    match protocol {
+        PROTOCOL_TCP => tcp(frame, at, end),
+        PROTOCOL_ICMP => Ok(Transport::Icmp),
+        _ => Ok(Transport::Other),
+    }
+}
+
+#[inline(always)]
+fn ipv6<B: Bytes + ?Sized>(frame: &B) -> Result<Transport, Flaw> {
+    let [version, _, _, _, length_high, length_low, mut next, hop_limit] =
+        frame.array(ETHERNET).ok_or(Flaw::Truncated)?;
+    if version >> 4 != 6 {
+        return Err(Flaw::Malformed);
+    }
+    let length = usize::from(u16::from_be_bytes([length_high, length_low]));
+    // A jumbogram (RFC 2675) announces no length here.
+    let end = if length == 0 { frame.size() } else { ETHERNET + IPV6 + length };
+    let mut at = ETHERNET + IPV6;
+    if frame.size() < at {
+        return Err(Flaw::Truncated);
+    }
+    for _ in 0..=EXTENSION_HEADERS_MAX {
+        let step = match next {
+            PROTOCOL_TCP => return tcp(frame, at, end),
+            PROTOCOL_ICMPV6 => return icmpv6(frame, at, end, hop_limit),
+            FRAGMENT => FRAGMENT_HEADER,
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY | AUTHENTICATION => {
+                let [_, units] = frame.array(at).ok_or(Flaw::Truncated)?;
+                // RFC 4302 counts words less two, RFC 8200 eights of bytes less one.
+                let is_words = next == AUTHENTICATION;
+                if is_words { (usize::from(units) + 2) * 4 } else { (usize::from(units) + 1) * 8 }
+            }
+            _ => return Ok(Transport::Other),
+        };
+        if at + step > end || at + step > frame.size() {
+            return Err(Flaw::Truncated);
+        }
+        let [after, _, high, low] = frame.array(at).ok_or(Flaw::Truncated)?;
+        let is_later = u16::from_be_bytes([high, low]) & FRAGMENT_OFFSET_V6 != 0;
+        if next == FRAGMENT && is_later {
+            return Ok(Transport::Fragment);
+        }
+        next = after;
+        at += step;
+    }
+    Ok(Transport::Unreached)
+}
+
+#[inline(always)]
+fn tcp<B: Bytes + ?Sized>(frame: &B, at: usize, end: usize) -> Result<Transport, Flaw> {
+    if at + TCP > end || at + TCP > frame.size() {
+        return Err(Flaw::Truncated);
+    }
+    let [source_high, source_low, destination_high, destination_low] =
+        frame.array(at).ok_or(Flaw::Truncated)?;
+    Ok(Transport::Tcp(Ports {
+        source: u16::from_be_bytes([source_high, source_low]),
+        destination: u16::from_be_bytes([destination_high, destination_low]),
+    }))
+}
+
+#[inline(always)]
+fn icmpv6<B: Bytes + ?Sized>(
+    frame: &B,
+    at: usize,
+    end: usize,
+    hop_limit: u8,
+) -> Result<Transport, Flaw> {
+    if at + ICMPV6 > end {
+        return Err(Flaw::Truncated);
+    }
+    let [kind, _, _, _] = frame.array(at).ok_or(Flaw::Truncated)?;
+    Ok(Transport::Icmpv6 { kind, hop_limit })
+}
