@@ -1,1 +1,28 @@
-//! Placeholder.
+//! Loads the BPF objects, attaches their programs and pins what must outlive the process.
+//!
+//! Everything here is about getting programs in and numbers out; what a packet means is decided in
+//! `ebpf/rules`, and every name comes from `ebpf/abi`. It must not know PostgreSQL, leases or
+//! configuration. The order of use: [`Objects`], [`Pins::open`], [`Plane::load`],
+//! [`Plane::attach`]; `pgx doctor` asks [`probe`].
+
+mod attach;
+mod counters;
+mod device;
+mod error;
+pub mod lab;
+mod load;
+mod objects;
+mod pins;
+mod plane;
+mod probe;
+mod sys;
+mod xdp_features;
+
+pub use attach::{Attachment, Mode};
+pub use counters::Counters;
+pub use error::Error;
+pub use load::can_load;
+pub use objects::Objects;
+pub use pins::{BPFFS, Pins};
+pub use plane::Plane;
+pub use probe::{Feature, probe};

@@ -1,2 +1,35 @@
-//! Placeholder.
-fn main() {}
+//! `pgx`: one binary for every role.
+//!
+//! The shell around the pure crates: it parses the command line and hands over to one module per
+//! verb. Read next: [`serve`] (what a running node is made of), [`ctl`] (the operator's tool),
+//! [`doctor`] (what this machine allows).
+#![forbid(unsafe_code)]
+
+mod admin;
+mod cli;
+mod config;
+mod ctl;
+mod doctor;
+mod exit;
+mod forward;
+mod kernel;
+mod limits;
+mod serve;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let outcome = match cli::Command::parse().verb {
+        cli::Verb::Serve { config } => serve::run(&config),
+        cli::Verb::Ctl(arguments) => ctl::run(&arguments),
+        cli::Verb::Doctor(arguments) => doctor::run(&arguments),
+        cli::Verb::Config { verb } => config::command::run(&verb),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

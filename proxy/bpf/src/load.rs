@@ -1,0 +1,106 @@
+//! Gets an object's maps and programs into the kernel, and says what stands in the way.
+
+use std::io;
+
+use aya::maps::MapInfo;
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use nix::libc;
+use pgx_abi::{COUNTER_SLOTS, Counter, PGX_OBJECT, PGX_ROOT, REASONS};
+
+use crate::error::{is_forbidden, root_cause};
+use crate::{Error, Objects, Pins};
+
+/// Since Linux 5.8; before it, and where the two are not known, `CAP_SYS_ADMIN`.
+const CAPABILITIES: &str = "CAP_BPF CAP_NET_ADMIN";
+
+/// Makes the maps of the object `pgx`, or takes those that are pinned already.
+pub(crate) fn pgx(objects: &Objects, pins: &Pins) -> Result<Ebpf, Error> {
+    check_layout(pins)?;
+    let mut loader = EbpfLoader::new();
+    loader.map_pin_path(REASONS, pins.map(REASONS));
+    loader.load(&objects.pgx).map_err(|error| explain(PGX_OBJECT, &error))
+}
+
+/// Makes the maps of an object that pins none.
+pub(crate) fn unpinned(object: &'static str, bytes: &[u8]) -> Result<Ebpf, Error> {
+    EbpfLoader::new().load(bytes).map_err(|error| explain(object, &error))
+}
+
+/// Hands an XDP program of a loaded object to the verifier.
+pub(crate) fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    object: &'static str,
+    name: &'static str,
+) -> Result<&'a mut Xdp, Error> {
+    let lacks = || Error::ObjectInvalid { object, reason: format!("no XDP program {name} in it") };
+    let found = ebpf.program_mut(name).ok_or_else(lacks)?;
+    let xdp: &mut Xdp = found.try_into().map_err(|_| lacks())?;
+    match xdp.load() {
+        // A second attachment uses the program that the first one loaded.
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(xdp),
+        Err(ProgramError::LoadError { io_error, verifier_log }) => {
+            let log = verifier_log.to_string();
+            if log.trim().is_empty() && is_forbidden(&io_error) {
+                return Err(forbidden());
+            }
+            Err(Error::Verifier { program: name, log, source: io_error })
+        }
+        Err(other) => {
+            Err(Error::ObjectInvalid { object, reason: root_cause(&other).to_string() })
+        }
+    }
+}
+
+/// Whether this process can load the product's programs on this kernel: loads them, and lets them go
+/// again. Nothing is attached or pinned.
+///
+/// # Errors
+/// The same as [`Plane::load`](crate::Plane::load), pins aside.
+pub fn can_load(objects: &Objects) -> Result<(), Error> {
+    let mut ebpf = unpinned(PGX_OBJECT, &objects.pgx)?;
+    program(&mut ebpf, PGX_OBJECT, PGX_ROOT).map(|_| ())
+}
+
+/// Refuses a pinned map of another layout: aya would take it as it is.
+fn check_layout(pins: &Pins) -> Result<(), Error> {
+    let path = pins.map(REASONS);
+    if !path.exists() {
+        return Ok(());
+    }
+    let info = MapInfo::from_pin(&path).map_err(|error| match root_cause(&error) {
+        source if is_forbidden(&source) => forbidden(),
+        source => Error::Pin { doing: "open", path: path.clone(), source },
+    })?;
+    let describe = |key, value, slots| format!("{slots} slots of {key} to {value} bytes");
+    let found = describe(info.key_size() as usize, info.value_size() as usize, info.max_entries());
+    let expected = describe(size_of::<u32>(), size_of::<Counter>(), COUNTER_SLOTS);
+    if found != expected {
+        let dir = pins.dir().to_owned();
+        return Err(Error::PinLayout { path, dir, found, expected });
+    }
+    Ok(())
+}
+
+fn explain(object: &'static str, error: &EbpfError) -> Error {
+    let source = root_cause(error);
+    match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => forbidden(),
+        Some(libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP) => Error::KernelLacks {
+            doing: "make BPF maps",
+            needed: "Linux 5.9 or later with CONFIG_BPF_SYSCALL",
+            source,
+        },
+        Some(_) | None => Error::ObjectInvalid { object, reason: chain(error, &source) },
+    }
+}
+
+/// The outermost and the innermost text; what is between them repeats one or the other.
+fn chain(error: &EbpfError, source: &io::Error) -> String {
+    let (outer, inner) = (error.to_string(), source.to_string());
+    if outer.contains(&inner) { outer } else { format!("{outer}: {inner}") }
+}
+
+fn forbidden() -> Error {
+    Error::Unprivileged { doing: "load BPF programs", capability: CAPABILITIES }
+}

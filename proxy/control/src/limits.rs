@@ -1,0 +1,15 @@
+//! The bounds of the control plane, and how they hang together.
+
+/// Longest request line on the admin socket in bytes; requests are small.
+pub const ADMIN_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest reply line on the admin socket in bytes; a client refuses more.
+pub const ADMIN_REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Admin clients served at once; each costs one task and one request buffer.
+pub const ADMIN_CLIENTS_MAX: usize = 32;
+
+/// How long an admin client may take to send its request or to read the reply, in milliseconds.
+pub const ADMIN_CLIENT_MS_MAX: u64 = 10_000;
+
+const _: () = assert!(ADMIN_CLIENTS_MAX * ADMIN_REQUEST_BYTES_MAX <= 4 * 1024 * 1024);

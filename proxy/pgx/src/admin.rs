@@ -1,0 +1,258 @@
+//! The admin socket: one JSON request a line over a Unix socket, checked by the peer's user.
+//!
+//! A lock file beside the socket says whether a pgx lives. The kernel drops the lock with its
+//! process however that ends, so a socket file without a lock is stale for certain, and an unclean
+//! stop never keeps the next start from its address.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use pgx_control::admin::{Body, ProxyStatus, Refusal, Reply, Request, Status, VERSION, Verb};
+use pgx_control::limits::{ADMIN_CLIENT_MS_MAX, ADMIN_CLIENTS_MAX, ADMIN_REQUEST_BYTES_MAX};
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::forward::Forwarder;
+use crate::kernel::Kernel;
+
+/// Why the admin socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BindError {
+    /// Another pgx holds the lock.
+    #[error(
+        "another pgx runs with the admin socket {path}; stop it first, or give this one its own \
+         admin.socket"
+    )]
+    Live { path: PathBuf },
+    /// Something else than a socket is in its place, and is not ours to remove.
+    #[error("admin.socket {path} is not a socket; move that file away or change admin.socket")]
+    Foreign { path: PathBuf },
+    /// The system refused.
+    #[error("cannot {step} {path}: {error}")]
+    System { step: &'static str, path: PathBuf, error: io::Error },
+}
+
+/// The bound socket, and the lock that makes it ours.
+pub(crate) struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// What the admin socket reports on.
+pub(crate) struct Node {
+    pub(crate) started: Instant,
+    pub(crate) config: Config,
+    pub(crate) forwarder: Option<Arc<Forwarder>>,
+    pub(crate) kernel: Option<Kernel>,
+}
+
+impl AdminSocket {
+    /// Binds the socket at `path`, replacing one that an unclean stop left behind.
+    ///
+    /// # Errors
+    /// When a living pgx has it, a foreign file is in its place, or the system refuses.
+    pub(crate) fn bind(path: &Path) -> Result<Self, BindError> {
+        let system = |step, error| BindError::System { step, path: path.to_owned(), error };
+        if let Some(folder) = path.parent() {
+            let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
+            made.map_err(|error| system("make the folder of", error))?;
+        }
+        let lock = lock(path)?;
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => {
+                info!(path = %path.display(), "replacing the socket that an unclean stop left");
+                std::fs::remove_file(path).map_err(|error| system("remove the stale", error))?;
+            }
+            Ok(_) => return Err(BindError::Foreign { path: path.to_owned() }),
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(path).map_err(|error| system("bind", error))?;
+        // Everybody may connect so that a refusal can say why; who may ask is checked per peer.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+            .map_err(|error| system("set permissions of", error))?;
+        Ok(Self { listener, path: path.to_owned(), _lock: lock })
+    }
+
+    /// Serves requests until dropped.
+    pub(crate) async fn serve(self, node: Arc<Node>) {
+        let places = Arc::new(Semaphore::new(ADMIN_CLIENTS_MAX));
+        loop {
+            let mut peer = match self.listener.accept().await {
+                Ok((peer, _)) => peer,
+                Err(error) => {
+                    warn!(%error, "cannot accept an admin client; trying again shortly");
+                    tokio::time::sleep(crate::limits::ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let place = Arc::clone(&places).try_acquire_owned();
+            let node = Arc::clone(&node);
+            tokio::spawn(async move {
+                let served = async {
+                    match place {
+                        Ok(_place) => serve_peer(&mut peer, &node).await,
+                        Err(_) => answer(&mut peer, Body::Refused(Refusal::Busy)).await,
+                    }
+                };
+                let limit = Duration::from_millis(ADMIN_CLIENT_MS_MAX);
+                // A peer that stalls or leaves harms nobody but itself.
+                let _ = tokio::time::timeout(limit, served).await;
+            });
+        }
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        // The lock is still held here, so the file is ours. The lock file stays: removing it would
+        // let two processes lock two different files of one name.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn lock(path: &Path) -> Result<Flock<File>, BindError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let system = |step, error| BindError::System { step, path: PathBuf::from(&name), error };
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&name);
+    let file = file.map_err(|error| system("open the lock file", error))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => BindError::Live { path: path.to_owned() },
+        errno => system("lock", errno.into()),
+    })
+}
+
+async fn serve_peer(peer: &mut UnixStream, node: &Node) -> io::Result<()> {
+    let expected = nix::unistd::geteuid().as_raw();
+    let found = peer.peer_cred()?.uid();
+    if found != 0 && found != expected {
+        warn!(user_id = found, "refused an admin client");
+        return answer(peer, Body::Refused(Refusal::Peer { found, expected })).await;
+    }
+    let bound = u64::try_from(ADMIN_REQUEST_BYTES_MAX).unwrap_or(u64::MAX);
+    let mut line = Vec::new();
+    BufReader::new((&mut *peer).take(bound)).read_until(b'\n', &mut line).await?;
+    let body = if line.last() != Some(&b'\n') && line.len() >= ADMIN_REQUEST_BYTES_MAX {
+        Body::Refused(Refusal::TooLong)
+    } else {
+        parse(&line).map_or_else(Body::Refused, |request| node.carry_out(request.verb))
+    };
+    answer(peer, body).await
+}
+
+/// The version is read first and alone: another version may have other verbs.
+fn parse(line: &[u8]) -> Result<Request, Refusal> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let malformed = |error: serde_json::Error| Refusal::Malformed { detail: error.to_string() };
+    let Versioned { version } = serde_json::from_slice(line).map_err(malformed)?;
+    if version != VERSION {
+        return Err(Refusal::Version { expected: VERSION, found: version });
+    }
+    serde_json::from_slice(line).map_err(malformed)
+}
+
+async fn answer(peer: &mut UnixStream, body: Body) -> io::Result<()> {
+    let mut line = serde_json::to_vec(&Reply::new(body))?;
+    line.push(b'\n');
+    peer.write_all(&line).await?;
+    peer.shutdown().await
+}
+
+impl Node {
+    fn carry_out(&self, verb: Verb) -> Body {
+        match verb {
+            Verb::Status => Body::Status(self.status()),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let proxy = self.config.proxy.as_ref().zip(self.forwarder.as_ref());
+        Status {
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            process_id: std::process::id(),
+            up_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            proxy: proxy.map(|(config, forwarder)| ProxyStatus {
+                listen: config.listen.iter().map(ToString::to_string).collect(),
+                backends: config.backends.iter().map(ToString::to_string).collect(),
+                clients: forwarder.counters.clients.load(Ordering::Relaxed),
+                clients_total: forwarder.counters.clients_total.load(Ordering::Relaxed),
+                refused_total: forwarder.counters.refused_total.load(Ordering::Relaxed),
+                connect_failures_total: forwarder
+                    .counters
+                    .connect_failures_total
+                    .load(Ordering::Relaxed),
+            }),
+            kernel: self.kernel.as_ref().map(Kernel::status),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/admin.sock");
+        (folder, path)
+    }
+
+    #[tokio::test]
+    async fn socket_left_by_an_unclean_stop_is_replaced() {
+        let (_folder, path) = socket();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // A listener that is dropped leaves its file, as a killed process does.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(UnixListener::bind(&path).is_err(), "the file must be in the way");
+
+        let bound = AdminSocket::bind(&path).unwrap();
+
+        assert!(UnixStream::connect(&path).await.is_ok());
+        drop(bound);
+        assert!(!path.exists(), "a clean stop leaves no socket");
+    }
+
+    #[tokio::test]
+    async fn socket_of_a_living_pgx_is_refused_and_left_alone() {
+        let (_folder, path) = socket();
+        let _first = AdminSocket::bind(&path).unwrap();
+
+        let second = AdminSocket::bind(&path);
+
+        assert!(matches!(second, Err(BindError::Live { .. })));
+        assert!(UnixStream::connect(&path).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn file_that_is_no_socket_is_never_removed() {
+        let (_folder, path) = socket();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+
+        assert!(matches!(AdminSocket::bind(&path), Err(BindError::Foreign { .. })));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn requests_of_another_version_are_told_so_even_with_unknown_verbs() {
+        let refusal = parse(br#"{"version":7,"verb":"dance"}"#).unwrap_err();
+        assert_eq!(refusal, Refusal::Version { expected: VERSION, found: 7 });
+        let refusal = parse(br#"{"version":1,"verb":"dance"}"#).unwrap_err();
+        assert!(matches!(refusal, Refusal::Malformed { detail } if detail.contains("dance")));
+        assert!(matches!(parse(b""), Err(Refusal::Malformed { .. })));
+    }
+}

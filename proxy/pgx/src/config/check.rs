@@ -1,0 +1,161 @@
+//! From the file's form to a configuration that can be used, or to all that is wrong.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use pgx_session::limits::BACKENDS_MAX;
+use pgx_session::route::ServerAddress;
+
+use super::{Config, Proxy, Vip, raw};
+
+/// Longest name that Linux gives an interface, in bytes (`IFNAMSIZ` less its terminator).
+const INTERFACE_BYTES_MAX: usize = 15;
+
+/// Longest path that a Unix socket may have, in bytes (`sun_path` less its terminator).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Checks every value; problems are collected, not returned one by one.
+pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
+    let mut problems = Vec::new();
+    if raw.proxy.is_none() && raw.vip.is_none() {
+        problems.push("no role: at least one of [proxy] and [vip] is needed".to_owned());
+    }
+    let config = Config {
+        admin_socket: admin_socket(&raw.admin.socket, &mut problems),
+        proxy: raw.proxy.map(|section| proxy(&section, &mut problems)),
+        vip: raw.vip.map(|section| vip(section, &mut problems)),
+    };
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+fn admin_socket(path: &str, problems: &mut Vec<String>) -> PathBuf {
+    let path = PathBuf::from(path);
+    let bytes = path.as_os_str().len();
+    if !path.is_absolute() || bytes > SOCKET_PATH_BYTES_MAX {
+        problems.push(format!(
+            "admin.socket: {path:?} is not an absolute path of at most {SOCKET_PATH_BYTES_MAX} \
+             bytes"
+        ));
+    }
+    path
+}
+
+fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
+    let mut listen: Vec<SocketAddr> = Vec::new();
+    for text in &raw.listen {
+        match text.parse() {
+            Ok(address) if listen.contains(&address) => {
+                problems.push(format!("proxy.listen: {text:?} is there twice"));
+            }
+            Ok(address) => listen.push(address),
+            Err(_) => problems.push(format!(
+                "proxy.listen: {text:?} is not an address with a port, such as 0.0.0.0:6432 or \
+                 [::]:6432"
+            )),
+        }
+    }
+    if raw.listen.is_empty() {
+        problems.push("proxy.listen: at least one address is needed".to_owned());
+    }
+    if raw.backends.is_empty() || raw.backends.len() > BACKENDS_MAX {
+        problems.push(format!(
+            "proxy.backends: {} given, expected 1 to {BACKENDS_MAX}",
+            raw.backends.len()
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    for backend in &raw.backends {
+        if !is_host_and_port(backend) {
+            problems.push(format!(
+                "proxy.backends: {backend:?} is not host:port, such as db1:5432 or [fd00::1]:5432"
+            ));
+        } else if !seen.insert(backend) {
+            problems.push(format!("proxy.backends: {backend:?} is there twice"));
+        }
+    }
+    if raw.max_client_conn == 0 {
+        problems.push("proxy.max_client_conn: 0 would turn every client away".to_owned());
+    }
+    Proxy {
+        listen,
+        backends: raw.backends.iter().cloned().map(ServerAddress).collect(),
+        max_client_conn: usize::try_from(raw.max_client_conn).unwrap_or(usize::MAX),
+    }
+}
+
+fn vip(raw: raw::Vip, problems: &mut Vec<String>) -> Vip {
+    let bytes = raw.interface.len();
+    if bytes == 0 || bytes > INTERFACE_BYTES_MAX || raw.interface.contains(['/', ' ']) {
+        problems.push(format!(
+            "vip.interface: {:?} cannot be a name of an interface ('ip link' lists them)",
+            raw.interface
+        ));
+    }
+    Vip { interface: raw.interface }
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    if text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0) {
+        return true;
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let label = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    !host.is_empty() && host.bytes().all(label) && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, parse};
+
+    fn problems(text: &str) -> Vec<String> {
+        parse(text).expect_err("must be refused")
+    }
+
+    #[test]
+    fn a_plain_pooler_needs_two_lines() {
+        let config: Config = parse("[proxy]\nbackends = [\"db1:5432\"]\n").unwrap();
+        let proxy = config.proxy.unwrap();
+        assert_eq!(proxy.listen.len(), 2);
+        assert_eq!(proxy.backends[0].0, "db1:5432");
+        assert_eq!(config.vip, None);
+    }
+
+    #[test]
+    fn all_problems_are_reported_together() {
+        let found = problems(
+            "[admin]\nsocket = \"run/x\"\n[proxy]\nlisten = [\"6432\"]\nbackends = [\"db1\"]\n\
+             max_client_conn = 0\n[vip]\ninterface = \"a name that is too long\"\n",
+        );
+        assert_eq!(found.len(), 5, "{found:#?}");
+        let keys = ["admin.socket", "listen", "backends", "max_client_conn", "vip.interface"];
+        for key in keys {
+            assert!(found.iter().any(|problem| problem.contains(key)), "{key}: {found:#?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_place() {
+        let found = problems("[proxy]\nbackends = [\"db1:5432\"]\nbackend = 1\n");
+        assert!(found[0].contains("line 3") && found[0].contains("backend"), "{found:?}");
+    }
+
+    #[test]
+    fn a_file_without_a_role_is_refused() {
+        assert!(problems("")[0].contains("no role"));
+    }
+
+    #[test]
+    fn backends_are_names_or_addresses_with_a_port() {
+        for good in ["db-1.example:5432", "10.0.0.1:5432", "[fd00::1]:5432"] {
+            assert!(super::is_host_and_port(good), "{good}");
+        }
+        for bad in ["", ":5432", "db1", "db1:", "db1:0", "fd00::1:5432", "a b:1", "db1:65536"] {
+            assert!(!super::is_host_and_port(bad), "{bad}");
+        }
+        let twice = problems("[proxy]\nbackends = [\"db1:5432\", \"db1:5432\"]\n");
+        assert!(twice[0].contains("twice"));
+    }
+}

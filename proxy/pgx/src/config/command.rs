@@ -1,0 +1,42 @@
+//! `pgx config`: checks a file, or prints an example of one.
+
+use toml_example::TomlExample;
+
+use super::raw;
+use crate::cli::ConfigVerb;
+use crate::exit::Failure;
+
+/// Runs the verb.
+pub(crate) fn run(verb: &ConfigVerb) -> Result<(), Failure> {
+    match verb {
+        ConfigVerb::Check { file } => {
+            super::load(file)?;
+            println!("{} is usable", file.display());
+        }
+        ConfigVerb::Example => print!("{}", example()),
+    }
+    Ok(())
+}
+
+/// A configuration with every key, made from the doc comments of its types.
+fn example() -> String {
+    raw::Config::toml_example()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The copy of the example that documentation shows.
+    const COMMITTED: &str = include_str!("../../../../docs/pgx.example.toml");
+
+    #[test]
+    fn example_is_a_usable_configuration() {
+        super::super::parse(&example()).unwrap();
+    }
+
+    #[test]
+    fn documented_example_is_what_the_binary_prints() {
+        assert_eq!(COMMITTED, example(), "run: cargo xtask fix");
+    }
+}

@@ -1,0 +1,75 @@
+//! The configuration: read once, checked whole, then an immutable value that is passed along.
+//!
+//! [`raw`] is the file's form and its documentation; [`check`] turns it into [`Config`] or into
+//! the list of everything that is wrong with it.
+
+mod check;
+pub(crate) mod command;
+mod raw;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use pgx_session::route::ServerAddress;
+
+/// Where the admin socket is unless the configuration says otherwise.
+pub(crate) const ADMIN_SOCKET: &str = "/run/pgx/admin.sock";
+
+/// A configuration that was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) admin_socket: PathBuf,
+    pub(crate) proxy: Option<Proxy>,
+    pub(crate) vip: Option<Vip>,
+}
+
+/// What `[proxy]` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Proxy {
+    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) backends: Vec<ServerAddress>,
+    pub(crate) max_client_conn: usize,
+}
+
+/// What `[vip]` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Vip {
+    pub(crate) interface: String,
+}
+
+/// Everything that is wrong with a configuration file.
+#[derive(Debug)]
+pub(crate) struct Problems {
+    pub(crate) file: PathBuf,
+    pub(crate) problems: Vec<String>,
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "configuration {} is not usable:", self.file.display())?;
+        for problem in &self.problems {
+            write!(out, "\n  {problem}")?;
+        }
+        write!(out, "\nmend it, then see 'pgx config check'; 'pgx config example' shows all keys")
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Reads and checks the file at `path`.
+///
+/// # Errors
+/// When the file cannot be read or anything in it is wrong; all problems are named.
+pub(crate) fn load(path: &Path) -> Result<Config, Problems> {
+    let read = std::fs::read_to_string(path)
+        .map_err(|error| vec![format!("cannot be read: {error}")])
+        .and_then(|text| parse(&text));
+    read.map_err(|problems| Problems { file: path.to_owned(), problems })
+}
+
+fn parse(text: &str) -> Result<Config, Vec<String>> {
+    let raw: raw::Config =
+        toml::from_str(text).map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
+    check::check(raw)
+}

@@ -1,0 +1,67 @@
+//! The form of the configuration file. The comments here are the ones that users read: the
+//! example configuration is made from them.
+
+use serde::Deserialize;
+use toml_example::TomlExample;
+
+/// The whole file. A node has the roles whose sections are there.
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    /// How operators reach this pgx.
+    #[serde(default)]
+    #[toml_example(nesting)]
+    pub(super) admin: Admin,
+    /// Clients connect here and are passed on to a backend.
+    #[toml_example(nesting)]
+    pub(super) proxy: Option<Proxy>,
+    /// The kernel's part of the virtual address.
+    #[toml_example(nesting)]
+    pub(super) vip: Option<Vip>,
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Admin {
+    /// Unix socket that `pgx ctl` talks to. Only root and the user that runs pgx may use it.
+    #[toml_example(default = "/run/pgx/admin.sock")]
+    pub(super) socket: String,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { socket: super::ADMIN_SOCKET.to_owned() }
+    }
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Proxy {
+    /// Addresses and ports to listen on.
+    #[serde(default = "listen")]
+    #[toml_example(default = ["0.0.0.0:6432", "[::]:6432"])]
+    pub(super) listen: Vec<String>,
+    /// Backends as host:port, used in turn; one that fails is left out for a while.
+    #[toml_example(default = ["127.0.0.1:5432"])]
+    pub(super) backends: Vec<String>,
+    /// Clients served at once; the next one is turned away with SQLSTATE 53300.
+    #[serde(default = "max_client_conn")]
+    #[toml_example(default = 1000)]
+    pub(super) max_client_conn: u32,
+}
+
+fn listen() -> Vec<String> {
+    vec!["0.0.0.0:6432".to_owned(), "[::]:6432".to_owned()]
+}
+
+fn max_client_conn() -> u32 {
+    1000
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Vip {
+    /// Network interface whose packets the XDP program sees.
+    #[toml_example(default = "eth0")]
+    pub(super) interface: String,
+}

@@ -1,0 +1,25 @@
+//! The bounds of the shell, and how they hang together.
+
+use std::time::Duration;
+
+/// How long a connect to one backend may take. A backend on the same network answers in less than
+/// a millisecond; this is for one whose host is gone and sends no reset.
+pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// How long a client may take to send its start-up packet when we have to answer it ourselves.
+pub(crate) const STARTUP_MAX: Duration = Duration::from_secs(10);
+
+/// How long sessions may go on after a request to stop.
+pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// How long accepting pauses after an error such as too many open files: long enough not to spin,
+/// short enough that no client notices.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that wait to be accepted; a burst of clients at a failover fits.
+pub(crate) const LISTEN_BACKLOG: i32 = 4096;
+
+/// Backends tried for one client before it is told that none can be reached.
+pub(crate) const CONNECT_TRIES_MAX: usize = 3;
+
+const _: () = assert!(CONNECT_TRIES_MAX > 0);

@@ -1,0 +1,109 @@
+//! `pgx serve`: starts the roles that the configuration names, and stops them in order.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::admin::{AdminSocket, Node};
+use crate::config::{self, Config};
+use crate::exit::Failure;
+use crate::forward::Forwarder;
+use crate::kernel::Kernel;
+use crate::limits::{DRAIN_MAX, LISTEN_BACKLOG};
+use crate::telemetry;
+
+/// Runs until a signal asks it to stop.
+///
+/// # Errors
+/// When the configuration is wrong or a role cannot start.
+pub(crate) fn run(path: &Path) -> Result<(), Failure> {
+    let config = config::load(path)?;
+    telemetry::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
+    let started = Instant::now();
+    // The admin socket comes first: its lock tells whether another pgx runs with these files.
+    let admin = AdminSocket::bind(&config.admin_socket)
+        .map_err(|error| Failure::Failed(error.to_string()))?;
+    let kernel = config.vip.as_ref().map(Kernel::attach);
+    let mut listeners = Vec::new();
+    let forwarder = config.proxy.as_ref().map(Forwarder::new);
+    for address in config.proxy.iter().flat_map(|proxy| &proxy.listen) {
+        listeners.push(listen(*address)?);
+    }
+    let (stop, stopped) = watch::channel(false);
+    let mut roles = JoinSet::new();
+    if let Some(forwarder) = &forwarder {
+        for listener in listeners {
+            roles.spawn(Arc::clone(forwarder).serve(listener, stopped.clone()));
+        }
+    }
+    let node = Node { started, config, forwarder, kernel };
+    let admin = tokio::spawn(admin.serve(Arc::new(node)));
+    info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
+
+    wait_for_signal().await?;
+    // Receivers may be gone already when no role listens.
+    let _ = stop.send(true);
+    let drained = tokio::time::timeout(DRAIN_MAX, async {
+        while let Some(ended) = roles.join_next().await {
+            if let Err(error) = ended {
+                error!(%error, "a role ended by a panic");
+            }
+        }
+    });
+    if drained.await.is_err() {
+        warn!("sessions still open after {DRAIN_MAX:?} are cut");
+    }
+    roles.shutdown().await;
+    admin.abort();
+    info!("pgx has stopped");
+    Ok(())
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let bind = || -> std::io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        // Connections of the last run that linger in TIME_WAIT must not stop the next start.
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // Else [::] would take the port of 0.0.0.0 as well, and the second of them fail.
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(LISTEN_BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    bind().map_err(|error| {
+        Failure::Failed(format!(
+            "cannot listen on {address}: {error}; 'ss -ltnp' shows who does, or change \
+             proxy.listen"
+        ))
+    })
+}
+
+async fn wait_for_signal() -> Result<(), Failure> {
+    let failed = |error| Failure::Failed(format!("cannot wait for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => info!("asked to stop by SIGTERM"),
+        _ = interrupt.recv() => info!("asked to stop by SIGINT"),
+    }
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! The bounds of session decisions, and how they hang together.
+
+/// How long a backend is left out after its first failure, in milliseconds: long enough not to
+/// meet every client with a failed connect, short enough to find a restarted server at once.
+pub const BACK_OFF_MS_MIN: u64 = 100;
+
+/// How long a backend is left out at most, in milliseconds.
+pub const BACK_OFF_MS_MAX: u64 = 5_000;
+
+/// Backends that one snapshot may name: more than any streaming cluster has, few enough that a
+/// walk over all of them costs nothing.
+pub const BACKENDS_MAX: usize = 64;
+
+const _: () = assert!(BACK_OFF_MS_MIN > 0 && BACK_OFF_MS_MIN <= BACK_OFF_MS_MAX);
