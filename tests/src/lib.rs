@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Support for the tests: the lab and what tests share.
+
+pub mod lab;

@@ -1,0 +1,82 @@
+//! Processes that die, stop or freeze.
+
+use anyhow::{Context, bail};
+use nix::sys::signal::Signal;
+
+use super::{KillTarget, PauseTarget};
+use crate::lab::Lab;
+use crate::lab::host::Host;
+use crate::lab::network::ip_batch;
+use crate::lab::procs::{Proc, ProcId};
+use crate::lab::{pgx, postgres};
+
+pub(super) fn kill(host: &Host, target: KillTarget) -> anyhow::Result<()> {
+    let victim = match target {
+        KillTarget::Postmaster => postgres::postmaster(host),
+        KillTarget::Backend => client_backends(host).into_iter().next(),
+        KillTarget::Pgx => pgx::process(host),
+    };
+    let victim = victim.with_context(|| format!("{} runs no {target:?}", host.plan().name))?;
+    victim.id.signal(Signal::SIGKILL)
+}
+
+/// Starts again what was killed, unless it runs.
+pub(super) fn revive(lab: &Lab, host: &Host, target: KillTarget) -> anyhow::Result<()> {
+    let name = &host.plan().name;
+    match target {
+        KillTarget::Postmaster if postgres::postmaster(host).is_none() => {
+            postgres::wait_until_gone(host)?;
+            lab.start_postgres(name)
+        }
+        KillTarget::Pgx if pgx::process(host).is_none() => lab.start_pgx(name),
+        // A backend belongs to a session; who lost it connects again.
+        KillTarget::Postmaster | KillTarget::Pgx | KillTarget::Backend => Ok(()),
+    }
+}
+
+/// The processes that a pause will stop; none for the whole host, which has a freezer.
+pub(super) fn to_pause(host: &Host, target: PauseTarget) -> anyhow::Result<Vec<ProcId>> {
+    let procs = match target {
+        PauseTarget::All => return Ok(Vec::new()),
+        PauseTarget::Postmaster => postgres::postmaster(host).into_iter().collect(),
+        PauseTarget::Postgres => postgres::processes(host),
+        PauseTarget::Backend => client_backends(host),
+        PauseTarget::Pgx => pgx::process(host).into_iter().collect(),
+    };
+    if procs.is_empty() {
+        bail!("{} runs no {target:?} that could be paused", host.plan().name);
+    }
+    Ok(procs.iter().map(|proc| proc.id).collect())
+}
+
+pub(super) fn pause(host: &Host, target: PauseTarget, procs: &[ProcId]) -> anyhow::Result<()> {
+    if target == PauseTarget::All {
+        return host.cgroup().freeze(true);
+    }
+    procs.iter().try_for_each(|proc| proc.signal(Signal::SIGSTOP))
+}
+
+pub(super) fn resume(host: &Host, target: PauseTarget, procs: &[ProcId]) -> anyhow::Result<()> {
+    if target == PauseTarget::All {
+        return host.cgroup().freeze(false);
+    }
+    procs.iter().try_for_each(|proc| proc.signal(Signal::SIGCONT))
+}
+
+/// Takes the link down at the switch's end, which the host's own end sees as a lost carrier.
+pub(super) fn stop(lab: &Lab, host: &Host) -> anyhow::Result<()> {
+    ip_batch(lab.switch()?, &format!("link set {} down\n", host.plan().name))?;
+    host.cgroup().freeze(true)
+}
+
+pub(super) fn unstop(lab: &Lab, host: &Host) -> anyhow::Result<()> {
+    host.cgroup().freeze(false)?;
+    ip_batch(lab.switch()?, &format!("link set {} up\n", host.plan().name))
+}
+
+fn client_backends(host: &Host) -> Vec<Proc> {
+    let mut found = postgres::processes(host);
+    found.retain(Proc::is_client_backend);
+    found.sort_by_key(|proc| proc.inner_pid);
+    found
+}

@@ -1,0 +1,134 @@
+//! The work that the lab must do inside of a host: the lab's program runs itself again for it.
+//!
+//! A program that brings up labs calls [`dispatch`] first thing in `main`. It serves when the
+//! program was started as `PROGRAM lab helper VERB PLAN`, and comes back otherwise. The lab
+//! refuses to come up in a program that did not call it, which would run its whole `main` instead.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, bail};
+use nix::sched::{CloneFlags, unshare};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::init;
+use super::relay;
+
+/// Whether this program answers to helper verbs.
+static SERVES: AtomicBool = AtomicBool::new(false);
+
+/// What a helper is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    /// Make the namespaces of a host and start its init in them.
+    Launch,
+    /// Be the first process of a host.
+    Init,
+    /// Copy frames between two tap devices, later.
+    Relay,
+}
+
+impl Verb {
+    const ALL: [Self; 3] = [Self::Launch, Self::Init, Self::Relay];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Launch => "launch",
+            Self::Init => "init",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+/// Serves and ends the process if it was started as a helper; else says that this program can.
+pub fn dispatch() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    if let ["lab", "helper", verb, plan] = words[..] {
+        let code = match serve(verb, plan) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("lab helper {verb}: {error:#}");
+                1
+            }
+        };
+        std::process::exit(code);
+    }
+    SERVES.store(true, Ordering::Relaxed);
+}
+
+/// The words that make this program a helper.
+pub(super) fn words(verb: Verb, plan: &impl Serialize) -> anyhow::Result<Vec<String>> {
+    if !SERVES.load(Ordering::Relaxed) {
+        bail!("this program brings up a lab without having called lab::helper::dispatch() in main");
+    }
+    let program = std::env::current_exe().context("cannot tell the path of this program")?;
+    let program = program.to_str().context("the path of this program is not UTF-8")?;
+    let fixed = [program, "lab", "helper", verb.name()].map(str::to_owned);
+    Ok(fixed.into_iter().chain([serde_json::to_string(plan)?]).collect())
+}
+
+fn serve(verb: &str, plan: &str) -> anyhow::Result<()> {
+    match Verb::ALL.into_iter().find(|known| known.name() == verb) {
+        Some(Verb::Launch) => launch(&parse(plan)?),
+        Some(Verb::Init) => init::serve(&parse(plan)?),
+        Some(Verb::Relay) => relay::serve(&parse(plan)?),
+        None => bail!("unknown verb {verb:?}; the program was rebuilt since the lab came up"),
+    }
+}
+
+fn parse<T: DeserializeOwned>(plan: &str) -> anyhow::Result<T> {
+    serde_json::from_str(plan).context("the plan does not fit the verb")
+}
+
+/// Joins the host's cgroup, leaves the machine's namespaces, starts init in new ones, prints its
+/// process id once it is ready, and ends.
+fn launch(plan: &init::InitPlan) -> anyhow::Result<()> {
+    let own = std::process::id().to_string();
+    std::fs::write(plan.cgroup.join("cgroup.procs"), own)
+        .with_context(|| format!("cannot join the cgroup {}", plan.cgroup.display()))?;
+    // After the cgroup, because the new cgroup namespace has its root where we are now.
+    unshare(
+        CloneFlags::CLONE_NEWCGROUP
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWUTS,
+    )
+    .context("cannot make namespaces")?;
+    let log = std::fs::File::options().append(true).create(true).open(&plan.log)?;
+    // Serving means that the words below reach this same dispatch.
+    SERVES.store(true, Ordering::Relaxed);
+    let words = words(Verb::Init, plan)?;
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    let mut child = command.spawn().context("cannot start the host's init")?;
+    let mut line = String::new();
+    let stdout = child.stdout.take().context("the host's init has no output")?;
+    BufReader::new(stdout).read_line(&mut line)?;
+    if line.trim_end() != init::READY {
+        let said = std::fs::read_to_string(&plan.log).unwrap_or_default();
+        bail!("the init of host {} did not come up: {}", plan.host, said.trim_end());
+    }
+    writeln!(std::io::stdout(), "{}", child.id())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Verb, serve, words};
+
+    #[test]
+    fn program_that_does_not_serve_helpers_is_refused() {
+        let error = words(Verb::Init, &()).unwrap_err();
+        assert!(error.to_string().contains("dispatch()"), "{error}");
+    }
+
+    #[test]
+    fn unknown_verbs_are_refused() {
+        assert!(serve("no-such-verb", "{}").is_err());
+    }
+}
