@@ -73,36 +73,38 @@ pub(crate) fn attach(
     interface: &str,
 ) -> Result<Attachment, Error> {
     let device = Device::find(interface)?;
-    let interface = device.name.clone();
     for mode in Mode::ALL {
         if replace(program, &pins.link(name, mode, &device))? {
+            let interface = device.name;
             return Ok(Attachment { interface, mode, is_replacement: true, native_refused: None });
         }
     }
-    let mut native_refused: Option<io::Error> = None;
-    for mode in Mode::ALL {
-        let source = match fresh(program, &device, mode) {
-            Ok(link) => {
-                let path = pins.link(name, mode, &device);
-                link.pin(&path).map_err(|error| Error::Pin {
-                    doing: "pin a link at",
-                    path,
-                    source: root_cause(&error),
-                })?;
-                return Ok(Attachment { interface, mode, is_replacement: false, native_refused });
+    let pin = |link: FdLink, mode, native_refused| {
+        let path = pins.link(name, mode, &device);
+        match link.pin(&path) {
+            Ok(_) => Ok(Attachment {
+                interface: device.name.clone(),
+                mode,
+                is_replacement: false,
+                native_refused,
+            }),
+            Err(error) => {
+                let source = root_cause(&error);
+                Err(Error::Pin { doing: "pin a link at", path, source })
             }
-            Err(source) => source,
-        };
-        match (source.raw_os_error(), native_refused.take()) {
-            (Some(libc::EBUSY | libc::EEXIST), _) => {
-                return Err(Error::InterfaceBusy { interface });
-            }
-            _ if is_forbidden(&source) => return Err(forbidden()),
-            (_, Some(native)) => return Err(Error::Attach { interface, native, generic: source }),
-            (_, None) => native_refused = Some(source),
+        }
+    };
+    let native = match fresh(program, &device, Mode::Native) {
+        Ok(link) => return pin(link, Mode::Native, None),
+        Err(source) => refusal(source, &device)?,
+    };
+    match fresh(program, &device, Mode::Generic) {
+        Ok(link) => pin(link, Mode::Generic, Some(native)),
+        Err(source) => {
+            let generic = refusal(source, &device)?;
+            Err(Error::Attach { interface: device.name, native, generic })
         }
     }
-    unreachable!("the second mode returns in every case")
 }
 
 /// Detaches the program of that name from `interface` and removes the pin. Returns whether there
@@ -131,8 +133,8 @@ fn replace(program: &mut Xdp, path: &Path) -> Result<bool, Error> {
         source => Error::Pin { doing: "replace the program of", path: path.to_owned(), source },
     };
     let pinned = PinnedLink::from_pin(path).map_err(|error| failed(root_cause(&error)))?;
-    let link = XdpLink::try_from(FdLink::from(pinned))
-        .map_err(|error| failed(root_cause(&error)))?;
+    let link =
+        XdpLink::try_from(FdLink::from(pinned)).map_err(|error| failed(root_cause(&error)))?;
     match program.attach_to_link(link) {
         Ok(_) => Ok(true),
         Err(error) => match root_cause(&error) {
@@ -152,6 +154,17 @@ fn fresh(program: &mut Xdp, device: &Device, mode: Mode) -> io::Result<FdLink> {
     let link = program.take_link(id).map_err(cause)?;
     // Before Linux 5.9 there is no link for XDP, and an attachment without one ends with us.
     FdLink::try_from(link).map_err(|error| root_cause(&error))
+}
+
+/// Gives back a refusal that another mode may not meet; one that no mode can help is the error.
+fn refusal(source: io::Error, device: &Device) -> Result<io::Error, Error> {
+    match source.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => {
+            Err(Error::InterfaceBusy { interface: device.name.clone() })
+        }
+        _ if is_forbidden(&source) => Err(forbidden()),
+        _ => Ok(source),
+    }
 }
 
 fn forbidden() -> Error {

@@ -25,8 +25,8 @@ pub(crate) struct Device {
 impl Device {
     /// Finds the interface that has this name now.
     pub(crate) fn find(name: &str) -> Result<Self, Error> {
-        let index = if_nametoindex(name)
-            .map_err(|_| Error::InterfaceUnknown { name: name.to_owned() })?;
+        let index =
+            if_nametoindex(name).map_err(|_| Error::InterfaceUnknown { name: name.to_owned() })?;
         let namespace = fs::metadata(NAMESPACE).map_err(|source| Error::Pin {
             doing: "read",
             path: PathBuf::from(NAMESPACE),

@@ -169,9 +169,7 @@ pub(crate) fn root_cause(error: &(dyn StdError + 'static)) -> io::Error {
     let mut text = error.to_string();
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(code) =
-            error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error)
-        {
+        if let Some(code) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
             return io::Error::from_raw_os_error(code);
         }
         text = error.to_string();

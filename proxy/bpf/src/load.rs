@@ -46,9 +46,7 @@ pub(crate) fn program<'a>(
             }
             Err(Error::Verifier { program: name, log, source: io_error })
         }
-        Err(other) => {
-            Err(Error::ObjectInvalid { object, reason: root_cause(&other).to_string() })
-        }
+        Err(other) => Err(Error::ObjectInvalid { object, reason: root_cause(&other).to_string() }),
     }
 }
 

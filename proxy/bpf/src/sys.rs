@@ -52,8 +52,7 @@ pub(crate) fn detach_link(path: &Path) -> io::Result<()> {
 unsafe fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int> {
     // SAFETY: the kernel reads `size_of::<T>()` bytes at a live reference, takes what is missing
     // for zero, and the caller vouches for what they mean.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
