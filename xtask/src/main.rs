@@ -2,36 +2,83 @@
 //!
 //! One file per command; this one only parses the line and reports the error. Commands that change
 //! the tree (`fix`, `ebpf`) are never run by those that check it (`verify`, `test`).
+#![forbid(unsafe_code)]
 
+mod demo;
 mod ebpf;
 mod lab;
 mod setup;
+mod test;
 mod tidy;
+mod verify;
 
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 
 /// The tasks of the pgx workspace.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
-struct Command {
+struct Task {
     #[command(subcommand)]
     verb: Verb,
 }
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Builds the BPF objects from source and commits-ready copies of them
+    /// Shows the main job: pgbench through the VIP and pgx, beside a direct connection
+    Demo(demo::Args),
+    /// Passes the tests: unit, BPF, lab and end to end
+    Test(test::Args),
+    /// Checks formatting, lints, the style guide and the committed BPF objects; edits nothing
+    Verify,
+    /// Mends what a program can mend: formatting and generated documentation
+    Fix,
+    /// Checks what the style guide asks and a program can check
+    Tidy(tidy::Args),
+    /// Builds the BPF objects from source, ready to be committed
     Ebpf(ebpf::Args),
     /// Runs hosts in miniature: network namespaces with their own PostgreSQL and pgx
     Lab(lab::Args),
-    /// Checks what the style guide says and a program can check
-    Tidy(tidy::Args),
 }
 
 fn main() -> anyhow::Result<()> {
-    match Command::parse().verb {
+    match Task::parse().verb {
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Verify => verify::verify(),
+        Verb::Fix => verify::fix(),
+        Verb::Tidy(args) => tidy::run(&args),
         Verb::Ebpf(args) => ebpf::run(&args),
         Verb::Lab(args) => lab::run(args),
-        Verb::Tidy(args) => tidy::run(&args),
     }
+}
+
+/// The top of the repository.
+fn root() -> PathBuf {
+    let member = Path::new(env!("CARGO_MANIFEST_DIR"));
+    member.parent().unwrap_or(member).to_owned()
+}
+
+/// The cargo that runs us.
+fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Runs a command at the top of the repository, its output shown as it comes.
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let line = format!("{command:?}");
+    let status = command.current_dir(root()).status().with_context(|| format!("cannot run {line}"))?;
+    if !status.success() {
+        bail!("{line} failed ({status})");
+    }
+    Ok(())
+}
+
+/// Runs cargo with these arguments.
+fn run_cargo(args: &[&str]) -> anyhow::Result<()> {
+    run(Command::new(cargo()).args(args))
 }

@@ -171,10 +171,7 @@ mod tests {
     fn requests_look_on_the_wire_as_documented() {
         let text = serde_json::to_string(&Request::new(Verb::Status)).unwrap();
         assert_eq!(text, r#"{"version":1,"verb":"status"}"#);
-        assert_eq!(
-            serde_json::from_str::<Request>(&text).unwrap(),
-            Request::new(Verb::Status)
-        );
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), Request::new(Verb::Status));
     }
 
     #[test]

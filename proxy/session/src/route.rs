@@ -113,11 +113,7 @@ impl Router {
 fn targets(snapshot: &Snapshot, known: &[Target]) -> Vec<Target> {
     let fresh = |address: &ServerAddress| {
         let kept = known.iter().find(|target| target.address == *address);
-        kept.cloned().unwrap_or(Target {
-            address: address.clone(),
-            failures: 0,
-            out_until: Now(0),
-        })
+        kept.cloned().unwrap_or(Target { address: address.clone(), failures: 0, out_until: Now(0) })
     };
     snapshot.backends.iter().take(BACKENDS_MAX).map(fresh).collect()
 }

@@ -97,8 +97,7 @@ mod tests {
     #[test]
     fn fields_come_in_postgresqls_order_and_an_empty_hint_is_left_out() {
         let with_hint = ERROR.to_bytes();
-        let expected =
-            b"SFATAL\0VFATAL\0C08001\0Mno backend can be reached\0Hask the operator\0\0";
+        let expected = b"SFATAL\0VFATAL\0C08001\0Mno backend can be reached\0Hask the operator\0\0";
         assert_eq!(&with_hint[5..], expected);
         let without = ErrorResponse { hint: "", ..ERROR }.to_bytes();
         assert_eq!(&without[5..], b"SFATAL\0VFATAL\0C08001\0Mno backend can be reached\0\0");

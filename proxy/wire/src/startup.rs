@@ -95,10 +95,9 @@ impl fmt::Display for StartupError {
                 write!(out, "protocol version {major}.{minor} is not supported, expected 3.x")
             }
             Self::Parameters => write!(out, "start-up packet's parameter list is not terminated"),
-            Self::CancelKey { bytes } => write!(
-                out,
-                "cancel key has {bytes} bytes, expected 4 to {CANCEL_KEY_BYTES_MAX}"
-            ),
+            Self::CancelKey { bytes } => {
+                write!(out, "cancel key has {bytes} bytes, expected 4 to {CANCEL_KEY_BYTES_MAX}")
+            }
         }
     }
 }
@@ -233,10 +232,7 @@ mod tests {
     #[test]
     fn packets_out_of_bounds_are_refused_by_their_length_alone() {
         for length in [0_u32, 7, 10_001, u32::MAX] {
-            assert_eq!(
-                parse(&length.to_be_bytes()),
-                Err(StartupError::Length { found: length })
-            );
+            assert_eq!(parse(&length.to_be_bytes()), Err(StartupError::Length { found: length }));
         }
     }
 

@@ -31,8 +31,16 @@ mod tests {
     const COMMITTED: &str = include_str!("../../../../docs/pgx.example.toml");
 
     #[test]
-    fn example_is_a_usable_configuration() {
-        super::super::parse(&example()).unwrap();
+    fn example_is_usable_with_its_optional_sections_switched_on() {
+        let switch_on = |line: &str| match line.strip_prefix("# ") {
+            Some(setting) if setting.starts_with('[') || setting.contains(" = ") => {
+                format!("{setting}\n")
+            }
+            _ => format!("{line}\n"),
+        };
+        let text: String = example().lines().map(switch_on).collect();
+        let config = super::super::parse(&text).unwrap();
+        assert!(config.proxy.is_some() && config.vip.is_some(), "{text}");
     }
 
     #[test]

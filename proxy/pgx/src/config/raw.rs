@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use toml_example::TomlExample;
 
-/// The whole file. A node has the roles whose sections are there.
+/// Configuration of pgx. A node has the roles whose sections are there: switch on what it is to be.
 #[derive(Debug, Deserialize, TomlExample)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {

@@ -1,0 +1,57 @@
+//! `cargo xtask test`: every test, those that need nothing first.
+//!
+//! Tests that need root or a kernel feature report themselves as ignored, with the reason, where
+//! it is missing; the rest of them runs everywhere.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::{ebpf, run, run_cargo, setup};
+
+/// Arguments of `test`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Builds the BPF objects from source too, and runs their tests on both
+    #[arg(long)]
+    fresh_objects: bool,
+}
+
+/// Runs the tests.
+///
+/// # Errors
+/// When one fails, or something they need cannot be installed.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    step("unit tests");
+    run_cargo(&["test", "--workspace", "--exclude", "pgx-tests"])?;
+    run_cargo(&["test", "--package", "pgx-tests", "--lib"])?;
+
+    if nix::unistd::geteuid().is_root() {
+        setup::ensure(setup::LAB)?;
+    }
+    step("BPF tests on the committed objects");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "bpf"])?;
+    if args.fresh_objects {
+        step("BPF tests on objects built from source");
+        let fresh = crate::root().join("target/fresh-objects");
+        ebpf::build(&fresh)?;
+        bpf_tests_on(&fresh)?;
+    }
+
+    // The hosts of the lab run the binary, so it is built before any of them starts.
+    run_cargo(&["build", "--package", "pgx", "--package", "xtask"])?;
+    run_cargo(&["build", "--package", "pgx-lab-shim"])?;
+    step("lab tests");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "lab"])?;
+    step("end-to-end tests");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "e2e"])
+}
+
+fn bpf_tests_on(objects: &Path) -> anyhow::Result<()> {
+    let mut tests = Command::new(crate::cargo());
+    tests.args(["test", "--package", "pgx-tests", "--test", "bpf"]);
+    run(tests.env("PGX_BPF_OBJECTS", objects))
+}
+
+fn step(name: &str) {
+    eprintln!("==> {name}");
+}

@@ -1,0 +1,39 @@
+//! `cargo xtask verify` checks and never edits; `cargo xtask fix` edits what can be mended.
+
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::{cargo, ebpf, root, run, run_cargo, tidy};
+
+/// The documented copy of the example configuration.
+const EXAMPLE: &str = "docs/pgx.example.toml";
+
+/// Checks formatting, lints, the style guide and the committed BPF objects.
+///
+/// # Errors
+/// At the first check that fails; it says how to mend.
+pub(crate) fn verify() -> anyhow::Result<()> {
+    run_cargo(&["fmt", "--all", "--check"]).context("run: cargo xtask fix")?;
+    run_cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
+    let mut docs = Command::new(cargo());
+    docs.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]);
+    run(docs.env("RUSTDOCFLAGS", "-D warnings"))?;
+    tidy::run(&tidy::Args {})?;
+    ebpf::check()?;
+    eprintln!("verify: all is well");
+    Ok(())
+}
+
+/// Formats the sources and writes generated documentation anew.
+///
+/// # Errors
+/// When a tool fails.
+pub(crate) fn fix() -> anyhow::Result<()> {
+    run_cargo(&["fmt", "--all"])?;
+    let mut example = Command::new(cargo());
+    example.args(["run", "--quiet", "--package", "pgx", "--", "config", "example"]);
+    let output = example.current_dir(root()).output().context("cannot run pgx")?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::write(root().join(EXAMPLE), output.stdout).context(EXAMPLE)
+}
