@@ -1,3 +1,5 @@
 //! Support for the tests: the lab and what tests share.
 
 pub mod lab;
+pub mod objects;
+pub mod skip;

@@ -159,7 +159,10 @@ fn up(name: &str, args: UpArgs) -> anyhow::Result<()> {
     let pgx = match (args.no_pgx, args.pgx) {
         (true, _) => None,
         (false, Some(path)) => Some(path.canonicalize().with_context(|| {
-            format!("there is no {}; build pgx, or leave --pgx out to have it built", path.display())
+            format!(
+                "there is no {}; build pgx, or leave --pgx out to have it built",
+                path.display()
+            )
         })?),
         (false, None) => Some(build::pgx(args.release)?),
     };

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::init;
 use super::relay;
+use super::xdp;
 
 /// Whether this program answers to helper verbs.
 static SERVES: AtomicBool = AtomicBool::new(false);
@@ -28,16 +29,19 @@ pub(super) enum Verb {
     Init,
     /// Copy frames between two tap devices, later.
     Relay,
+    /// Put the pass program on ports of the switch.
+    Xdp,
 }
 
 impl Verb {
-    const ALL: [Self; 3] = [Self::Launch, Self::Init, Self::Relay];
+    const ALL: [Self; 4] = [Self::Launch, Self::Init, Self::Relay, Self::Xdp];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Launch => "launch",
             Self::Init => "init",
             Self::Relay => "relay",
+            Self::Xdp => "xdp",
         }
     }
 }
@@ -75,6 +79,7 @@ fn serve(verb: &str, plan: &str) -> anyhow::Result<()> {
         Some(Verb::Launch) => launch(&parse(plan)?),
         Some(Verb::Init) => init::serve(&parse(plan)?),
         Some(Verb::Relay) => relay::serve(&parse(plan)?),
+        Some(Verb::Xdp) => xdp::serve(&parse(plan)?),
         None => bail!("unknown verb {verb:?}; the program was rebuilt since the lab came up"),
     }
 }

@@ -58,6 +58,12 @@ impl Host {
         Path::new("/proc").join(self.init.pid.to_string()).join("root").join(&path[1..])
     }
 
+    /// All its processes that run now.
+    #[must_use]
+    pub fn processes(&self) -> Vec<ProcId> {
+        self.cgroup.procs().iter().map(|proc| proc.id).collect()
+    }
+
     /// A command that runs `words` in the host as root.
     ///
     /// # Errors

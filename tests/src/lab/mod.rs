@@ -23,6 +23,7 @@ pub mod spec;
 mod state;
 mod up;
 mod wait;
+mod xdp;
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -82,7 +83,7 @@ impl Lab {
         check_name(name)?;
         let dir = StateDir::of_lab(name);
         let state = dir.load()?;
-        Self::from_state(dir, Cgroup::of_lab(name)?, &state)
+        Self::from_state(dir, &Cgroup::of_lab(name)?, &state)
     }
 
     /// Makes the lab go down when the guard is dropped.
@@ -148,7 +149,7 @@ impl Lab {
         let mut state = self.dir.load()?;
         fault.check(self, &state.faults)?;
         let id = FaultId(state.next_fault);
-        let active = Active { id, fault: fault.clone(), paused: fault::prepare(self, fault)? };
+        let active = Active { id, fault: fault.clone(), signalled: fault::prepare(self, fault)? };
         state.next_fault += 1;
         state.faults.push(active.clone());
         self.dir.save(&state)?;
@@ -263,7 +264,7 @@ impl Lab {
         self.dir.load()
     }
 
-    fn from_state(dir: StateDir, cgroup: Cgroup, state: &State) -> anyhow::Result<Self> {
+    fn from_state(dir: StateDir, cgroup: &Cgroup, state: &State) -> anyhow::Result<Self> {
         let mut lab = Self { spec: state.spec.clone(), dir, hosts: Vec::new() };
         let path = ("PATH".to_owned(), postgres::search_path(&state.postgres_bin));
         for known in &state.hosts {

@@ -5,9 +5,11 @@
 
 use std::fmt::Write;
 
+use super::helper::{self, Verb};
 use super::host::Host;
-use super::run::run_with_input;
+use super::run::{run, run_with_input};
 use super::spec::{Kind, Spec, vip_v4, vip_v6};
+use super::xdp::XdpPlan;
 
 /// The bridge within the switch.
 pub(super) const BRIDGE: &str = "br0";
@@ -29,6 +31,13 @@ pub(super) fn plug_in(spec: &Spec, switch: &Host, hosts: &[Host]) -> anyhow::Res
         ip_batch(host, &addresses(host, vip)?)?;
     }
     Ok(())
+}
+
+/// Makes the switch's end of every cable fit for hosts that answer by `XDP_TX`.
+pub(super) fn pass_xdp(switch: &Host, hosts: &[Host]) -> anyhow::Result<()> {
+    let names = hosts.iter().map(Host::plan).filter(|plan| plan.kind != Kind::Switch);
+    let plan = XdpPlan { ports: names.map(|plan| plan.name.clone()).collect() };
+    run(&mut switch.command(&helper::words(Verb::Xdp, &plan)?)?).map(drop)
 }
 
 /// Runs `ip -batch` in the network namespace of a host.

@@ -25,6 +25,11 @@ impl ProcId {
         Proc::read(self.pid).is_some_and(|proc| proc.id == self && proc.state != 'Z')
     }
 
+    /// Whether a signal keeps the process from running.
+    pub(super) fn stopped(self) -> bool {
+        Proc::read(self.pid).is_some_and(|proc| proc.id == self && proc.state == 'T')
+    }
+
     /// Sends a signal, if the process is still the same one.
     ///
     /// # Errors

@@ -203,7 +203,7 @@ fn v4(number: u8) -> Ipv4Addr {
 /// The number's decimal digits are read as hexadecimal, so that both addresses look alike.
 fn v6(number: u8) -> Ipv6Addr {
     let number = u16::from(number);
-    let low = (number / 100) << 8 | (number / 10 % 10) << 4 | number % 10;
+    let low = (number / 100) << 8 | (number / 10 % 10) << 4 | (number % 10);
     Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, low)
 }
 

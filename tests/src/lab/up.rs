@@ -86,8 +86,12 @@ fn make(
     state.hosts = launch_all(spec, dir, cgroup)?;
     dir.save(&state)?;
     watch("plugging hosts into the switch");
-    let lab = Lab::from_state(dir.clone(), cgroup.clone(), &state)?;
+    let lab = Lab::from_state(dir.clone(), cgroup, &state)?;
     network::plug_in(spec, lab.switch()?, lab.hosts())?;
+    if let Err(error) = network::pass_xdp(lab.switch()?, lab.hosts()) {
+        // A machine without XDP runs pgx too, only not the parts that would need this.
+        watch(&format!("goes on without XDP, hosts cannot answer by XDP_TX: {error:#}"));
+    }
     if let Some(shim) = &spec.shim {
         for host in lab.data_hosts() {
             std::fs::copy(shim, host.file(postgres::SHIM))

@@ -142,8 +142,8 @@ pub struct Active {
     pub id: FaultId,
     /// What it is.
     pub fault: Fault,
-    /// The processes that healing lets go on.
-    pub paused: Vec<ProcId>,
+    /// The processes that got a signal; healing lets those go on that were paused.
+    pub signalled: Vec<ProcId>,
 }
 
 impl Fault {
@@ -237,9 +237,10 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Finds the processes that a fault will pause, before it is written down.
+/// Finds the processes that a fault will signal, before it is written down.
 pub(super) fn prepare(lab: &Lab, fault: &Fault) -> anyhow::Result<Vec<ProcId>> {
     match fault {
+        Fault::Kill { host, target } => Ok(vec![process::to_kill(lab.host(host)?, *target)?]),
         Fault::Pause { host, target } => process::to_pause(lab.host(host)?, *target),
         _ => Ok(Vec::new()),
     }
@@ -248,8 +249,10 @@ pub(super) fn prepare(lab: &Lab, fault: &Fault) -> anyhow::Result<Vec<ProcId>> {
 /// Puts a fault into force.
 pub(super) fn apply(lab: &Lab, active: &Active) -> anyhow::Result<()> {
     let apply = || match &active.fault {
-        Fault::Kill { host, target } => process::kill(lab.host(host)?, *target),
-        Fault::Pause { host, target } => process::pause(lab.host(host)?, *target, &active.paused),
+        Fault::Kill { .. } => process::kill(&active.signalled),
+        Fault::Pause { host, target } => {
+            process::pause(lab.host(host)?, *target, &active.signalled)
+        }
         Fault::Stop { host } => process::stop(lab, lab.host(host)?),
         Fault::Delay { host, ms, jitter_ms } => delay::apply(lab, lab.host(host)?, *ms, *jitter_ms),
         Fault::FillDisk { host } => storage::fill(lab.host(host)?),
@@ -263,7 +266,9 @@ pub(super) fn apply(lab: &Lab, active: &Active) -> anyhow::Result<()> {
 pub(super) fn undo(lab: &Lab, active: &Active) -> anyhow::Result<()> {
     let undo = || match &active.fault {
         Fault::Kill { host, target } => process::revive(lab, lab.host(host)?, *target),
-        Fault::Pause { host, target } => process::resume(lab.host(host)?, *target, &active.paused),
+        Fault::Pause { host, target } => {
+            process::resume(lab.host(host)?, *target, &active.signalled)
+        }
         Fault::Stop { host } => process::unstop(lab, lab.host(host)?),
         Fault::Delay { host, .. } => delay::undo(lab, lab.host(host)?),
         Fault::FillDisk { host } => storage::empty(lab.host(host)?),

@@ -1,5 +1,7 @@
 //! Processes that die, stop or freeze.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 
@@ -8,16 +10,25 @@ use crate::lab::Lab;
 use crate::lab::host::Host;
 use crate::lab::network::ip_batch;
 use crate::lab::procs::{Proc, ProcId};
+use crate::lab::wait::wait_for;
 use crate::lab::{pgx, postgres};
 
-pub(super) fn kill(host: &Host, target: KillTarget) -> anyhow::Result<()> {
+/// Signals are delivered, and processes end, in moments; a loaded machine takes longer.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// The process that a kill will end.
+pub(super) fn to_kill(host: &Host, target: KillTarget) -> anyhow::Result<ProcId> {
     let victim = match target {
         KillTarget::Postmaster => postgres::postmaster(host),
         KillTarget::Backend => client_backends(host).into_iter().next(),
         KillTarget::Pgx => pgx::process(host),
     };
-    let victim = victim.with_context(|| format!("{} runs no {target:?}", host.plan().name))?;
-    victim.id.signal(Signal::SIGKILL)
+    Ok(victim.with_context(|| format!("{} runs no {target:?}", host.plan().name))?.id)
+}
+
+pub(super) fn kill(victims: &[ProcId]) -> anyhow::Result<()> {
+    victims.iter().try_for_each(|victim| victim.signal(Signal::SIGKILL))?;
+    wait_for("what was killed to be gone", SETTLE, || victims.iter().all(|proc| !proc.alive()))
 }
 
 /// Starts again what was killed, unless it runs.
@@ -53,7 +64,9 @@ pub(super) fn pause(host: &Host, target: PauseTarget, procs: &[ProcId]) -> anyho
     if target == PauseTarget::All {
         return host.cgroup().freeze(true);
     }
-    procs.iter().try_for_each(|proc| proc.signal(Signal::SIGSTOP))
+    procs.iter().try_for_each(|proc| proc.signal(Signal::SIGSTOP))?;
+    let stopped = |proc: &ProcId| !proc.alive() || proc.stopped();
+    wait_for("what was paused to stop", SETTLE, || procs.iter().all(stopped))
 }
 
 pub(super) fn resume(host: &Host, target: PauseTarget, procs: &[ProcId]) -> anyhow::Result<()> {

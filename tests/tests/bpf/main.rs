@@ -1,0 +1,21 @@
+//! The BPF objects in a real kernel: each packet's verdict, and attaching, pinning, restarting.
+//!
+//! The committed objects are tested, or those that `PGX_BPF_OBJECTS` names. Everything happens in
+//! network and mount namespaces that end with the test's thread, so nothing is left behind.
+
+mod attach;
+#[path = "../../../ebpf/rules/tests/classify/packets.rs"]
+mod packets;
+mod refuse;
+mod space;
+mod verdict;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut trials = verdict::trials();
+    trials.extend(refuse::trials());
+    trials.extend(attach::trials());
+    libtest_mimic::run(&arguments, trials).exit();
+}

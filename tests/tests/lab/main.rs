@@ -1,0 +1,32 @@
+//! Tests of the lab itself: that each fault has its effect and heals, and that nothing is left.
+//!
+//! Labs need root. Tests run one after another, because they share two cores and, where that
+//! saves time, one lab; see `shared`.
+
+mod life;
+mod network;
+mod services;
+mod shared;
+mod traces;
+
+use libtest_mimic::{Arguments, Trial};
+use pgx_tests::lab::helper;
+
+fn main() {
+    helper::dispatch();
+    life::crash_if_asked();
+    let mut args = Arguments::from_args();
+    args.test_threads = Some(1);
+    let mut trials = life::trials();
+    trials.extend(network::trials());
+    trials.extend(services::trials());
+    let conclusion = libtest_mimic::run(&args, trials);
+    shared::down();
+    conclusion.exit();
+}
+
+/// A test that is reported as ignored where a lab cannot be.
+fn trial(name: &str, test: fn() -> anyhow::Result<()>) -> Trial {
+    let trial = Trial::test(name, move || Ok(test()?));
+    trial.with_ignored_flag(!nix::unistd::geteuid().is_root())
+}
