@@ -23,6 +23,7 @@ pub use counters::Counters;
 pub use error::Error;
 pub use load::can_load;
 pub use objects::Objects;
+pub use pgx_abi::{Counter, PIN_BASE, Reason};
 pub use pins::{BPFFS, Pins};
 pub use plane::Plane;
 pub use probe::{Feature, probe};

@@ -32,7 +32,7 @@ pub struct Pins {
 impl Pins {
     /// Opens the pins of `base` under the BPF file system at `mount`, which is mounted if it is not
     /// there, and makes the directories. The usual arguments are [`BPFFS`] and
-    /// [`pgx_abi::PIN_BASE`].
+    /// [`PIN_BASE`](crate::PIN_BASE).
     ///
     /// A mount belongs to a mount namespace: what is pinned in a private one goes away with it.
     ///

@@ -80,8 +80,9 @@ pub(super) fn hash_sources(root: &Path) -> anyhow::Result<String> {
         hash.update(part);
     };
     let mut files = Vec::new();
-    for dir in CRATES {
-        list(&root.join(dir), &mut files)?;
+    for dir in CRATES.map(|dir| root.join(dir)) {
+        files.push(dir.join("Cargo.toml"));
+        list(&dir.join("src"), &mut files)?;
     }
     files.sort();
     for file in files {
@@ -111,14 +112,14 @@ pub(super) fn hash_file(file: &Path) -> anyhow::Result<String> {
     Ok(hex(&Sha256::digest(bytes)))
 }
 
-/// The sources and manifests under `dir`, folders opened; an editor's left-overs do not count.
+/// The sources under `dir`, folders opened; an editor's left-overs do not count.
 fn list(dir: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     let read = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
     for entry in read {
         let path = entry?.path();
         if path.is_dir() {
             list(&path, files)?;
-        } else if path.extension().is_some_and(|kind| kind == "rs" || kind == "toml") {
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
             files.push(path);
         }
     }
@@ -180,9 +181,10 @@ mod tests {
     fn the_hash_follows_a_change_of_any_source() {
         let root = std::env::temp_dir().join(format!("pgx-record-{}", std::process::id()));
         for dir in CRATES {
-            fs::create_dir_all(root.join(dir)).unwrap();
+            fs::create_dir_all(root.join(dir).join("src")).unwrap();
+            fs::write(root.join(dir).join("Cargo.toml"), "").unwrap();
         }
-        let rule = root.join("ebpf/rules/rule.rs");
+        let rule = root.join("ebpf/rules/src/rule.rs");
         let lock = root.join("Cargo.lock");
         let manifest = root.join("Cargo.toml");
         fs::write(&rule, "pass").unwrap();
@@ -191,7 +193,7 @@ mod tests {
         let mut seen = vec![hash_sources(&root).unwrap()];
         fs::write(&rule, "drop").unwrap();
         seen.push(hash_sources(&root).unwrap());
-        fs::rename(&rule, root.join("ebpf/rules/other.rs")).unwrap();
+        fs::rename(&rule, root.join("ebpf/rules/src/other.rs")).unwrap();
         seen.push(hash_sources(&root).unwrap());
         fs::write(&lock, "[[package]]\nname = \"aya-ebpf\"\nversion = \"2\"\n").unwrap();
         seen.push(hash_sources(&root).unwrap());
