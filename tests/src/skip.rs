@@ -40,7 +40,12 @@ impl Requirement {
             // Only what the machine lacks is a reason to skip: an object that this kernel refuses
             // has to fail the tests.
             Self::Bpf => match pgx_bpf::can_load(&objects().ok()?) {
-                Err(error) if error.is_for_want_of_bpf() => Some(format!("needs BPF: {error}")),
+                Err(error) if error.is_for_want_of_bpf() => {
+                    // What to do about it follows the semicolon, and is for operators.
+                    let text = error.to_string();
+                    let cause = text.split_once(';').map_or(text.as_str(), |(cause, _)| cause);
+                    Some(format!("needs BPF: {cause}"))
+                }
                 Ok(()) | Err(_) => None,
             },
             Self::Lab => Self::Root.look().or_else(no_namespaces).or_else(no_ip_program),

@@ -1,8 +1,8 @@
 //! `cargo xtask ebpf`: builds the BPF objects from source, or checks the committed ones.
 //!
 //! The objects are committed so that everybody else needs no BPF tools. Beside them stands a record
-//! of what they were built from ([`record`]); `--check` compares it with the tree and needs no tools
-//! either. Building is in [`build`], what it needs from the machine in [`tools`].
+//! of what they were built from ([`record`]); `--check` compares it with the tree and needs no
+//! tools either. Building is in [`build`], what it needs from the machine in [`tools`].
 
 mod build;
 mod record;

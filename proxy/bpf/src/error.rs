@@ -65,7 +65,9 @@ pub enum Error {
     },
 
     /// An object file could not be read.
-    #[error("cannot read the BPF object {}: {source}; `cargo xtask ebpf` builds it", path.display())]
+    #[error(
+        "cannot read the BPF object {}: {source}; `cargo xtask ebpf` builds it", path.display()
+    )]
     ObjectRead {
         /// The file.
         path: PathBuf,

@@ -50,8 +50,8 @@ pub(crate) fn program<'a>(
     }
 }
 
-/// Whether this process can load the product's programs on this kernel: loads them, and lets them go
-/// again. Nothing is attached or pinned.
+/// Whether this process can load the product's programs on this kernel: loads them, and lets them
+/// go again. Nothing is attached or pinned.
 ///
 /// # Errors
 /// The same as [`Plane::load`](crate::Plane::load), pins aside.
@@ -84,7 +84,8 @@ fn explain(object: &'static str, error: &EbpfError) -> Error {
     let source = root_cause(error);
     match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => forbidden(),
-        Some(libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP) => Error::KernelLacks {
+        // Not EINVAL: every kernel since 4.6 has these maps, so it means that the object is wrong.
+        Some(libc::ENOSYS) => Error::KernelLacks {
             doing: "make BPF maps",
             needed: "Linux 5.9 or later with CONFIG_BPF_SYSCALL",
             source,

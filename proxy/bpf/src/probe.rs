@@ -24,8 +24,8 @@ pub struct Feature {
     pub next_step: Option<String>,
 }
 
-/// Looks at what BPF takes on this machine: loading, the BPF file system at `mount`, and XDP on each
-/// of `interfaces`.
+/// Looks at what BPF takes on this machine: loading, the BPF file system at `mount`, and XDP on
+/// each of `interfaces`.
 #[must_use]
 pub fn probe(objects: &Objects, mount: &Path, interfaces: &[&str]) -> Vec<Feature> {
     let mut features = vec![loading(objects), file_system(mount)];

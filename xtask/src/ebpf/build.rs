@@ -2,8 +2,8 @@
 //!
 //! The bytes must not depend on where the tree, cargo's home or the toolchain are, or no two
 //! machines could agree on a committed object. Paths reach an object by DWARF, which is stripped,
-//! and by the line information in its BTF, which stays because verifier messages quote it: all three
-//! prefixes are therefore remapped.
+//! and by the line information in its BTF, which stays because verifier messages quote it: all
+//! three prefixes are therefore remapped.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};

@@ -1,7 +1,7 @@
 //! The record beside the committed objects: what they were built from, and their own hashes.
 //!
-//! What goes into the hash of the sources is everything in the tree that shapes the bytes: the three
-//! crates, the build profile, the locked versions of what they depend on, and our own flags.
+//! What goes into the hash of the sources is everything in the tree that shapes the bytes: the
+//! three crates, the build profile, the locked versions of what they depend on, and our own flags.
 
 use std::collections::BTreeMap;
 use std::fs;

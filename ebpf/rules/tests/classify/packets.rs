@@ -115,8 +115,11 @@ fn ipv4() -> Vec<Packet> {
     tcp.options(&mss).unwrap().write(&mut options, &[]).unwrap();
     let longest = Ipv4Header { options: [1; 40].into(), ..ipv4_header() };
     let first = Ipv4Header { more_fragments: true, ..ipv4_header() };
-    let offset = IpFragOffset::try_new(185).unwrap();
-    let later = Ipv4Header { fragment_offset: offset, ..ipv4_header() };
+    // Between them the two offsets set every bit of the field.
+    let [low, high] = [0x00ff, 0x1f00].map(|offset| {
+        let fragment_offset = IpFragOffset::try_new(offset).unwrap();
+        ipv4_tcp(Ipv4Header { fragment_offset, ..ipv4_header() })
+    });
     let mut uncut = ipv4_tcp(ipv4_header());
     uncut[16..18].fill(0);
     let (mut udp, mut icmp) = (Vec::new(), Vec::new());
@@ -128,7 +131,8 @@ fn ipv4() -> Vec<Packet> {
         packet("IPv4 SYN with TCP options", Reason::Ipv4Tcp, 54, options),
         packet("IPv4 with forty bytes of options", Reason::Ipv4Tcp, 94, ipv4_tcp(longest)),
         packet("IPv4 first fragment", Reason::Ipv4Tcp, 54, ipv4_tcp(first)),
-        packet("IPv4 later fragment", Reason::Ipv4Fragment, 34, ipv4_tcp(later)),
+        packet("IPv4 later fragment", Reason::Ipv4Fragment, 34, low),
+        packet("IPv4 fragment far behind", Reason::Ipv4Fragment, 34, high),
         packet("IPv4 without a length (BIG TCP)", Reason::Ipv4Tcp, 54, uncut),
         packet("IPv4 UDP", Reason::Ipv4Other, 34, udp),
         packet("IPv4 ping", Reason::Ipv4Icmp, 34, icmp),
@@ -211,7 +215,13 @@ fn ipv6_extended() -> Vec<Packet> {
         packet("IPv6 with every extension", Reason::Ipv6Tcp, every_headers, ipv6_tcp(every)),
         packet("IPv6 with 2 KiB of options", Reason::Ipv6Tcp, 54 + 2048 + 20, ipv6_tcp(longest)),
         packet("IPv6 first fragment", Reason::Ipv6Tcp, 82, ipv6_tcp(fragment(0, true))),
-        packet("IPv6 later fragment", Reason::Ipv6Fragment, 62, ipv6_tcp(fragment(181, false))),
+        packet("IPv6 later fragment", Reason::Ipv6Fragment, 62, ipv6_tcp(fragment(0x00ff, false))),
+        packet(
+            "IPv6 fragment far behind",
+            Reason::Ipv6Fragment,
+            62,
+            ipv6_tcp(fragment(0x1f00, true)),
+        ),
         packet("IPv6 with eight extensions", Reason::Ipv6Tcp, 54 + 8 * 8 + 20, chain(8)),
         packet("IPv6 with nine extensions", Reason::Ipv6ExtensionLimit, 54 + 9 * 8, chain(9)),
     ]
