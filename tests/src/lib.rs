@@ -3,3 +3,4 @@
 pub mod lab;
 pub mod objects;
 pub mod skip;
+pub mod node;

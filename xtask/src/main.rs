@@ -14,7 +14,7 @@ mod verify;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
@@ -45,7 +45,21 @@ enum Verb {
     Lab(lab::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match task() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn task() -> anyhow::Result<()> {
+    // Inside the hosts of a lab this program is their init, among other things.
+    if pgx_tests::lab::helper::dispatch()? {
+        return Ok(());
+    }
     match Task::parse().verb {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
@@ -69,9 +83,10 @@ fn cargo() -> OsString {
 }
 
 /// Runs a command at the top of the repository, its output shown as it comes.
-fn run(command: &mut Command) -> anyhow::Result<()> {
+fn execute(command: &mut Command) -> anyhow::Result<()> {
     let line = format!("{command:?}");
-    let status = command.current_dir(root()).status().with_context(|| format!("cannot run {line}"))?;
+    let status = command.current_dir(root()).status();
+    let status = status.with_context(|| format!("cannot run {line}"))?;
     if !status.success() {
         bail!("{line} failed ({status})");
     }
@@ -80,5 +95,5 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
 
 /// Runs cargo with these arguments.
 fn run_cargo(args: &[&str]) -> anyhow::Result<()> {
-    run(Command::new(cargo()).args(args))
+    execute(Command::new(cargo()).args(args))
 }

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{ebpf, run, run_cargo, setup};
+use crate::{ebpf, execute, run_cargo, setup};
 
 /// Arguments of `test`.
 #[derive(clap::Args)]
@@ -25,6 +25,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     run_cargo(&["test", "--workspace", "--exclude", "pgx-tests"])?;
     run_cargo(&["test", "--package", "pgx-tests", "--lib"])?;
 
+    step("wire tests");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "wire"])?;
+
     if nix::unistd::geteuid().is_root() {
         setup::ensure(setup::LAB)?;
     }
@@ -37,9 +40,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         bpf_tests_on(&fresh)?;
     }
 
-    // The hosts of the lab run the binary, so it is built before any of them starts.
-    run_cargo(&["build", "--package", "pgx", "--package", "xtask"])?;
-    run_cargo(&["build", "--package", "pgx-lab-shim"])?;
     step("lab tests");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "lab"])?;
     step("end-to-end tests");
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn bpf_tests_on(objects: &Path) -> anyhow::Result<()> {
     let mut tests = Command::new(crate::cargo());
     tests.args(["test", "--package", "pgx-tests", "--test", "bpf"]);
-    run(tests.env("PGX_BPF_OBJECTS", objects))
+    execute(tests.env("PGX_BPF_OBJECTS", objects))
 }
 
 fn step(name: &str) {

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::{cargo, ebpf, root, run, run_cargo, tidy};
+use crate::{cargo, ebpf, execute, root, run_cargo, tidy};
 
 /// The documented copy of the example configuration.
 const EXAMPLE: &str = "docs/pgx.example.toml";
@@ -18,7 +18,7 @@ pub(crate) fn verify() -> anyhow::Result<()> {
     run_cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
     let mut docs = Command::new(cargo());
     docs.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]);
-    run(docs.env("RUSTDOCFLAGS", "-D warnings"))?;
+    execute(docs.env("RUSTDOCFLAGS", "-D warnings"))?;
     tidy::run(&tidy::Args {})?;
     ebpf::check()?;
     eprintln!("verify: all is well");

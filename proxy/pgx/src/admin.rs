@@ -6,6 +6,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,6 +54,7 @@ pub(crate) struct AdminSocket {
 pub(crate) struct Node {
     pub(crate) started: Instant,
     pub(crate) config: Config,
+    pub(crate) listen: Vec<SocketAddr>,
     pub(crate) forwarder: Option<Arc<Forwarder>>,
     pub(crate) kernel: Option<Kernel>,
 }
@@ -169,7 +171,10 @@ async fn answer(peer: &mut UnixStream, body: Body) -> io::Result<()> {
     let mut line = serde_json::to_vec(&Reply::new(body))?;
     line.push(b'\n');
     peer.write_all(&line).await?;
-    peer.shutdown().await
+    peer.shutdown().await?;
+    // Closing with bytes unread would reset the connection and could take the reply with it, so the
+    // peer closes first; its time is bounded by our caller.
+    tokio::io::copy(peer, &mut tokio::io::sink()).await.map(|_| ())
 }
 
 impl Node {
@@ -186,7 +191,7 @@ impl Node {
             process_id: std::process::id(),
             up_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             proxy: proxy.map(|(config, forwarder)| ProxyStatus {
-                listen: config.listen.iter().map(ToString::to_string).collect(),
+                listen: self.listen.iter().map(ToString::to_string).collect(),
                 backends: config.backends.iter().map(ToString::to_string).collect(),
                 clients: forwarder.counters.clients.load(Ordering::Relaxed),
                 clients_total: forwarder.counters.clients_total.load(Ordering::Relaxed),

@@ -45,6 +45,8 @@ async fn serve(config: Config) -> Result<(), Failure> {
     for address in config.proxy.iter().flat_map(|proxy| &proxy.listen) {
         listeners.push(listen(*address)?);
     }
+    // What was bound, not what was asked for: port 0 asks for any.
+    let listen = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let (stop, stopped) = watch::channel(false);
     let mut roles = JoinSet::new();
     if let Some(forwarder) = &forwarder {
@@ -52,7 +54,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
             roles.spawn(Arc::clone(forwarder).serve(listener, stopped.clone()));
         }
     }
-    let node = Node { started, config, forwarder, kernel };
+    let node = Node { started, config, listen, forwarder, kernel };
     let admin = tokio::spawn(admin.serve(Arc::new(node)));
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 

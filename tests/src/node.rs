@@ -1,0 +1,148 @@
+//! A `pgx serve` on loopback, for tests that need the real binary and no privileges.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::lab::{wait_for, wait_for_some};
+
+/// How long pgx may take to start or to stop on a busy machine.
+const START_MAX: Duration = Duration::from_secs(20);
+
+/// A running pgx in a folder of its own; it is killed when the value is dropped.
+#[derive(Debug)]
+pub struct Node {
+    binary: PathBuf,
+    folder: TempDir,
+    process: Child,
+}
+
+impl Node {
+    /// Starts `binary` with this text as the body of its configuration, `[admin]` excepted, and
+    /// waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends at once, with what it said, or is not ready in time.
+    pub fn start(binary: &Path, sections: &str) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("cannot make a folder")?;
+        let process = spawn(binary, folder.path(), sections)?;
+        let mut node = Self { binary: binary.to_owned(), folder, process };
+        node.wait_until_ready()?;
+        Ok(node)
+    }
+
+    /// Starts the binary again in the same folder, after [`Node::end`].
+    ///
+    /// # Errors
+    /// As for [`Node::start`].
+    pub fn start_again(&mut self, sections: &str) -> anyhow::Result<()> {
+        self.process = spawn(&self.binary, self.folder.path(), sections)?;
+        self.wait_until_ready()
+    }
+
+    /// Sends a signal and waits for the process to end.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn end(&mut self, signal: Signal) -> anyhow::Result<()> {
+        self.signal(signal)?;
+        wait_for("pgx ends", START_MAX, || matches!(self.process.try_wait(), Ok(Some(_))))
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.process.id()).context("not a process id")?;
+        kill(Pid::from_raw(pid), signal).context("cannot signal pgx")
+    }
+
+    /// Whether the process runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// The folder with its configuration and its admin socket.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs `pgx ctl` against it.
+    ///
+    /// # Errors
+    /// When the program cannot be run; that it fails is no error.
+    pub fn ctl(&self, words: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(&self.binary);
+        command.arg("ctl").arg("--socket").arg(socket(self.folder.path())).args(words);
+        command.output().context("cannot run pgx ctl")
+    }
+
+    /// What `pgx ctl status --json` says.
+    ///
+    /// # Errors
+    /// When it fails or is not JSON.
+    pub fn status(&self) -> anyhow::Result<Value> {
+        let output = self.ctl(&["status", "--json"])?;
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let reply: Value = serde_json::from_slice(&output.stdout).context("not JSON")?;
+        Ok(reply["status"].clone())
+    }
+
+    /// The first address it listens on.
+    ///
+    /// # Errors
+    /// When it listens on none.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        let status = self.status()?;
+        let text = status["proxy"]["listen"][0].as_str().context("pgx does not listen")?;
+        Ok(text.parse()?)
+    }
+
+    fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        let mut said = String::new();
+        wait_for_some("pgx is ready", START_MAX, || {
+            if !self.runs() {
+                let mut stderr = self.process.stderr.take()?;
+                // What it said is for the error below; a failed read leaves it shorter.
+                let _ = stderr.read_to_string(&mut said);
+                return Some(false);
+            }
+            self.status().ok().map(|_| true)
+        })?
+        .then_some(())
+        .with_context(|| format!("pgx ended at once and said: {said}"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("admin.sock")
+}
+
+fn spawn(binary: &Path, folder: &Path, sections: &str) -> anyhow::Result<Child> {
+    let config = folder.join("pgx.toml");
+    let admin = format!("[admin]\nsocket = {:?}\n", socket(folder).display().to_string());
+    std::fs::write(&config, admin + sections).context("cannot write the configuration")?;
+    let mut command = Command::new(binary);
+    command.args(["serve", "--config"]).arg(config).stdin(Stdio::null()).stderr(Stdio::piped());
+    command.spawn().with_context(|| format!("cannot run {}", binary.display()))
+}
