@@ -125,7 +125,6 @@ struct UpArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    helper::dispatch();
     let name = args.name;
     match args.verb {
         Verb::Up(args) => up(&name, args),
@@ -150,7 +149,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         }
         Verb::Heal { ids, all } => heal(&name, &ids, all),
         Verb::Logs { host, service, follow } => logs(&name, &host, &service, follow),
-        Verb::Helper { words } => bail!("{words:?} is not a verb and its plan"),
+        Verb::Helper { words } => helper::serve(&words),
     }
 }
 

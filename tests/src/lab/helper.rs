@@ -1,12 +1,11 @@
 //! The work that the lab must do inside of a host: the lab's program runs itself again for it.
 //!
 //! A program that brings up labs calls [`dispatch`] first thing in `main`. It serves when the
-//! program was started as `PROGRAM lab helper VERB PLAN`, and comes back otherwise. The lab
-//! refuses to come up in a program that did not call it, which would run its whole `main` instead.
+//! program was started as `PROGRAM lab helper VERB PLAN`; the program ends then. One that did not
+//! call it would run the rest of its `main` as a helper, and is refused a lab of its own there.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use nix::sched::{CloneFlags, unshare};
@@ -17,8 +16,8 @@ use super::init;
 use super::relay;
 use super::xdp;
 
-/// Whether this program answers to helper verbs.
-static SERVES: AtomicBool = AtomicBool::new(false);
+/// Set in the environment of a helper.
+const HELPER: &str = "PGX_LAB_HELPER";
 
 /// What a helper is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,35 +45,26 @@ impl Verb {
     }
 }
 
-/// Serves and ends the process if it was started as a helper; else says that this program can.
-pub fn dispatch() {
+/// Serves if the program was started as a helper, and says whether it was.
+///
+/// # Errors
+/// When the helper's work fails.
+pub fn dispatch() -> anyhow::Result<bool> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    if let ["lab", "helper", verb, plan] = words[..] {
-        let code = match serve(verb, plan) {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("lab helper {verb}: {error:#}");
-                1
-            }
-        };
-        std::process::exit(code);
+    match &args[..] {
+        [lab, helper, words @ ..] if lab == "lab" && helper == "helper" => {
+            serve(words).map(|()| true)
+        }
+        _ => Ok(false),
     }
-    SERVES.store(true, Ordering::Relaxed);
 }
 
-/// The words that make this program a helper.
-pub(super) fn words(verb: Verb, plan: &impl Serialize) -> anyhow::Result<Vec<String>> {
-    if !SERVES.load(Ordering::Relaxed) {
-        bail!("this program brings up a lab without having called lab::helper::dispatch() in main");
-    }
-    let program = std::env::current_exe().context("cannot tell the path of this program")?;
-    let program = program.to_str().context("the path of this program is not UTF-8")?;
-    let fixed = [program, "lab", "helper", verb.name()].map(str::to_owned);
-    Ok(fixed.into_iter().chain([serde_json::to_string(plan)?]).collect())
-}
-
-fn serve(verb: &str, plan: &str) -> anyhow::Result<()> {
+/// Does a helper's work, given its verb and its plan.
+///
+/// # Errors
+/// When the work fails, or the words come from a program that was built from other sources.
+pub fn serve(words: &[String]) -> anyhow::Result<()> {
+    let [verb, plan] = words else { bail!("a helper takes a verb and a plan, not {words:?}") };
     match Verb::ALL.into_iter().find(|known| known.name() == verb) {
         Some(Verb::Launch) => launch(&parse(plan)?),
         Some(Verb::Init) => init::serve(&parse(plan)?),
@@ -82,6 +72,23 @@ fn serve(verb: &str, plan: &str) -> anyhow::Result<()> {
         Some(Verb::Xdp) => xdp::serve(&parse(plan)?),
         None => bail!("unknown verb {verb:?}; the program was rebuilt since the lab came up"),
     }
+}
+
+/// Refuses labs in a program that runs as a helper without knowing it, which would never end.
+pub(super) fn refuse_in_helper() -> anyhow::Result<()> {
+    if std::env::var_os(HELPER).is_some() {
+        bail!("this program brings up labs without having called lab::helper::dispatch() in main");
+    }
+    Ok(())
+}
+
+/// The words that make this program a helper.
+pub(super) fn words(verb: Verb, plan: &impl Serialize) -> anyhow::Result<Vec<String>> {
+    let program = std::env::current_exe().context("cannot tell the path of this program")?;
+    let program = program.to_str().context("the path of this program is not UTF-8")?;
+    let marker = format!("{HELPER}=1");
+    let fixed = ["env", &marker, program, "lab", "helper", verb.name()].map(str::to_owned);
+    Ok(fixed.into_iter().chain([serde_json::to_string(plan)?]).collect())
 }
 
 fn parse<T: DeserializeOwned>(plan: &str) -> anyhow::Result<T> {
@@ -105,8 +112,6 @@ fn launch(plan: &init::InitPlan) -> anyhow::Result<()> {
     )
     .context("cannot make namespaces")?;
     let log = std::fs::File::options().append(true).create(true).open(&plan.log)?;
-    // Serving means that the words below reach this same dispatch.
-    SERVES.store(true, Ordering::Relaxed);
     let words = words(Verb::Init, plan)?;
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
@@ -124,16 +129,11 @@ fn launch(plan: &init::InitPlan) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Verb, serve, words};
-
-    #[test]
-    fn program_that_does_not_serve_helpers_is_refused() {
-        let error = words(Verb::Init, &()).unwrap_err();
-        assert!(error.to_string().contains("dispatch()"), "{error}");
-    }
+    use super::serve;
 
     #[test]
     fn unknown_verbs_are_refused() {
-        assert!(serve("no-such-verb", "{}").is_err());
+        let error = serve(&["no-such-verb".to_owned(), "{}".to_owned()]).unwrap_err();
+        assert!(error.to_string().contains("no-such-verb"), "{error}");
     }
 }

@@ -21,6 +21,26 @@ pub(super) const DISK: &str = "/var/lib/pgx";
 /// The user that PostgreSQL runs as.
 pub(super) const POSTGRES: &str = "postgres";
 
+/// What a look for a process found.
+#[derive(Debug)]
+pub(super) enum Sighting {
+    /// It runs.
+    Seen(Proc),
+    /// Some process is in the midst of an exec and has no command line yet.
+    Unclear,
+    /// It does not run.
+    Absent,
+}
+
+impl Sighting {
+    pub(super) fn seen(self) -> Option<Proc> {
+        match self {
+            Self::Seen(proc) => Some(proc),
+            Self::Unclear | Self::Absent => None,
+        }
+    }
+}
+
 /// A host of a running lab.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -173,16 +193,21 @@ impl Host {
         &self.cgroup
     }
 
-    /// The processes with these consecutive words in their command lines, the oldest first.
-    pub(super) fn services(&self, words: &[&str]) -> Vec<Proc> {
+    /// Looks for the process with these consecutive words in its command line, the oldest if
+    /// there are several.
+    pub(super) fn look_for(&self, words: &[&str]) -> Sighting {
+        let mut inside = self.cgroup.procs();
+        inside.retain(|proc| proc.inner_pid.is_some() && proc.state != 'Z');
+        inside.sort_by_key(|proc| proc.inner_pid);
         let started_so = |proc: &Proc| {
-            proc.state != 'Z'
-                && proc.args.windows(words.len()).any(|w| w.iter().eq(words.iter().copied()))
+            proc.args.windows(words.len()).any(|w| w.iter().eq(words.iter().copied()))
         };
-        let inside = self.cgroup.procs().into_iter().filter(|proc| proc.inner_pid.is_some());
-        let mut found: Vec<_> = inside.filter(started_so).collect();
-        found.sort_by_key(|proc| proc.inner_pid);
-        found
+        let unclear = inside.iter().any(|proc| proc.args.is_empty());
+        match inside.into_iter().find(started_so) {
+            Some(proc) => Sighting::Seen(proc),
+            None if unclear => Sighting::Unclear,
+            None => Sighting::Absent,
+        }
     }
 
     fn enter(&self) -> anyhow::Result<Command> {

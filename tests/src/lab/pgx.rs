@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 
-use super::host::Host;
+use super::host::{Host, Sighting};
 use super::postgres::tail;
 use super::procs::Proc;
 use super::spec::{POSTGRES_PORT, PROXY_PORT, Plan};
@@ -20,6 +20,8 @@ pub const ADMIN_SOCKET: &str = "/run/pgx/admin.sock";
 /// pgx binds its sockets at once; loading BPF programs may take a second.
 const START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(20);
+/// What the command line of pgx ends with.
+const WORDS: [&str; 3] = ["serve", "--config", CONFIG];
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
@@ -48,11 +50,12 @@ pub(super) fn start(host: &Host, program: &Path, log: &Path) -> anyhow::Result<(
         bail!("pgx in {name} runs already");
     }
     let program = program.to_str().context("the path of pgx is not UTF-8")?;
-    host.start(None, log, &[program, "serve", "--config", CONFIG])?;
+    host.start(None, log, &[&[program][..], &WORDS].concat())?;
     let what = format!("pgx in {name} to listen on port {PROXY_PORT}");
-    let listens = wait_for_some(&what, START, || match process(host) {
-        Some(_) => listens(host, PROXY_PORT).then_some(true),
-        None => Some(false),
+    let listens = wait_for_some(&what, START, || match host.look_for(&WORDS) {
+        Sighting::Seen(_) => listens(host, PROXY_PORT).then_some(true),
+        Sighting::Unclear => None,
+        Sighting::Absent => Some(false),
     });
     if !listens.with_context(|| format!("its log is {}", log.display()))? {
         bail!("pgx in {name} ended during its start:\n{}", tail(log));
@@ -71,7 +74,7 @@ pub(super) fn stop(host: &Host) -> anyhow::Result<()> {
 
 /// The process of pgx in `host`, if it runs.
 pub(super) fn process(host: &Host) -> Option<Proc> {
-    host.services(&["serve", "--config", CONFIG]).into_iter().next()
+    host.look_for(&WORDS).seen()
 }
 
 /// Whether anything in `host` listens on a TCP port; read from outside, without connecting.

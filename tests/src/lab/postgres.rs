@@ -4,6 +4,9 @@
 //! from the process table, whether it is ready from the `postmaster.pid` that it writes.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +14,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::host::{Host, POSTGRES};
+use super::host::{Host, POSTGRES, Sighting};
 use super::procs::Proc;
 use super::run::{run, run_with_input};
 use super::spec::{APP, POSTGRES_PORT};
@@ -85,11 +88,19 @@ pub(super) fn make_primary(
 ) -> anyhow::Result<()> {
     // Passed as a file: a command line can be read by anybody.
     let pwfile = host.file("/run/lab/password");
-    std::fs::write(&pwfile, password)?;
+    let mut options = File::options();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&pwfile)?;
+    file.write_all(password.as_bytes())?;
     std::os::unix::fs::chown(&pwfile, Some(owner()?), None)?;
     let words = [
-        &["initdb", "--pgdata", PGDATA, "--username", POSTGRES, "--data-checksums", "--no-sync"][..],
-        &["--auth-local=peer", "--auth-host=scram-sha-256", "--pwfile=/run/lab/password"],
+        &["initdb", "--pgdata", PGDATA, "--username", POSTGRES][..],
+        &[
+            "--data-checksums",
+            "--no-sync",
+            "--auth-local=peer",
+            "--auth-host=scram-sha-256",
+            "--pwfile=/run/lab/password",
+        ],
         &["--encoding=UTF8", "--locale=C.UTF-8"],
     ];
     host.output(Some(POSTGRES), &words.concat())?;
@@ -158,9 +169,10 @@ pub(super) fn start(host: &Host, log: &Path) -> anyhow::Result<()> {
     host.start(Some(POSTGRES), log, &words)?;
     let ready = wait_for_some(&format!("PostgreSQL in {name} to be ready"), START, || {
         // Whatever comes before it in its process still has its words.
-        match host.services(&WORDS).first() {
-            Some(proc) => is_ready(host, proc).then_some(true),
-            None => Some(false),
+        match host.look_for(&WORDS) {
+            Sighting::Seen(proc) => is_ready(host, &proc).then_some(true),
+            Sighting::Unclear => None,
+            Sighting::Absent => Some(false),
         }
     });
     if !ready.with_context(|| format!("its log is {}", log.display()))? {
@@ -187,7 +199,7 @@ pub(super) fn wait_until_gone(host: &Host) -> anyhow::Result<()> {
 /// The postmaster of `host`, if it runs.
 pub(super) fn postmaster(host: &Host) -> Option<Proc> {
     // Its children look like it until they set their titles; it is older than they are.
-    host.services(&WORDS).into_iter().find(|proc| proc.comm == "postgres")
+    host.look_for(&WORDS).seen().filter(|proc| proc.comm == "postgres")
 }
 
 /// All processes of PostgreSQL in `host`.

@@ -156,7 +156,9 @@ fn launch(spec: &Spec, plan: &Plan, dir: &StateDir, cgroup: &Cgroup) -> anyhow::
         },
     )?;
     let printed = run(Command::new(&words[0]).args(&words[1..]))?;
-    let pid = printed.trim().parse().with_context(|| format!("no process id: {printed:?}"))?;
+    let pid = printed.trim().parse().with_context(|| {
+        format!("{} did not serve as a helper, it printed {printed:?}", words.join(" "))
+    })?;
     let init = Proc::read(pid).context("its init ended at once")?.id;
     Ok(HostState { plan: plan.clone(), init })
 }
@@ -226,6 +228,7 @@ fn loop_devices(dir: &Path) -> Vec<String> {
 
 /// Refuses early, in one line each, what would fail later in many.
 pub(super) fn check_machine(spec: &Spec) -> anyhow::Result<()> {
+    helper::refuse_in_helper()?;
     if !nix::unistd::geteuid().is_root() {
         bail!("a lab makes namespaces and mounts and so needs root; run it with sudo");
     }

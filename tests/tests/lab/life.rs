@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use libtest_mimic::Trial;
-use pgx_tests::lab::{Lab, Spec, wait_for, wait_for_some};
+use pgx_tests::lab::{Fault, Lab, ProcId, Spec, wait_for, wait_for_some};
 
 use crate::shared::reaches;
 use crate::{traces, trial};
@@ -91,7 +91,7 @@ fn crash_amid_initdb_is_cleaned_up() -> anyhow::Result<()> {
     let mut up = crashing_at("never")?.spawn()?;
     wait_for("initdb to run in n1", MAKE, || {
         let lab = Lab::open(CRASHING);
-        lab.is_ok_and(|lab| lab.host("n1").is_ok_and(|host| runs(host.processes(), "initdb")))
+        lab.is_ok_and(|lab| lab.host("n1").is_ok_and(|host| runs(&host.processes(), "initdb")))
     })?;
     up.kill()?;
     up.wait()?;
@@ -101,7 +101,7 @@ fn crash_amid_initdb_is_cleaned_up() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn runs(procs: Vec<pgx_tests::lab::ProcId>, name: &str) -> bool {
+fn runs(procs: &[ProcId], name: &str) -> bool {
     procs.iter().any(|proc| {
         let comm = std::fs::read_to_string(format!("/proc/{}/comm", proc.pid));
         comm.is_ok_and(|comm| comm.trim_end() == name)
@@ -134,7 +134,7 @@ fn down_needs_no_state_file() -> anyhow::Result<()> {
 
 fn down_of_a_frozen_lab_leaves_nothing() -> anyhow::Result<()> {
     let lab = Lab::up(&bare("test-life"))?.guard();
-    lab.fault(&pgx_tests::lab::Fault::Stop { host: "n1".to_owned() })?;
+    lab.fault(&Fault::Stop { host: "n1".to_owned() })?;
     let traces = traces::of(&lab);
     drop(lab);
     traces.assert_gone();

@@ -9,11 +9,16 @@ mod services;
 mod shared;
 mod traces;
 
+use std::process::ExitCode;
+
 use libtest_mimic::{Arguments, Trial};
 use pgx_tests::lab::helper;
+use pgx_tests::skip::{self, Requirement};
 
-fn main() {
-    helper::dispatch();
+fn main() -> anyhow::Result<ExitCode> {
+    if helper::dispatch()? {
+        return Ok(ExitCode::SUCCESS);
+    }
     life::crash_if_asked();
     let mut args = Arguments::from_args();
     args.test_threads = Some(1);
@@ -21,12 +26,11 @@ fn main() {
     trials.extend(network::trials());
     trials.extend(services::trials());
     let conclusion = libtest_mimic::run(&args, trials);
-    shared::down();
-    conclusion.exit();
+    shared::down()?;
+    Ok(conclusion.exit_code())
 }
 
-/// A test that is reported as ignored where a lab cannot be.
+/// A test that is reported as skipped where a lab cannot be.
 fn trial(name: &str, test: fn() -> anyhow::Result<()>) -> Trial {
-    let trial = Trial::test(name, move || Ok(test()?));
-    trial.with_ignored_flag(!nix::unistd::geteuid().is_root())
+    skip::trial(name, &[Requirement::Lab], test)
 }

@@ -156,8 +156,8 @@ fn cut(host: &str, direction: Direction) -> Fault {
 
 /// Makes two hosts know each other's hardware address, which one-way traffic cannot find out.
 fn assert_neighbours(a: &Host, b: &Host) -> anyhow::Result<()> {
-    wait_reached(a, b.plan().v4())?;
-    wait_reached(b, a.plan().v4())
+    wait_reached(a, &b.plan().v4().to_string())?;
+    wait_reached(b, &a.plan().v4().to_string())
 }
 
 /// How many of one unanswered echo request from `from` arrive at `at`.

@@ -27,10 +27,11 @@ pub(crate) fn lab() -> anyhow::Result<&'static Lab> {
 }
 
 /// Takes the shared lab down, if a test brought it up.
-pub(crate) fn down() {
+pub(crate) fn down() -> anyhow::Result<()> {
     if LAB.get().is_some() {
-        Lab::down(NAME).expect("the shared lab can be taken down");
+        Lab::down(NAME)?;
     }
+    Ok(())
 }
 
 /// A fault that heals when the test ends, whichever way.
@@ -58,16 +59,15 @@ impl Drop for Faulty<'_> {
 }
 
 /// Whether one packet to `address` comes back within a second.
-pub(crate) fn reaches(from: &Host, address: impl ToString) -> anyhow::Result<bool> {
-    let output = from.exec(&["ping", "-n", "-c1", "-W1", &address.to_string()])?;
+pub(crate) fn reaches(from: &Host, address: &str) -> anyhow::Result<bool> {
+    let output = from.exec(&["ping", "-n", "-c1", "-W1", address])?;
     Ok(output.status.success())
 }
 
 /// Waits until `from` reaches `address`.
-pub(crate) fn wait_reached(from: &Host, address: impl ToString) -> anyhow::Result<()> {
-    let address = address.to_string();
+pub(crate) fn wait_reached(from: &Host, address: &str) -> anyhow::Result<()> {
     let what = format!("{} to reach {address}", from.plan().name);
-    wait_for(&what, SETTLE, || reaches(from, &address).unwrap_or(false))
+    wait_for(&what, SETTLE, || reaches(from, address).unwrap_or(false))
 }
 
 /// How many echo requests have arrived at `host`, counted by its own kernel. Read from outside,
