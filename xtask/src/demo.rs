@@ -149,12 +149,12 @@ mod tests {
     use super::*;
 
     const PRINTED: &str = "number of failed transactions: 0 (0.000%)\n\
-        latency average = 0.318 ms\ninitial connection time = 9.1 ms\n\
+        latency average = 0.325 ms\ninitial connection time = 9.1 ms\n\
         tps = 25132.184 (without initial connection time)\n";
 
     #[test]
     fn throughput_and_latency_are_read_from_the_report_of_pgbench() {
-        assert_eq!(parse(PRINTED), Some(Run { tps: 25132.184, latency_ms: 0.318 }));
+        assert_eq!(parse(PRINTED), Some(Run { tps: 25132.184, latency_ms: 0.325 }));
         assert_eq!(parse("pgbench: error: connection refused"), None);
     }
 

@@ -10,9 +10,18 @@ use super::Finding;
 
 /// What may stand at the top of the repository beside dotfiles. `Cargo.lock` goes with
 /// `Cargo.toml`: this is a program, and its builds are to be repeatable.
-const TOP_LEVEL: &[&str] =
-    &["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "benches", "docs", "ebpf", "proxy",
-      "tests", "xtask"];
+const TOP_LEVEL: &[&str] = &[
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "benches",
+    "docs",
+    "ebpf",
+    "proxy",
+    "tests",
+    "xtask",
+];
 
 /// The files that git tracks or would track, relative to `root`.
 ///
