@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("counters_and_attachment_survive_a_restart", needs, restart),
         trial("detaching_stops_the_program_and_leaves_no_pin", needs, detach),
+        trial("an_interface_is_free_as_soon_as_detaching_returns", needs, detach_at_once),
         trial("an_interface_without_native_xdp_gets_generic_and_says_why", needs, generic),
         trial("a_generic_attachment_is_replaced_in_its_own_mode", needs, generic_again),
         trial("an_interface_that_came_back_is_attached_anew", needs, came_back),
@@ -106,6 +107,24 @@ fn detach() -> anyhow::Result<()> {
         ensure!(program_id().is_err(), "removing the pins left the program");
         let base = space.mount.join(pgx_abi::PIN_BASE);
         ensure!(!base.exists(), "{} is left", base.display());
+        Ok(())
+    })
+}
+
+fn detach_at_once() -> anyhow::Result<()> {
+    // The kernel could free the link just in time once, and not every time.
+    const ROUNDS: usize = 20;
+    Space::run(|space| {
+        space.cable("")?;
+        let pins = space.pins()?;
+        let mut plane = Plane::load(&objects()?, pins.clone())?;
+        for round in 0..ROUNDS {
+            plane.attach(NEAR)?;
+            Plane::detach(&pins, NEAR)?;
+            // Another program, so that nothing of ours could be replaced.
+            lab::attach_pass(&objects()?, &pins, NEAR).with_context(|| format!("{round}"))?;
+            lab::detach_pass(&pins, NEAR)?;
+        }
         Ok(())
     })
 }
