@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use pgx_tests::lab::spec::{DISK_MB_DEFAULT, Spec};
-use pgx_tests::lab::{FaultId, Lab, build, helper};
+use pgx_tests::lab::{FaultId, Lab, build};
 
 use crate::setup;
 
@@ -78,12 +78,6 @@ enum Verb {
         #[arg(long)]
         follow: bool,
     },
-    /// Serves the lab from inside a host
-    #[command(hide = true)]
-    Helper {
-        /// What to do, and with what
-        words: Vec<String>,
-    },
 }
 
 #[derive(clap::Args)]
@@ -143,13 +137,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Verb::Fault(verb) => {
             let fault = verb.into_fault();
             let id = Lab::open(&name)?.fault(&fault)?;
-            eprintln!("lab {name}: {fault}; heal it: cargo xtask lab heal {id}");
+            eprintln!("lab {name}: {fault}; heal it: cargo xtask lab --name {name} heal {id}");
             println!("{id}");
             Ok(())
         }
         Verb::Heal { ids, all } => heal(&name, &ids, all),
         Verb::Logs { host, service, follow } => logs(&name, &host, &service, follow),
-        Verb::Helper { words } => helper::serve(&words),
     }
 }
 

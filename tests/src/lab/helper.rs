@@ -60,10 +60,7 @@ pub fn dispatch() -> anyhow::Result<bool> {
 }
 
 /// Does a helper's work, given its verb and its plan.
-///
-/// # Errors
-/// When the work fails, or the words come from a program that was built from other sources.
-pub fn serve(words: &[String]) -> anyhow::Result<()> {
+fn serve(words: &[String]) -> anyhow::Result<()> {
     let [verb, plan] = words else { bail!("a helper takes a verb and a plan, not {words:?}") };
     match Verb::ALL.into_iter().find(|known| known.name() == verb) {
         Some(Verb::Launch) => launch(&parse(plan)?),

@@ -97,7 +97,9 @@ fn mounts(plan: &InitPlan) -> anyhow::Result<()> {
 }
 
 fn fresh(kind: &str, target: &str) -> anyhow::Result<()> {
-    mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>)
+    // A tmpfs lets everybody write unless told otherwise.
+    let options = (kind == "tmpfs").then_some("mode=0755");
+    mount(Some(kind), target, Some(kind), MsFlags::empty(), options)
         .with_context(|| format!("cannot mount {kind} on {target}"))
 }
 

@@ -29,8 +29,8 @@ pub(super) fn up(spec: &Spec, watch: &mut dyn FnMut(&str)) -> anyhow::Result<Lab
     let cgroup = Cgroup::of_lab(&spec.name)?;
     if dir.path().exists() || cgroup.exists() {
         bail!(
-            "lab {} is up already, or what a crash left of it; see it: cargo xtask lab status; \
-             take it down: cargo xtask lab down; do both: cargo xtask lab up --replace",
+            "lab {0} is up already, or what a crash left of it; see it: cargo xtask lab --name \
+             {0} status; take it down: the same with `down`; do both: the same with `up --replace`",
             spec.name
         );
     }
