@@ -25,12 +25,14 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// The objects with `lab` replaced.
 fn with_lab(space: &Space, lab: &[u8]) -> anyhow::Result<Objects> {
+    let pgx = objects()?;
     let dir = space.mount.with_extension("objects");
     fs::create_dir(&dir)?;
-    fs::write(dir.join("pgx.o"), objects()?.pgx())?;
-    fs::write(dir.join("lab.o"), lab)?;
+    let written = fs::write(dir.join("pgx.o"), pgx.pgx());
+    let written = written.and_then(|()| fs::write(dir.join("lab.o"), lab));
     let objects = Objects::from_dir(&dir);
     fs::remove_dir_all(&dir)?;
+    written?;
     Ok(objects?)
 }
 
