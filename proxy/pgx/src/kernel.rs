@@ -5,14 +5,11 @@
 
 use std::path::Path;
 
-use pgx_bpf::{Attachment, BPFFS, Error, Objects, Pins, Plane};
+use pgx_bpf::{Attachment, BPFFS, Error, Objects, PIN_BASE, Pins, Plane};
 use pgx_control::admin::KernelStatus;
 use tracing::{info, warn};
 
 use crate::config;
-
-/// Folder of pgx below the BPF file system.
-pub(crate) const PIN_BASE: &str = "pgx";
 
 /// The kernel plane, or why there is none.
 pub(crate) struct Kernel {
