@@ -1,6 +1,6 @@
 //! Support for the tests: the lab and what tests share.
 
 pub mod lab;
+pub mod node;
 pub mod objects;
 pub mod skip;
-pub mod node;
