@@ -2,7 +2,7 @@
 //!
 //! The objects are committed so that everybody else needs no BPF tools. Beside them stands a record
 //! of what they were built from ([`record`]); `--check` compares it with the tree and needs no
-//! tools either. Building is in [`build`], what it needs from the machine in [`tools`].
+//! tools either. Building is in [`mod@build`], what it needs from the machine in [`tools`].
 
 mod build;
 mod record;

@@ -1,12 +1,15 @@
 //! What the cluster decides and what an operator may ask, without I/O.
 //!
-//! It holds the request and reply types of the admin socket ([`admin`]); leases, quorum rules and
-//! the failover decision have their home here too. It must not know bytes of PostgreSQL's
-//! protocol, sockets or clocks: it deals in facts.
+//! [`lease`] is who may act until when, [`cluster`] what the quorum has agreed on and the rules by
+//! which that changes, [`admin`] the requests and replies of the admin socket. It must not know
+//! bytes of PostgreSQL's protocol, sockets or clocks: it deals in facts.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 pub mod admin;
+pub mod cluster;
+pub mod ids;
+pub mod lease;
 pub mod limits;

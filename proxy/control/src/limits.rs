@@ -12,4 +12,9 @@ pub const ADMIN_CLIENTS_MAX: usize = 32;
 /// How long an admin client may take to send its request or to read the reply, in milliseconds.
 pub const ADMIN_CLIENT_MS_MAX: u64 = 10_000;
 
+/// Memberships that may wait for the primary to count in them, the one it counts in included. Each
+/// is one more majority that a failover needs; a primary that adopts none for so long is ill.
+pub const MEMBERSHIPS_PENDING_MAX: usize = 4;
+
+const _: () = assert!(MEMBERSHIPS_PENDING_MAX >= 2);
 const _: () = assert!(ADMIN_CLIENTS_MAX * ADMIN_REQUEST_BYTES_MAX <= 4 * 1024 * 1024);

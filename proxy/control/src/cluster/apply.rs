@@ -1,0 +1,378 @@
+//! The rules: which entry may change the state, and how.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use super::history::{Descent, History, Switch};
+use super::sync::Rule;
+use super::{
+    Durability, Entry, Established, Member, Membership, Registration, Report, State, Tenure, Void,
+};
+use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
+use crate::lease::{Kind, Right, Settings};
+use crate::limits::MEMBERSHIPS_PENDING_MAX;
+
+impl State {
+    /// Applies the next entry of the log. The state after a void entry is the state before it.
+    ///
+    /// # Errors
+    /// Why the entry is void.
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), Void> {
+        match entry {
+            Entry::Bootstrap { system, holder, incarnation, timeline } => {
+                self.bootstrap(*system, *holder, *incarnation, *timeline)
+            }
+            Entry::Admit(member) => self.admit(member),
+            Entry::Seal { epoch, attempt } => self.seal_epoch(*epoch, *attempt),
+            Entry::Released { voter, kind, number } => self.release(*voter, *kind, *number),
+            Entry::NewEpoch { .. } => self.begin_epoch(entry),
+            Entry::Established { epoch, timeline, switch, lsn } => {
+                self.establish(*epoch, *timeline, *switch, *lsn)
+            }
+            Entry::RuleJoint { epoch, rule } => self.join_rules(*epoch, rule),
+            Entry::RuleSettled { epoch } => self.settle_rules(*epoch),
+            Entry::Membership(next) => self.change_membership(next),
+            Entry::MembershipAdopted { node, version } => self.adopt(*node, *version),
+            Entry::Register { node } => self.register(*node),
+            Entry::Forget { node } => self.forget(*node),
+            Entry::GiveVip { vip, number, holder, incarnation } => {
+                let kind = Kind::Vip(*vip);
+                let (number, holder, incarnation) = (*number, *holder, *incarnation);
+                self.give_vip(*vip, Right { kind, number, holder, incarnation })
+            }
+            Entry::Settings(settings) => self.change_settings(settings),
+            Entry::Durability(durability) => {
+                self.durability = *durability;
+                Ok(())
+            }
+        }
+    }
+
+    fn bootstrap(
+        &mut self,
+        system: SystemId,
+        holder: NodeId,
+        incarnation: Incarnation,
+        timeline: Timeline,
+    ) -> Result<(), Void> {
+        if self.system.is_some() {
+            return Err(Void::AlreadyBootstrapped);
+        }
+        let epoch = Epoch(0);
+        let rule = Rule::degraded();
+        let first = Switch { timeline, at: Lsn(0), epoch };
+        self.system = Some(system);
+        self.members.insert(holder, Member { node: holder, incarnation, priority: 0 });
+        self.established = Some(Established {
+            epoch,
+            incarnation,
+            lsn: Lsn(0),
+            rules: alloc::vec![rule.clone()],
+            history: History(alloc::vec![first]),
+        });
+        self.tenure = Some(Tenure { epoch, holder, incarnation, rule, is_established: true });
+        Ok(())
+    }
+
+    fn admit(&mut self, member: &Member) -> Result<(), Void> {
+        if self.system.is_none() {
+            return Err(Void::NotBootstrapped);
+        }
+        // A directory is in one place only; a second node that claims it is mistaken or a copy.
+        let taken = self
+            .members
+            .values()
+            .any(|other| other.incarnation == member.incarnation && other.node != member.node);
+        if taken {
+            return Err(Void::Member);
+        }
+        self.members.insert(member.node, *member);
+        Ok(())
+    }
+
+    fn seal_epoch(&mut self, epoch: Epoch, attempt: Attempt) -> Result<(), Void> {
+        self.current(epoch)?;
+        // A later attempt overrides an earlier one; the epoch stays sealed in between.
+        if self.sealed.is_some_and(|running| attempt <= running) {
+            return Err(Void::Attempt);
+        }
+        self.sealed = Some(attempt);
+        Ok(())
+    }
+
+    /// What a voter has refused it refuses for ever, so this only ever grows.
+    fn release(&mut self, voter: NodeId, kind: Kind, number: u64) -> Result<(), Void> {
+        let up_to = self.released.entry(kind).or_default().entry(voter).or_insert(number);
+        *up_to = (*up_to).max(number);
+        Ok(())
+    }
+
+    fn begin_epoch(&mut self, entry: &Entry) -> Result<(), Void> {
+        let Entry::NewEpoch { epoch, attempt, holder, incarnation, reports, rule, accept_loss } =
+            entry
+        else {
+            unreachable!("called for this entry only");
+        };
+        let current = self.tenure.as_ref().ok_or(Void::NotBootstrapped)?.epoch;
+        if *epoch != current.next() {
+            return Err(Void::Epoch { current });
+        }
+        if self.sealed != Some(*attempt) {
+            return Err(Void::Attempt);
+        }
+        self.check_released(Kind::Primary, current.0)?;
+        if !self.registrations.contains_key(holder) {
+            return Err(Void::Registration);
+        }
+        if self.members.get(holder).is_none_or(|member| member.incarnation != *incarnation) {
+            return Err(Void::Member);
+        }
+        self.check_rule(rule, *incarnation, *accept_loss)?;
+        self.check_reports(reports, current, *attempt)?;
+        self.check_choice(reports, *incarnation, *accept_loss)?;
+        self.tenure = Some(Tenure {
+            epoch: *epoch,
+            holder: *holder,
+            incarnation: *incarnation,
+            rule: rule.clone(),
+            is_established: false,
+        });
+        self.unestablished.insert(*epoch);
+        self.sealed = None;
+        Ok(())
+    }
+
+    fn check_released(&self, kind: Kind, number: u64) -> Result<(), Void> {
+        match self.lacks_release(kind, number) {
+            Some(Membership { version, .. }) => Err(Void::NotReleased { membership: *version }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_reports(
+        &self,
+        reports: &[Report],
+        epoch: Epoch,
+        attempt: Attempt,
+    ) -> Result<(), Void> {
+        let mut seen = BTreeSet::new();
+        for report in reports {
+            let belongs = report.epoch == epoch && report.attempt == attempt;
+            if !belongs || !seen.insert(report.incarnation) {
+                return Err(Void::ReportStray { incarnation: report.incarnation });
+            }
+        }
+        Ok(())
+    }
+
+    /// The heart of it: every acknowledged commit is in a report that counts, and the chosen
+    /// directory is as far as any of them.
+    fn check_choice(
+        &self,
+        reports: &[Report],
+        chosen: Incarnation,
+        accept_loss: bool,
+    ) -> Result<(), Void> {
+        let established = self.established.as_ref().ok_or(Void::NotBootstrapped)?;
+        let descent = |report: &Report| {
+            report.history.descent(report.end, &established.history, &self.unestablished)
+        };
+        // Only directories that acknowledged commits could depend on are known to be undamaged: one
+        // outside the rules may have been started by hand, which leaves no trace in a history.
+        let is_trusted = |report: &Report| {
+            let incarnation = report.incarnation;
+            accept_loss
+                || incarnation == established.incarnation
+                || established.rules.iter().any(|rule| rule.members.contains(&incarnation))
+        };
+        let counted: BTreeMap<Incarnation, Lsn> = reports
+            .iter()
+            .filter(|report| is_trusted(report) && descent(report) == Descent::Counts)
+            .map(|report| (report.incarnation, report.end))
+            .collect();
+        let reporters: BTreeSet<_> = counted.keys().copied().collect();
+        let has_all = reporters.contains(&established.incarnation)
+            || established.rules.iter().all(|rule| rule.is_covered_by(&reporters));
+        if !has_all && !accept_loss {
+            return Err(Void::ReportsTooFew);
+        }
+        let Some(end) = counted.get(&chosen).copied() else {
+            let report = reports.iter().find(|report| report.incarnation == chosen);
+            return Err(Void::CandidateUnknown { descent: report.map(descent) });
+        };
+        let furthest = counted.values().copied().max().unwrap_or(end);
+        if end < furthest && !accept_loss {
+            return Err(Void::CandidateBehind { end, furthest });
+        }
+        Ok(())
+    }
+
+    /// A rule must name members other than the primary, and be possible to fulfil.
+    fn check_rule(&self, rule: &Rule, primary: Incarnation, accept_loss: bool) -> Result<(), Void> {
+        let known: BTreeSet<_> = self.members.values().map(|member| member.incarnation).collect();
+        let may_degrade = accept_loss || self.durability == Durability::Available;
+        let usable = rule.can_be_fulfilled()
+            && rule.members.is_subset(&known)
+            && !rule.members.contains(&primary)
+            && (!rule.is_degraded() || may_degrade || self.is_degraded());
+        if usable { Ok(()) } else { Err(Void::Rule) }
+    }
+
+    /// Whether acknowledged commits depend on one directory already, so that a degraded rule takes
+    /// nothing away: a cluster of one node, or one that has just begun.
+    fn is_degraded(&self) -> bool {
+        let rules = self.established.iter().flat_map(|established| &established.rules);
+        rules.into_iter().any(Rule::is_degraded)
+    }
+
+    fn establish(
+        &mut self,
+        epoch: Epoch,
+        timeline: Timeline,
+        switch: Lsn,
+        lsn: Lsn,
+    ) -> Result<(), Void> {
+        self.current(epoch)?;
+        if self.sealed.is_some() {
+            return Err(Void::Sealed);
+        }
+        let tenure = self.tenure.as_mut().ok_or(Void::NotBootstrapped)?;
+        let established = self.established.as_mut().ok_or(Void::NotBootstrapped)?;
+        if tenure.is_established {
+            return Err(Void::Establishment);
+        }
+        tenure.is_established = true;
+        established.epoch = epoch;
+        established.incarnation = tenure.incarnation;
+        established.lsn = lsn;
+        established.rules = alloc::vec![tenure.rule.clone()];
+        let last = established.history.0.last().map(|switch| switch.timeline);
+        if last != Some(timeline) {
+            established.history.0.push(Switch { timeline, at: switch, epoch });
+        }
+        self.unestablished.clear();
+        Ok(())
+    }
+
+    fn join_rules(&mut self, epoch: Epoch, rule: &Rule) -> Result<(), Void> {
+        self.check_serving(epoch)?;
+        let primary = self.tenure.as_ref().ok_or(Void::NotBootstrapped)?.incarnation;
+        self.check_rule(rule, primary, false)?;
+        let established = self.established.as_mut().ok_or(Void::NotBootstrapped)?;
+        if established.rules.len() != 1 {
+            return Err(Void::RuleChange);
+        }
+        established.rules.push(rule.clone());
+        Ok(())
+    }
+
+    fn settle_rules(&mut self, epoch: Epoch) -> Result<(), Void> {
+        self.check_serving(epoch)?;
+        let established = self.established.as_mut().ok_or(Void::NotBootstrapped)?;
+        if established.rules.len() != 2 {
+            return Err(Void::RuleChange);
+        }
+        established.rules.remove(0);
+        Ok(())
+    }
+
+    /// Rules change only under a primary that serves: after a seal, what it says comes too late.
+    fn check_serving(&self, epoch: Epoch) -> Result<(), Void> {
+        self.current(epoch)?;
+        match (&self.sealed, &self.tenure) {
+            (Some(_), _) => Err(Void::Sealed),
+            (None, Some(tenure)) if tenure.is_established => Ok(()),
+            _ => Err(Void::Establishment),
+        }
+    }
+
+    fn change_membership(&mut self, next: &Membership) -> Result<(), Void> {
+        let full = self.memberships.len() >= MEMBERSHIPS_PENDING_MAX;
+        if full || !self.membership().may_become(next) {
+            return Err(Void::Membership);
+        }
+        self.memberships.push(next.clone());
+        self.drop_old_memberships();
+        Ok(())
+    }
+
+    fn adopt(&mut self, node: NodeId, version: u64) -> Result<(), Void> {
+        let newest = self.membership().version;
+        let registration = self.registrations.get_mut(&node).ok_or(Void::Registration)?;
+        if version > newest || version <= registration.counts_in {
+            return Err(Void::Membership);
+        }
+        registration.counts_in = version;
+        self.drop_old_memberships();
+        Ok(())
+    }
+
+    fn register(&mut self, node: NodeId) -> Result<(), Void> {
+        if self.registrations.contains_key(&node) {
+            return Err(Void::Registration);
+        }
+        self.registrations_ever += 1;
+        let counts_in = self.membership().version;
+        let registration = Registration { number: self.registrations_ever, counts_in };
+        self.registrations.insert(node, registration);
+        Ok(())
+    }
+
+    fn forget(&mut self, node: NodeId) -> Result<(), Void> {
+        let registration = self.registrations.get(&node).ok_or(Void::Registration)?;
+        let holds_epoch = self.tenure.as_ref().is_some_and(|tenure| tenure.holder == node);
+        let holds_vip = self.vips.values().any(|right| right.holder == node);
+        if holds_epoch || holds_vip {
+            return Err(Void::Registration);
+        }
+        let kinds = [Kind::Member(node), Kind::Route(node)];
+        for kind in kinds {
+            self.check_released(kind, registration.number)?;
+        }
+        self.registrations.remove(&node);
+        for kind in kinds {
+            // The next registration has another number, so these statements will not be asked for.
+            self.released.remove(&kind);
+        }
+        self.drop_old_memberships();
+        Ok(())
+    }
+
+    fn give_vip(&mut self, vip: VipId, right: Right) -> Result<(), Void> {
+        if !self.registrations.contains_key(&right.holder) {
+            return Err(Void::Registration);
+        }
+        let last = self.vips.get(&vip).map_or(0, |last| last.number);
+        if right.number != last + 1 {
+            return Err(Void::Number);
+        }
+        if last > 0 {
+            self.check_released(Kind::Vip(vip), last)?;
+        }
+        self.vips.insert(vip, right);
+        Ok(())
+    }
+
+    /// Forgets the memberships that no holder can count in any more.
+    fn drop_old_memberships(&mut self) {
+        let newest = self.membership().version;
+        let counted = self.registrations.values().map(|registration| registration.counts_in);
+        let oldest = counted.min().unwrap_or(newest);
+        self.memberships.retain(|membership| membership.version >= oldest);
+    }
+
+    fn change_settings(&mut self, settings: &Settings) -> Result<(), Void> {
+        settings.check().map_err(Void::Settings)?;
+        self.settings = *settings;
+        self.longest_promise_ms = self.longest_promise_ms.max(settings.promise_ms());
+        Ok(())
+    }
+
+    fn current(&self, epoch: Epoch) -> Result<(), Void> {
+        let current = self.tenure.as_ref().ok_or(Void::NotBootstrapped)?.epoch;
+        if epoch == current { Ok(()) } else { Err(Void::Epoch { current }) }
+    }
+}
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

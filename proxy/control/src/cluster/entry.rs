@@ -1,0 +1,250 @@
+//! The entries of the quorum's log, and why one may be void.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::history::{Descent, History};
+use super::sync::Rule;
+use super::{Member, Membership};
+use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
+use crate::lease::{Kind, Settings, SettingsError};
+
+/// What to do when fewer standbys live than a commit needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// Commits wait: none is acknowledged that only one directory has.
+    #[default]
+    Strict,
+    /// The quorum may agree on a degraded rule, on record.
+    Available,
+}
+
+/// What a frozen data directory reports in an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The node it is on.
+    pub node: NodeId,
+    /// The directory.
+    pub incarnation: Incarnation,
+    /// The epoch that is being left.
+    pub epoch: Epoch,
+    /// The attempt it was frozen for.
+    pub attempt: Attempt,
+    /// How far it has flushed or replayed, whichever is further, with its local log replayed to the
+    /// end and no upstream to receive more from.
+    pub end: Lsn,
+    /// Its timelines.
+    pub history: History,
+}
+
+/// A change of the cluster's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Entry {
+    /// The cluster begins with one directory, in epoch 0, which counts as established and degraded.
+    Bootstrap {
+        /// PostgreSQL's system identifier.
+        system: SystemId,
+        /// The node that serves first.
+        holder: NodeId,
+        /// Its directory.
+        incarnation: Incarnation,
+        /// The timeline it is on.
+        timeline: Timeline,
+    },
+    /// A node with a directory joins, or has another directory than before.
+    Admit(Member),
+    /// From here on voters renew the epoch's primary lease no more.
+    Seal {
+        /// The epoch to leave.
+        epoch: Epoch,
+        /// Numbers the attempt.
+        attempt: Attempt,
+    },
+    /// A voter has refused for ever.
+    Released {
+        /// The voter.
+        voter: NodeId,
+        /// What it refuses.
+        kind: Kind,
+        /// Up to which number.
+        number: u64,
+    },
+    /// A new primary. It opens only when established.
+    NewEpoch {
+        /// The epoch that begins.
+        epoch: Epoch,
+        /// The attempt whose reports these are.
+        attempt: Attempt,
+        /// The node to serve.
+        holder: NodeId,
+        /// Its directory.
+        incarnation: Incarnation,
+        /// What the choice was made from.
+        reports: Vec<Report>,
+        /// The rule that holds in the new epoch.
+        rule: Rule,
+        /// Whether an operator has accepted that acknowledged commits may be lost.
+        accept_loss: bool,
+    },
+    /// The epoch's primary has ended recovery and its rule's standbys have flushed past that.
+    Established {
+        /// The epoch.
+        epoch: Epoch,
+        /// The timeline that its promotion made, or the one it went on with.
+        timeline: Timeline,
+        /// Where that timeline left the one before.
+        switch: Lsn,
+        /// The end of recovery.
+        lsn: Lsn,
+    },
+    /// A change of the rule begins: until it is settled, decisions satisfy the old and the new one.
+    RuleJoint {
+        /// The epoch it is for.
+        epoch: Epoch,
+        /// The rule to come.
+        rule: Rule,
+    },
+    /// Every walsender runs the new rule, and its members have flushed all that came before.
+    RuleSettled {
+        /// The epoch it is for.
+        epoch: Epoch,
+    },
+    /// One voter more or one fewer.
+    Membership(Membership),
+    /// A node wants to hold leases. It counts in the newest membership, or a later one, from before
+    /// it asks for the first promise.
+    Register {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node's member and route leases are released: it holds none and gets none before it
+    /// registers anew.
+    Forget {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node counts its promises in this membership, or a later one, from now on; it has made that
+    /// durable.
+    MembershipAdopted {
+        /// The node.
+        node: NodeId,
+        /// The membership's version.
+        version: u64,
+    },
+    /// Another node may answer for a virtual address.
+    GiveVip {
+        /// The address.
+        vip: VipId,
+        /// One more than the number before.
+        number: u64,
+        /// The node.
+        holder: NodeId,
+        /// The installation of the node.
+        incarnation: Incarnation,
+    },
+    /// Other lease settings.
+    Settings(Settings),
+    /// Another choice between waiting and going on.
+    Durability(Durability),
+}
+
+/// Why an entry changed nothing. To be void is normal: proposals race. The proposer looks at the
+/// state again and decides anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Void {
+    /// The cluster has begun already.
+    AlreadyBootstrapped,
+    /// The cluster has not begun.
+    NotBootstrapped,
+    /// It is about an epoch that is not the newest.
+    Epoch {
+        /// The newest one.
+        current: Epoch,
+    },
+    /// The epoch is sealed, so nothing may be recorded for it any more.
+    Sealed,
+    /// It belongs to no running attempt, or to one that a later one overrides.
+    Attempt,
+    /// The epoch is established already, or must be first.
+    Establishment,
+    /// No majority of this membership's voters has released what is to be given anew.
+    NotReleased {
+        /// The membership's version.
+        membership: u64,
+    },
+    /// A report is of another attempt, or there are two of one directory.
+    ReportStray {
+        /// The directory.
+        incarnation: Incarnation,
+    },
+    /// The reports may lack an acknowledged commit.
+    ReportsTooFew,
+    /// The chosen directory is not among the reports that count.
+    CandidateUnknown {
+        /// How its history stands, if it reported.
+        descent: Option<Descent>,
+    },
+    /// Another report that counts is ahead of the chosen one.
+    CandidateBehind {
+        /// Where the chosen one ends.
+        end: Lsn,
+        /// The furthest.
+        furthest: Lsn,
+    },
+    /// The rule cannot be fulfilled, names the primary itself, or is degraded where it may not be.
+    Rule,
+    /// A change of the rule runs already, or none runs.
+    RuleChange,
+    /// More or fewer than one voter would change, or too many changes wait for holders to follow.
+    Membership,
+    /// The node is registered already, or is not, or holds the newest epoch.
+    Registration,
+    /// The number does not follow upon the last one.
+    Number,
+    /// The settings cannot be used.
+    Settings(SettingsError),
+    /// The node or directory is not a member as stated.
+    Member,
+}
+
+impl fmt::Display for Void {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyBootstrapped => write!(out, "the cluster has begun already"),
+            Self::NotBootstrapped => write!(out, "the cluster has not begun"),
+            Self::Epoch { current } => write!(out, "the newest epoch is {}", current.0),
+            Self::Sealed => write!(out, "the epoch is sealed"),
+            Self::Attempt => write!(out, "another attempt is under way"),
+            Self::Establishment => write!(out, "the epoch is not in the right stage"),
+            Self::NotReleased { membership } => {
+                write!(out, "no majority of membership {membership} has released it")
+            }
+            Self::ReportStray { incarnation } => {
+                write!(out, "the report of directory {:x} does not belong here", incarnation.0)
+            }
+            Self::ReportsTooFew => write!(out, "an acknowledged commit may be in no report"),
+            Self::CandidateUnknown { descent: None } => {
+                write!(out, "the chosen directory has not reported")
+            }
+            Self::CandidateUnknown { descent: Some(descent) } => {
+                write!(out, "the chosen directory's history does not count: {descent:?}")
+            }
+            Self::CandidateBehind { end, furthest } => {
+                write!(out, "the chosen directory ends at {end}, another one at {furthest}")
+            }
+            Self::Rule => write!(out, "the rule of synchronous replication cannot be used"),
+            Self::RuleChange => write!(out, "a change of the rule is under way, or none is"),
+            Self::Membership => write!(out, "voters change one at a time"),
+            Self::Registration => write!(out, "the node's registration does not allow it"),
+            Self::Number => write!(out, "the number does not follow upon the last one"),
+            Self::Settings(error) => error.fmt(out),
+            Self::Member => write!(out, "that node is no member with that directory"),
+        }
+    }
+}
+
+impl core::error::Error for Void {}

@@ -1,0 +1,21 @@
+//! What the quorum has agreed on: the replicated state, and the entries that change it.
+//!
+//! Every entry is checked again when it is applied, by the same code on every node and in the
+//! order of the log. A proposer that was wrong or late changes nothing: its entry is void. So the
+//! rules that keep acknowledged commits do not depend on who coordinates.
+//!
+//! Read [`State::apply`] for the rules, [`sync`] for when reports are enough, [`history`] for which
+//! reports count.
+
+mod apply;
+mod entry;
+pub mod history;
+mod membership;
+mod state;
+pub mod sync;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use entry::{Durability, Entry, Report, Void};
+pub use membership::Membership;
+pub use state::{Established, Member, Registration, State, Tenure};
