@@ -10,6 +10,7 @@ extern crate alloc;
 
 pub mod admin;
 pub mod cluster;
+pub mod decide;
 pub mod ids;
 pub mod lease;
 pub mod limits;
