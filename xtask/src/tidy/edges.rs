@@ -24,6 +24,11 @@ const RULES: &[Rule] = &[
     Rule { name: "pgx-wire", ours: &[], others: Some(&[]) },
     Rule { name: "pgx-session", ours: &["pgx-wire"], others: Some(&[]) },
     Rule { name: "pgx-control", ours: &[], others: Some(&["serde"]) },
+    Rule {
+        name: "pgx-quorum",
+        ours: &[],
+        others: Some(&["crc32fast", "protobuf", "raft", "redb", "slog", "thiserror"]),
+    },
     Rule { name: "pgx-ring", ours: &[], others: Some(&["io-uring"]) },
     Rule { name: "pgx-bpf", ours: &["pgx-abi"], others: None },
     Rule {

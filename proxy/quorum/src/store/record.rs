@@ -1,0 +1,102 @@
+//! How records stand in the file: a checksum over name and content, then the content. The database
+//! has checksums over its pages too; ours also find a page that is sound and not the right one.
+
+use protobuf::Message;
+use raft::eraftpb::{Entry, HardState, Snapshot};
+
+use super::{Damage, Position};
+use crate::bytes::Reader;
+use crate::ids::{ClusterId, Identity, Incarnation, NodeId};
+
+pub(super) const FORMAT: &str = "format";
+pub(super) const IDENTITY: &str = "identity";
+pub(super) const HARD_STATE: &str = "hard state";
+pub(super) const SNAPSHOT: &str = "snapshot";
+pub(super) const TRUNCATED: &str = "truncated";
+const ENTRY: &str = "entry";
+
+/// Content with its checksum before it.
+pub(super) fn seal(name: &[u8], content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(4 + content.len());
+    out.extend(checksum(name, content).to_be_bytes());
+    out.extend(content);
+    out
+}
+
+/// The content of what [`seal`] wrote under the same name.
+pub(super) fn unseal<'a>(
+    what: &'static str,
+    name: &[u8],
+    record: &'a [u8],
+) -> Result<&'a [u8], Damage> {
+    let mut reader = Reader(record);
+    let stated = reader.array().map(u32::from_be_bytes).ok_or(Damage::Malformed(what))?;
+    if stated == checksum(name, reader.0) {
+        Ok(reader.0)
+    } else {
+        Err(Damage::Checksum(what))
+    }
+}
+
+pub(super) fn seal_entry(entry: &Entry) -> Vec<u8> {
+    seal(&entry.index.to_be_bytes(), &message_bytes(entry))
+}
+
+pub(super) fn unseal_entry(index: u64, record: &[u8]) -> Result<Entry, Damage> {
+    let content = unseal(ENTRY, &index.to_be_bytes(), record)?;
+    let entry = Entry::parse_from_bytes(content).map_err(|_| Damage::Malformed(ENTRY))?;
+    if entry.index == index { Ok(entry) } else { Err(Damage::Torn(index)) }
+}
+
+pub(super) fn hard_state(content: &[u8]) -> Result<HardState, Damage> {
+    HardState::parse_from_bytes(content).map_err(|_| Damage::Malformed(HARD_STATE))
+}
+
+pub(super) fn snapshot(content: &[u8]) -> Result<Snapshot, Damage> {
+    Snapshot::parse_from_bytes(content).map_err(|_| Damage::Malformed(SNAPSHOT))
+}
+
+pub(super) fn message_bytes(message: &impl Message) -> Vec<u8> {
+    // Writing to memory fails only for fields that are required, and proto3 has none.
+    message.write_to_bytes().expect("proto3 messages have no required fields")
+}
+
+pub(super) fn position_bytes(position: Position) -> Vec<u8> {
+    [position.index.to_be_bytes(), position.term.to_be_bytes()].concat()
+}
+
+pub(super) fn position(content: &[u8]) -> Result<Position, Damage> {
+    let mut reader = Reader(content);
+    let mut read = || Some(Position { index: reader.u64()?, term: reader.u64()? });
+    read().ok_or(Damage::Malformed(TRUNCATED))
+}
+
+pub(super) fn identity_bytes(identity: &Identity) -> Vec<u8> {
+    let mut out = identity.cluster.0.to_be_bytes().to_vec();
+    out.extend(identity.node.get().to_be_bytes());
+    out.extend(identity.incarnation.get().to_be_bytes());
+    out
+}
+
+pub(super) fn identity(content: &[u8]) -> Result<Identity, Damage> {
+    let mut reader = Reader(content);
+    let mut read = || {
+        Some(Identity {
+            cluster: ClusterId(reader.u128()?),
+            node: NodeId::new(reader.u64()?)?,
+            incarnation: Incarnation::new(reader.u64()?)?,
+        })
+    };
+    read().ok_or(Damage::Malformed(IDENTITY))
+}
+
+pub(super) fn format(content: &[u8]) -> Result<u32, Damage> {
+    Reader(content).array().map(u32::from_be_bytes).ok_or(Damage::Malformed(FORMAT))
+}
+
+fn checksum(name: &[u8], content: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(name);
+    hasher.update(content);
+    hasher.finalize()
+}
