@@ -2,7 +2,7 @@
 //!
 //! The same code runs in the kernel, over the bounds-checked accessor of `ebpf/progs`, and in the
 //! tests below it, over a slice. It must not know BPF: no maps, no helpers, no contexts. Start at
-//! [`facts`], then [`decide`]; the reasons themselves are in `ebpf/abi`.
+//! [`facts()`], then [`decide`]; the reasons themselves are in `ebpf/abi`.
 
 #![no_std]
 #![forbid(unsafe_code)]

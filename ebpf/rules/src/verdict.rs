@@ -19,7 +19,7 @@ pub enum Verdict {
 const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
 const HOP_LIMIT_ON_LINK: u8 = 255;
 
-/// Judges a frame by what [`facts`](crate::facts) found. Unknown traffic passes.
+/// Judges a frame by what [`facts`](crate::facts()) found. Unknown traffic passes.
 #[inline(always)]
 #[must_use]
 pub fn decide(found: Result<Facts, Flaw>) -> Verdict {

@@ -3,7 +3,7 @@
 //! Everything here is about getting programs in and numbers out; what a packet means is decided in
 //! `ebpf/rules`, and every name comes from `ebpf/abi`. It must not know PostgreSQL, leases or
 //! configuration. The order of use: [`Objects`], [`Pins::open`], [`Plane::load`],
-//! [`Plane::attach`]; `pgx doctor` asks [`probe`].
+//! [`Plane::attach`]; `pgx doctor` asks [`probe()`].
 
 mod attach;
 mod counters;
