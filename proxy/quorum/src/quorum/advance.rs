@@ -109,8 +109,7 @@ impl Quorum {
         if !needed {
             return Ok(());
         }
-        let batch =
-            Batch { received, entries, hard_state: Some(&hard_state), ..Batch::default() };
+        let batch = Batch { received, entries, hard_state: Some(&hard_state), ..Batch::default() };
         self.write(&batch)
     }
 
@@ -175,8 +174,8 @@ impl Quorum {
     fn apply_change(&mut self, index: u64, data: &[u8]) {
         let conf_change =
             ConfChange::parse_from_bytes(data).expect("entries are checked before Raft sees them");
-        let change =
-            Change::decode(&conf_change.context).expect("entries are checked before Raft sees them");
+        let change = Change::decode(&conf_change.context)
+            .expect("entries are checked before Raft sees them");
         let before = self.membership().expect("a snapshot comes before any entry");
         // Every node finds the same misfits, and leaves them out.
         let Ok(membership) = before.after(change) else { return };

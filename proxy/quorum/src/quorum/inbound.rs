@@ -51,8 +51,8 @@ impl Quorum {
             // A joiner knows nobody; the cluster's identity has to do until the snapshot is here.
             return Ok(());
         };
-        let found = Incarnation::new(envelope.from_incarnation)
-            .ok_or(MessageError::Malformed { from })?;
+        let found =
+            Incarnation::new(envelope.from_incarnation).ok_or(MessageError::Malformed { from })?;
         match membership.get(from) {
             Some(member) if member.incarnation != found => {
                 let expected = member.incarnation;

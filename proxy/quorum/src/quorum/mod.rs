@@ -153,7 +153,8 @@ impl Quorum {
         let log = self.raft.store();
         let (first, applied) = (log.snapshot_position().index + 1, self.applied.index);
         let membership = self.memberships.range(..=index).next_back();
-        let Some((_, membership)) = membership.filter(|_| (first..=applied).contains(&index)) else {
+        let Some((_, membership)) = membership.filter(|_| (first..=applied).contains(&index))
+        else {
             return Err(SnapshotError::Index { index, first, applied });
         };
         let trailing = match log.entries_bytes() {

@@ -72,10 +72,19 @@ impl SimDisk {
         state.seen = state.durable.clone();
     }
 
-    /// How long the file is, in bytes.
+    /// What the disk holds for good.
     #[must_use]
-    pub fn durable_bytes(&self) -> usize {
-        self.lock().durable.len()
+    pub fn durable_image(&self) -> Vec<u8> {
+        self.lock().durable.clone()
+    }
+
+    /// Puts the disk back to what it once held.
+    pub fn restore_image(&self, image: Vec<u8>) {
+        let mut state = self.lock();
+        state.seen.clone_from(&image);
+        state.durable = image;
+        state.unsynced.clear();
+        state.boots += 1;
     }
 
     /// Power fails if it has not, and comes back. `seed` chooses what of the unsynced was written.

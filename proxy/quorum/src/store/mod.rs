@@ -25,6 +25,8 @@ use crate::ids::{ClusterId, Identity, NodeId};
 use crate::limits::STORE_CACHE_BYTES;
 use crate::membership::Membership;
 pub use error::{Damage, StoreError};
+#[cfg(test)]
+pub(crate) use recover::recover;
 pub use recover::{Probe, RecoverError, Recovered, recover_alone};
 
 /// Version of what the file holds. It changes when an older pgx could misread a newer file.

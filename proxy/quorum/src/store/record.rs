@@ -31,11 +31,7 @@ pub(super) fn unseal<'a>(
 ) -> Result<&'a [u8], Damage> {
     let mut reader = Reader(record);
     let stated = reader.array().map(u32::from_be_bytes).ok_or(Damage::Malformed(what))?;
-    if stated == checksum(name, reader.0) {
-        Ok(reader.0)
-    } else {
-        Err(Damage::Checksum(what))
-    }
+    if stated == checksum(name, reader.0) { Ok(reader.0) } else { Err(Damage::Checksum(what)) }
 }
 
 pub(super) fn seal_entry(entry: &Entry) -> Vec<u8> {

@@ -81,8 +81,8 @@ pub(crate) fn recover(
         return Err(RecoverError::SameIdentity);
     }
     let contents = store.load()?;
-    let (first, state) = body::decode(&contents.snapshot)
-        .ok_or(RecoverError::NotAVoter(old.node))?;
+    let (first, state) =
+        body::decode(&contents.snapshot).ok_or(RecoverError::NotAVoter(old.node))?;
     let mut newest = first.clone();
     // Whoever was a voter at any point of this log may have a majority with others of that point.
     let mut voters: Vec<_> = first.voters().collect();
@@ -174,4 +174,3 @@ fn raised(contents: &Contents) -> HardState {
     hard_state.vote = 0;
     hard_state
 }
-

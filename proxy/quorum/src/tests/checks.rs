@@ -53,7 +53,12 @@ pub(super) struct Checks {
 impl Checks {
     pub(super) fn trace(&mut self, id: NodeId, action: &Action) {
         self.outputs = digest(self.outputs, &id.get().to_be_bytes());
-        self.outputs = digest(self.outputs, format!("{action:?}").as_bytes());
+        self.outputs = match action {
+            Action::Send { to, bytes } => {
+                digest(digest(self.outputs, &to.get().to_be_bytes()), bytes)
+            }
+            Action::Event(event) => digest(self.outputs, format!("{event:?}").as_bytes()),
+        };
         self.outputs_count += 1;
     }
 

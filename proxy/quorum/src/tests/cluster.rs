@@ -53,7 +53,7 @@ pub(super) struct Cluster {
     pub(super) checks: Checks,
     /// Nodes that hear only each other, apart from all that are not in here.
     pub(super) apart: BTreeSet<NodeId>,
-    /// The last bytes of each kind that went over the network, for tests of the wire format.
+    /// All that went over the network, for tests of the wire format.
     pub(super) sent: Option<Vec<Vec<u8>>>,
     wires: BTreeMap<(u64, u64), Wire>,
     wires_count: u64,
@@ -141,6 +141,7 @@ impl Cluster {
         let down = 1 + self.rng.below(40);
         let node = self.nodes.get_mut(&id).unwrap();
         node.quorum = None;
+        node.halted = None;
         node.snapshot_wanted = false;
         node.restart_at = self.ticks + down;
         node.disk.crash(seed);
@@ -159,7 +160,9 @@ impl Cluster {
         }
         self.deliver();
         for id in &ids {
-            self.with(*id, |quorum| quorum.handle_tick().unwrap());
+            if self.nodes[id].halted.is_none() {
+                self.with(*id, |quorum| quorum.handle_tick().unwrap());
+            }
             self.deliver();
         }
     }
@@ -256,8 +259,7 @@ impl Cluster {
     }
 
     fn deliver(&mut self) {
-        while let Some(entry) = self.wires.first_entry().filter(|wire| wire.key().0 <= self.ticks)
-        {
+        while let Some(entry) = self.wires.first_entry().filter(|wire| wire.key().0 <= self.ticks) {
             let Wire { from, to, bytes } = entry.remove();
             if self.apart.contains(&from) != self.apart.contains(&to) {
                 continue;
@@ -309,10 +311,10 @@ impl Cluster {
             Event::ProposalDropped { proposal, fate } => node.dropped.push((proposal, fate)),
             Event::SnapshotWanted => node.snapshot_wanted = true,
             Event::Halted(error) => {
-                let power_is_off = node.disk.is_off();
-                node.halted = Some(error);
-                if power_is_off {
+                if node.disk.is_off() {
                     self.crash(id);
+                } else {
+                    node.halted = Some(error);
                 }
             }
         }

@@ -4,4 +4,8 @@
 mod checks;
 mod cluster;
 mod faults;
+mod file;
+mod members;
+mod outage;
 mod power;
+mod wire;
