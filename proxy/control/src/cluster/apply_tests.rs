@@ -64,6 +64,16 @@ fn releases_of_strangers_do_not_count() {
 }
 
 #[test]
+fn release_of_an_older_epoch_releases_no_newer_one() {
+    let mut state = sealed();
+    let entry = elect(&state, 3, vec![report(&state, 2, 90), report(&state, 3, 100)]);
+    apply_all(&mut state, [entry]);
+    seal(&mut state, 1, &[]);
+    let entry = elect(&state, 1, vec![report(&state, 1, 120)]);
+    assert_eq!(void(&state, &entry), Void::NotReleased { membership: 1 });
+}
+
+#[test]
 fn releases_stay_when_another_attempt_begins_but_reports_do_not() {
     let mut state = sealed();
     let old = vec![report(&state, 2, 90), report(&state, 3, 100)];
@@ -176,6 +186,8 @@ fn while_rules_change_reports_must_be_enough_for_both() {
 
     let old_only = vec![report(&state, 2, 90), report(&state, 3, 100)];
     assert_eq!(void(&state, &elect(&state, 3, old_only.clone())), Void::ReportsTooFew);
+    let new_only = vec![report(&state, 2, 90), report(&state, 4, 100), report(&state, 5, 95)];
+    assert_eq!(void(&state, &elect(&state, 2, new_only)), Void::ReportsTooFew);
     let both = [old_only, vec![report(&state, 5, 100)]].concat();
     let entry = elect(&state, 3, both);
     apply_all(&mut state, [entry]);
