@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     run_cargo(&["test", "--package", "pgx-tests", "--lib"])?;
 
     step("wire tests");
-    run_cargo(&["test", "--package", "pgx-tests", "--test", "wire"])?;
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "wire", "--test", "peer"])?;
 
     if nix::unistd::geteuid().is_root() {
         setup::ensure(setup::LAB)?;

@@ -4,6 +4,7 @@
 //! fields and new verbs do not change it. A server answers a version that it does not speak with
 //! [`Refusal::Version`], so that tools of another release get a sentence and not a parse error.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -62,7 +63,7 @@ impl Reply {
 #[serde(rename_all = "kebab-case")]
 pub enum Body {
     /// Answer to [`Verb::Status`].
-    Status(Status),
+    Status(Box<Status>),
     /// The request was understood or not, and was not carried out.
     Refused(Refusal),
 }
@@ -131,6 +132,9 @@ pub struct Status {
     /// The kernel plane, where this process uses it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub kernel: Option<KernelStatus>,
+    /// The other nodes as this one sees them, where it is part of a cluster.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peers: Option<Vec<PeerStatus>>,
 }
 
 /// How the proxy fares.
@@ -161,6 +165,31 @@ pub struct KernelStatus {
     pub cause: String,
     /// Packets by verdict, sorted by name, those without packets left out.
     pub packets: Vec<(String, u64)>,
+}
+
+/// How this node sees one of the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its number.
+    pub id: u64,
+    /// Where it is dialled.
+    pub address: String,
+    /// `connected`; `silent` when it accepts and does not answer; `partial` when one of the two
+    /// connections to it stands; `down`.
+    pub state: String,
+    /// What last ended or prevented a connection to it, also when that is long mended.
+    pub last_error: String,
+    /// Microseconds to it and back, when it answered lately.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub round_trip_us: Option<u64>,
+    /// Messages given to the kernel since the start.
+    pub sent_total: u64,
+    /// Messages dropped since the start because newer ones needed their place.
+    pub dropped_total: u64,
+    /// Messages that came since the start.
+    pub received_total: u64,
+    /// Messages that came and that nobody took: a channel without a taker, or a slow one.
+    pub untaken_total: u64,
 }
 
 #[cfg(test)]

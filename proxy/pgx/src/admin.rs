@@ -25,6 +25,7 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::forward::Forwarder;
 use crate::kernel::Kernel;
+use crate::peer::PeerSet;
 
 /// Why the admin socket cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,7 @@ pub(crate) struct Node {
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) forwarder: Option<Arc<Forwarder>>,
     pub(crate) kernel: Option<Kernel>,
+    pub(crate) peers: Option<Arc<PeerSet>>,
 }
 
 impl AdminSocket {
@@ -180,7 +182,7 @@ async fn answer(peer: &mut UnixStream, body: Body) -> io::Result<()> {
 impl Node {
     fn carry_out(&self, verb: Verb) -> Body {
         match verb {
-            Verb::Status => Body::Status(self.status()),
+            Verb::Status => Body::Status(Box::new(self.status())),
         }
     }
 
@@ -202,6 +204,7 @@ impl Node {
                     .load(Ordering::Relaxed),
             }),
             kernel: self.kernel.as_ref().map(Kernel::status),
+            peers: self.peers.as_ref().map(|peers| peers.status()),
         }
     }
 }

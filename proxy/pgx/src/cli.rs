@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
 /// Where pgx looks for its configuration unless told otherwise.
@@ -30,6 +31,11 @@ pub(crate) enum Verb {
     Ctl(Ctl),
     /// Says what this machine allows pgx to do, and what to do about the rest
     Doctor(Doctor),
+    /// Makes the certificates by which the nodes of a cluster know each other
+    Init {
+        #[command(subcommand)]
+        verb: InitVerb,
+    },
     /// Checks a configuration file, or prints an example of one
     Config {
         #[command(subcommand)]
@@ -63,6 +69,57 @@ pub(crate) struct Doctor {
     /// Prints JSON for programs instead of text for people
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum InitVerb {
+    /// Makes the authority that signs the certificates of a cluster's nodes
+    Ca {
+        /// The name of the cluster
+        #[arg(long, value_name = "NAME")]
+        cluster: String,
+        /// The folder for ca.key and ca.pem
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// How long it is valid
+        #[arg(long, default_value_t = 3650, value_parser = days())]
+        days: u32,
+    },
+    /// Makes the key and the certificate of one node
+    Node(InitNode),
+    /// Says whom the certificates in a file name, and until when they are valid
+    Show {
+        /// The file with the certificates
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct InitNode {
+    /// The folder with the authority's ca.key and ca.pem
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ca: PathBuf,
+    /// The node's number, as control.node in its configuration; never used again for another node
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) id: u64,
+    /// The node's name, for people and for the names of its files
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: String,
+    /// An address of the node; may be given several times
+    #[arg(long, value_name = "HOST[:PORT]", required = true, num_args = 1..)]
+    pub(crate) address: Vec<String>,
+    /// The folder for NAME.key and NAME.pem
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// How long it is valid
+    #[arg(long, default_value_t = 365, value_parser = days())]
+    pub(crate) days: u32,
+}
+
+/// Up to a century; whoever writes more has miscounted.
+fn days() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..36_500)
 }
 
 #[derive(Subcommand)]

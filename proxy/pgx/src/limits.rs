@@ -1,5 +1,7 @@
 //! The bounds of the shell, and how they hang together.
 
+pub(crate) mod peer;
+
 use std::time::Duration;
 
 /// How long a connect to one backend may take. A backend on the same network answers in less than

@@ -12,8 +12,10 @@ mod ctl;
 mod doctor;
 mod exit;
 mod forward;
+mod init;
 mod kernel;
 mod limits;
+mod peer;
 mod serve;
 mod telemetry;
 
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         cli::Verb::Serve { config } => serve::run(&config),
         cli::Verb::Ctl(arguments) => ctl::run(&arguments),
         cli::Verb::Doctor(arguments) => doctor::run(&arguments),
+        cli::Verb::Init { verb } => init::run(&verb),
         cli::Verb::Config { verb } => config::command::run(&verb),
     };
     match outcome {

@@ -18,6 +18,8 @@ use crate::exit::Failure;
 use crate::forward::Forwarder;
 use crate::kernel::Kernel;
 use crate::limits::{DRAIN_MAX, LISTEN_BACKLOG};
+use crate::peer::certificates::Certificates;
+use crate::peer::{PeerSet, Takers};
 use crate::telemetry;
 
 /// Runs until a signal asks it to stop.
@@ -43,7 +45,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let mut listeners = Vec::new();
     let forwarder = config.proxy.as_ref().map(Forwarder::new);
     for address in config.proxy.iter().flat_map(|proxy| &proxy.listen) {
-        listeners.push(listen(*address)?);
+        listeners.push(listen(*address, "proxy.listen")?);
     }
     // What was bound, not what was asked for: port 0 asks for any.
     let listen = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
@@ -54,11 +56,13 @@ async fn serve(config: Config) -> Result<(), Failure> {
             roles.spawn(Arc::clone(forwarder).serve(listener, stopped.clone()));
         }
     }
-    let node = Node { started, config, listen, forwarder, kernel };
+    let peers = config.control.as_ref().map(start_peers).transpose()?;
+    let control = config.control.clone().zip(peers.clone());
+    let node = Node { started, config, listen, forwarder, kernel, peers };
     let admin = tokio::spawn(admin.serve(Arc::new(node)));
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
-    wait_for_signal().await?;
+    wait_for_signal(control.as_ref()).await?;
     // Receivers may be gone already when no role listens.
     let _ = stop.send(true);
     let drained = tokio::time::timeout(DRAIN_MAX, async {
@@ -77,7 +81,26 @@ async fn serve(config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+fn start_peers(control: &config::Control) -> Result<Arc<PeerSet>, Failure> {
+    let certificates =
+        Certificates::load(control).map_err(|error| Failure::Failed(error.to_string()))?;
+    let listener = listen(control.listen, "control.listen")?;
+    Ok(PeerSet::start(certificates, &control.peers, listener, Takers::new()))
+}
+
+/// Reads the certificates again; those in use stay when the new ones are no good.
+fn reload(control: &config::Control, peers: &PeerSet) {
+    let reloaded = match Certificates::load(control) {
+        Ok(certificates) => peers.reload(certificates).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match reloaded {
+        Ok(()) => info!("certificates read again; new connections use them"),
+        Err(error) => error!(error, "certificates not reloaded; the old ones stay in use"),
+    }
+}
+
+fn listen(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
     let bind = || -> std::io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         // Connections of the last run that linger in TIME_WAIT must not stop the next start.
@@ -93,19 +116,25 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     };
     bind().map_err(|error| {
         Failure::Failed(format!(
-            "cannot listen on {address}: {error}; 'ss -ltnp' shows who does, or change \
-             proxy.listen"
+            "cannot listen on {address}: {error}; 'ss -ltnp' shows who does, or change {key}"
         ))
     })
 }
 
-async fn wait_for_signal() -> Result<(), Failure> {
+async fn wait_for_signal(control: Option<&(config::Control, Arc<PeerSet>)>) -> Result<(), Failure> {
     let failed = |error| Failure::Failed(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => info!("asked to stop by SIGTERM"),
-        _ = interrupt.recv() => info!("asked to stop by SIGINT"),
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break info!("asked to stop by SIGTERM"),
+            _ = interrupt.recv() => break info!("asked to stop by SIGINT"),
+            _ = hangup.recv() => match control {
+                Some((control, peers)) => reload(control, peers),
+                None => info!("nothing to read again at SIGHUP: there is no [control]"),
+            }
+        }
     }
     Ok(())
 }

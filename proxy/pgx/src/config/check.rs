@@ -1,13 +1,15 @@
 //! From the file's form to a configuration that can be used, or to all that is wrong.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use pgx_control::ids::NodeId;
 use pgx_session::limits::BACKENDS_MAX;
 use pgx_session::route::ServerAddress;
 
-use super::{Config, Proxy, Vip, raw};
+use super::{Config, Control, Proxy, Vip, raw};
+use crate::limits::peer::PEERS_MAX;
 
 /// Longest name that Linux gives an interface, in bytes (`IFNAMSIZ` less its terminator).
 const INTERFACE_BYTES_MAX: usize = 15;
@@ -18,13 +20,14 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Checks every value; problems are collected, not returned one by one.
 pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
     let mut problems = Vec::new();
-    if raw.proxy.is_none() && raw.vip.is_none() {
-        problems.push("no role: at least one of [proxy] and [vip] is needed".to_owned());
+    if raw.proxy.is_none() && raw.vip.is_none() && raw.control.is_none() {
+        problems.push("no role: at least one of [proxy], [vip] and [control] is needed".to_owned());
     }
     let config = Config {
         admin_socket: admin_socket(&raw.admin.socket, &mut problems),
         proxy: raw.proxy.map(|section| proxy(&section, &mut problems)),
         vip: raw.vip.map(|section| vip(section, &mut problems)),
+        control: raw.control.map(|section| control(section, &mut problems)),
     };
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
@@ -95,6 +98,59 @@ fn vip(raw: raw::Vip, problems: &mut Vec<String>) -> Vip {
     Vip { interface: raw.interface }
 }
 
+fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {
+    if raw.node == 0 {
+        problems.push("control.node: 0 is no node's number; they begin with 1".to_owned());
+    }
+    let listen = raw.listen.parse().unwrap_or_else(|_| {
+        problems.push(format!(
+            "control.listen: {:?} is not an address with a port, such as 0.0.0.0:6433",
+            raw.listen
+        ));
+        SocketAddr::from(([0, 0, 0, 0], 0))
+    });
+    let given = raw.peers.unwrap_or_default();
+    if given.len() > PEERS_MAX {
+        let count = given.len();
+        problems.push(format!("control.peers: {count} given, expected at most {PEERS_MAX}"));
+    }
+    let mut peers = BTreeMap::new();
+    for peer in given {
+        let (id, address) = (NodeId(peer.id), peer.address);
+        if id.0 == 0 || id.0 == raw.node {
+            problems.push(format!(
+                "control.peers: id {id} is this node's own or 0; name each other node by its number"
+            ));
+        }
+        if !is_host_and_port(&address) {
+            problems.push(format!(
+                "control.peers: {address:?} is not host:port, such as db2:6433 or [fd00::2]:6433"
+            ));
+        }
+        if peers.values().any(|ServerAddress(other)| *other == address) {
+            problems.push(format!("control.peers: {address:?} is there twice"));
+        }
+        if peers.insert(id, ServerAddress(address)).is_some() {
+            problems.push(format!("control.peers: id {id} is there twice"));
+        }
+    }
+    let mut file = |key: &str, text: String| {
+        let path = PathBuf::from(text);
+        if !path.is_absolute() {
+            problems.push(format!("control.{key}: {path:?} is not an absolute path"));
+        }
+        path
+    };
+    Control {
+        node: NodeId(raw.node),
+        listen,
+        certificate: file("certificate", raw.certificate),
+        key: file("key", raw.key),
+        ca: file("ca", raw.ca),
+        peers,
+    }
+}
+
 fn is_host_and_port(text: &str) -> bool {
     if text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0) {
         return true;
@@ -134,6 +190,26 @@ mod tests {
         for key in keys {
             assert!(found.iter().any(|problem| problem.contains(key)), "{key}: {found:#?}");
         }
+    }
+
+    #[test]
+    fn peers_are_other_nodes_each_once() {
+        let files = "certificate = \"/c\"\nkey = \"/k\"\nca = \"a.pem\"\n";
+        let peer = |id: u64, address: &str| {
+            format!("[[control.peers]]\nid = {id}\naddress = \"{address}\"\n")
+        };
+        let text = format!("[control]\nnode = 1\n{files}{}", peer(2, "db2:6433"));
+        let found = problems(&text);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].contains("control.ca") && found[0].contains("absolute"), "{found:?}");
+
+        let good = parse(&text.replace("a.pem", "/a.pem")).unwrap().control.unwrap();
+        assert_eq!(good.listen.port(), 6433);
+        assert_eq!(good.peers.len(), 1);
+
+        let peers = [peer(1, "db1:6433"), peer(2, "db2:6433"), peer(2, "db2:6433"), peer(0, "x")];
+        let found = problems(&format!("[control]\nnode = 1\n{files}{}", peers.concat()));
+        assert_eq!(found.len(), 6, "{found:#?}");
     }
 
     #[test]

@@ -41,6 +41,7 @@ mod tests {
         let text: String = example().lines().map(switch_on).collect();
         let config = super::super::parse(&text).unwrap();
         assert!(config.proxy.is_some() && config.vip.is_some(), "{text}");
+        assert_eq!(config.control.unwrap().peers.len(), 1, "{text}");
     }
 
     #[test]

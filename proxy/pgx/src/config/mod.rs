@@ -7,10 +7,12 @@ mod check;
 pub(crate) mod command;
 mod raw;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use pgx_control::ids::NodeId;
 use pgx_session::route::ServerAddress;
 
 /// Where the admin socket is unless the configuration says otherwise.
@@ -22,6 +24,7 @@ pub(crate) struct Config {
     pub(crate) admin_socket: PathBuf,
     pub(crate) proxy: Option<Proxy>,
     pub(crate) vip: Option<Vip>,
+    pub(crate) control: Option<Control>,
 }
 
 /// What `[proxy]` says.
@@ -36,6 +39,17 @@ pub(crate) struct Proxy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Vip {
     pub(crate) interface: String,
+}
+
+/// What `[control]` says. The files are read by [`crate::peer::certificates`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Control {
+    pub(crate) node: NodeId,
+    pub(crate) listen: SocketAddr,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) ca: PathBuf,
+    pub(crate) peers: BTreeMap<NodeId, ServerAddress>,
 }
 
 /// Everything that is wrong with a configuration file.

@@ -18,6 +18,9 @@ pub(super) struct Config {
     /// The kernel's part of the virtual address.
     #[toml_example(nesting)]
     pub(super) vip: Option<Vip>,
+    /// This node's part in the cluster: who it is, and who the others are.
+    #[toml_example(nesting)]
+    pub(super) control: Option<Control>,
 }
 
 #[derive(Debug, Deserialize, TomlExample)]
@@ -64,4 +67,43 @@ pub(super) struct Vip {
     /// Network interface whose packets the XDP program sees.
     #[toml_example(default = "eth0")]
     pub(super) interface: String,
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Control {
+    /// This node's number, from 1, also in its certificate; never used again for another node.
+    #[toml_example(default = 1)]
+    pub(super) node: u64,
+    /// Address and port where the other nodes reach this one.
+    #[serde(default = "control_listen")]
+    #[toml_example(default = "0.0.0.0:6433")]
+    pub(super) listen: String,
+    /// This node's certificate, made by `pgx init node`.
+    #[toml_example(default = "/etc/pgx/node.pem")]
+    pub(super) certificate: String,
+    /// The key of that certificate.
+    #[toml_example(default = "/etc/pgx/node.key")]
+    pub(super) key: String,
+    /// The authorities whose certificates are accepted; several while one takes over from another.
+    #[toml_example(default = "/etc/pgx/ca.pem")]
+    pub(super) ca: String,
+    /// The other nodes.
+    #[toml_example(nesting)]
+    pub(super) peers: Option<Vec<Peer>>,
+}
+
+fn control_listen() -> String {
+    "0.0.0.0:6433".to_owned()
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Peer {
+    /// The node's number.
+    #[toml_example(default = 2)]
+    pub(super) id: u64,
+    /// Its control.listen as host:port.
+    #[toml_example(default = "db2:6433")]
+    pub(super) address: String,
 }

@@ -1,6 +1,7 @@
 //! `pgx doctor`: what this machine allows, what pgx makes of it, and what to do about the rest.
 
 mod backend;
+mod certificates;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -62,6 +63,8 @@ fn examine(config: Option<&Config>) -> Vec<Finding> {
     for address in proxy.iter().flat_map(|proxy| &proxy.backends) {
         findings.push(backend::examine(address));
     }
+    let control = config.and_then(|config| config.control.as_ref());
+    findings.extend(control.into_iter().flat_map(certificates::examine));
     findings
 }
 

@@ -1,0 +1,147 @@
+//! Signs of life on the channel [`Channel::Observe`]: a ping with a number, answered by a pong with
+//! the same. They show operators who hears whom, and how fast; no lease depends on them.
+//!
+//! A ping travels on our connection to the peer, its pong on the peer's connection to us, so that a
+//! pong proves both directions.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::error;
+
+use super::frame::{Channel, Class};
+use super::{Message, PeerSet, SendError};
+use crate::limits::peer::{PING_EVERY, SILENCE_MAX};
+
+/// First byte of a ping, and of a pong; the number follows in 64 bits, big end first.
+const PING: u8 = 0;
+const PONG: u8 = 1;
+
+/// What is known of a peer's life.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    number: u64,
+    asked: Option<Instant>,
+    answered: Option<(Instant, Duration)>,
+}
+
+impl Pulse {
+    /// The next question.
+    fn ask(&mut self, now: Instant) -> Bytes {
+        self.number += 1;
+        self.asked = Some(now);
+        message(PING, self.number)
+    }
+
+    /// Takes an answer; one to an older question says nothing new.
+    fn handle_pong(&mut self, number: u64, now: Instant) {
+        if let Some(asked) = self.asked.take_if(|_| number == self.number) {
+            self.answered = Some((now, now.duration_since(asked)));
+        }
+    }
+
+    /// Time to the peer and back, unless it has been silent for too long.
+    pub(super) fn round_trip(&self, now: Instant) -> Option<Duration> {
+        let (at, round_trip) = self.answered?;
+        (now.duration_since(at) <= SILENCE_MAX).then_some(round_trip)
+    }
+}
+
+/// Asks and answers for as long as the set lives.
+pub(super) async fn run(set: Weak<PeerSet>, mut inbox: mpsc::Receiver<Message>) {
+    let mut ticks = interval(PING_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let message = tokio::select! {
+            _ = ticks.tick() => None,
+            message = inbox.recv() => message,
+        };
+        let Some(set) = set.upgrade() else { return };
+        let said = match message {
+            Some(message) => handle(&set, &message),
+            None => ask_all(&set),
+        };
+        // Peers come from the set and these messages are short, so this is for the reader.
+        if let Err(error) = said {
+            error!(%error, "cannot send a sign of life");
+        }
+    }
+}
+
+fn ask_all(set: &PeerSet) -> Result<(), SendError> {
+    for (node, peer) in &set.shared.peers {
+        // Questions that wait for a connection would only tell how long it was away.
+        if peer.link(Class::Bulk).is_up() {
+            let question = peer.pulse().ask(Instant::now());
+            set.send(*node, Channel::Observe, question)?;
+        }
+    }
+    Ok(())
+}
+
+fn handle(set: &PeerSet, message: &Message) -> Result<(), SendError> {
+    match parse(&message.bytes) {
+        Some((PING, number)) => {
+            set.send(message.from, Channel::Observe, self::message(PONG, number))?;
+        }
+        Some((PONG, number)) => {
+            if let Some(peer) = set.shared.peers.get(&message.from) {
+                peer.pulse().handle_pong(number, Instant::now());
+            }
+        }
+        // A later release may have more to say to those who understand it.
+        _ => {}
+    }
+    Ok(())
+}
+
+fn message(kind: u8, number: u64) -> Bytes {
+    let number = number.to_be_bytes();
+    Bytes::copy_from_slice(&[&[kind], &number[..]].concat())
+}
+
+fn parse(bytes: &[u8]) -> Option<(u8, u64)> {
+    let (kind, number) = bytes.split_first()?;
+    Some((*kind, u64::from_be_bytes(number.try_into().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_answer_to_the_last_question_counts() {
+        let mut pulse = Pulse::default();
+        let start = Instant::now();
+        let (_, first) = parse(&pulse.ask(start)).unwrap();
+        let later = start + PING_EVERY;
+        let (_, second) = parse(&pulse.ask(later)).unwrap();
+
+        pulse.handle_pong(first, later);
+        assert_eq!(pulse.round_trip(later), None);
+        let trip = Duration::from_millis(3);
+        pulse.handle_pong(second, later + trip);
+        pulse.handle_pong(second, later + trip * 2);
+        assert_eq!(pulse.round_trip(later + trip), Some(trip));
+    }
+
+    #[test]
+    fn silence_is_told_from_an_old_answer() {
+        let mut pulse = Pulse::default();
+        let start = Instant::now();
+        let (_, number) = parse(&pulse.ask(start)).unwrap();
+        pulse.handle_pong(number, start);
+        assert!(pulse.round_trip(start + SILENCE_MAX).is_some());
+        assert_eq!(pulse.round_trip(start + SILENCE_MAX + PING_EVERY), None);
+    }
+
+    #[test]
+    fn anything_else_is_no_sign_of_life() {
+        assert_eq!(parse(b""), None);
+        assert_eq!(parse(b"\x01short"), None);
+        assert_eq!(parse(b"\x01number!\x00"), Some((PONG, u64::from_be_bytes(*b"number!\0"))));
+    }
+}
