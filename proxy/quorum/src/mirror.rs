@@ -168,3 +168,27 @@ impl Storage for Mirror {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body;
+    use crate::ids::{Incarnation, NodeId};
+    use crate::membership::Membership;
+    use crate::store::FOUNDING;
+
+    #[test]
+    fn snapshot_is_kept_from_a_node_that_it_does_not_name() {
+        let voter = (NodeId::new(1).unwrap(), Incarnation::new(1).unwrap());
+        let membership = Membership::of_voters(&[voter]).unwrap();
+        let mirror = Mirror::new(Contents {
+            hard_state: HardState::default(),
+            snapshot: body::snapshot(&membership, b"", FOUNDING),
+            truncated: FOUNDING,
+            entries: Vec::new(),
+        });
+        assert!(Storage::snapshot(&mirror, 0, 1).is_ok());
+        let kept = raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable);
+        assert_eq!(Storage::snapshot(&mirror, 0, 2).err(), Some(kept));
+    }
+}

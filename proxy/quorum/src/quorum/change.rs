@@ -77,7 +77,8 @@ impl Quorum {
     fn check_caught_up(&self, node: NodeId) -> Result<(), ChangeError> {
         let matched = self.raft.raft.prs().get(node.get()).map_or(0, |progress| progress.matched);
         let lag = self.raft.raft.raft_log.last_index().saturating_sub(matched);
-        if lag > CAUGHT_UP_ENTRIES_MAX || !self.in_reach(node) {
+        // Where nothing matches there is not even a snapshot, however short the log is.
+        if matched == 0 || lag > CAUGHT_UP_ENTRIES_MAX || !self.in_reach(node) {
             return Err(ChangeError::Behind { node, lag });
         }
         Ok(())

@@ -96,3 +96,30 @@ fn checksum(name: &[u8], content: &[u8]) -> u32 {
     hasher.update(content);
     hasher.finalize()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_is_read_only_as_it_was_written_and_under_its_name() {
+        let record = seal(b"name", b"content");
+        assert_eq!(unseal("x", b"name", &record), Ok(&b"content"[..]));
+        assert_eq!(unseal("x", b"game", &record), Err(Damage::Checksum("x")));
+        for bit in 0..record.len() * 8 {
+            let mut damaged = record.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(unseal("x", b"name", &damaged), Err(Damage::Checksum("x")), "bit {bit}");
+        }
+        assert_eq!(unseal("x", b"name", &record[..3]), Err(Damage::Malformed("x")));
+    }
+
+    #[test]
+    fn entry_under_another_index_is_not_believed() {
+        let mut entry = Entry::default();
+        entry.index = 5;
+        let record = seal_entry(&entry);
+        assert_eq!(unseal_entry(5, &record), Ok(entry));
+        assert_eq!(unseal_entry(6, &record), Err(Damage::Checksum(ENTRY)));
+    }
+}

@@ -80,6 +80,11 @@ impl Checks {
         assert_eq!(known, machine.chain, "{id} was restored to another history at entry {index}");
     }
 
+    /// Whether that node ever coordinated.
+    pub(super) fn coordinated(&self, id: NodeId) -> bool {
+        self.coordinators.values().any(|coordinator| *coordinator == id)
+    }
+
     /// How many terms had a coordinator.
     pub(super) fn elections(&self) -> usize {
         self.coordinators.len()

@@ -3,7 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType};
+
 use super::checks::{Checks, Machine};
+use crate::envelope::Envelope;
 use crate::membership::Membership;
 use crate::sim::{Rng, SimDisk};
 use crate::{
@@ -55,6 +59,8 @@ pub(super) struct Cluster {
     pub(super) apart: BTreeSet<NodeId>,
     /// All that went over the network, for tests of the wire format.
     pub(super) sent: Option<Vec<Vec<u8>>>,
+    /// So many snapshots get lost on the way.
+    pub(super) snapshots_to_lose: u32,
     wires: BTreeMap<(u64, u64), Wire>,
     wires_count: u64,
     proposals: u64,
@@ -82,6 +88,7 @@ impl Cluster {
             checks: Checks::default(),
             apart: BTreeSet::new(),
             sent: None,
+            snapshots_to_lose: 0,
             wires: BTreeMap::new(),
             wires_count: 0,
             proposals: 0,
@@ -324,6 +331,10 @@ impl Cluster {
         if let Some(sent) = &mut self.sent {
             sent.push(bytes.clone());
         }
+        if self.snapshots_to_lose > 0 && is_snapshot(&bytes) {
+            self.snapshots_to_lose -= 1;
+            return;
+        }
         let copies = if self.rng.chance(self.faults.duplication) { 2 } else { 1 };
         for _ in 0..copies {
             if self.rng.chance(self.faults.loss) {
@@ -335,4 +346,10 @@ impl Cluster {
             self.wires.insert(key, Wire { from, to, bytes: bytes.clone() });
         }
     }
+}
+
+fn is_snapshot(bytes: &[u8]) -> bool {
+    let payload = Envelope::decode(bytes).unwrap().payload;
+    let message = Message::parse_from_bytes(payload).unwrap();
+    message.get_msg_type() == MessageType::MsgSnapshot
 }

@@ -170,6 +170,31 @@ fn changes_that_would_lose_the_quorum_are_refused() {
 }
 
 #[test]
+fn coordinator_that_commits_its_own_removal_steps_down() {
+    let mut removed_itself = 0;
+    for seed in 0..20 {
+        let mut cluster = elected(3, seed);
+        let old = cluster.coordinator().unwrap();
+        let gone = (1..=3).map(node).find(|id| *id != old).unwrap();
+        change(&mut cluster, Change::Remove { node: gone }).unwrap();
+        assert!(!cluster.checks.coordinated(gone));
+        // The entry is under way to the others, and its proposer cannot commit it any more.
+        cluster.crash(old);
+        // With slow messages, entries follow the removal before it is committed.
+        cluster.faults.delay_max = 3;
+        for _ in 0..60 {
+            cluster.tick();
+            cluster.propose();
+        }
+        removed_itself += u32::from(cluster.checks.coordinated(gone));
+        let left: Vec<_> = (1..=3).map(node).filter(|id| *id != gone).collect();
+        cluster.heal(&left);
+        assert_eq!(membership(&cluster).voters().collect::<Vec<_>>(), left, "seed {seed}");
+    }
+    assert!(removed_itself > 0, "no seed elected the voter that was to go");
+}
+
+#[test]
 fn office_is_transferred_without_waiting_for_a_time_out() {
     let mut cluster = elected(3, 7);
     let old = cluster.coordinator().unwrap();
@@ -220,6 +245,16 @@ fn long_log_is_cut_and_a_voter_far_behind_gets_a_snapshot() {
     drop(store.quorum);
     let contents = Store::open_on(store.disk.open(), Expected::default()).unwrap().load().unwrap();
     assert!(contents.truncated.index > 1000, "the log came by snapshot, not entry by entry");
+}
+
+#[test]
+fn snapshot_that_got_lost_is_sent_again() {
+    let mut cluster = elected(3, 10);
+    cluster.snapshots_to_lose = 3;
+    cluster.add(node(4), incarnation(4), &Founding::Joiner);
+    carry_out(&mut cluster, Change::AddLearner { node: node(4), incarnation: incarnation(4) });
+    carry_out(&mut cluster, Change::Promote { node: node(4) });
+    assert_eq!(cluster.snapshots_to_lose, 0);
 }
 
 #[test]

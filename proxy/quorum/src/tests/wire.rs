@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protobuf::Message as _;
-use raft::eraftpb::Message;
+use raft::eraftpb::{EntryType, Message, MessageType};
 
 use super::cluster::{Cluster, incarnation, node};
 use crate::envelope::Envelope;
 use crate::membership::Change;
 use crate::sim::Rng;
-use crate::{Founding, MessageError, NodeId, Quorum};
+use crate::{Founding, MessageError, NodeId, Quorum, Status, Unsound};
 
 const VERSION_1: &str = include_str!("fixtures/messages_v1.txt");
 
@@ -97,6 +97,56 @@ fn every_kind_of_message_that_is_sent_is_recorded() {
     assert_eq!(sent, recorded);
 }
 
+/// A message of that kind to a coordinator or a follower, fitting its log, then changed.
+fn refusal(kind: &str, coordinates: bool, change: fn(&mut Message)) -> Option<Unsound> {
+    let (mut cluster, _) = conversation(1);
+    let line = VERSION_1.lines().find(|line| line.starts_with(&format!("{kind} "))).unwrap();
+    let recorded = unhex(line.split_once(' ').unwrap().1);
+    let coordinator = cluster.coordinator().unwrap();
+    let other = (1..=3).map(node).find(|id| *id != coordinator).unwrap();
+    let (to, from) = if coordinates { (coordinator, other) } else { (other, coordinator) };
+    let mut message = parse(&recorded);
+    aim(&mut message, &cluster.nodes[&to].quorum.as_ref().unwrap().status());
+    (message.from, message.to) = (from.get(), to.get());
+    change(&mut message);
+    let payload = message.write_to_bytes().unwrap();
+    let envelope = Envelope::decode(&recorded).unwrap();
+    let from_incarnation = 100 + from.get();
+    let bytes =
+        Envelope { from, from_incarnation, to, to_incarnation: 0, payload: &payload, ..envelope }
+            .encode();
+    match cluster.with(to, |quorum| quorum.handle_message(from, &bytes)).unwrap() {
+        Ok(()) => None,
+        Err(MessageError::Unsound { what, .. }) => Some(what),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn message_that_no_sound_peer_sends_is_refused() {
+    let append = |change| refusal("MsgAppend", false, change);
+    assert_eq!(append(|_| {}), None);
+    assert_eq!(append(|message| message.term = 0), Some(Unsound::Term));
+    assert_eq!(append(|message| message.to = 9), Some(Unsound::Address));
+    assert_eq!(append(|message| message.entries[0].index -= 1), Some(Unsound::Entries));
+    assert_eq!(append(|message| message.entries[0].term += 1), Some(Unsound::Entries));
+    let change = |message: &mut Message| {
+        message.entries[0].set_entry_type(EntryType::EntryConfChange);
+    };
+    assert_eq!(append(change), Some(Unsound::Entries));
+    let committed = |message: &mut Message| {
+        (message.index, message.log_term, message.entries[0].index) = (4, 2, 5);
+    };
+    assert_eq!(append(committed), Some(Unsound::Conflict));
+    let forwarded = |message: &mut Message| message.set_msg_type(MessageType::MsgPropose);
+    assert_eq!(append(forwarded), Some(Unsound::Kind));
+
+    let snapshot = |message: &mut Message| message.mut_snapshot().data.clear();
+    assert_eq!(refusal("MsgSnapshot", false, snapshot), Some(Unsound::Snapshot));
+    let beyond = |message: &mut Message| message.index = 10_000;
+    assert_eq!(refusal("MsgAppendResponse", true, beyond), Some(Unsound::Beyond));
+}
+
 #[test]
 fn no_bytes_bring_a_node_down() {
     for seed in 0..40 {
@@ -115,6 +165,42 @@ fn no_bytes_bring_a_node_down() {
     }
 }
 
+/// Makes a message fit the receiver's term and the end of its log: Raft looks no further at others.
+fn aim(message: &mut Message, status: &Status) {
+    message.term = status.term;
+    if message.entries.is_empty() {
+        return;
+    }
+    (message.index, message.log_term) = (status.last_index, status.term);
+    for (index, entry) in (status.last_index + 1..).zip(&mut message.entries) {
+        (entry.index, entry.term) = (index, status.term);
+    }
+}
+
+/// Changes a field to a number that could be one, or to one that could not.
+fn twist(message: &mut Message, rng: &mut Rng) {
+    let number = if rng.chance(80) { rng.below(60) } else { rng.next() };
+    let entries = message.entries.len() as u64;
+    match rng.below(8) {
+        0 => message.term = number,
+        1 => message.index = number,
+        2 => message.log_term = number,
+        3 => message.commit = number,
+        4 => message.reject_hint = number,
+        5 => message.reject = !message.reject,
+        6 if entries > 0 => {
+            let entry = &mut message.entries[usize::try_from(rng.below(entries)).unwrap()];
+            match rng.below(4) {
+                0 => entry.index = number,
+                1 => entry.term = number,
+                2 => entry.set_entry_type(EntryType::EntryConfChange),
+                _ => entry.data.clear(),
+            }
+        }
+        _ => message.commit_term = number,
+    }
+}
+
 /// Sends a message with some bytes changed, addressed so that it is looked at.
 fn bombard(quorum: &mut Quorum, rng: &mut Rng, sent: &[u8], to: NodeId) -> bool {
     let mut bytes = sent.to_vec();
@@ -123,8 +209,14 @@ fn bombard(quorum: &mut Quorum, rng: &mut Rng, sent: &[u8], to: NodeId) -> bool 
     bytes[48..56].fill(0);
     let mut message = parse(&bytes);
     message.to = to.get();
+    if rng.chance(80) {
+        aim(&mut message, &quorum.status());
+    }
+    for _ in 0..rng.below(3) {
+        twist(&mut message, rng);
+    }
     let mut payload = message.write_to_bytes().unwrap();
-    for _ in 0..rng.below(4) {
+    for _ in 0..rng.below(4).saturating_sub(1) {
         let at = usize::try_from(rng.below(payload.len() as u64)).unwrap();
         payload[at] = u8::try_from(rng.below(256)).unwrap();
     }
