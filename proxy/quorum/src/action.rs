@@ -73,6 +73,6 @@ pub enum Event {
 pub enum Fate {
     /// Another entry was committed in its place, so it never will be.
     Overwritten,
-    /// A snapshot took the place of that part of the log; whether it is in there shows in the state.
+    /// A snapshot took the place of that part of the log; the state shows whether it is in there.
     Unknown,
 }

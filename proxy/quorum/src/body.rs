@@ -12,8 +12,7 @@ pub(crate) fn snapshot(membership: &Membership, state: &[u8], position: Position
     let mut body = Vec::new();
     membership.encode(&mut body);
     body.extend(state);
-    let mut snapshot = Snapshot::default();
-    snapshot.data = body.into();
+    let mut snapshot = Snapshot { data: body.into(), ..Snapshot::default() };
     let meta = snapshot.mut_metadata();
     meta.index = position.index;
     meta.term = position.term;

@@ -21,7 +21,7 @@ pub const PROTOCOL_VERSION_READ_MIN: u16 =
     if PROTOCOL_VERSION > 1 { PROTOCOL_VERSION - 1 } else { 1 };
 
 const MAGIC: [u8; 4] = *b"PGXQ";
-const HEADER_BYTES: usize = 56;
+const HEADER_BYTES: u16 = 56;
 
 /// A message with its envelope taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +56,10 @@ pub enum EnvelopeError {
 impl<'a> Envelope<'a> {
     /// The bytes for the wire.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER_BYTES + self.payload.len());
+        let mut out = Vec::with_capacity(usize::from(HEADER_BYTES) + self.payload.len());
         out.extend(MAGIC);
         out.extend(PROTOCOL_VERSION.to_be_bytes());
-        out.extend((HEADER_BYTES as u16).to_be_bytes());
+        out.extend(HEADER_BYTES.to_be_bytes());
         out.extend(self.cluster.0.to_be_bytes());
         out.extend(self.from.get().to_be_bytes());
         out.extend(self.from_incarnation.to_be_bytes());
@@ -90,14 +90,14 @@ impl<'a> Envelope<'a> {
     }
 
     fn decode_body(mut reader: Reader<'a>) -> Option<Self> {
-        let header_bytes = usize::from(reader.u16()?);
+        let header_bytes = reader.u16()?;
         let cluster = ClusterId(reader.u128()?);
         let from = NodeId::new(reader.u64()?)?;
         let from_incarnation = reader.u64().filter(|number| *number != 0)?;
         let to = NodeId::new(reader.u64()?)?;
         let to_incarnation = reader.u64()?;
         // What a newer version added at the end of its header is skipped.
-        reader.take(header_bytes.checked_sub(HEADER_BYTES)?)?;
+        reader.take(usize::from(header_bytes.checked_sub(HEADER_BYTES)?))?;
         let payload = reader.0;
         Some(Self { cluster, from, from_incarnation, to, to_incarnation, payload })
     }
@@ -130,8 +130,9 @@ mod tests {
     fn next_version_with_a_longer_header_is_read() {
         let mut bytes = envelope(b"abc").encode();
         bytes[4..6].copy_from_slice(&(PROTOCOL_VERSION + 1).to_be_bytes());
-        bytes[6..8].copy_from_slice(&(HEADER_BYTES as u16 + 3).to_be_bytes());
-        bytes.splice(HEADER_BYTES..HEADER_BYTES, *b"new");
+        bytes[6..8].copy_from_slice(&(HEADER_BYTES + 3).to_be_bytes());
+        let end = usize::from(HEADER_BYTES);
+        bytes.splice(end..end, *b"new");
         assert_eq!(Envelope::decode(&bytes), Ok(envelope(b"abc")));
     }
 

@@ -131,9 +131,8 @@ impl Store {
             Founding::Cluster(membership) => (body::snapshot(membership, &[], FOUNDING), FOUNDING),
             Founding::Joiner => (Snapshot::default(), Position::default()),
         };
-        let mut hard_state = HardState::default();
-        hard_state.term = position.term;
-        hard_state.commit = position.index;
+        let (term, commit) = (position.term, position.index);
+        let hard_state = HardState { term, commit, ..HardState::default() };
         let transaction = begin(&database)?;
         {
             let mut meta = transaction.open_table(META)?;

@@ -116,8 +116,7 @@ mod tests {
 
     #[test]
     fn entry_under_another_index_is_not_believed() {
-        let mut entry = Entry::default();
-        entry.index = 5;
+        let entry = Entry { index: 5, ..Entry::default() };
         let record = seal_entry(&entry);
         assert_eq!(unseal_entry(5, &record), Ok(entry));
         assert_eq!(unseal_entry(6, &record), Err(Damage::Checksum(ENTRY)));

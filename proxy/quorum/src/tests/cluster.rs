@@ -144,7 +144,7 @@ impl Cluster {
 
     /// The process dies and the machine loses power.
     pub(super) fn crash(&mut self, id: NodeId) {
-        let seed = self.rng.next();
+        let seed = self.rng.draw();
         let down = 1 + self.rng.below(40);
         let node = self.nodes.get_mut(&id).unwrap();
         node.quorum = None;
@@ -247,7 +247,7 @@ impl Cluster {
     fn disturb(&mut self, ids: &[NodeId]) {
         let faults = self.faults;
         if self.rng.chance(faults.partition) {
-            let side = self.rng.next();
+            let side = self.rng.draw();
             self.apart = ids.iter().copied().filter(|id| side >> id.get() & 1 == 1).collect();
         }
         if self.rng.chance(faults.crash) {
@@ -284,7 +284,7 @@ impl Cluster {
         {
             self.checks.trace(id, &action);
             match action {
-                Action::Send { to, bytes } => self.send(id, to, bytes),
+                Action::Send { to, bytes } => self.send(id, to, &bytes),
                 Action::Event(event) => self.observe(id, event),
             }
         }
@@ -327,11 +327,11 @@ impl Cluster {
         }
     }
 
-    fn send(&mut self, from: NodeId, to: NodeId, bytes: Vec<u8>) {
+    fn send(&mut self, from: NodeId, to: NodeId, bytes: &[u8]) {
         if let Some(sent) = &mut self.sent {
-            sent.push(bytes.clone());
+            sent.push(bytes.to_vec());
         }
-        if self.snapshots_to_lose > 0 && is_snapshot(&bytes) {
+        if self.snapshots_to_lose > 0 && is_snapshot(bytes) {
             self.snapshots_to_lose -= 1;
             return;
         }
@@ -343,7 +343,7 @@ impl Cluster {
             let delay = self.rng.below(self.faults.delay_max + 1);
             self.wires_count += 1;
             let key = (self.ticks + delay, self.wires_count);
-            self.wires.insert(key, Wire { from, to, bytes: bytes.clone() });
+            self.wires.insert(key, Wire { from, to, bytes: bytes.to_vec() });
         }
     }
 }

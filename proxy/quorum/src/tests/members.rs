@@ -119,8 +119,10 @@ fn wiped_voter_under_its_old_number_is_refused_by_all() {
     }
     let by_others = cluster.nodes.iter().filter(|(id, _)| **id != wiped);
     for (id, other) in by_others {
-        let refused = |error: &MessageError| matches!(error, MessageError::OtherIncarnation { from, .. } if *from == wiped);
-        assert!(other.refused.iter().any(refused), "{id} listens to {wiped}");
+        let refused = other.refused.iter().any(
+            |error| matches!(error, MessageError::OtherIncarnation { from, .. } if *from == wiped),
+        );
+        assert!(refused, "{id} listens to {wiped}");
     }
     let not_meant = |error: &MessageError| matches!(error, MessageError::NotForUs { .. });
     assert!(cluster.nodes[&wiped].refused.iter().any(not_meant));

@@ -179,7 +179,7 @@ fn aim(message: &mut Message, status: &Status) {
 
 /// Changes a field to a number that could be one, or to one that could not.
 fn twist(message: &mut Message, rng: &mut Rng) {
-    let number = if rng.chance(80) { rng.below(60) } else { rng.next() };
+    let number = if rng.chance(80) { rng.below(60) } else { rng.draw() };
     let entries = message.entries.len() as u64;
     match rng.below(8) {
         0 => message.term = number,
