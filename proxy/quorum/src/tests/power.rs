@@ -8,7 +8,7 @@ use crate::sim::{Rng, SimDisk};
 use crate::store::{Batch, Contents, Expected, FOUNDING, Founding, Position, Store, StoreError};
 use crate::{ClusterId, Identity, Incarnation, NodeId};
 
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 4;
 
 fn identity() -> Identity {
     Identity {
