@@ -13,6 +13,9 @@ const NOW: BootTime = BootTime(100_000_000_000);
 
 const RECOVERED: Recovered = Recovered { timeline: Timeline(2), switch: Lsn(101), end: Lsn(110) };
 
+/// No situation here takes more entries until nothing is left to propose.
+const PROPOSALS_MAX: usize = 10;
+
 /// A cluster and what is known of it; node 1 is primary, 2 and 3 stream.
 struct Scene {
     state: State,
@@ -73,7 +76,7 @@ impl Scene {
 
     /// Applies what was decided, as the quorum would, until nothing is proposed.
     fn settle(&mut self) -> Vec<Action> {
-        loop {
+        for _ in 0..PROPOSALS_MAX {
             let actions = self.decide();
             let proposed = actions.iter().find_map(|action| match action {
                 Action::Propose(entry) => Some(entry.clone()),
@@ -82,6 +85,7 @@ impl Scene {
             let Some(entry) = proposed else { return actions };
             apply_all(&mut self.state, [entry]);
         }
+        panic!("still proposing after {PROPOSALS_MAX} entries: {:?}", self.decide());
     }
 }
 

@@ -1,10 +1,10 @@
 //! Leases: who may do what until when, held from a majority of voters.
 //!
 //! One protocol for all kinds. The [`Holder`] reads its clock before it asks; a [`Voter`] promises
-//! until a moment by its own clock that lies later, whatever the two clocks' rates within the drift;
-//! with promises from a majority the holder may act until `t0 + lease` by its own clock. A voter
-//! that wants somebody else to have the lease first lets its promise run out, then refuses for
-//! ever, durably, and only then says so. `docs/FAILOVER.md` argues why no two can hold at once.
+//! until a moment by its own clock that lies later, whatever the two clocks' rates within the
+//! drift; with promises from a majority the holder may act until `t0 + lease` by its own clock. A
+//! voter that wants somebody else to have the lease first lets its promise run out, then refuses
+//! for ever, durably, and only then says so. `docs/FAILOVER.md` argues why no two can hold at once.
 //!
 //! Neither side does I/O or reads a clock. Read [`Settings`] for the inequality that all stands on.
 
@@ -39,9 +39,9 @@ pub enum Kind {
 
 /// One right to be held: a kind, the number that orders its holders, and the holder.
 ///
-/// The number is the epoch for [`Kind::Primary`], counts an address's holders for [`Kind::Vip`], and
-/// is the holder's registration for the others: a node that was given up may come back under a new
-/// registration in the same epoch.
+/// The number is the epoch for [`Kind::Primary`], counts an address's holders for [`Kind::Vip`],
+/// and is the holder's registration for the others: a node that was given up may come back under a
+/// new registration in the same epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Right {
     /// What it is about.
