@@ -4,6 +4,7 @@
 //! real PostgreSQL and hosts of its own is in the target `e2e`.
 
 mod admin;
+mod driver;
 mod forward;
 
 use std::io::Read;
