@@ -21,7 +21,7 @@ impl State {
             Entry::Bootstrap { system, holder, incarnation, timeline } => {
                 self.bootstrap(*system, *holder, *incarnation, *timeline)
             }
-            Entry::Admit(member) => self.admit(member),
+            Entry::Admit { member, replaces } => self.admit(member, *replaces),
             Entry::Seal { epoch, attempt } => self.seal_epoch(*epoch, *attempt),
             Entry::Released { voter, kind, number } => self.release(*voter, *kind, *number),
             Entry::NewEpoch { .. } => self.begin_epoch(entry),
@@ -29,7 +29,7 @@ impl State {
                 self.establish(*epoch, *timeline, *switch, *lsn)
             }
             Entry::RuleJoint { epoch, rule } => self.join_rules(*epoch, rule),
-            Entry::RuleSettled { epoch } => self.settle_rules(*epoch),
+            Entry::RuleSettled { epoch, change } => self.settle_rules(*epoch, *change),
             Entry::Membership(next) => self.change_membership(next),
             Entry::MembershipAdopted { node, version } => self.adopt(*node, *version),
             Entry::Register { node } => self.register(*node),
@@ -67,15 +67,28 @@ impl State {
             incarnation,
             lsn: Lsn(0),
             rules: alloc::vec![rule.clone()],
+            change: 0,
             history: History(alloc::vec![first]),
         });
-        self.tenure = Some(Tenure { epoch, holder, incarnation, rule, is_established: true });
+        self.tenure = Some(Tenure {
+            epoch,
+            holder,
+            incarnation,
+            rule,
+            is_established: true,
+            history: History(alloc::vec![first]),
+            is_lossy: false,
+        });
         Ok(())
     }
 
-    fn admit(&mut self, member: &Member) -> Result<(), Void> {
+    fn admit(&mut self, member: &Member, replaces: Option<Incarnation>) -> Result<(), Void> {
         if self.system.is_none() {
             return Err(Void::NotBootstrapped);
+        }
+        let current = self.members.get(&member.node).map(|current| current.incarnation);
+        if replaces != current {
+            return Err(Void::Member);
         }
         // A directory is in one place only; a second node that claims it is mistaken or a copy.
         let taken = self
@@ -101,6 +114,15 @@ impl State {
 
     /// What a voter has refused it refuses for ever, so this only ever grows.
     fn release(&mut self, voter: NodeId, kind: Kind, number: u64) -> Result<(), Void> {
+        let highest = match kind {
+            Kind::Primary => self.tenure.as_ref().map(|tenure| tenure.epoch.0),
+            Kind::Member(_) | Kind::Route(_) => Some(self.registrations_ever),
+            Kind::Vip(vip) => self.vips.get(&vip).map(|right| right.number),
+        };
+        if highest.is_none_or(|highest| number > highest) {
+            // Nobody can have been promised what nobody was given yet.
+            return Err(Void::Number);
+        }
         let up_to = self.released.entry(kind).or_default().entry(voter).or_insert(number);
         *up_to = (*up_to).max(number);
         Ok(())
@@ -126,17 +148,20 @@ impl State {
         if self.members.get(holder).is_none_or(|member| member.incarnation != *incarnation) {
             return Err(Void::Member);
         }
-        self.check_rule(rule, *incarnation, *accept_loss)?;
+        self.check_rule(rule, *holder, *accept_loss)?;
         self.check_reports(reports, current, *attempt)?;
-        self.check_choice(reports, *incarnation, *accept_loss)?;
-        self.tenure = Some(Tenure {
+        let chosen = self.check_choice(reports, *incarnation, *accept_loss)?;
+        let tenure = Tenure {
             epoch: *epoch,
             holder: *holder,
             incarnation: *incarnation,
             rule: rule.clone(),
             is_established: false,
-        });
-        self.unestablished.insert(*epoch);
+            history: chosen.history.clone(),
+            is_lossy: *accept_loss,
+        };
+        self.unestablished.insert(*epoch, tenure.clone());
+        self.tenure = Some(tenure);
         self.sealed = None;
         Ok(())
     }
@@ -166,16 +191,14 @@ impl State {
 
     /// The heart of it: every acknowledged commit is in a report that counts, and the chosen
     /// directory is as far as any of them.
-    fn check_choice(
+    fn check_choice<'a>(
         &self,
-        reports: &[Report],
+        reports: &'a [Report],
         chosen: Incarnation,
         accept_loss: bool,
-    ) -> Result<(), Void> {
+    ) -> Result<&'a Report, Void> {
         let established = self.established.as_ref().ok_or(Void::NotBootstrapped)?;
-        let descent = |report: &Report| {
-            report.history.descent(report.end, &established.history, &self.unestablished)
-        };
+        let descent = |report: &Report| self.descent(report, established, accept_loss);
         // Only directories that acknowledged commits could depend on are known to be undamaged: one
         // outside the rules may have been started by hand, which leaves no trace in a history.
         let is_trusted = |report: &Report| {
@@ -189,30 +212,71 @@ impl State {
             .filter(|report| is_trusted(report) && descent(report) == Descent::Counts)
             .map(|report| (report.incarnation, report.end))
             .collect();
-        let reporters: BTreeSet<_> = counted.keys().copied().collect();
-        let has_all = reporters.contains(&established.incarnation)
+        // What an accepted loss took elsewhere still tells how far it went before.
+        let cut: BTreeMap<Incarnation, Lsn> = reports
+            .iter()
+            .filter(|report| is_trusted(report) && !counted.contains_key(&report.incarnation))
+            .filter_map(|report| Some((report.incarnation, self.end_before_loss(report)?)))
+            .collect();
+        let reporters: BTreeSet<_> = counted.keys().chain(cut.keys()).copied().collect();
+        let has_all = counted.contains_key(&established.incarnation)
             || established.rules.iter().all(|rule| rule.is_covered_by(&reporters));
         if !has_all && !accept_loss {
             return Err(Void::ReportsTooFew);
         }
-        let Some(end) = counted.get(&chosen).copied() else {
-            let report = reports.iter().find(|report| report.incarnation == chosen);
+        let report = reports.iter().find(|report| report.incarnation == chosen);
+        let Some((report, end)) = report.zip(counted.get(&chosen).copied()) else {
             return Err(Void::CandidateUnknown { descent: report.map(descent) });
         };
-        let furthest = counted.values().copied().max().unwrap_or(end);
+        let furthest = counted.values().chain(cut.values()).copied().max().unwrap_or(end);
         if end < furthest && !accept_loss {
             return Err(Void::CandidateBehind { end, furthest });
         }
-        Ok(())
+        Ok(report)
     }
 
-    /// A rule must name members other than the primary, and be possible to fulfil.
-    fn check_rule(&self, rule: &Rule, primary: Incarnation, accept_loss: bool) -> Result<(), Void> {
-        let known: BTreeSet<_> = self.members.values().map(|member| member.incarnation).collect();
+    /// How a reported directory stands to what is recorded. Where an operator accepts loss, what an
+    /// earlier election with loss began may go on; otherwise it is a fork, since others may have
+    /// what it lacks.
+    fn descent(&self, report: &Report, established: &Established, accept_loss: bool) -> Descent {
+        let tenures = self.unestablished.values();
+        let epochs = tenures
+            .clone()
+            .filter(|tenure| accept_loss || !tenure.is_lossy)
+            .map(|tenure| tenure.epoch)
+            .collect();
+        let (history, end) = (&report.history, report.end);
+        let descent = history.descent(end, &established.history, &epochs);
+        let goes_on = |tenure: &Tenure| {
+            history.0.len() > tenure.history.0.len()
+                && history.descent(end, &tenure.history, &epochs) == Descent::Counts
+        };
+        let continues = tenures.filter(|tenure| tenure.is_lossy).any(goes_on);
+        if accept_loss && continues { Descent::Counts } else { descent }
+    }
+
+    /// Where a directory that an accepted loss took elsewhere left what is recorded, if it had
+    /// followed that far. It tells which commits can have depended on it, though it cannot be
+    /// elected for them.
+    fn end_before_loss(&self, report: &Report) -> Option<Lsn> {
+        let is_lossy = |switch: &Switch| {
+            self.unestablished.get(&switch.epoch).is_some_and(|tenure| tenure.is_lossy)
+        };
+        let at = report.history.0.iter().position(is_lossy)?;
+        let (kept, left) = report.history.0.split_at(at);
+        let (history, end) = (History(kept.to_vec()), left.first()?.at);
+        let cut = Report { end, history, ..report.clone() };
+        let counts = self.descent(&cut, self.established.as_ref()?, false) == Descent::Counts;
+        counts.then_some(end)
+    }
+
+    /// A rule must name directories of other nodes than the primary's, and be possible to fulfil.
+    fn check_rule(&self, rule: &Rule, primary: NodeId, accept_loss: bool) -> Result<(), Void> {
+        let others = self.members.values().filter(|member| member.node != primary);
+        let known: BTreeSet<_> = others.map(|member| member.incarnation).collect();
         let may_degrade = accept_loss || self.durability == Durability::Available;
         let usable = rule.can_be_fulfilled()
             && rule.members.is_subset(&known)
-            && !rule.members.contains(&primary)
             && (!rule.is_degraded() || may_degrade || self.is_degraded());
         if usable { Ok(()) } else { Err(Void::Rule) }
     }
@@ -245,6 +309,8 @@ impl State {
         established.incarnation = tenure.incarnation;
         established.lsn = lsn;
         established.rules = alloc::vec![tenure.rule.clone()];
+        // What the elected directory went through belongs to it, also promotions that never served.
+        established.history = tenure.history.clone();
         let last = established.history.0.last().map(|switch| switch.timeline);
         if last != Some(timeline) {
             established.history.0.push(Switch { timeline, at: switch, epoch });
@@ -255,20 +321,21 @@ impl State {
 
     fn join_rules(&mut self, epoch: Epoch, rule: &Rule) -> Result<(), Void> {
         self.check_serving(epoch)?;
-        let primary = self.tenure.as_ref().ok_or(Void::NotBootstrapped)?.incarnation;
+        let primary = self.tenure.as_ref().ok_or(Void::NotBootstrapped)?.holder;
         self.check_rule(rule, primary, false)?;
         let established = self.established.as_mut().ok_or(Void::NotBootstrapped)?;
         if established.rules.len() != 1 {
             return Err(Void::RuleChange);
         }
         established.rules.push(rule.clone());
+        established.change += 1;
         Ok(())
     }
 
-    fn settle_rules(&mut self, epoch: Epoch) -> Result<(), Void> {
+    fn settle_rules(&mut self, epoch: Epoch, change: u64) -> Result<(), Void> {
         self.check_serving(epoch)?;
         let established = self.established.as_mut().ok_or(Void::NotBootstrapped)?;
-        if established.rules.len() != 2 {
+        if established.rules.len() != 2 || established.change != change {
             return Err(Void::RuleChange);
         }
         established.rules.remove(0);
@@ -376,3 +443,7 @@ impl State {
 #[cfg(test)]
 #[path = "apply_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "attack_tests.rs"]
+mod attacks;

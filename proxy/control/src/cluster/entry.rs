@@ -56,7 +56,13 @@ pub enum Entry {
         timeline: Timeline,
     },
     /// A node with a directory joins, or has another directory than before.
-    Admit(Member),
+    Admit {
+        /// The node and its directory from now on.
+        member: Member,
+        /// The directory it had before; none for a node that is new. A late entry must not bring
+        /// back a directory that was replaced.
+        replaces: Option<Incarnation>,
+    },
     /// From here on voters renew the epoch's primary lease no more.
     Seal {
         /// The epoch to leave.
@@ -112,6 +118,8 @@ pub enum Entry {
     RuleSettled {
         /// The epoch it is for.
         epoch: Epoch,
+        /// The number of the change.
+        change: u64,
     },
     /// One voter more or one fewer.
     Membership(Membership),

@@ -44,12 +44,14 @@ impl History {
     #[must_use]
     pub fn descent(&self, end: Lsn, recorded: &Self, unestablished: &BTreeSet<Epoch>) -> Descent {
         let (own, theirs) = (&self.0, &recorded.0);
+        if own.is_empty() {
+            return Descent::Fork;
+        }
         let common = own.iter().zip(theirs).take_while(|(a, b)| a == b).count();
         if common == own.len() {
             // A prefix: on an older timeline, unless the whole is shared.
             return match theirs.get(common) {
                 Some(left) if end > left.at => Descent::PastSwitch,
-                _ if own.is_empty() && !theirs.is_empty() => Descent::Fork,
                 _ => Descent::Counts,
             };
         }
@@ -115,5 +117,6 @@ mod tests {
     #[test]
     fn directory_without_a_history_is_a_fork() {
         assert_eq!(descent(&[], 0), Descent::Fork);
+        assert_eq!(descent(&[], 900), Descent::Fork);
     }
 }

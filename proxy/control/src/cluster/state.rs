@@ -35,6 +35,10 @@ pub struct Tenure {
     pub rule: Rule,
     /// Whether it may open.
     pub is_established: bool,
+    /// The timelines of its directory when it was elected.
+    pub history: History,
+    /// Whether acknowledged commits may have been lost by its election.
+    pub is_lossy: bool,
 }
 
 /// The last epoch that served: what decisions count against.
@@ -48,6 +52,9 @@ pub struct Established {
     pub lsn: Lsn,
     /// The rules in force: one, or two while a change runs.
     pub rules: Vec<Rule>,
+    /// Counts the changes of the rule, over all epochs: what is said of one change must not be
+    /// taken for the next.
+    pub change: u64,
     /// The timelines up to it.
     pub history: History,
 }
@@ -77,8 +84,9 @@ pub struct State {
     pub(super) system: Option<SystemId>,
     pub(super) tenure: Option<Tenure>,
     pub(super) established: Option<Established>,
-    /// Committed epochs after the established one.
-    pub(super) unestablished: BTreeSet<Epoch>,
+    /// The tenures after the established one that ended before they served, and the newest one
+    /// while it does not.
+    pub(super) unestablished: BTreeMap<Epoch, Tenure>,
     /// The attempt to leave the newest epoch, if there is one.
     pub(super) sealed: Option<Attempt>,
     /// The highest number of each kind that each voter has released.
@@ -101,7 +109,7 @@ impl State {
             system: None,
             tenure: None,
             established: None,
-            unestablished: BTreeSet::new(),
+            unestablished: BTreeMap::new(),
             sealed: None,
             released: BTreeMap::new(),
         }
@@ -135,10 +143,9 @@ impl State {
         newest
     }
 
-    /// The memberships of which a majority must release a right before it is given anew: the
-    /// oldest that a holder may count in, and all later ones.
+    /// The memberships that some registered node may count in, the oldest first.
     #[must_use]
-    pub fn memberships_to_release(&self) -> &[Membership] {
+    pub fn memberships(&self) -> &[Membership] {
         &self.memberships
     }
 
@@ -178,13 +185,13 @@ impl State {
         self.sealed
     }
 
-    /// Committed epochs after the established one.
+    /// The tenures after the established one.
     #[must_use]
-    pub fn unestablished(&self) -> &BTreeSet<Epoch> {
+    pub fn unestablished(&self) -> &BTreeMap<Epoch, Tenure> {
         &self.unestablished
     }
 
-    /// Whether a majority of every membership that a holder may count in has released rights of
+    /// Whether a majority of every membership that the holder may count in has released rights of
     /// this kind up to `number`: nobody holds one or ever will.
     #[must_use]
     pub fn is_released(&self, kind: Kind, number: u64) -> bool {
@@ -197,7 +204,22 @@ impl State {
         let stated = self.released.get(&kind).into_iter().flatten();
         let voters: BTreeSet<_> =
             stated.filter(|(_, up_to)| number <= **up_to).map(|(voter, _)| *voter).collect();
-        self.memberships.iter().find(|membership| !membership.has_majority(&voters))
+        let oldest = self
+            .holder(kind)
+            .and_then(|holder| self.registrations.get(&holder))
+            .map_or(0, |registration| registration.counts_in);
+        self.memberships
+            .iter()
+            .find(|known| known.version >= oldest && !known.has_majority(&voters))
+    }
+
+    /// Who holds the newest right of a kind, if anybody does.
+    fn holder(&self, kind: Kind) -> Option<NodeId> {
+        match kind {
+            Kind::Primary => self.tenure.as_ref().map(|tenure| tenure.holder),
+            Kind::Member(node) | Kind::Route(node) => Some(node),
+            Kind::Vip(vip) => self.vips.get(&vip).map(|right| right.holder),
+        }
     }
 
     /// Whether a voter with this state may promise the right to a holder that goes by `epoch`.

@@ -33,13 +33,21 @@ pub(crate) fn three_nodes() -> State {
     apply_all(
         &mut state,
         [1, 2, 3].map(|node| {
-            Entry::Admit(Member { node: NodeId(node), incarnation: directory(node), priority: 0 })
+            let replaces = (node == 1).then_some(directory(1));
+            let incarnation = directory(node);
+            Entry::Admit {
+                member: Member { node: NodeId(node), incarnation, priority: 0 },
+                replaces,
+            }
         }),
     );
     let epoch = Epoch(0);
     apply_all(
         &mut state,
-        [Entry::RuleJoint { epoch, rule: any(1, &[2, 3]) }, Entry::RuleSettled { epoch }],
+        [
+            Entry::RuleJoint { epoch, rule: any(1, &[2, 3]) },
+            Entry::RuleSettled { epoch, change: 1 },
+        ],
     );
     state
 }

@@ -32,11 +32,12 @@ fn rejoin(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Vec<Action> {
 /// The next step towards a rule of the standbys that stream.
 fn change_rule(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Entry> {
     let epoch = tenure.epoch;
-    let rules = &view.state.established()?.rules;
-    let [current] = &rules[..] else {
+    let established = view.state.established()?;
+    let [current] = &established.rules[..] else {
+        let change = established.change;
         let primary = view.nodes.get(&tenure.holder)?;
-        let is_settled = primary.epoch == epoch && primary.rule_is_settled;
-        return is_settled.then_some(Entry::RuleSettled { epoch });
+        let is_settled = primary.epoch == epoch && primary.settled_change == change;
+        return is_settled.then_some(Entry::RuleSettled { epoch, change });
     };
     let rule = fitting_rule(view, tenure, now)?;
     (rule != *current).then_some(Entry::RuleJoint { epoch, rule })

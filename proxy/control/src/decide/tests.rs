@@ -32,7 +32,7 @@ fn scene() -> Scene {
         postgres: if node == 1 { Postgres::Primary } else { Postgres::Standby },
         report: None,
         recovered: None,
-        rule_is_settled: true,
+        settled_change: 2,
         is_streaming: node != 1,
     };
     Scene {
@@ -153,10 +153,10 @@ fn dead_standby_seals_nothing_and_leaves_the_rule() {
 fn rule_is_settled_when_the_primary_says_so_and_not_before() {
     let mut scene = scene();
     scene.silence(3);
-    scene.node(1).rule_is_settled = false;
+    scene.node(1).settled_change = 1;
     let actions = scene.settle();
     assert_eq!(scene.state.established().unwrap().rules.len(), 2, "{actions:?}");
-    scene.node(1).rule_is_settled = true;
+    scene.node(1).settled_change = 2;
     scene.settle();
     assert_eq!(scene.state.established().unwrap().rules, [any(1, &[2])]);
 }
@@ -195,7 +195,8 @@ fn enough_reports_elect_the_furthest_then_the_preferred() {
     assert_eq!(elected(&scene.decide()).unwrap().0, NodeId(2), "equal: the lower node");
     let preferred =
         crate::cluster::Member { node: NodeId(3), incarnation: directory(3), priority: 5 };
-    apply_all(&mut scene.state, [Entry::Admit(preferred)]);
+    let replaces = Some(directory(3));
+    apply_all(&mut scene.state, [Entry::Admit { member: preferred, replaces }]);
     assert_eq!(elected(&scene.decide()).unwrap().0, NodeId(3));
 }
 

@@ -35,9 +35,9 @@ pub struct Observation {
     /// On the primary: whether its recovery has ended and the standbys of its rule have flushed
     /// past that. On others meaningless.
     pub recovered: Option<Recovered>,
-    /// On the primary: whether every walsender runs the newest rule and its members have flushed
-    /// all that came before it.
-    pub rule_is_settled: bool,
+    /// On the primary: the newest change of the rule that every walsender runs and whose members
+    /// have flushed all that came before it.
+    pub settled_change: u64,
     /// On a standby: whether it streams from the newest epoch's primary.
     pub is_streaming: bool,
 }

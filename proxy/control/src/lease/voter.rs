@@ -176,11 +176,12 @@ impl Voter {
         })
     }
 
-    /// The holder has closed its gate for good and says so: there is nothing to wait for. The
+    /// The holder has closed its gate for good and says so: there is nothing to wait for, and
+    /// nothing more is promised for this right. Who wants to hold it again needs a new number. The
     /// driver has checked that the message comes from the holder itself.
     pub fn handle_closed(&mut self, right: &Right, now: BootTime) {
         self.promises.remove(&(right.kind, right.number));
-        self.handle_timeout(now);
+        self.handle_wanted(right.kind, right.number, now);
     }
 
     /// The quorum wants rights of this kind up to `number` to be released: nothing more is promised
@@ -230,17 +231,17 @@ impl Voter {
     /// When [`Voter::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<BootTime> {
-        let concerns = |kind: &Kind, number: u64| {
-            self.wanted.get(kind).is_some_and(|wanted| number <= *wanted)
-        };
-        let promises = self.promises.iter();
-        let runs_out = promises.filter(|((kind, number), _)| concerns(kind, *number));
-        let last = runs_out.map(|(_, until)| *until).min();
-        match last {
-            Some(until) => Some(until.max(self.quiet_until)),
-            None if self.wanted.is_empty() => None,
-            None => Some(self.quiet_until),
-        }
+        let unstated = self.wanted.iter().filter(|(kind, number)| {
+            let is_stated = self.stated.contains(&(**kind, **number));
+            // While a write is on its way there is nothing to do but wait for it.
+            !is_stated && (self.writing.is_none() || self.is_outstanding(**kind, **number))
+        });
+        let due = unstated.map(|(kind, number)| {
+            let outstanding = self.promises.range((*kind, 0)..=(*kind, *number));
+            let last = outstanding.map(|(_, until)| *until).max();
+            last.map_or(self.quiet_until, |until| until.max(self.quiet_until))
+        });
+        due.min()
     }
 
     /// The next thing to do, in order.
