@@ -9,8 +9,11 @@
 extern crate alloc;
 
 pub mod admin;
+pub mod agent;
 pub mod cluster;
 pub mod decide;
+pub mod detect;
+pub mod facts;
 pub mod ids;
 pub mod lease;
 pub mod limits;

@@ -16,5 +16,18 @@ pub const ADMIN_CLIENT_MS_MAX: u64 = 10_000;
 /// is one more majority that a failover needs; a primary that adopts none for so long is ill.
 pub const MEMBERSHIPS_PENDING_MAX: usize = 4;
 
+/// Shortest time that a policy may set, in milliseconds.
+pub const POLICY_MS_MIN: u64 = 100;
+
+/// Longest time that a policy may set, in milliseconds: an hour.
+pub const POLICY_MS_MAX: u64 = 3_600_000;
+
+/// Most standbys that a commit may have to reach.
+pub const SYNC_STANDBYS_MAX: usize = 8;
+
+/// How often a standby's wait for trust doubles at most: from the default of a second to a minute.
+pub const FLAPS_MAX: u32 = 6;
+
+const _: () = assert!(POLICY_MS_MAX << FLAPS_MAX < u64::MAX / 16);
 const _: () = assert!(MEMBERSHIPS_PENDING_MAX >= 2);
 const _: () = assert!(ADMIN_CLIENTS_MAX * ADMIN_REQUEST_BYTES_MAX <= 4 * 1024 * 1024);

@@ -25,15 +25,15 @@ impl State {
             Entry::Seal { epoch, attempt } => self.seal_epoch(*epoch, *attempt),
             Entry::Released { voter, kind, number } => self.release(*voter, *kind, *number),
             Entry::NewEpoch { .. } => self.begin_epoch(entry),
-            Entry::Established { epoch, timeline, switch, lsn } => {
-                self.establish(*epoch, *timeline, *switch, *lsn)
-            }
+            Entry::Established { .. } => self.establish(entry),
             Entry::RuleJoint { epoch, rule } => self.join_rules(*epoch, rule),
             Entry::RuleSettled { epoch, change } => self.settle_rules(*epoch, *change),
             Entry::Membership(next) => self.change_membership(next),
             Entry::MembershipAdopted { node, version } => self.adopt(*node, *version),
             Entry::Register { node } => self.register(*node),
+            Entry::Retire { node, number } => self.retire(*node, *number),
             Entry::Forget { node } => self.forget(*node),
+            Entry::RetireVip { vip, number } => self.retire_vip(*vip, *number),
             Entry::GiveVip { vip, number, holder, incarnation } => {
                 let kind = Kind::Vip(*vip);
                 let (number, holder, incarnation) = (*number, *holder, *incarnation);
@@ -44,6 +44,18 @@ impl State {
                 self.durability = *durability;
                 Ok(())
             }
+            Entry::Policy(policy) => {
+                policy.check().map_err(Void::Policy)?;
+                self.policy = *policy;
+                Ok(())
+            }
+            Entry::Pause { is_paused } => {
+                self.is_paused = *is_paused;
+                Ok(())
+            }
+            Entry::Switchover { epoch, to } => self.switch_over(*epoch, *to),
+            Entry::SwitchoverCancelled { epoch } => self.cancel_switchover(*epoch),
+            Entry::AcceptLoss { epoch, attempt } => self.accept_loss(*epoch, *attempt),
         }
     }
 
@@ -77,7 +89,9 @@ impl State {
             rule,
             is_established: true,
             history: History(alloc::vec![first]),
+            end: Lsn(0),
             is_lossy: false,
+            registrations_before: self.registrations_ever,
         });
         Ok(())
     }
@@ -141,6 +155,9 @@ impl State {
         if self.sealed != Some(*attempt) {
             return Err(Void::Attempt);
         }
+        if *accept_loss && self.loss_accepted != Some(*attempt) {
+            return Err(Void::LossNotAccepted);
+        }
         self.check_released(Kind::Primary, current.0)?;
         if !self.registrations.contains_key(holder) {
             return Err(Void::Registration);
@@ -158,11 +175,15 @@ impl State {
             rule: rule.clone(),
             is_established: false,
             history: chosen.history.clone(),
+            end: chosen.end,
             is_lossy: *accept_loss,
+            registrations_before: self.registrations_ever,
         };
         self.unestablished.insert(*epoch, tenure.clone());
         self.tenure = Some(tenure);
         self.sealed = None;
+        self.handover = None;
+        self.loss_accepted = None;
         Ok(())
     }
 
@@ -288,16 +309,17 @@ impl State {
         rules.into_iter().any(Rule::is_degraded)
     }
 
-    fn establish(
-        &mut self,
-        epoch: Epoch,
-        timeline: Timeline,
-        switch: Lsn,
-        lsn: Lsn,
-    ) -> Result<(), Void> {
+    fn establish(&mut self, entry: &Entry) -> Result<(), Void> {
+        let Entry::Established { epoch, timeline, switch, lsn, confirmed } = entry else {
+            unreachable!("called for this entry only");
+        };
+        let (epoch, timeline, switch, lsn) = (*epoch, *timeline, *switch, *lsn);
         self.current(epoch)?;
         if self.sealed.is_some() {
             return Err(Void::Sealed);
+        }
+        if let Some(node) = self.unconfirmed().find(|node| !confirmed.contains(node)) {
+            return Err(Void::Unconfirmed { node });
         }
         let tenure = self.tenure.as_mut().ok_or(Void::NotBootstrapped)?;
         let established = self.established.as_mut().ok_or(Void::NotBootstrapped)?;
@@ -373,14 +395,66 @@ impl State {
         Ok(())
     }
 
+    /// Gives a node a number for its leases: also one whose earlier ones are released and that is
+    /// still needed, because it holds the epoch or an address. What it counts in stays then.
     fn register(&mut self, node: NodeId) -> Result<(), Void> {
-        if self.registrations.contains_key(&node) {
+        let newest = self.membership().version;
+        let counts_in = match self.registrations.get(&node).copied() {
+            None => newest,
+            Some(old) if old.is_retiring => {
+                self.check_leases_released(node, old.number)?;
+                old.counts_in
+            }
+            Some(_) => return Err(Void::Registration),
+        };
+        self.registrations_ever += 1;
+        let number = self.registrations_ever;
+        self.registrations.insert(node, Registration { number, counts_in, is_retiring: false });
+        Ok(())
+    }
+
+    fn check_leases_released(&self, node: NodeId, number: u64) -> Result<(), Void> {
+        let kinds = [Kind::Member(node), Kind::Route(node)];
+        kinds.into_iter().try_for_each(|kind| self.check_released(kind, number))
+    }
+
+    fn retire(&mut self, node: NodeId, number: u64) -> Result<(), Void> {
+        let registration = self.registrations.get_mut(&node).ok_or(Void::Registration)?;
+        if registration.number != number || registration.is_retiring {
             return Err(Void::Registration);
         }
-        self.registrations_ever += 1;
-        let counts_in = self.membership().version;
-        let registration = Registration { number: self.registrations_ever, counts_in };
-        self.registrations.insert(node, registration);
+        registration.is_retiring = true;
+        Ok(())
+    }
+
+    fn retire_vip(&mut self, vip: VipId, number: u64) -> Result<(), Void> {
+        let is_newest = self.vips.get(&vip).is_some_and(|right| right.number == number);
+        if is_newest && self.vips_retiring.insert(vip) { Ok(()) } else { Err(Void::Number) }
+    }
+
+    fn switch_over(&mut self, epoch: Epoch, to: NodeId) -> Result<(), Void> {
+        self.check_serving(epoch)?;
+        let is_primary = self.tenure.as_ref().is_some_and(|tenure| tenure.holder == to);
+        let is_ready = self.members.contains_key(&to) && self.registrations.contains_key(&to);
+        if is_primary || !is_ready || self.handover.is_some() {
+            return Err(Void::Switchover);
+        }
+        self.handover = Some(to);
+        Ok(())
+    }
+
+    /// Once sealed there is no way back to this epoch.
+    fn cancel_switchover(&mut self, epoch: Epoch) -> Result<(), Void> {
+        self.check_serving(epoch)?;
+        self.handover.take().map(drop).ok_or(Void::Switchover)
+    }
+
+    fn accept_loss(&mut self, epoch: Epoch, attempt: Attempt) -> Result<(), Void> {
+        self.current(epoch)?;
+        if self.sealed != Some(attempt) {
+            return Err(Void::Attempt);
+        }
+        self.loss_accepted = Some(attempt);
         Ok(())
     }
 
@@ -391,12 +465,9 @@ impl State {
         if holds_epoch || holds_vip {
             return Err(Void::Registration);
         }
-        let kinds = [Kind::Member(node), Kind::Route(node)];
-        for kind in kinds {
-            self.check_released(kind, registration.number)?;
-        }
+        self.check_leases_released(node, registration.number)?;
         self.registrations.remove(&node);
-        for kind in kinds {
+        for kind in [Kind::Member(node), Kind::Route(node)] {
             // The next registration has another number, so these statements will not be asked for.
             self.released.remove(&kind);
         }
@@ -416,6 +487,7 @@ impl State {
             self.check_released(Kind::Vip(vip), last)?;
         }
         self.vips.insert(vip, right);
+        self.vips_retiring.remove(&vip);
         Ok(())
     }
 

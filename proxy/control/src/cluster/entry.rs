@@ -1,13 +1,15 @@
 //! The entries of the quorum's log, and why one may be void.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::history::{Descent, History};
+use super::policy::PolicyError;
 use super::sync::Rule;
-use super::{Member, Membership};
+use super::{Member, Membership, Policy};
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
 use crate::lease::{Kind, Settings, SettingsError};
 
@@ -96,7 +98,8 @@ pub enum Entry {
         /// Whether an operator has accepted that acknowledged commits may be lost.
         accept_loss: bool,
     },
-    /// The epoch's primary has ended recovery and its rule's standbys have flushed past that.
+    /// The epoch's primary has ended recovery, its rule's standbys have flushed past that, and
+    /// nobody goes by an earlier epoch any more: from here on it serves.
     Established {
         /// The epoch.
         epoch: Epoch,
@@ -106,6 +109,8 @@ pub enum Entry {
         switch: Lsn,
         /// The end of recovery.
         lsn: Lsn,
+        /// The registered nodes that have applied the epoch.
+        confirmed: BTreeSet<NodeId>,
     },
     /// A change of the rule begins: until it is settled, decisions satisfy the old and the new one.
     RuleJoint {
@@ -129,6 +134,14 @@ pub enum Entry {
         /// The node.
         node: NodeId,
     },
+    /// A node's member and route leases are to be released: voters renew them no more. It is final
+    /// for this registration.
+    Retire {
+        /// The node.
+        node: NodeId,
+        /// Its registration.
+        number: u64,
+    },
     /// A node's member and route leases are released: it holds none and gets none before it
     /// registers anew.
     Forget {
@@ -142,6 +155,13 @@ pub enum Entry {
         node: NodeId,
         /// The membership's version.
         version: u64,
+    },
+    /// The right to a virtual address is to be released, so that another node may get it.
+    RetireVip {
+        /// The address.
+        vip: VipId,
+        /// The number of its holder.
+        number: u64,
     },
     /// Another node may answer for a virtual address.
     GiveVip {
@@ -158,6 +178,32 @@ pub enum Entry {
     Settings(Settings),
     /// Another choice between waiting and going on.
     Durability(Durability),
+    /// What operators have chosen for the cluster's conduct.
+    Policy(Policy),
+    /// From here on pgx seals no epoch by itself; or does so again.
+    Pause {
+        /// Whether it pauses.
+        is_paused: bool,
+    },
+    /// An operator wants another primary, without loss and without an error to any client.
+    Switchover {
+        /// The newest epoch, which is to be left.
+        epoch: Epoch,
+        /// The standby to serve next.
+        to: NodeId,
+    },
+    /// The switchover is given up; the primary goes on.
+    SwitchoverCancelled {
+        /// The epoch that was to be left.
+        epoch: Epoch,
+    },
+    /// An operator accepts that the election of this attempt loses acknowledged commits.
+    AcceptLoss {
+        /// The sealed epoch.
+        epoch: Epoch,
+        /// The attempt.
+        attempt: Attempt,
+    },
 }
 
 /// Why an entry changed nothing. To be void is normal: proposals race. The proposer looks at the
@@ -215,6 +261,17 @@ pub enum Void {
     Number,
     /// The settings cannot be used.
     Settings(SettingsError),
+    /// The policy cannot be used.
+    Policy(PolicyError),
+    /// This node may still go by an earlier epoch.
+    Unconfirmed {
+        /// The node.
+        node: NodeId,
+    },
+    /// The standby cannot take over, or another switchover is under way, or none is.
+    Switchover,
+    /// No operator has accepted a loss in this attempt.
+    LossNotAccepted,
     /// The node or directory is not a member as stated.
     Member,
 }
@@ -250,6 +307,14 @@ impl fmt::Display for Void {
             Self::Registration => write!(out, "the node's registration does not allow it"),
             Self::Number => write!(out, "the number does not follow upon the last one"),
             Self::Settings(error) => error.fmt(out),
+            Self::Policy(error) => error.fmt(out),
+            Self::Unconfirmed { node } => {
+                write!(out, "node {node} may still go by an earlier epoch")
+            }
+            Self::Switchover => {
+                write!(out, "no such standby, or a switchover is under way, or none is")
+            }
+            Self::LossNotAccepted => write!(out, "no operator has accepted a loss in this attempt"),
             Self::Member => write!(out, "that node is no member with that directory"),
         }
     }

@@ -11,6 +11,7 @@ mod apply;
 mod entry;
 pub mod history;
 mod membership;
+mod policy;
 mod state;
 pub mod sync;
 #[cfg(test)]
@@ -18,4 +19,5 @@ pub(crate) mod testing;
 
 pub use entry::{Durability, Entry, Report, Void};
 pub use membership::Membership;
+pub use policy::{Policy, PolicyError};
 pub use state::{Established, Member, Registration, State, Tenure};

@@ -5,10 +5,10 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::history::History;
+use super::history::{Descent, History, Switch};
 use super::sync::Rule;
-use super::{Durability, Membership};
-use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, VipId};
+use super::{Durability, Membership, Policy};
+use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
 use crate::lease::{Kind, Refusal, Right, Settings};
 
 /// A node with a data directory.
@@ -37,8 +37,12 @@ pub struct Tenure {
     pub is_established: bool,
     /// The timelines of its directory when it was elected.
     pub history: History,
+    /// How far that directory went when it was elected: its own timeline begins there.
+    pub end: Lsn,
     /// Whether acknowledged commits may have been lost by its election.
     pub is_lossy: bool,
+    /// The last registration before the epoch began: who registers later knows of it.
+    pub registrations_before: u64,
 }
 
 /// The last epoch that served: what decisions count against.
@@ -66,6 +70,8 @@ pub struct Registration {
     pub number: u64,
     /// The membership that the node counts its promises in, or a later one.
     pub counts_in: u64,
+    /// Whether the quorum wants its member and route leases back.
+    pub is_retiring: bool,
 }
 
 /// All that the quorum has agreed on.
@@ -74,6 +80,13 @@ pub struct State {
     pub(super) settings: Settings,
     pub(super) longest_promise_ms: u64,
     pub(super) durability: Durability,
+    pub(super) policy: Policy,
+    /// Whether pgx leaves failover to the operators.
+    pub(super) is_paused: bool,
+    /// Who is to serve next, while an operator's switchover is under way.
+    pub(super) handover: Option<NodeId>,
+    /// The attempt in which an operator accepts loss.
+    pub(super) loss_accepted: Option<Attempt>,
     /// From the oldest membership that any registered node may count in to the newest one; never
     /// empty.
     pub(super) memberships: Vec<Membership>,
@@ -81,6 +94,8 @@ pub struct State {
     pub(super) registrations_ever: u64,
     pub(super) members: BTreeMap<NodeId, Member>,
     pub(super) vips: BTreeMap<VipId, Right>,
+    /// The addresses that are to be taken from their holders.
+    pub(super) vips_retiring: BTreeSet<VipId>,
     pub(super) system: Option<SystemId>,
     pub(super) tenure: Option<Tenure>,
     pub(super) established: Option<Established>,
@@ -101,11 +116,16 @@ impl State {
             settings,
             longest_promise_ms: settings.promise_ms(),
             durability: Durability::Strict,
+            policy: Policy::default(),
+            is_paused: false,
+            handover: None,
+            loss_accepted: None,
             memberships: alloc::vec![Membership { version: 1, voters }],
             registrations: BTreeMap::new(),
             registrations_ever: 0,
             members: BTreeMap::new(),
             vips: BTreeMap::new(),
+            vips_retiring: BTreeSet::new(),
             system: None,
             tenure: None,
             established: None,
@@ -134,6 +154,36 @@ impl State {
         self.durability
     }
 
+    /// What operators have chosen.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Whether pgx leaves failover to the operators.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Who is to serve next, while a switchover is under way.
+    #[must_use]
+    pub fn handover(&self) -> Option<NodeId> {
+        self.handover
+    }
+
+    /// The attempt in which an operator accepts loss.
+    #[must_use]
+    pub fn loss_accepted(&self) -> Option<Attempt> {
+        self.loss_accepted
+    }
+
+    /// PostgreSQL's identifier of the cluster's database; `None` before the cluster has begun.
+    #[must_use]
+    pub fn system(&self) -> Option<SystemId> {
+        self.system
+    }
+
     /// The newest membership.
     #[must_use]
     pub fn membership(&self) -> &Membership {
@@ -159,6 +209,45 @@ impl State {
     #[must_use]
     pub fn vips(&self) -> &BTreeMap<VipId, Right> {
         &self.vips
+    }
+
+    /// The addresses that are to be taken from their holders.
+    #[must_use]
+    pub fn vips_retiring(&self) -> &BTreeSet<VipId> {
+        &self.vips_retiring
+    }
+
+    /// What voters are to release now: a kind, and up to which number.
+    pub fn wanted(&self) -> impl Iterator<Item = (Kind, u64)> + '_ {
+        let sealed = self.tenure.as_ref().filter(|_| self.sealed.is_some());
+        let primary = sealed.map(|tenure| (Kind::Primary, tenure.epoch.0));
+        let retiring = self.registrations.iter().filter(|(_, one)| one.is_retiring);
+        let nodes = retiring.flat_map(|(node, one)| {
+            [Kind::Member(*node), Kind::Route(*node)].map(|kind| (kind, one.number))
+        });
+        let vips = self
+            .vips_retiring
+            .iter()
+            .filter_map(|vip| self.vips.get(vip).map(|right| (Kind::Vip(*vip), right.number)));
+        primary.into_iter().chain(nodes).chain(vips)
+    }
+
+    /// The highest number of a kind that a voter has stated to be released.
+    #[must_use]
+    pub fn released_by(&self, voter: NodeId, kind: Kind) -> Option<u64> {
+        self.released.get(&kind)?.get(&voter).copied()
+    }
+
+    /// The nodes that must have applied the newest epoch before it may serve: those that may hold
+    /// leases from before it.
+    pub fn unconfirmed(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let before = self.tenure.as_ref().map_or(0, |tenure| tenure.registrations_before);
+        let old = self.registrations.iter().filter(move |(_, one)| one.number <= before);
+        old.filter(|(node, one)| {
+            let kinds = [Kind::Member(**node), Kind::Route(**node)];
+            !one.is_retiring || kinds.iter().any(|kind| !self.is_released(*kind, one.number))
+        })
+        .map(|(node, _)| *node)
     }
 
     /// The nodes with data directories.
@@ -222,6 +311,28 @@ impl State {
         }
     }
 
+    /// Whether a directory with these timelines and data up to `end` may receive from the newest
+    /// epoch's primary as it is, without rewinding.
+    #[must_use]
+    pub fn may_follow(&self, history: &History, end: Lsn) -> bool {
+        let (Some(tenure), Some(established)) = (&self.tenure, &self.established) else {
+            return false;
+        };
+        let epoch = tenure.epoch;
+        if tenure.is_established {
+            return history.descent(end, &established.history, &BTreeSet::new()) == Descent::Counts;
+        }
+        // Where the new timeline begins is recorded only when it serves; until then, it is where
+        // the elected directory ended.
+        let mut expected = tenure.history.clone();
+        let follows_already = history.0.last().is_some_and(|switch| switch.epoch == epoch);
+        if !follows_already {
+            let timeline = Timeline(u32::MAX);
+            expected.0.push(Switch { timeline, at: tenure.end, epoch });
+        }
+        history.descent(end, &expected, &BTreeSet::from([epoch])) == Descent::Counts
+    }
+
     /// Whether a voter with this state may promise the right to a holder that goes by `epoch`.
     ///
     /// # Errors
@@ -244,13 +355,21 @@ impl State {
         let follows_epoch = matches!(right.kind, Kind::Member(_) | Kind::Route(_));
         if !holds {
             Err(Refusal::NotTheHolder)
-        } else if right.kind == Kind::Primary && self.sealed.is_some() {
+        } else if self.is_wanted_back(right, registration) {
             Err(Refusal::Sealed)
         } else if follows_epoch && epoch < newest {
             // Who has not heard of the newest primary must not go on reading from an older one.
             Err(Refusal::Epoch { newest })
         } else {
             Ok(())
+        }
+    }
+
+    fn is_wanted_back(&self, right: &Right, registration: &Registration) -> bool {
+        match right.kind {
+            Kind::Primary => self.sealed.is_some(),
+            Kind::Member(_) | Kind::Route(_) => registration.is_retiring,
+            Kind::Vip(vip) => self.vips_retiring.contains(&vip),
         }
     }
 }

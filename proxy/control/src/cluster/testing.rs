@@ -118,7 +118,9 @@ pub(crate) fn elect(state: &State, node: u64, reports: Vec<Report>) -> Entry {
 pub(crate) fn establish(state: &mut State, timeline: u32, switch: u64) -> Result<(), Void> {
     let epoch = newest(state);
     let (switch, lsn) = (Lsn(switch), Lsn(switch + 1));
-    state.apply(&Entry::Established { epoch, timeline: Timeline(timeline), switch, lsn })
+    let confirmed = state.registrations().keys().copied().collect();
+    let timeline = Timeline(timeline);
+    state.apply(&Entry::Established { epoch, timeline, switch, lsn, confirmed })
 }
 
 /// Gives a cluster of one directory its next epoch, with the same holder.

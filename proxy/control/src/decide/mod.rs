@@ -1,25 +1,26 @@
-//! The decision: from what is known to what is to be done, without doing it.
+//! The decision: from what is known to what the quorum is to agree on next.
 //!
-//! [`decide`] looks at the replicated state and at what the coordinator has observed, and names the
-//! next steps. It keeps nothing between calls: it can be called as often as anything changes, by
+//! [`decide`] looks at the replicated state and at what the coordinator has heard, and names the
+//! next entries. It keeps nothing between calls: it can be called as often as anything changes, by
 //! any coordinator, and says the same for the same view. What it proposes is checked again by
-//! [`State::apply`]; what it orders is stamped, and agents obey no order that is older than one
-//! they have seen ([`Gate`]). So a wrong or late coordinator costs time, not commits.
+//! [`State::apply`], and nodes do what follows from the entries ([`crate::agent`]). So a wrong or
+//! late coordinator costs time, not commits.
 
 mod election;
-mod orders;
+mod keep;
 mod steady;
 mod view;
 
-pub use orders::{Gate, Order, Stale, Stamp};
-pub use view::{Observation, Policy, Postgres, Recovered, View};
+pub use view::View;
 
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Entry, State, Void};
-use crate::ids::{Attempt, BootTime, Epoch, NodeId};
+use crate::cluster::{Entry, State, Tenure, Void};
+use crate::facts::Postgres;
+use crate::ids::{Attempt, BootTime, NodeId};
+use crate::lease::Kind;
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,15 +28,6 @@ use crate::ids::{Attempt, BootTime, Epoch, NodeId};
 pub enum Action {
     /// Propose an entry to the quorum.
     Propose(Entry),
-    /// Tell a node's agent what to do. Orders may be repeated: agents know what they have done.
-    Order {
-        /// The node.
-        to: NodeId,
-        /// How new the order is.
-        stamp: Stamp,
-        /// What to do.
-        order: Order,
-    },
     /// Nothing more can be done now, and why. It is what `pgx ctl status` shows.
     Wait(Reason),
 }
@@ -56,6 +48,16 @@ pub enum Reason {
         /// The new primary.
         holder: NodeId,
     },
+    /// These nodes may still go by an earlier epoch; their leases are running out.
+    Confirmation {
+        /// The nodes.
+        missing: Vec<NodeId>,
+    },
+    /// The primary is being stopped, and the next one receives the last of its log.
+    Switchover {
+        /// Who is to serve next.
+        to: NodeId,
+    },
     /// An operator has paused automatic failover.
     Paused,
 }
@@ -63,53 +65,57 @@ pub enum Reason {
 /// Names the next steps. `now` is the coordinator's clock, by which the view was taken.
 #[must_use]
 pub fn decide(view: &View<'_>, now: BootTime) -> Vec<Action> {
+    let mut actions: Vec<_> = keep::next(view, now).into_iter().map(Action::Propose).collect();
     let Some(tenure) = view.state.tenure() else {
-        // An operator begins the cluster; until then there is nothing to decide.
-        return Vec::new();
+        // An operator begins the cluster; until then there is nobody to replace.
+        return actions;
     };
     if let Some(attempt) = view.state.sealed() {
-        return election::next(view, tenure.epoch, attempt, now);
-    }
-    if suspects(view, now) {
-        if view.is_paused {
-            return alloc::vec![Action::Wait(Reason::Paused)];
-        }
-        let (epoch, attempt) = (tenure.epoch, Attempt(1));
-        return alloc::vec![Action::Propose(Entry::Seal { epoch, attempt })];
-    }
-    if tenure.is_established {
-        steady::next(view, tenure, now)
+        actions.push(election::next(view, tenure.epoch, attempt, now));
+    } else if suspects(view, tenure, now) {
+        actions.push(if view.state.is_paused() {
+            Action::Wait(Reason::Paused)
+        } else {
+            Action::Propose(seal(tenure))
+        });
+    } else if tenure.is_established {
+        actions.extend(steady::next(view, tenure, now));
     } else {
-        election::install(view, tenure)
+        actions.push(election::install(view, tenure, now));
     }
+    actions
+}
+
+/// The entry that begins an attempt to replace the holder of the newest epoch.
+#[must_use]
+pub fn seal(tenure: &Tenure) -> Entry {
+    Entry::Seal { epoch: tenure.epoch, attempt: Attempt(1) }
 }
 
 /// Whether the holder of the newest epoch is to be replaced.
-fn suspects(view: &View<'_>, now: BootTime) -> bool {
-    let Some(tenure) = view.state.tenure() else { return false };
-    let is_dead = view.nodes.get(&tenure.holder).is_some_and(|holder| {
+fn suspects(view: &View<'_>, tenure: &Tenure, now: BootTime) -> bool {
+    let policy = view.state.policy();
+    let said = view.nodes.get(&tenure.holder).map(|seen| &seen.facts);
+    let is_dead = said.is_some_and(|facts| {
         // Its own agent says so: no need to wait for silence. What it said of an earlier epoch
         // is about an earlier life.
-        holder.epoch == tenure.epoch && matches!(holder.postgres, Postgres::Dead | Postgres::Hung)
+        let postgres = facts.agent.as_ref().map(|agent| agent.postgres);
+        facts.epoch == Some(tenure.epoch)
+            && matches!(postgres, Some(Postgres::Dead | Postgres::Hung))
     });
-    let is_silent = view.state.membership().has_majority(&view.missed_renewals);
+    let is_silent = view.is_missed(Kind::Primary, tenure.epoch.0, now);
     let is_overdue =
-        !tenure.is_established && now >= view.tenure_since.after_ms(view.policy.establish_ms_max);
+        !tenure.is_established && now >= view.tenure_since.after_ms(policy.establish_ms_max);
     is_dead || is_silent || is_overdue
 }
 
-/// The error of an entry that this crate proposes, as a test and a dry run want to see it.
+/// What would become of the state: for dry runs, and to leave out what would be void anyway.
 ///
 /// # Errors
 /// Why the entry would be void in this state.
 pub fn rehearse(state: &State, entry: &Entry) -> Result<State, Void> {
     let mut rehearsed = state.clone();
     rehearsed.apply(entry).map(|()| rehearsed)
-}
-
-/// The stamp of this view's orders.
-fn stamp(view: &View<'_>, epoch: Epoch, attempt: Attempt) -> Stamp {
-    Stamp { term: view.term, attempt, epoch }
 }
 
 #[cfg(test)]

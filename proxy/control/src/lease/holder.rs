@@ -6,12 +6,14 @@
 
 use alloc::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Promise, Right, Settings, majority};
 use crate::cluster::Membership;
 use crate::ids::{BootTime, Epoch, NodeId};
 
 /// A request for a promise. It goes to every voter of the membership.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
     /// What is asked for.
     pub right: Right,

@@ -10,6 +10,7 @@
 
 mod holder;
 mod settings;
+mod station;
 mod voter;
 
 pub use holder::{Ask, Holder};
@@ -17,6 +18,7 @@ pub use settings::{
     DRIFT_PERCENT_MAX, DRIFT_PERCENT_MIN, LEASE_MS_MAX, LEASE_MS_MIN, RENEWALS_PER_LEASE_MIN,
     Settings, SettingsError,
 };
+pub use station::{Message, Output, Station, Wants};
 pub use voter::{Action, Promise, Refusal, Refusals, Voter};
 
 use serde::{Deserialize, Serialize};

@@ -14,7 +14,7 @@ use crate::cluster::State;
 use crate::ids::{BootTime, Epoch, NodeId};
 
 /// A voter's word to a holder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promise {
     /// Who promises.
     pub voter: NodeId,
@@ -30,7 +30,8 @@ pub struct Promise {
 
 /// Why a voter does not promise. None of them is an error of the network; all but
 /// [`Refusal::Refused`] may pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Refusal {
     /// The voter has just started and does not know what it promised before.
     Quiet,
@@ -119,6 +120,7 @@ pub struct Voter {
     wanted: BTreeMap<Kind, u64>,
     /// What has been stated in this life; a statement may be lost on the way and is then repeated.
     stated: BTreeSet<(Kind, u64)>,
+    started: BootTime,
     quiet_until: BootTime,
     actions: VecDeque<Action>,
 }
@@ -136,9 +138,16 @@ impl Voter {
             promises: BTreeMap::new(),
             wanted: BTreeMap::new(),
             stated: BTreeSet::new(),
+            started: now,
             quiet_until: now.after_ms(longest_promise_ms),
             actions: VecDeque::new(),
         }
+    }
+
+    /// The quorum has agreed on settings that allow longer promises than were known at the start. A
+    /// voter that is still quiet stays so for as long as those may last.
+    pub fn handle_longest_promise(&mut self, longest_promise_ms: u64) {
+        self.quiet_until = self.quiet_until.max(self.started.after_ms(longest_promise_ms));
     }
 
     /// Answers a holder.

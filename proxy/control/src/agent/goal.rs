@@ -1,0 +1,91 @@
+//! What the agreed state wants of one node.
+
+use crate::cluster::State;
+use crate::cluster::sync::Rule;
+use crate::ids::{Attempt, Epoch, Incarnation, NodeId};
+
+/// What a node is to do with its PostgreSQL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Nothing: the cluster has not begun, or does not know this directory yet.
+    Idle,
+    /// Remove the upstream durably, replay the local log to its end, then report. A primary ends.
+    Freeze {
+        /// The epoch that is left.
+        epoch: Epoch,
+        /// The attempt.
+        attempt: Attempt,
+    },
+    /// Become primary; let in members only.
+    Promote {
+        /// The epoch.
+        epoch: Epoch,
+        /// The rule to start with.
+        rule: Rule,
+    },
+    /// Serve.
+    Serve {
+        /// The epoch.
+        epoch: Epoch,
+        /// The rule to run; while it changes, the one to come.
+        rule: Rule,
+    },
+    /// End cleanly, for a switchover.
+    StepDown {
+        /// The epoch that is left.
+        epoch: Epoch,
+    },
+    /// Receive from the new primary, if the directory allows it as it is.
+    Follow {
+        /// The epoch.
+        epoch: Epoch,
+        /// The new primary.
+        upstream: NodeId,
+    },
+    /// Receive from the primary, whatever that takes.
+    Rejoin {
+        /// The epoch.
+        epoch: Epoch,
+        /// The primary.
+        upstream: NodeId,
+    },
+}
+
+impl Goal {
+    /// How new it is: a node that once obeyed a newer one does not obey this one.
+    pub(super) fn stamp(&self) -> Option<(Epoch, Attempt)> {
+        match self {
+            Self::Idle => None,
+            Self::Freeze { epoch, attempt } => Some((*epoch, *attempt)),
+            Self::Promote { epoch, .. }
+            | Self::Serve { epoch, .. }
+            | Self::StepDown { epoch }
+            | Self::Follow { epoch, .. }
+            | Self::Rejoin { epoch, .. } => Some((*epoch, Attempt(0))),
+        }
+    }
+}
+
+/// What the state wants of this node with this directory.
+#[must_use]
+pub fn goal(state: &State, me: NodeId, directory: Incarnation) -> Goal {
+    let Some(tenure) = state.tenure() else { return Goal::Idle };
+    if state.members().get(&me).is_none_or(|member| member.incarnation != directory) {
+        return Goal::Idle;
+    }
+    let (epoch, upstream) = (tenure.epoch, tenure.holder);
+    let is_holder = upstream == me && tenure.incarnation == directory;
+    if let Some(attempt) = state.sealed() {
+        return Goal::Freeze { epoch, attempt };
+    }
+    match (is_holder, tenure.is_established) {
+        (true, false) => Goal::Promote { epoch, rule: tenure.rule.clone() },
+        (true, true) if state.handover().is_some() => Goal::StepDown { epoch },
+        (true, true) => {
+            let rules = state.established().and_then(|established| established.rules.last());
+            Goal::Serve { epoch, rule: rules.unwrap_or(&tenure.rule).clone() }
+        }
+        (false, false) => Goal::Follow { epoch, upstream },
+        (false, true) => Goal::Rejoin { epoch, upstream },
+    }
+}

@@ -1,0 +1,52 @@
+//! What an agent must not forget.
+
+use serde::{Deserialize, Serialize};
+
+use super::Goal;
+use crate::cluster::history::History;
+use crate::ids::{Attempt, Epoch, Incarnation};
+
+/// The agent's durable record. It belongs to the directory, and lies beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The directory.
+    pub directory: Incarnation,
+    /// Its timelines, each with the epoch that made it.
+    pub history: History,
+    /// The newest goal that was obeyed: a state from before it is an old one.
+    pub obeyed: (Epoch, Attempt),
+    /// The epoch that the directory is promoted or follows for: a new timeline is that one's.
+    pub basis: Option<Epoch>,
+    /// The last epoch in which this node never serves again.
+    pub closed: Option<Epoch>,
+}
+
+impl Record {
+    /// The record of a directory that nobody has told anything yet.
+    #[must_use]
+    pub fn new(directory: Incarnation, history: History) -> Self {
+        let obeyed = (Epoch(0), Attempt(0));
+        Self { directory, history, obeyed, basis: None, closed: None }
+    }
+
+    /// Whether this node may still become or be primary in the epoch.
+    #[must_use]
+    pub fn may_serve(&self, epoch: Epoch) -> bool {
+        self.closed < Some(epoch) && self.obeyed <= (epoch, Attempt(0))
+    }
+
+    /// Notes a goal; whether it is to be obeyed.
+    pub(super) fn obey(&mut self, goal: &Goal) -> bool {
+        let Some(stamp) = goal.stamp() else { return false };
+        if stamp < self.obeyed {
+            return false;
+        }
+        self.obeyed = stamp;
+        if let Goal::Freeze { epoch, .. } = goal
+            && self.closed < Some(*epoch)
+        {
+            self.closed = Some(*epoch);
+        }
+        true
+    }
+}

@@ -1,0 +1,144 @@
+//! Keeping the books: what nodes have said is written down, whatever else is going on.
+//!
+//! Who votes, who may hold leases, what voters have released, who has which directory and which
+//! address. None of it depends on whether a failover runs, and failovers depend on it.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use super::{View, rehearse};
+use crate::cluster::{Entry, Member, Membership, Registration};
+use crate::facts::Observation;
+use crate::ids::{BootTime, NodeId, VipId};
+use crate::lease::{Kind, Right};
+
+/// The entries that write down what is known, without those that would be void.
+pub(super) fn next(view: &View<'_>, now: BootTime) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = follow_voters(view).into_iter().collect();
+    for (node, seen) in view.nodes {
+        entries.extend(released(view, *node, seen));
+        entries.extend(holder(view, *node, seen, now));
+        entries.extend(admit(view, *node, seen));
+    }
+    for (node, registration) in view.state.registrations() {
+        entries.extend(retire(view, *node, registration, now));
+    }
+    entries.extend(vips(view, now));
+    // Each is tried alone: one that becomes void by another is proposed again or dropped later.
+    entries.retain(|entry| rehearse(view.state, entry).is_ok());
+    entries
+}
+
+/// The voters that count for leases follow those of the log, one by one. Who is new comes before
+/// who goes, so that a replacement never leaves fewer.
+fn follow_voters(view: &View<'_>) -> Option<Entry> {
+    let known = view.state.membership();
+    let version = known.version + 1;
+    let mut voters = known.voters.clone();
+    if let Some(new) = view.voters.difference(&known.voters).next() {
+        voters.insert(*new);
+    } else {
+        let gone = known.voters.difference(view.voters).next()?;
+        voters.remove(gone);
+    }
+    Some(Entry::Membership(Membership { version, voters }))
+}
+
+/// What a voter has released and the state does not say yet.
+fn released(view: &View<'_>, node: NodeId, seen: &Observation) -> Vec<Entry> {
+    let said = seen.facts.voter.iter().flat_map(|voter| &voter.released);
+    let wanted: Vec<_> = view.state.wanted().collect();
+    let news = said.filter(|(kind, number)| {
+        let known = view.state.released_by(node, **kind);
+        let is_wanted = wanted.iter().any(|(one, up_to)| one == *kind && *number >= up_to);
+        is_wanted && known.is_none_or(|known| known < **number)
+    });
+    news.map(|(kind, number)| Entry::Released { voter: node, kind: *kind, number: *number })
+        .collect()
+}
+
+/// What a node says as one that holds leases, or wants to.
+fn holder(view: &View<'_>, node: NodeId, seen: &Observation, now: BootTime) -> Option<Entry> {
+    let facts = &seen.facts;
+    let wants = facts.wants_leases && view.is_alive(node, now);
+    match view.state.registrations().get(&node) {
+        None | Some(Registration { is_retiring: true, .. }) => {
+            wants.then_some(Entry::Register { node })
+        }
+        Some(Registration { counts_in, .. }) => {
+            let version = facts.counts_in.min(view.state.membership().version);
+            (version > *counts_in).then_some(Entry::MembershipAdopted { node, version })
+        }
+    }
+}
+
+/// A directory of this cluster that the state does not know yet.
+fn admit(view: &View<'_>, node: NodeId, seen: &Observation) -> Option<Entry> {
+    let agent = seen.facts.agent.as_ref()?;
+    if view.state.system() != Some(agent.system) {
+        return None;
+    }
+    let member = Member { node, incarnation: agent.directory, priority: agent.priority };
+    let known = view.state.members().get(&node);
+    let replaces = known.map(|known| known.incarnation);
+    (known != Some(&member)).then_some(Entry::Admit { member, replaces })
+}
+
+/// Nodes that nobody hears: first their leases are asked back, then they are forgotten, so that
+/// they block neither a new epoch nor a change of voters.
+fn retire(
+    view: &View<'_>,
+    node: NodeId,
+    registration: &Registration,
+    now: BootTime,
+) -> Option<Entry> {
+    let number = registration.number;
+    let kinds = [Kind::Member(node), Kind::Route(node)];
+    if registration.is_retiring {
+        // Who is back registers anew instead.
+        return (!view.is_alive(node, now)).then_some(Entry::Forget { node });
+    }
+    let is_missed = kinds.iter().all(|kind| view.is_missed(*kind, number, now));
+    is_missed.then_some(Entry::Retire { node, number })
+}
+
+/// Addresses go to who offers them and has the fewest; from who is gone they are taken first.
+fn vips(view: &View<'_>, now: BootTime) -> Vec<Entry> {
+    let offers = |node: NodeId, vip: VipId| {
+        let registered = view.state.registrations().get(&node);
+        let proxy = view.alive(node, now).and_then(|seen| seen.facts.proxy.as_ref());
+        registered.is_some_and(|one| !one.is_retiring)
+            && proxy.is_some_and(|proxy| proxy.vips.contains(&vip))
+    };
+    let offered = view.nodes.values().filter_map(|seen| seen.facts.proxy.as_ref());
+    let known: BTreeSet<_> = offered
+        .flat_map(|proxy| proxy.vips.iter().copied())
+        .chain(view.state.vips().keys().copied())
+        .collect();
+    let load =
+        |node: NodeId| view.state.vips().values().filter(|right| right.holder == node).count();
+    let mut entries = Vec::new();
+    for vip in known {
+        let best = view.nodes.keys().filter(|node| offers(**node, vip));
+        let Some(best) = best.min_by_key(|node| (load(**node), **node)).copied() else { continue };
+        let incarnation = view.nodes[&best].facts.installation;
+        let give = |number| Entry::GiveVip { vip, number, holder: best, incarnation };
+        entries.push(match view.state.vips().get(&vip) {
+            None => give(1),
+            Some(Right { number, .. }) if view.state.vips_retiring().contains(&vip) => {
+                give(number + 1)
+            }
+            Some(Right { number, holder, .. }) => {
+                // A holder that says itself that it cannot serve has stopped; one that is silent
+                // is judged by the voters.
+                let is_alive = view.is_alive(*holder, now);
+                let is_missed = view.is_missed(Kind::Vip(vip), *number, now);
+                if !(is_missed || is_alive && !offers(*holder, vip)) {
+                    continue;
+                }
+                Entry::RetireVip { vip, number: *number }
+            }
+        });
+    }
+    entries
+}
