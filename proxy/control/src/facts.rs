@@ -28,7 +28,7 @@ pub struct Facts {
     pub installation: Incarnation,
     /// Whether it wants to hold leases: it has an agent or a proxy.
     pub wants_leases: bool,
-    /// The membership that it counts its promises in, or a later one; durable.
+    /// The membership that it counts its promises in, or a later one: the newest it has applied.
     pub counts_in: u64,
     /// The highest version of the log's entries that it can read.
     pub entries_read_max: u16,

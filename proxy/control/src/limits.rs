@@ -25,6 +25,13 @@ pub const POLICY_MS_MAX: u64 = 3_600_000;
 /// Most standbys that a commit may have to reach.
 pub const SYNC_STANDBYS_MAX: usize = 8;
 
+/// Nodes that a cluster may have had in its life; each stays in the state, so that its number is
+/// not given again.
+pub const NODES_EVER_MAX: usize = 1024;
+
+/// Longest address of a node, in bytes: a name of DNS and a port.
+pub const ADDRESS_BYTES_MAX: usize = 262;
+
 /// How often a standby's wait for trust doubles at most: from the default of a second to a minute.
 pub const FLAPS_MAX: u32 = 6;
 

@@ -29,6 +29,11 @@ const RULES: &[Rule] = &[
         ours: &[],
         others: Some(&["crc32fast", "protobuf", "raft", "redb", "slog", "thiserror"]),
     },
+    Rule {
+        name: "pgx-controller",
+        ours: &["pgx-control", "pgx-quorum"],
+        others: Some(&["rmp-serde", "serde", "thiserror"]),
+    },
     Rule { name: "pgx-ring", ours: &[], others: Some(&["io-uring"]) },
     Rule { name: "pgx-bpf", ours: &["pgx-abi"], others: None },
     Rule {

@@ -5,11 +5,12 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use super::history::{Descent, History, Switch};
 use super::sync::Rule;
 use super::{
-    Durability, Entry, Established, Member, Membership, Registration, Report, State, Tenure, Void,
+    Durability, Entry, Established, Member, Membership, Node, Registration, Report, Role, State,
+    Tenure, Void,
 };
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
 use crate::lease::{Kind, Right, Settings};
-use crate::limits::MEMBERSHIPS_PENDING_MAX;
+use crate::limits::{ADDRESS_BYTES_MAX, MEMBERSHIPS_PENDING_MAX, NODES_EVER_MAX};
 
 impl State {
     /// Applies the next entry of the log. The state after a void entry is the state before it.
@@ -28,6 +29,9 @@ impl State {
             Entry::Established { .. } => self.establish(entry),
             Entry::RuleJoint { epoch, rule } => self.join_rules(*epoch, rule),
             Entry::RuleSettled { epoch, change } => self.settle_rules(*epoch, *change),
+            Entry::Node { node, address, role } => {
+                self.name_node(*node, Node { address: address.clone(), role: *role })
+            }
             Entry::Membership(next) => self.change_membership(next),
             Entry::MembershipAdopted { node, version } => self.adopt(*node, *version),
             Entry::Register { node } => self.register(*node),
@@ -372,6 +376,17 @@ impl State {
             (None, Some(tenure)) if tenure.is_established => Ok(()),
             _ => Err(Void::Establishment),
         }
+    }
+
+    fn name_node(&mut self, node: NodeId, named: Node) -> Result<(), Void> {
+        let known = self.nodes.get(&node);
+        let is_gone = known.is_some_and(|known| known.role == Role::Gone);
+        let is_full = known.is_none() && self.nodes.len() >= NODES_EVER_MAX;
+        if is_gone || is_full || named.address.len() > ADDRESS_BYTES_MAX {
+            return Err(Void::Node);
+        }
+        self.nodes.insert(node, named);
+        Ok(())
     }
 
     fn change_membership(&mut self, next: &Membership) -> Result<(), Void> {

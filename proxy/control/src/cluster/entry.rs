@@ -1,6 +1,7 @@
 //! The entries of the quorum's log, and why one may be void.
 
 use alloc::collections::BTreeSet;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -22,6 +23,18 @@ pub enum Durability {
     Strict,
     /// The quorum may agree on a degraded rule, on record.
     Available,
+}
+
+/// What a node shall be in the quorum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// It counts.
+    Voter,
+    /// It has the log and does not count.
+    Learner,
+    /// It belongs to the cluster no more, and never again under this number.
+    Gone,
 }
 
 /// What a frozen data directory reports in an attempt.
@@ -125,6 +138,15 @@ pub enum Entry {
         epoch: Epoch,
         /// The number of the change.
         change: u64,
+    },
+    /// A node shall belong to the cluster, or no more. Whoever coordinates sees to it, step by step.
+    Node {
+        /// The node.
+        node: NodeId,
+        /// Where the others reach it, as host:port.
+        address: String,
+        /// What it shall be.
+        role: Role,
     },
     /// One voter more or one fewer.
     Membership(Membership),
@@ -259,6 +281,8 @@ pub enum Void {
     Registration,
     /// The number does not follow upon the last one.
     Number,
+    /// The node has left for good, or there is no room for one more.
+    Node,
     /// The settings cannot be used.
     Settings(SettingsError),
     /// The policy cannot be used.
@@ -306,6 +330,7 @@ impl fmt::Display for Void {
             Self::Membership => write!(out, "voters change one at a time"),
             Self::Registration => write!(out, "the node's registration does not allow it"),
             Self::Number => write!(out, "the number does not follow upon the last one"),
+            Self::Node => write!(out, "that node has left for good, or there are too many nodes"),
             Self::Settings(error) => error.fmt(out),
             Self::Policy(error) => error.fmt(out),
             Self::Unconfirmed { node } => {

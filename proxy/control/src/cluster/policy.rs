@@ -9,7 +9,7 @@ use crate::limits::{POLICY_MS_MAX, POLICY_MS_MIN, SYNC_STANDBYS_MAX};
 /// What operators have chosen. Fields that a later release adds have defaults, so that a state
 /// written by an earlier one is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Policy {
     /// How many standbys shall have flushed a commit, where that many live.
     pub sync_standbys: usize,

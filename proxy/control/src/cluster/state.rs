@@ -1,15 +1,25 @@
 //! The replicated state, as plain data that every node has alike.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
 use super::history::{Descent, History, Switch};
 use super::sync::Rule;
-use super::{Durability, Membership, Policy};
+use super::{Durability, Membership, Policy, Role};
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
 use crate::lease::{Kind, Refusal, Right, Settings};
+
+/// A node, as operators want it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Where the others reach it, as host:port.
+    pub address: String,
+    /// What it shall be.
+    pub role: Role,
+}
 
 /// A node with a data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +97,8 @@ pub struct State {
     pub(super) handover: Option<NodeId>,
     /// The attempt in which an operator accepts loss.
     pub(super) loss_accepted: Option<Attempt>,
+    /// The nodes that operators have named since the cluster was founded.
+    pub(super) nodes: BTreeMap<NodeId, Node>,
     /// From the oldest membership that any registered node may count in to the newest one; never
     /// empty.
     pub(super) memberships: Vec<Membership>,
@@ -120,6 +132,7 @@ impl State {
             is_paused: false,
             handover: None,
             loss_accepted: None,
+            nodes: BTreeMap::new(),
             memberships: alloc::vec![Membership { version: 1, voters }],
             registrations: BTreeMap::new(),
             registrations_ever: 0,
@@ -182,6 +195,12 @@ impl State {
     #[must_use]
     pub fn system(&self) -> Option<SystemId> {
         self.system
+    }
+
+    /// The nodes that operators have named since the cluster was founded.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<NodeId, Node> {
+        &self.nodes
     }
 
     /// The newest membership.

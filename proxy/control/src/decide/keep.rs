@@ -6,8 +6,8 @@
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-use super::{View, rehearse};
-use crate::cluster::{Entry, Member, Membership, Registration};
+use super::{Change, View, rehearse};
+use crate::cluster::{Entry, Member, Membership, Registration, Role};
 use crate::facts::Observation;
 use crate::ids::{BootTime, NodeId, VipId};
 use crate::lease::{Kind, Right};
@@ -29,16 +29,38 @@ pub(super) fn next(view: &View<'_>, now: BootTime) -> Vec<Entry> {
     entries
 }
 
+/// The next step towards the log's members that operators want. A dead voter leaves before its
+/// successor counts, so that no majority ever includes it in vain; a living one after.
+pub(super) fn change_log(view: &View<'_>, now: BootTime) -> Option<Change> {
+    let wanted = view.state.nodes();
+    let newcomer = wanted.iter().find_map(|(node, named)| {
+        let is_wanted = named.role != Role::Gone && !view.log.contains_key(node);
+        let seen = view.alive(*node, now).filter(|_| is_wanted)?;
+        Some(Change::Add { node: *node, installation: seen.facts.installation })
+    });
+    let is = |node: &NodeId, role| wanted.get(node).is_some_and(|named| named.role == role);
+    let dead = view.log.iter().find(|(node, member)| is(node, Role::Gone) && !member.is_heard);
+    let ready = view.log.iter().find(|(node, member)| is(node, Role::Voter) && !member.is_voter);
+    let leaving = view.log.keys().find(|node| is(node, Role::Gone));
+    let remove = |node: &NodeId| Change::Remove { node: *node };
+    newcomer
+        .or_else(|| dead.map(|(node, _)| remove(node)))
+        .or_else(|| ready.map(|(node, _)| Change::Promote { node: *node }))
+        .or_else(|| leaving.map(remove))
+}
+
 /// The voters that count for leases follow those of the log, one by one. Who is new comes before
 /// who goes, so that a replacement never leaves fewer.
 fn follow_voters(view: &View<'_>) -> Option<Entry> {
     let known = view.state.membership();
     let version = known.version + 1;
+    let of_log: BTreeSet<_> =
+        view.log.iter().filter(|(_, member)| member.is_voter).map(|(node, _)| *node).collect();
     let mut voters = known.voters.clone();
-    if let Some(new) = view.voters.difference(&known.voters).next() {
+    if let Some(new) = of_log.difference(&known.voters).next() {
         voters.insert(*new);
     } else {
-        let gone = known.voters.difference(view.voters).next()?;
+        let gone = known.voters.difference(&of_log).next()?;
         voters.remove(gone);
     }
     Some(Entry::Membership(Membership { version, voters }))

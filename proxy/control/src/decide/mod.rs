@@ -11,7 +11,7 @@ mod keep;
 mod steady;
 mod view;
 
-pub use view::View;
+pub use view::{LogMember, View};
 
 use alloc::vec::Vec;
 
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Entry, State, Tenure, Void};
 use crate::facts::Postgres;
-use crate::ids::{Attempt, BootTime, NodeId};
+use crate::ids::{Attempt, BootTime, Incarnation, NodeId};
 use crate::lease::Kind;
 
 /// What is to be done.
@@ -28,8 +28,33 @@ use crate::lease::Kind;
 pub enum Action {
     /// Propose an entry to the quorum.
     Propose(Entry),
+    /// Change who has the log. The engine refuses what it cannot do yet.
+    Change(Change),
     /// Nothing more can be done now, and why. It is what `pgx ctl status` shows.
     Wait(Reason),
+}
+
+/// A change of who has the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// Let a node have the log; it does not count yet.
+    Add {
+        /// The node.
+        node: NodeId,
+        /// The installation that it made for this.
+        installation: Incarnation,
+    },
+    /// Let it count.
+    Promote {
+        /// The node.
+        node: NodeId,
+    },
+    /// Take it from the log.
+    Remove {
+        /// The node.
+        node: NodeId,
+    },
 }
 
 /// What a failover waits for, in the words of an operator.
@@ -66,6 +91,7 @@ pub enum Reason {
 #[must_use]
 pub fn decide(view: &View<'_>, now: BootTime) -> Vec<Action> {
     let mut actions: Vec<_> = keep::next(view, now).into_iter().map(Action::Propose).collect();
+    actions.extend(keep::change_log(view, now).map(Action::Change));
     let Some(tenure) = view.state.tenure() else {
         // An operator begins the cluster; until then there is nobody to replace.
         return actions;

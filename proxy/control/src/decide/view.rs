@@ -1,11 +1,20 @@
 //! What a decision is made from.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 
 use crate::cluster::State;
 use crate::facts::{AgentFacts, Observation, VoterFacts};
 use crate::ids::{BootTime, NodeId};
 use crate::lease::Kind;
+
+/// A member of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogMember {
+    /// Whether it counts.
+    pub is_voter: bool,
+    /// Whether the engine heard from it lately.
+    pub is_heard: bool,
+}
 
 /// Everything that a decision may depend on, beside the time.
 #[derive(Clone, Debug)]
@@ -14,8 +23,8 @@ pub struct View<'a> {
     pub state: &'a State,
     /// What is known of each node, the coordinator's own included.
     pub nodes: &'a BTreeMap<NodeId, Observation>,
-    /// The voters of the log itself. Those who count for leases follow them one by one.
-    pub voters: &'a BTreeSet<NodeId>,
+    /// Who has the log itself. Those who count for leases follow its voters one by one.
+    pub log: &'a BTreeMap<NodeId, LogMember>,
     /// When the coordinator saw the newest epoch begin.
     pub tenure_since: BootTime,
     /// When the coordinator saw the newest epoch sealed.

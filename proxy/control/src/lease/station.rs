@@ -72,8 +72,6 @@ pub struct Station {
     me: NodeId,
     installation: Incarnation,
     state: Arc<State>,
-    /// The membership version that is on disk as the one to count in, or a later one.
-    counts_in: u64,
     wants: Wants,
     voter: Voter,
     holders: BTreeMap<Kind, Holder>,
@@ -86,25 +84,21 @@ pub struct Station {
 }
 
 impl Station {
-    /// A node that starts, with the refusals of its earlier lives. It is quiet for
-    /// `longest_promise_ms`, which the driver keeps on disk: the longest that any settings allowed
-    /// of which an earlier life knew.
+    /// A node that starts, with the refusals of its earlier lives and a state that is at least as
+    /// new as any that they went by. It is quiet for as long as any promise of theirs may last.
     #[must_use]
     pub fn new(
         me: NodeId,
         installation: Incarnation,
         refusals: Refusals,
-        longest_promise_ms: u64,
         state: Arc<State>,
         now: BootTime,
     ) -> Self {
-        let longest_promise_ms = longest_promise_ms.max(state.longest_promise_ms());
-        let voter = Voter::new(me, refusals, longest_promise_ms, now);
+        let voter = Voter::new(me, refusals, state.longest_promise_ms(), now);
         Self {
             me,
             installation,
             state,
-            counts_in: u64::MAX,
             wants: Wants::default(),
             voter,
             holders: BTreeMap::new(),
@@ -115,12 +109,10 @@ impl Station {
         }
     }
 
-    /// The node has applied more of the log. `counts_in` is the membership version that it has
-    /// made durable; nothing is asked for before the state is as new.
-    pub fn handle_state(&mut self, state: Arc<State>, counts_in: u64, now: BootTime) {
+    /// The node has applied more of the log. What is applied is durable, so that no later life goes
+    /// by an older state; the holders count in its newest membership from here on.
+    pub fn handle_state(&mut self, state: Arc<State>, now: BootTime) {
         self.state = state;
-        self.counts_in = counts_in;
-        self.voter.handle_longest_promise(self.state.longest_promise_ms());
         for (kind, number) in self.state.wanted() {
             if self.said.released.get(&kind).is_none_or(|said| *said < number) {
                 self.voter.handle_wanted(kind, number, now);
@@ -257,10 +249,7 @@ impl Station {
         let mut rights = alloc::vec::Vec::new();
         let (state, me) = (&self.state, self.me);
         let Some(registration) = state.registrations().get(&me) else { return rights };
-        let (Some(tenure), true) = (state.tenure(), state.membership().version >= self.counts_in)
-        else {
-            return rights;
-        };
+        let Some(tenure) = state.tenure() else { return rights };
         let mine = |kind, incarnation| Right {
             kind,
             number: registration.number,

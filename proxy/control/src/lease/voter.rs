@@ -120,7 +120,6 @@ pub struct Voter {
     wanted: BTreeMap<Kind, u64>,
     /// What has been stated in this life; a statement may be lost on the way and is then repeated.
     stated: BTreeSet<(Kind, u64)>,
-    started: BootTime,
     quiet_until: BootTime,
     actions: VecDeque<Action>,
 }
@@ -138,16 +137,9 @@ impl Voter {
             promises: BTreeMap::new(),
             wanted: BTreeMap::new(),
             stated: BTreeSet::new(),
-            started: now,
             quiet_until: now.after_ms(longest_promise_ms),
             actions: VecDeque::new(),
         }
-    }
-
-    /// The quorum has agreed on settings that allow longer promises than were known at the start. A
-    /// voter that is still quiet stays so for as long as those may last.
-    pub fn handle_longest_promise(&mut self, longest_promise_ms: u64) {
-        self.quiet_until = self.quiet_until.max(self.started.after_ms(longest_promise_ms));
     }
 
     /// Answers a holder.

@@ -1,0 +1,256 @@
+//! What the engine hands out, and what a coordinator does with it.
+
+use super::*;
+
+impl Controller {
+    /// Takes all that the engine hands out.
+    pub(super) fn drain(&mut self, now: BootTime) {
+        while let Some(action) = self.quorum.next_action() {
+            match action {
+                quorum::Action::Send { to, bytes } => {
+                    self.outputs.push_back(Output::Raft { to: NodeId(to.get()), bytes });
+                }
+                quorum::Action::Event(event) => self.handle_event(event, now),
+            }
+        }
+        if core::mem::take(&mut self.snapshot_wanted) {
+            self.snapshot();
+        }
+        if core::mem::take(&mut self.state_changed) {
+            self.outputs.push_back(Output::State(Arc::clone(&self.state)));
+        }
+    }
+
+    fn handle_event(&mut self, event: Event, now: BootTime) {
+        match event {
+            Event::Restore { state, .. } => self.restore(&state),
+            Event::Apply { index, proposal, data, .. } => {
+                self.apply(index, proposal, &data, now);
+            }
+            Event::MembershipApplied { membership, .. } => {
+                if !self.has_state {
+                    // The beginning: the voters of the log are those that count for leases.
+                    let voters = membership.voters().map(|node| NodeId(node.get())).collect();
+                    self.state = Arc::new(State::new(voters, Settings::default()));
+                    self.has_state = true;
+                    self.state_changed = true;
+                }
+                self.has_news = true;
+            }
+            Event::CoordinatorChanged { coordinator, term } => {
+                let node = coordinator.map(|node| NodeId(node.get()));
+                self.note(Note::Coordinator { node, term });
+                // Whoever it is knows nothing yet.
+                self.has_news = true;
+                self.coordinates_since = (node == Some(self.me)).then_some(now);
+                if node != Some(self.me) {
+                    self.observer = Observer::default();
+                    self.set_waits(None);
+                }
+            }
+            Event::ProposalDropped { proposal, fate } => {
+                self.proposed.remove(&proposal);
+                let unanswered = match fate {
+                    Fate::Overwritten => Unanswered::NoCoordinator,
+                    Fate::Unknown => Unanswered::Late,
+                };
+                self.answer(proposal, Err(unanswered));
+            }
+            Event::SnapshotWanted => self.snapshot_wanted = true,
+            Event::Halted(error) => self.outputs.push_back(Output::Halted(error)),
+        }
+    }
+
+    fn restore(&mut self, state: &[u8]) {
+        if state.is_empty() {
+            // The membership that follows is the beginning.
+            self.has_state = false;
+            return;
+        }
+        match codec::decode(state) {
+            Ok(state) => {
+                self.state = Arc::new(state);
+                self.has_state = true;
+                self.state_changed = true;
+            }
+            Err(_) => self.is_behind = true,
+        }
+    }
+
+    fn apply(&mut self, index: u64, proposal: ProposalId, data: &[u8], now: BootTime) {
+        self.proposed.remove(&proposal);
+        let entry = match codec::decode::<Entry>(data) {
+            Ok(entry) if !self.is_behind => entry,
+            _ => {
+                // Whatever follows upon an entry that is not understood must not be applied: this
+                // node would go by a state that nobody else has.
+                self.is_behind = true;
+                return;
+            }
+        };
+        let applied = Arc::make_mut(&mut self.state).apply(&entry);
+        let answer = applied.clone();
+        let answer = answer.map_err(|void| Unanswered::Void { reason: void.to_string() });
+        self.answer(proposal, answer);
+        let entry = Box::new(entry);
+        match applied {
+            Ok(()) => {
+                self.state_changed = true;
+                self.has_news = true;
+                self.note_since(now);
+                self.note(Note::Applied { index, entry });
+            }
+            Err(void) => self.note(Note::Void { index, entry, void }),
+        }
+    }
+
+    fn note_since(&mut self, now: BootTime) {
+        fn update<T: PartialEq + Copy>(
+            seen: &mut (Option<T>, BootTime),
+            new: Option<T>,
+            now: BootTime,
+        ) {
+            if seen.0 != new {
+                *seen = (new, now);
+            }
+        }
+        let epoch = self.state.tenure().map(|tenure| tenure.epoch);
+        update(&mut self.since.tenure, epoch, now);
+        update(&mut self.since.sealed, self.state.sealed(), now);
+        update(&mut self.since.handover, self.state.handover(), now);
+    }
+
+    fn snapshot(&mut self) {
+        if self.is_behind || !self.has_state {
+            return;
+        }
+        let state = codec::encode(&*self.state);
+        let index = self.quorum.status().applied_index;
+        // Too early or too long: the engine asks again, and takes no more proposals at its bound.
+        let _ = self.quorum.handle_snapshot(index, &state);
+    }
+
+    /// Decides and proposes, where this node coordinates and has caught up.
+    pub(super) fn coordinate(&mut self, now: BootTime) {
+        let Some(began) = self.coordinates_since else { return };
+        let status = self.quorum.status();
+        if !status.caught_up || self.is_behind {
+            return;
+        }
+        let log = members(&status);
+        let (state, quorum) = (Arc::clone(&self.state), &self.quorum);
+        let belongs = |node: NodeId| {
+            let member =
+                quorum::NodeId::new(node.0).and_then(|node| quorum.membership()?.get(node));
+            member.is_some() || state.nodes().contains_key(&node)
+        };
+        self.observer.handle_timeout(&state, belongs, now);
+        let view = View {
+            state: &state,
+            nodes: self.observer.nodes(),
+            log: &log,
+            tenure_since: self.since.tenure.1.max(began),
+            sealed_since: self.since.sealed.1.max(began),
+            handover_since: self.since.handover.1.max(began),
+        };
+        let actions = decide(&view, now);
+        let mut waits = None;
+        for action in actions {
+            match action {
+                Action::Propose(entry) => self.propose_once(entry),
+                Action::Change(change) => self.change(change),
+                Action::Wait(reason) => waits = Some(reason),
+            }
+        }
+        self.set_waits(waits);
+        self.drain(now);
+    }
+
+    fn set_waits(&mut self, waits: Option<Reason>) {
+        if self.waits != waits {
+            self.waits.clone_from(&waits);
+            self.note(Note::Waits(waits));
+        }
+    }
+
+    /// Proposes what is not under way already.
+    fn propose_once(&mut self, entry: Entry) {
+        let is_under_way = self.proposed.values().any(|proposed| *proposed == entry);
+        if !is_under_way && self.proposed.len() < PROPOSALS_OPEN_MAX {
+            // Busy, or no longer coordinator: the next decision says it again.
+            let _ = self.propose(entry);
+        }
+    }
+
+    pub(super) fn propose(&mut self, entry: Entry) -> Result<ProposalId, ProposeError> {
+        self.next_proposal = self.next_proposal.wrapping_add(1);
+        let proposal = ProposalId(self.next_proposal);
+        self.quorum.propose(proposal, codec::encode(&entry))?;
+        self.proposed.insert(proposal, entry);
+        Ok(proposal)
+    }
+
+    fn change(&mut self, change: decide::Change) {
+        let number = |node: NodeId| quorum::NodeId::new(node.0);
+        let change = match change {
+            decide::Change::Add { node, installation } => {
+                let incarnation = installation_of(installation);
+                number(node)
+                    .zip(incarnation)
+                    .map(|(node, incarnation)| quorum::Change::AddLearner { node, incarnation })
+            }
+            decide::Change::Promote { node } => {
+                number(node).map(|node| quorum::Change::Promote { node })
+            }
+            decide::Change::Remove { node } if node == self.me => {
+                self.hand_office_on();
+                None
+            }
+            decide::Change::Remove { node } => {
+                number(node).map(|node| quorum::Change::Remove { node })
+            }
+        };
+        // What the engine cannot do yet is tried again: a learner that is behind, a change that
+        // runs, a majority out of reach.
+        if let Some(change) = change {
+            let _ = self.quorum.propose_membership(change);
+        }
+    }
+
+    /// A coordinator does not remove itself: another voter takes over and does.
+    fn hand_office_on(&mut self) {
+        let status = self.quorum.status();
+        let voters = status.peers.iter().filter(|peer| peer.role == Role::Voter);
+        let next = voters.max_by_key(|peer| peer.match_index).map(|peer| peer.node);
+        if let Some(next) = next {
+            let _ = self.quorum.transfer(next);
+        }
+    }
+
+    pub(super) fn answer(&mut self, proposal: ProposalId, answer: Answer) {
+        if let Some(asked) = self.asked.remove(&proposal) {
+            self.outputs.push_back(Output::Answer { request: asked.request, answer });
+        }
+    }
+}
+
+/// The installation's number, as the engine knows it.
+fn installation_of(installation: Incarnation) -> Option<quorum::Incarnation> {
+    quorum::Incarnation::new(u64::try_from(installation.0).ok()?)
+}
+
+/// Who has the log.
+fn members(status: &Status) -> BTreeMap<NodeId, LogMember> {
+    let members = status.membership.iter().flat_map(quorum::Membership::iter);
+    let heard = |node: quorum::NodeId| {
+        let silent = status.peers.iter().find(|peer| peer.node == node);
+        let ticks = silent.map_or(Some(0), |peer| peer.silent_ticks);
+        ticks.is_some_and(|ticks| ticks <= quorum::limits::ELECTION_TICKS_MAX as u64)
+    };
+    members
+        .map(|(node, member)| {
+            let is_voter = member.role == Role::Voter;
+            (NodeId(node.get()), LogMember { is_voter, is_heard: heard(node) })
+        })
+        .collect()
+}

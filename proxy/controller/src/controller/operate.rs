@@ -1,0 +1,146 @@
+//! What operators ask.
+
+use super::*;
+
+impl Controller {
+    /// An operator asks something of the cluster. The outcome comes as [`Output::Answer`] with this
+    /// number; a node that does not coordinate answers who does.
+    pub fn handle_request(&mut self, number: u64, request: &Request, now: BootTime) {
+        let answer = match self.entries(request, now) {
+            _ if self.asked.len() >= REQUESTS_OPEN_MAX => Err(Unanswered::Busy),
+            Err(unanswered) => Err(unanswered),
+            Ok(Asking::Transfer(to)) => self.transfer(to),
+            Ok(Asking::Entries(entries)) => {
+                self.ask(number, entries, now);
+                self.drain(now);
+                return;
+            }
+        };
+        self.outputs.push_back(Output::Answer { request: number, answer });
+        self.drain(now);
+    }
+
+    /// Whether this node can carry requests out.
+    #[must_use]
+    pub fn is_coordinator(&self) -> bool {
+        self.quorum.status().caught_up
+    }
+
+    /// Who can, as far as this node knows.
+    #[must_use]
+    pub fn known_coordinator(&self) -> Option<NodeId> {
+        self.coordinator()
+    }
+
+    pub(super) fn give_up_requests(&mut self, now: BootTime) {
+        let late = self.asked.iter().filter(|(_, asked)| now >= asked.until);
+        for proposal in late.map(|(proposal, _)| *proposal).collect::<Vec<_>>() {
+            self.answer(proposal, Err(Unanswered::Late));
+        }
+    }
+
+    /// Proposes the entries in order; the outcome is that of the last one. An earlier one that is
+    /// void changes nothing, and the last one then tells by its own outcome.
+    fn ask(&mut self, request: u64, entries: Vec<Entry>, now: BootTime) {
+        let mut last = None;
+        for entry in entries {
+            match self.propose(entry) {
+                Ok(proposal) => last = Some(proposal),
+                Err(error) => {
+                    let answer = Err(Unanswered::Quorum { reason: error.to_string() });
+                    return self.outputs.push_back(Output::Answer { request, answer });
+                }
+            }
+        }
+        let Some(proposal) = last else {
+            return self.outputs.push_back(Output::Answer { request, answer: Ok(()) });
+        };
+        self.asked.insert(proposal, Asked { request, until: now.after_ms(REQUEST_MS_MAX) });
+    }
+
+    fn transfer(&mut self, to: NodeId) -> Answer {
+        let Some(to) = quorum::NodeId::new(to.0) else { return Err(Unanswered::NoCandidate) };
+        let transferred = self.quorum.transfer(to);
+        transferred.map_err(|error| Unanswered::Quorum { reason: error.to_string() })
+    }
+
+    fn entries(&self, request: &Request, now: BootTime) -> Result<Asking, Unanswered> {
+        if !self.is_coordinator() {
+            return Err(Unanswered::NoCoordinator);
+        }
+        let tenure = self.state.tenure();
+        let newest = || {
+            let reason = Void::NotBootstrapped.to_string();
+            tenure.ok_or(Unanswered::Void { reason })
+        };
+        let entries = match request {
+            Request::Bootstrap { node } => self.bootstrap(*node)?,
+            Request::Edit(change) => {
+                let lease = change.lease.map(Entry::Settings);
+                let durability = change.durability.map(Entry::Durability);
+                let policy = change.policy.map(Entry::Policy);
+                // Checked together, so that a change is made whole or not at all.
+                let entries: Vec<_> = lease.into_iter().chain(durability).chain(policy).collect();
+                for entry in &entries {
+                    decide::rehearse(&self.state, entry)
+                        .map_err(|void| Unanswered::Void { reason: void.to_string() })?;
+                }
+                entries
+            }
+            Request::Node { node, address, role } => {
+                vec![Entry::Node { node: *node, address: address.clone(), role: *role }]
+            }
+            Request::Switchover { to } => {
+                let tenure = newest()?;
+                let to = to.or_else(|| self.best_standby(now)).ok_or(Unanswered::NoCandidate)?;
+                vec![Entry::Switchover { epoch: tenure.epoch, to }]
+            }
+            Request::CancelSwitchover => {
+                vec![Entry::SwitchoverCancelled { epoch: newest()?.epoch }]
+            }
+            Request::Failover => vec![decide::seal(newest()?)],
+            Request::AcceptLoss => {
+                let attempt = self.state.sealed().unwrap_or(Attempt(0));
+                vec![Entry::AcceptLoss { epoch: newest()?.epoch, attempt }]
+            }
+            Request::Pause { is_paused } => vec![Entry::Pause { is_paused: *is_paused }],
+            Request::Transfer { to } => return Ok(Asking::Transfer(*to)),
+        };
+        Ok(Asking::Entries(entries))
+    }
+
+    fn bootstrap(&self, node: NodeId) -> Result<Vec<Entry>, Unanswered> {
+        let seen = self.observer.nodes().get(&node);
+        let agent = seen.and_then(|seen| seen.facts.agent.as_ref());
+        let agent = agent.ok_or(Unanswered::NoDirectory(node))?;
+        let bootstrap = Entry::Bootstrap {
+            system: agent.system,
+            holder: node,
+            incarnation: agent.directory,
+            timeline: agent.timeline,
+        };
+        Ok(vec![bootstrap])
+    }
+
+    /// The standby that streams and is furthest, among those of the rule in force.
+    fn best_standby(&self, now: BootTime) -> Option<NodeId> {
+        let tenure = self.state.tenure()?;
+        let silent_ms_max = self.state.policy().silent_ms_max;
+        let standbys = self.observer.nodes().iter().filter_map(|(node, seen)| {
+            let agent = seen.facts.agent.as_ref()?;
+            let streams = agent.streams == Some((tenure.holder, tenure.epoch));
+            let is_heard = now < seen.heard.after_ms(silent_ms_max);
+            let priority = self.state.members().get(node)?.priority;
+            (streams && is_heard).then_some((agent.end, priority, *node))
+        });
+        standbys
+            .max_by_key(|(end, priority, node)| (*end, *priority, core::cmp::Reverse(*node)))
+            .map(|(_, _, node)| node)
+    }
+}
+
+/// What a request comes to.
+enum Asking {
+    Entries(Vec<Entry>),
+    Transfer(NodeId),
+}

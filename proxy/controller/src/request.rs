@@ -1,0 +1,98 @@
+//! What operators ask of the cluster, and what becomes of it.
+
+use pgx_control::cluster::{Durability, Policy, Role};
+use pgx_control::ids::NodeId;
+use pgx_control::lease;
+use serde::{Deserialize, Serialize};
+
+/// What an operator asks. Any node takes it; it is carried out by whoever coordinates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Begin the cluster with the directory of this node, which is its primary then.
+    Bootstrap {
+        /// The node.
+        node: NodeId,
+    },
+    /// Change settings that all nodes share.
+    Edit(Change),
+    /// Let a node belong to the cluster, or no more.
+    Node {
+        /// The node.
+        node: NodeId,
+        /// Where the others reach it.
+        address: String,
+        /// What it shall be.
+        role: Role,
+    },
+    /// Make another node primary, without loss and without errors to clients.
+    Switchover {
+        /// The node; `None` for the best standby.
+        to: Option<NodeId>,
+    },
+    /// Give a switchover up while that is possible.
+    CancelSwitchover,
+    /// Replace the primary though it seems well.
+    Failover,
+    /// Let the failover under way lose acknowledged commits, since the nodes that have them do not
+    /// come back.
+    AcceptLoss,
+    /// Leave failover to operators, or take it back.
+    Pause {
+        /// Whether it pauses.
+        is_paused: bool,
+    },
+    /// Let another voter coordinate.
+    Transfer {
+        /// The voter.
+        to: NodeId,
+    },
+}
+
+/// A change of the shared settings; what is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Change {
+    /// Lease settings.
+    pub lease: Option<lease::Settings>,
+    /// What to do when standbys are missing.
+    pub durability: Option<Durability>,
+    /// The conduct of the cluster.
+    pub policy: Option<Policy>,
+}
+
+/// What became of a request.
+pub type Answer = Result<(), Unanswered>;
+
+/// Why a request was not carried out. Text for operators is in its display.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unanswered {
+    /// Nobody coordinates now; a retry may work.
+    #[error("no majority of voters is in reach, so nothing can be agreed on; try again")]
+    NoCoordinator,
+    /// The cluster's rules do not allow it now.
+    #[error("refused: {reason}")]
+    Void {
+        /// Why.
+        reason: String,
+    },
+    /// The node to begin with has said nothing of a data directory.
+    #[error("node {0} has not told of a PostgreSQL data directory; is its [postgres] running?")]
+    NoDirectory(NodeId),
+    /// No standby could take over.
+    #[error("no standby streams from the primary, so none can take over without loss")]
+    NoCandidate,
+    /// There was no outcome in time; it may still be carried out.
+    #[error("no outcome in time; it may still be carried out, 'pgx ctl status' shows it")]
+    Late,
+    /// Too many requests at once.
+    #[error("too many requests at once; try again")]
+    Busy,
+    /// Not while a majority is missing, or while another change of members runs.
+    #[error("the quorum does not take it now: {reason}")]
+    Quorum {
+        /// Why.
+        reason: String,
+    },
+}
