@@ -145,7 +145,7 @@ mod tests {
         let mut scene = scene();
         let mut waits = Vec::new();
         for _ in 0..4 {
-            waits.extend(scene.say(true, 10_000).or(Some(u64::MAX)));
+            waits.extend(scene.say(true, 2_500).or(Some(u64::MAX)));
             // Gone so soon that it counts against it.
             scene.say(false, 500);
         }

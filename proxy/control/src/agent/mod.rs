@@ -149,7 +149,8 @@ impl Agent {
     pub fn wants(&self, state: &State) -> Wants {
         let directory = self.written.directory;
         let epoch = state.tenure().map(|tenure| tenure.epoch);
-        let primary = epoch.filter(|epoch| self.written.may_serve(*epoch));
+        let primary =
+            epoch.filter(|epoch| self.record.may_serve(*epoch) && self.written.may_serve(*epoch));
         Wants {
             primary: primary.map(|epoch| (epoch, directory)),
             member: Some(directory),

@@ -223,6 +223,10 @@ impl Station {
         if let Some(asked) = self.asked.get_mut(&(right.kind, right.number)) {
             *asked = (*asked).max(now);
         }
+        if self.said.missed.get(&right.kind) == Some(&right.number) {
+            // It is back: the coordinator must not act on what was said before.
+            self.watch(now);
+        }
         let message = match self.voter.handle_ask(ask, &self.state, now) {
             Ok(promise) if from == self.me => return self.promised(&promise),
             Err(_) if from == self.me => return,
