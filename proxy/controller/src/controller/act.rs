@@ -23,7 +23,7 @@ impl Controller {
 
     fn handle_event(&mut self, event: Event, now: BootTime) {
         match event {
-            Event::Restore { state, .. } => self.restore(&state),
+            Event::Restore { index, state } => self.restore(index, &state),
             Event::Apply { index, proposal, data, .. } => {
                 self.apply(index, proposal, &data, now);
             }
@@ -61,7 +61,7 @@ impl Controller {
         }
     }
 
-    fn restore(&mut self, state: &[u8]) {
+    fn restore(&mut self, index: u64, state: &[u8]) {
         if state.is_empty() {
             // The membership that follows is the beginning.
             self.has_state = false;
@@ -73,20 +73,25 @@ impl Controller {
                 self.has_state = true;
                 self.state_changed = true;
             }
-            Err(_) => self.is_behind = true,
+            Err(error) => self.fall_behind(index, error.to_string()),
         }
+    }
+
+    /// Whatever follows upon what is not understood must not be applied: this node would go by a
+    /// state that nobody else has.
+    fn fall_behind(&mut self, index: u64, reason: String) {
+        self.is_behind = true;
+        self.note(Note::Unreadable { index, reason });
     }
 
     fn apply(&mut self, index: u64, proposal: ProposalId, data: &[u8], now: BootTime) {
         self.proposed.remove(&proposal);
+        if self.is_behind {
+            return;
+        }
         let entry = match codec::decode::<Entry>(data) {
-            Ok(entry) if !self.is_behind => entry,
-            _ => {
-                // Whatever follows upon an entry that is not understood must not be applied: this
-                // node would go by a state that nobody else has.
-                self.is_behind = true;
-                return;
-            }
+            Ok(entry) => entry,
+            Err(error) => return self.fall_behind(index, error.to_string()),
         };
         let applied = Arc::make_mut(&mut self.state).apply(&entry);
         let answer = applied.clone();

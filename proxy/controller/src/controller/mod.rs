@@ -1,5 +1,8 @@
 //! The node's state machine: what comes in, what goes out.
 
+mod act;
+mod operate;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -19,9 +22,6 @@ use crate::limits::{
     FACTS_EVERY_MS, NEWS_EVERY_MS, PROPOSALS_OPEN_MAX, REQUEST_MS_MAX, REQUESTS_OPEN_MAX,
 };
 use crate::request::{Answer, Request, Unanswered};
-
-mod act;
-mod operate;
 
 /// What the driver has to do, in this order.
 #[derive(Debug)]
@@ -81,6 +81,14 @@ pub enum Note {
         entry: Box<Entry>,
         /// Why.
         void: Void,
+    },
+    /// What the log says next cannot be read here: a later release wrote it, or it is damaged. This
+    /// node applies nothing more, and counts for nothing that comes after. It must be upgraded.
+    Unreadable {
+        /// The first place that it cannot apply.
+        index: u64,
+        /// Why.
+        reason: String,
     },
     /// What a failover, switchover or promotion waits for.
     Waits(Option<Reason>),
@@ -309,3 +317,6 @@ impl Controller {
         self.outputs.push_back(Output::Facts { to: NodeId(0), facts });
     }
 }
+
+#[cfg(test)]
+mod tests;
