@@ -107,9 +107,10 @@ pub enum Step {
 pub struct Agent {
     me: NodeId,
     priority: u32,
-    record: Record,
+    /// What is to be on disk.
+    draft: Record,
     /// What is on disk.
-    written: Record,
+    record: Record,
     facts: Option<AgentFacts>,
 }
 
@@ -117,28 +118,30 @@ impl Agent {
     /// An agent that starts, with the record of its earlier lives.
     #[must_use]
     pub fn new(me: NodeId, priority: u32, record: Record) -> Self {
-        Self { me, priority, written: record.clone(), record, facts: None }
+        Self { me, priority, draft: record.clone(), record, facts: None }
     }
 
     /// What is on disk.
     #[must_use]
     pub fn record(&self) -> &Record {
-        &self.written
+        &self.record
     }
 
     /// The record is on disk.
     pub fn handle_persisted(&mut self, written: Record) {
-        self.written = written;
+        self.record = written;
     }
 
     /// The directory was rebuilt as a copy of the primary's: it is another one from now on.
     pub fn handle_rebuilt(&mut self, directory: Incarnation, history: History, epoch: Epoch) {
-        self.record.directory = directory;
-        self.record.history = history;
-        self.record.basis = Some(epoch);
+        self.draft.directory = directory;
+        self.draft.is_whole = true;
+        self.draft.history = history;
+        self.draft.basis = Some(epoch);
     }
 
-    /// What the coordinator is to know; `None` before the first look at PostgreSQL.
+    /// What the coordinator is to know; `None` before the first look at PostgreSQL, and while the
+    /// directory is rebuilt.
     #[must_use]
     pub fn facts(&self) -> Option<&AgentFacts> {
         self.facts.as_ref()
@@ -147,13 +150,17 @@ impl Agent {
     /// The leases that this agent can make use of.
     #[must_use]
     pub fn wants(&self, state: &State) -> Wants {
-        let directory = self.written.directory;
+        let directory = self.record.directory;
+        let newest = state.tenure().map(|tenure| (tenure.holder, tenure.epoch));
+        // Reads are served only by a directory that receives from the newest primary.
+        let streams = self.facts.as_ref().and_then(|facts| facts.streams);
+        let is_member = newest.is_some() && streams == newest && self.record.is_whole;
         let epoch = state.tenure().map(|tenure| tenure.epoch);
         let primary =
-            epoch.filter(|epoch| self.record.may_serve(*epoch) && self.written.may_serve(*epoch));
+            epoch.filter(|epoch| self.draft.may_serve(*epoch) && self.record.may_serve(*epoch));
         Wants {
             primary: primary.map(|epoch| (epoch, directory)),
-            member: Some(directory),
+            member: is_member.then_some(directory),
             proxy: false,
         }
     }
@@ -168,18 +175,19 @@ impl Agent {
         now: BootTime,
     ) -> Vec<Step> {
         self.learn_history(state, local);
-        let goal = goal(state, self.me, self.record.directory);
+        let goal = goal(state, self.me, self.draft.directory);
         let mut steps = Vec::new();
-        if self.record.obey(&goal) {
+        if self.draft.obey(&goal) {
             let leased = held.filter(|(_, until)| now < *until).map(|(epoch, _)| epoch);
             steps = self.steps(&goal, state, local, leased);
         }
-        if self.record != self.written {
+        if self.draft != self.record {
             // All else waits until this is on disk, closing excepted: that only takes away.
             steps.retain(|step| matches!(step, Step::Close(_) | Step::Kill));
-            steps.push(Step::Persist(self.record.clone()));
+            steps.push(Step::Persist(self.draft.clone()));
         }
-        self.facts = Some(self.describe(&goal, state, local, now));
+        let is_whole = self.draft.is_whole && self.record.is_whole;
+        self.facts = is_whole.then(|| self.describe(&goal, state, local, now));
         steps
     }
 
@@ -207,7 +215,7 @@ impl Agent {
 
     fn promote(&mut self, epoch: Epoch, rule: &Rule, local: &Local) -> Vec<Step> {
         // The epoch is written into the record before PostgreSQL makes a timeline for it.
-        self.record.basis = Some(epoch);
+        self.draft.basis = Some(epoch);
         let mut steps = alloc::vec![Step::OpenToPeers(epoch)];
         steps.extend(match local.process {
             Process::Standby => Some(Step::Promote(rule.clone())),
@@ -231,22 +239,25 @@ impl Agent {
     ) -> Vec<Step> {
         let mut steps = Vec::new();
         // Whatever this node was before, it will not be it again in an epoch up to this one.
-        if self.record.closed < Some(epoch) {
-            self.record.closed = Some(epoch);
+        if self.draft.closed < Some(epoch) {
+            self.draft.closed = Some(epoch);
         }
         steps.push(Step::Close(epoch));
         if local.process == Process::Primary {
             steps.push(Step::Kill);
             return steps;
         }
-        let counts = state.may_follow(&self.record.history, local.end);
-        if !counts {
+        let counts = state.may_follow(&self.draft.history, local.end);
+        if !counts || !self.draft.is_whole {
             if may_rebuild {
+                // On disk before the first byte changes: what is half rebuilt must not be taken
+                // for what it was.
+                self.draft.is_whole = false;
                 steps.push(Step::Rebuild(upstream));
             }
             return steps;
         }
-        self.record.basis = Some(epoch);
+        self.draft.basis = Some(epoch);
         if local.upstream != Some(upstream) {
             steps.push(Step::Follow(upstream));
         }
@@ -258,26 +269,26 @@ impl Agent {
 
     /// A new timeline in the directory is that of the epoch which the record names.
     fn learn_history(&mut self, state: &State, local: &Local) {
-        let known = self.record.history.0.last().map(|switch| switch.timeline);
+        let known = self.draft.history.0.last().map(|switch| switch.timeline);
         if known.is_none_or(|known| known >= local.timeline) {
             return;
         }
-        let Some(epoch) = self.record.basis else { return };
+        let Some(epoch) = self.draft.basis else { return };
         let tenure = state.tenure().filter(|tenure| tenure.epoch == epoch);
         let holder = tenure.map(|tenure| tenure.holder);
         if holder == Some(self.me) {
             let switch = Switch { timeline: local.timeline, at: local.switch, epoch };
-            self.record.history.0.push(switch);
+            self.draft.history.0.push(switch);
             return;
         }
         // A follower gets what its primary went through before, too.
         let established = state.established().filter(|established| established.epoch == epoch);
         if let Some(established) = established {
-            self.record.history = established.history.clone();
+            self.draft.history = established.history.clone();
         } else if let Some(tenure) = tenure {
             let switch = Switch { timeline: local.timeline, at: local.switch, epoch };
-            self.record.history = tenure.history.clone();
-            self.record.history.0.push(switch);
+            self.draft.history = tenure.history.clone();
+            self.draft.history.0.push(switch);
         }
     }
 
@@ -294,13 +305,13 @@ impl Agent {
             (Process::Stopped, _) => Postgres::Stopped,
         };
         AgentFacts {
-            directory: self.written.directory,
+            directory: self.record.directory,
             system: local.system,
             timeline: local.timeline,
             priority: self.priority,
             postgres,
             end: local.end,
-            streams: local.upstream.filter(|_| local.is_streaming).zip(self.written.basis),
+            streams: local.upstream.filter(|_| local.is_streaming).zip(self.record.basis),
             report: self.report(goal, local),
             recovered: self.recovered(goal, local),
             settled_change: settled_change(state, local),
@@ -314,21 +325,21 @@ impl Agent {
     /// The report of a frozen directory, once nothing can be added to it.
     fn report(&self, goal: &Goal, local: &Local) -> Option<Report> {
         let Goal::Freeze { epoch, attempt } = *goal else { return None };
-        let is_on_disk = self.written.obeyed == (epoch, attempt) && self.record == self.written;
+        let is_on_disk = self.record.obeyed == (epoch, attempt) && self.draft == self.record;
         let is_still = local.upstream.is_none()
             && match local.process {
                 Process::Standby => local.is_drained,
                 // A former primary's directory has all that it ever flushed.
-                Process::Stopped => self.written.closed >= Some(epoch) && local.is_drained,
+                Process::Stopped => self.record.closed >= Some(epoch) && local.is_drained,
                 Process::Exited | Process::Primary => false,
             };
         (is_on_disk && is_still).then(|| Report {
             node: self.me,
-            incarnation: self.written.directory,
+            incarnation: self.record.directory,
             epoch,
             attempt,
             end: local.end,
-            history: self.written.history.clone(),
+            history: self.record.history.clone(),
         })
     }
 
@@ -336,7 +347,7 @@ impl Agent {
         let Goal::Promote { epoch, rule } = goal else { return None };
         let end = local.recovery_end.filter(|_| local.process == Process::Primary)?;
         let runs = local.runs_rule.as_ref() == Some(rule);
-        let newest = self.written.history.0.last();
+        let newest = self.record.history.0.last();
         let has_timeline = newest
             .is_some_and(|switch| (switch.timeline, switch.epoch) == (local.timeline, *epoch));
         let is_safe = rule.is_degraded() || local.rule_flushed >= end;

@@ -11,6 +11,9 @@ use crate::ids::{Attempt, Epoch, Incarnation};
 pub struct Record {
     /// The directory.
     pub directory: Incarnation,
+    /// Whether it is whole. One that is being rebuilt is nothing to anybody, and its former content
+    /// is gone.
+    pub is_whole: bool,
     /// Its timelines, each with the epoch that made it.
     pub history: History,
     /// The newest goal that was obeyed: a state from before it is an old one.
@@ -26,13 +29,13 @@ impl Record {
     #[must_use]
     pub fn new(directory: Incarnation, history: History) -> Self {
         let obeyed = (Epoch(0), Attempt(0));
-        Self { directory, history, obeyed, basis: None, closed: None }
+        Self { directory, is_whole: true, history, obeyed, basis: None, closed: None }
     }
 
     /// Whether this node may still become or be primary in the epoch.
     #[must_use]
     pub fn may_serve(&self, epoch: Epoch) -> bool {
-        self.closed < Some(epoch) && self.obeyed <= (epoch, Attempt(0))
+        self.is_whole && self.closed < Some(epoch) && self.obeyed <= (epoch, Attempt(0))
     }
 
     /// Notes a goal; whether it is to be obeyed.

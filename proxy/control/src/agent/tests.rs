@@ -216,6 +216,7 @@ fn former_primary_is_closed_killed_and_rebuilt_only_when_the_new_one_serves() {
     establish(&mut state, 2, 100).unwrap();
     let steps = next(&mut agent, &state, &former, None);
     assert_eq!(steps, [Step::Close(Epoch(1)), Step::Rebuild(NodeId(3))]);
+    assert!(!agent.record().is_whole, "written before the first byte changes");
 }
 
 #[test]
@@ -267,4 +268,37 @@ fn change_of_the_rule_is_told_as_settled_when_walsenders_run_it_and_all_before_i
     primary.rule_flushed = Lsn(101);
     next(&mut agent, &state, &primary, Some(0));
     assert_eq!(agent.facts().unwrap().settled_change, 2);
+}
+
+#[test]
+fn directory_that_is_half_rebuilt_is_never_taken_for_what_it_was() {
+    let (mut agent, mut state) = (agent(1), elected());
+    establish(&mut state, 2, 100).unwrap();
+    let former = Local { end: Lsn(120), ..local(Process::Stopped) };
+    next(&mut agent, &state, &former, None);
+    let mut reborn = Agent::new(NodeId(1), 0, agent.record().clone());
+    // What is half copied looks as if it could follow.
+    let half = Local { end: Lsn(90), is_drained: true, ..local(Process::Stopped) };
+    let steps = next(&mut reborn, &state, &half, None);
+    assert_eq!(steps, [Step::Close(Epoch(1)), Step::Rebuild(NodeId(3))]);
+    assert_eq!(reborn.facts(), None);
+    seal(&mut state, 1, &[]);
+    next(&mut reborn, &state, &half, None);
+    assert_eq!(reborn.facts(), None, "it reports nothing either");
+
+    let copied = state.established().unwrap().history.clone();
+    reborn.handle_rebuilt(Incarnation(77), copied, Epoch(1));
+    next(&mut reborn, &state, &half, None);
+    assert_eq!(reborn.facts().unwrap().directory, Incarnation(77));
+    assert_eq!(reborn.facts().unwrap().report, None, "the quorum does not know it yet");
+}
+
+#[test]
+fn reads_are_wanted_only_by_who_receives_from_the_newest_primary() {
+    let (mut agent, state) = (agent(2), three_nodes());
+    agent.next(&state, &local(Process::Standby), None, NOW);
+    assert_eq!(agent.wants(&state).member, None, "it is not on disk for which epoch it does");
+    next(&mut agent, &state, &local(Process::Standby), None);
+    assert_eq!(agent.wants(&state).member, Some(directory(2)));
+    assert_eq!(agent.wants(&elected()).member, None);
 }

@@ -139,7 +139,8 @@ pub enum Entry {
         /// The number of the change.
         change: u64,
     },
-    /// A node shall belong to the cluster, or no more. Whoever coordinates sees to it, step by step.
+    /// A node shall belong to the cluster, or no more. Whoever coordinates sees to it, step by
+    /// step.
     Node {
         /// The node.
         node: NodeId,

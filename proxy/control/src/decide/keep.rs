@@ -106,8 +106,8 @@ fn admit(view: &View<'_>, node: NodeId, seen: &Observation) -> Option<Entry> {
     (known != Some(&member)).then_some(Entry::Admit { member, replaces })
 }
 
-/// Nodes that nobody hears: first their leases are asked back, then they are forgotten, so that
-/// they block neither a new epoch nor a change of voters.
+/// Nodes that nobody hears, or that do not follow: first their leases are asked back, then they are
+/// forgotten, so that they block neither a new epoch nor a change of voters.
 fn retire(
     view: &View<'_>,
     node: NodeId,
@@ -115,13 +115,26 @@ fn retire(
     now: BootTime,
 ) -> Option<Entry> {
     let number = registration.number;
-    let kinds = [Kind::Member(node), Kind::Route(node)];
+    let is_alive = view.is_alive(node, now);
     if registration.is_retiring {
         // Who is back registers anew instead.
-        return (!view.is_alive(node, now)).then_some(Entry::Forget { node });
+        return (!is_alive).then_some(Entry::Forget { node });
     }
-    let is_missed = kinds.iter().all(|kind| view.is_missed(*kind, number, now));
-    is_missed.then_some(Entry::Retire { node, number })
+    let kinds = [Kind::Member(node), Kind::Route(node)];
+    let is_gone = !is_alive && kinds.iter().all(|kind| view.is_missed(*kind, number, now));
+    (is_gone || holds_back(view, node, now)).then_some(Entry::Retire { node, number })
+}
+
+/// Whether a new epoch waits for this node alone to apply it, though it has had its time.
+fn holds_back(view: &View<'_>, node: NodeId, now: BootTime) -> bool {
+    let Some(tenure) = view.state.tenure().filter(|tenure| !tenure.is_established) else {
+        return false;
+    };
+    let said = view.alive(node, now).and_then(|seen| seen.facts.epoch);
+    let patience = view.tenure_since.after_ms(view.state.policy().silent_ms_max);
+    said < Some(tenure.epoch)
+        && now >= patience
+        && view.state.unconfirmed().any(|unconfirmed| unconfirmed == node)
 }
 
 /// Addresses go to who offers them and has the fewest; from who is gone they are taken first.

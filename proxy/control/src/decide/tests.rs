@@ -422,6 +422,8 @@ fn recovery_of_an_earlier_epoch_establishes_nothing() {
 #[test]
 fn new_primary_that_takes_too_long_is_given_up() {
     let mut scene = elected_scene();
+    scene.seen(1).heard = NOW;
+    scene.follow();
     scene.tenure_since = BootTime(0);
     assert_eq!(scene.proposed(), [Entry::Seal { epoch: Epoch(1), attempt: Attempt(1) }]);
 }
@@ -630,4 +632,25 @@ fn directory_that_takes_the_place_of_another_is_admitted_by_naming_it() {
     assert!(scene.proposed().contains(&admit), "{:?}", scene.decide());
     scene.node(3).system = SystemId(9);
     assert!(!scene.proposed().contains(&admit), "it is of another database");
+}
+
+#[test]
+fn node_that_does_not_apply_a_new_epoch_in_time_is_retired_so_that_the_epoch_can_serve() {
+    let mut scene = elected_scene();
+    scene.seen(1).heard = NOW;
+    scene.follow();
+    scene.facts(1).epoch = Some(Epoch(0));
+    scene.node(3).recovered = Some(RECOVERED);
+    assert_eq!(scene.proposed(), [], "it has not had its time");
+    scene.tenure_since = BootTime(NOW.0 - 1_600_000_000);
+    assert_eq!(scene.proposed(), [Entry::Retire { node: NodeId(1), number: 1 }]);
+}
+
+#[test]
+fn node_that_is_heard_keeps_its_registration_though_it_asks_for_nothing() {
+    let mut scene = scene();
+    for kind in [Kind::Member(NodeId(3)), Kind::Route(NodeId(3))] {
+        scene.missed(&[1, 2, 3], kind, 3);
+    }
+    assert_eq!(scene.decide(), []);
 }

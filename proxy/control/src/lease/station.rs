@@ -14,7 +14,7 @@ use crate::facts::VoterFacts;
 use crate::ids::{BootTime, Epoch, Incarnation, NodeId};
 
 /// What nodes say to each other about leases. Any of it may be lost, doubled, late or reordered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Message {
     /// A holder asks.
@@ -137,8 +137,9 @@ impl Station {
                 self.voter.handle_closed(&right, now);
                 self.drain_voter(now);
             }
-            // Why a voter refuses is for people; what to do about it follows from the state.
-            Message::Refused { .. } | _ => {}
+            // In another's name; or a refusal, which is for people: what to do about it follows
+            // from the state.
+            _ => {}
         }
     }
 

@@ -1,6 +1,19 @@
 //! What the engine hands out, and what a coordinator does with it.
 
-use super::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pgx_control::cluster::{Entry, State};
+use pgx_control::decide::{self, Action, LogMember, Reason, View, decide};
+use pgx_control::detect::Observer;
+use pgx_control::ids::{BootTime, Incarnation, NodeId};
+use pgx_control::lease::Settings;
+use pgx_quorum::{self as quorum, Event, Fate, ProposalId, ProposeError, Role, Status};
+
+use super::{Controller, Note, Output};
+use crate::codec;
+use crate::limits::PROPOSALS_OPEN_MAX;
+use crate::request::{Answer, Unanswered};
 
 impl Controller {
     /// Takes all that the engine hands out.
@@ -45,6 +58,7 @@ impl Controller {
                 self.coordinates_since = (node == Some(self.me)).then_some(now);
                 if node != Some(self.me) {
                     self.observer = Observer::default();
+                    self.proposed.clear();
                     self.set_waits(None);
                 }
             }

@@ -7,21 +7,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use pgx_control::cluster::{Entry, State, Void};
-use pgx_control::decide::{self, Action, LogMember, Reason, View, decide};
+use pgx_control::decide::Reason;
 use pgx_control::detect::Observer;
 use pgx_control::facts::{AgentFacts, Facts, ProxyFacts, VoterFacts};
 use pgx_control::ids::{Attempt, BootTime, Epoch, Incarnation, NodeId};
 use pgx_control::lease::Settings;
-use pgx_quorum::{
-    self as quorum, Event, Fate, MessageError, ProposalId, ProposeError, Quorum, Role, Status,
-    StoreError,
-};
+use pgx_quorum::{self as quorum, MessageError, ProposalId, Quorum, Status, StoreError};
 
 use crate::codec;
-use crate::limits::{
-    FACTS_EVERY_MS, NEWS_EVERY_MS, PROPOSALS_OPEN_MAX, REQUEST_MS_MAX, REQUESTS_OPEN_MAX,
-};
-use crate::request::{Answer, Request, Unanswered};
+use crate::limits::{FACTS_EVERY_MS, NEWS_EVERY_MS};
+use crate::request::Answer;
 
 /// What the driver has to do, in this order.
 #[derive(Debug)]

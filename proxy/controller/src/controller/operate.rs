@@ -1,6 +1,13 @@
 //! What operators ask.
 
-use super::*;
+use pgx_control::cluster::{Entry, Void};
+use pgx_control::decide;
+use pgx_control::ids::{Attempt, BootTime, NodeId};
+use pgx_quorum as quorum;
+
+use super::{Asked, Controller, Output};
+use crate::limits::{REQUEST_MS_MAX, REQUESTS_OPEN_MAX};
+use crate::request::{Answer, Request, Unanswered};
 
 impl Controller {
     /// An operator asks something of the cluster. The outcome comes as [`Output::Answer`] with this

@@ -9,7 +9,7 @@ use pgx_quorum::sim::SimDisk;
 use pgx_quorum::{ClusterId, Expected, Founding, Identity, Membership, Store};
 
 use super::*;
-use crate::request::Change;
+use crate::request::{Change, Request, Unanswered};
 
 const TICK_MS: u64 = 25;
 
