@@ -53,3 +53,20 @@ impl Record {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_that_is_not_whole_was_closed_or_was_told_of_a_later_attempt_serves_no_more() {
+        let record = Record::new(Incarnation(1), History::default());
+        assert!(record.may_serve(Epoch(0)));
+        let half = Record { is_whole: false, ..record.clone() };
+        assert!(!half.may_serve(Epoch(5)));
+        let closed = Record { closed: Some(Epoch(3)), ..record.clone() };
+        assert!(!closed.may_serve(Epoch(3)) && closed.may_serve(Epoch(4)));
+        let frozen = Record { obeyed: (Epoch(3), Attempt(1)), ..record };
+        assert!(!frozen.may_serve(Epoch(3)) && frozen.may_serve(Epoch(4)));
+    }
+}

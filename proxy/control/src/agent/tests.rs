@@ -302,3 +302,30 @@ fn reads_are_wanted_only_by_who_receives_from_the_newest_primary() {
     assert_eq!(agent.wants(&state).member, Some(directory(2)));
     assert_eq!(agent.wants(&elected()).member, None);
 }
+
+#[test]
+fn nothing_is_reported_while_there_is_an_upstream_or_the_node_is_not_closed() {
+    let (mut agent, state) = (agent(2), sealed());
+    let attached = Local { is_drained: true, ..local(Process::Standby) };
+    next(&mut agent, &state, &attached, None);
+    assert_eq!(agent.facts().unwrap().report, None);
+}
+
+#[test]
+fn new_primary_whose_walsenders_run_another_rule_does_not_open() {
+    let (mut agent, state) = (agent(3), elected());
+    let mut standby = local(Process::Standby);
+    standby.upstream = None;
+    next(&mut agent, &state, &standby, Some(1));
+    let primary = Local {
+        timeline: Timeline(2),
+        switch: Lsn(100),
+        recovery_end: Some(Lsn(110)),
+        runs_rule: Some(any(1, &[2])),
+        rule_flushed: Lsn(200),
+        ..local(Process::Primary)
+    };
+    let steps = next(&mut agent, &state, &primary, Some(1));
+    assert!(steps.contains(&Step::SetRule(any(1, &[1, 2]))), "{steps:?}");
+    assert_eq!(agent.facts().unwrap().recovered, None);
+}

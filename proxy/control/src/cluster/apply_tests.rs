@@ -580,3 +580,41 @@ fn directory_may_follow_as_it_is_only_up_to_where_the_new_timeline_begins() {
         assert!(!state.may_follow(&foreign, Lsn(101)), "{is_established}");
     }
 }
+
+#[test]
+fn accepted_loss_ends_with_the_epoch() {
+    let mut state = sealed();
+    let (epoch, attempt) = (newest(&state), Attempt(1));
+    apply_all(&mut state, [Entry::AcceptLoss { epoch, attempt }]);
+    let entry = elect(&state, 3, vec![report(&state, 2, 100), report(&state, 3, 100)]);
+    apply_all(&mut state, [entry]);
+    seal(&mut state, 1, &[1, 2, 3]);
+    assert_eq!(state.loss_accepted(), None);
+    let mut entry = elect(&state, 2, vec![report(&state, 2, 100)]);
+    if let Entry::NewEpoch { accept_loss, .. } = &mut entry {
+        *accept_loss = true;
+    }
+    assert_eq!(void(&state, &entry), Void::LossNotAccepted);
+}
+
+#[test]
+fn node_that_registered_last_before_an_epoch_must_confirm_it_too() {
+    let mut state = sealed();
+    let entry = elect(&state, 3, vec![report(&state, 2, 100), report(&state, 3, 101)]);
+    apply_all(&mut state, [entry]);
+    assert_eq!(state.unconfirmed().collect::<Vec<_>>(), [1, 2, 3].map(NodeId));
+}
+
+#[test]
+fn address_that_was_given_anew_is_wanted_back_no_more() {
+    let mut state = three_nodes();
+    let (vip, incarnation) = (VipId(1), Incarnation(5));
+    let give = |number, holder| Entry::GiveVip { vip, number, holder, incarnation };
+    apply_all(&mut state, [give(1, NodeId(1)), Entry::RetireVip { vip, number: 1 }]);
+    for voter in [1, 2].map(NodeId) {
+        apply_all(&mut state, [Entry::Released { voter, kind: Kind::Vip(vip), number: 1 }]);
+    }
+    apply_all(&mut state, [give(2, NodeId(2))]);
+    assert_eq!(state.wanted().count(), 0);
+    assert_eq!(state.permits(&state.vips()[&vip], Epoch(0)), Ok(()));
+}

@@ -61,7 +61,7 @@ fn reports(view: &View<'_>, epoch: Epoch, attempt: Attempt, now: BootTime) -> Ve
 /// The order of candidates is the furthest first, then the one that a switchover names, then the
 /// highest priority, then the old holder, whose return needs no rewinding of anybody, then the
 /// lowest node. The rules of the quorum say which of them may be; trying them in order uses those
-/// rules and no second set. Loss comes last, and only where an operator has accepted it.
+/// rules and no second set. Loss comes last; the rules refuse it where no operator has accepted it.
 fn elect(
     view: &View<'_>,
     epoch: Epoch,
@@ -79,9 +79,8 @@ fn elect(
         let (is_other, is_new) = (Some(report.node) != wanted, Some(report.node) != old);
         (Reverse(report.end), is_other, Reverse(priority), is_new, report.node)
     });
-    let is_accepted = view.state.loss_accepted() == Some(attempt);
     let mut refused = Void::ReportsTooFew;
-    for accept_loss in [false, true].into_iter().filter(|loss| !loss || is_accepted) {
+    for accept_loss in [false, true] {
         for candidate in &candidates {
             // The old primary was sealed for a reason: others come first, while there may be some.
             let is_alone = is_only_member(view, candidate.node);

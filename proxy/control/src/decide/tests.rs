@@ -654,3 +654,33 @@ fn node_that_is_heard_keeps_its_registration_though_it_asks_for_nothing() {
     }
     assert_eq!(scene.decide(), []);
 }
+
+#[test]
+fn standby_enters_the_rule_when_it_is_steady_and_stays_while_it_streams() {
+    let mut scene = scene();
+    scene.seen(3).is_steady = false;
+    assert_eq!(scene.decide(), [], "it is in the rule");
+    scene.silence(3);
+    scene.node(1).settled_change = 3;
+    scene.node(1).settled_change = scene.state.established().unwrap().change + 1;
+    scene.settle();
+    assert_eq!(scene.state.established().unwrap().rules, [any(1, &[2])]);
+    scene.seen(3).heard = NOW;
+    assert_eq!(scene.proposed(), [], "it has only just come back");
+    scene.seen(3).is_steady = true;
+    let rule = any(1, &[2, 3]);
+    assert_eq!(scene.proposed(), [Entry::RuleJoint { epoch: Epoch(0), rule }]);
+}
+
+#[test]
+fn address_is_taken_from_a_living_node_that_offers_it_no_more() {
+    let mut scene = scene();
+    let vip = VipId(1);
+    for node in [1, 2] {
+        scene.facts(node).proxy = Some(ProxyFacts { vips: [vip].into(), holds: None });
+    }
+    scene.settle();
+    assert_eq!(scene.proposed(), [], "while it is offered it stays");
+    scene.facts(1).proxy = Some(ProxyFacts::default());
+    assert_eq!(scene.proposed(), [Entry::RetireVip { vip, number: 1 }]);
+}

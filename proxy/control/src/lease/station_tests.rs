@@ -190,3 +190,35 @@ fn station_that_has_something_to_do_says_when() {
         net.run(&[1, 2, 3], now);
     }
 }
+
+#[test]
+fn promise_counts_for_the_voter_that_sent_it_alone() {
+    let mut net = Net::new(&three_nodes());
+    net.at(1).handle_timeout(AWAKE);
+    let right = Right::primary(Epoch(0), NodeId(1), directory(1));
+    let promise = Promise {
+        voter: NodeId(2),
+        right,
+        asked_at: AWAKE,
+        settings: crate::lease::Settings::default(),
+        membership_version: 1,
+    };
+    net.at(1).handle_message(NodeId(3), Message::Promise(promise), AWAKE);
+    assert_eq!(net.held(1, Kind::Primary), None, "with its own promise it would be a majority");
+    net.at(1).handle_message(NodeId(2), Message::Promise(promise), AWAKE);
+    assert!(net.held(1, Kind::Primary).is_some());
+}
+
+#[test]
+fn right_that_was_closed_is_not_asked_for_though_the_state_still_gives_it() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    let right = Right::primary(Epoch(0), NodeId(1), directory(1));
+    net.at(1).handle_closed(right, AWAKE);
+    net.at(1).handle_wants(wants(1), AWAKE);
+    net.at(1).handle_timeout(AWAKE.after_ms(400));
+    while let Some(output) = net.at(1).next_output() {
+        let Output::Send { message: Message::Ask(ask), .. } = output else { continue };
+        assert_ne!(ask.right, right);
+    }
+}
