@@ -408,3 +408,6 @@ fn settled_change(state: &State, local: &Local) -> u64 {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod attack_tests;

@@ -654,3 +654,6 @@ fn node_that_is_heard_keeps_its_registration_though_it_asks_for_nothing() {
     }
     assert_eq!(scene.decide(), []);
 }
+
+#[path = "attack_tests.rs"]
+mod attack;

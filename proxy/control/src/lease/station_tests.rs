@@ -190,3 +190,6 @@ fn station_that_has_something_to_do_says_when() {
         net.run(&[1, 2, 3], now);
     }
 }
+
+#[path = "attack_tests.rs"]
+mod attack;
