@@ -145,3 +145,23 @@ fn rule_of_a_new_epoch_does_not_depend_on_a_report_that_counts_for_nothing_alone
     let rule = rule.expect("2 has all that 1 has");
     assert!(!rule.members.contains(&directory(3)), "it can follow only when it is rebuilt");
 }
+
+#[test]
+fn accepted_loss_with_one_directory_left_makes_an_epoch_that_can_be_established() {
+    let mut scene = scene();
+    seal(&mut scene.state, 1, &[2, 3]);
+    scene.silence(1);
+    scene.reports(3, 100);
+    // Node 2 votes, and its directory is lost for good, as is node 1.
+    scene.facts(2).agent = None;
+    scene.sealed_since = BootTime(0);
+    let accept = Entry::AcceptLoss { epoch: Epoch(0), attempt: Attempt(1) };
+    apply_all(&mut scene.state, [accept]);
+    let proposed = scene.proposed();
+    let rule = proposed.iter().find_map(|entry| match entry {
+        Entry::NewEpoch { rule, .. } => Some(rule.clone()),
+        _ => None,
+    });
+    let rule = rule.expect("the loss is accepted");
+    assert!(rule.is_degraded(), "nobody is left to flush for {rule:?}");
+}

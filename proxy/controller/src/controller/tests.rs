@@ -289,3 +289,6 @@ fn long_log_is_replaced_by_a_snapshot_from_which_a_node_starts() {
     net.start(node.0);
     assert_eq!(net.nodes[&node].state(), &before);
 }
+
+#[path = "attack_tests.rs"]
+mod attack;
