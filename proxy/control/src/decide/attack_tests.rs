@@ -165,3 +165,48 @@ fn accepted_loss_with_one_directory_left_makes_an_epoch_that_can_be_established(
     let rule = rule.expect("the loss is accepted");
     assert!(rule.is_degraded(), "nobody is left to flush for {rule:?}");
 }
+
+#[test]
+fn address_that_its_holder_could_not_use_goes_to_another_node_that_offers_it() {
+    let mut scene = scene();
+    let vips = [1, 2, 3].map(VipId);
+    // Nodes 2 and 3 offer all. Node 3 reaches the coordinator, and too few voters to hold a lease.
+    for node in [2, 3] {
+        let proxy = ProxyFacts { vips: vips.into(), holds: None };
+        scene.facts(node).proxy = Some(proxy);
+    }
+    let give = |vip, holder: u64, number| Entry::GiveVip {
+        vip,
+        number,
+        holder: NodeId(holder),
+        incarnation: Incarnation(holder.into()),
+    };
+    apply_all(&mut scene.state, [give(vips[1], 2, 1), give(vips[2], 2, 1)]);
+    let mut holders = Vec::new();
+    for number in 1..=4 {
+        if number == 1 {
+            apply_all(&mut scene.state, [give(vips[0], 3, 1)]);
+        } else {
+            for entry in scene.proposed() {
+                let _ = scene.state.apply(&entry);
+            }
+        }
+        let right = scene.state.vips()[&vips[0]];
+        holders.push(right.holder);
+        if right.holder == NodeId(3) {
+            scene.missed(&[1, 2, 3], Kind::Vip(vips[0]), right.number);
+        }
+        for entry in scene.proposed() {
+            let _ = scene.state.apply(&entry);
+        }
+        for voter in [1, 2] {
+            scene.voter(voter).released.insert(Kind::Vip(vips[0]), right.number);
+        }
+        for entry in scene.proposed() {
+            if matches!(entry, Entry::Released { .. }) {
+                let _ = scene.state.apply(&entry);
+            }
+        }
+    }
+    assert!(holders.contains(&NodeId(2)), "it goes to node 3 for ever: {holders:?}");
+}
