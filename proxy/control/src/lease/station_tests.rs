@@ -222,3 +222,5 @@ fn right_that_was_closed_is_not_asked_for_though_the_state_still_gives_it() {
         assert_ne!(ask.right, right);
     }
 }
+#[path = "attack_tests.rs"]
+mod attack;

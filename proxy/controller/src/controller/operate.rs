@@ -1,6 +1,6 @@
 //! What operators ask.
 
-use pgx_control::cluster::{Entry, Void};
+use pgx_control::cluster::{Entry, Role, Void};
 use pgx_control::decide;
 use pgx_control::ids::{Attempt, BootTime, NodeId};
 use pgx_quorum as quorum;
@@ -95,6 +95,7 @@ impl Controller {
                 entries
             }
             Request::Node { node, address, role } => {
+                self.check_number(*node, *role)?;
                 vec![Entry::Node { node: *node, address: address.clone(), role: *role }]
             }
             Request::Switchover { to } => {
@@ -114,6 +115,37 @@ impl Controller {
             Request::Transfer { to } => return Ok(Asking::Transfer(*to)),
         };
         Ok(Asking::Entries(entries))
+    }
+
+    /// Numbers are used in order and never again: a node that could never be added is refused here,
+    /// where somebody reads why.
+    fn check_number(&self, node: NodeId, role: Role) -> Result<(), Unanswered> {
+        let Some(members) = self.quorum.membership().filter(|_| role != Role::Gone) else {
+            return Ok(());
+        };
+        let is_in = |node: NodeId| {
+            quorum::NodeId::new(node.0).is_some_and(|node| members.get(node).is_some())
+        };
+        let waiting = self
+            .state
+            .nodes()
+            .iter()
+            .find(|(named, one)| one.role != Role::Gone && **named != node && !is_in(**named));
+        if is_in(node) || self.state.nodes().contains_key(&node) {
+            return Ok(());
+        }
+        let next = members.next_number().map_or(u64::MAX, quorum::NodeId::get);
+        if node.0 < next {
+            return Err(Unanswered::NumberUsed { node, next: NodeId(next) });
+        }
+        if let Some((waiting, _)) = waiting {
+            return Err(Unanswered::NodeWaits { node: *waiting });
+        }
+        if members.iter().count() >= quorum::limits::MEMBERS_MAX {
+            let reason = quorum::Misfit::TooMany.to_string();
+            return Err(Unanswered::Quorum { reason });
+        }
+        Ok(())
     }
 
     fn bootstrap(&self, node: NodeId) -> Result<Vec<Entry>, Unanswered> {

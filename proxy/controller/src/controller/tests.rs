@@ -30,6 +30,8 @@ fn incarnation(node: u64) -> quorum::Incarnation {
 
 fn agent(node: u64) -> AgentFacts {
     AgentFacts {
+        epoch: Some(Epoch(0)),
+        promoted: None,
         directory: Incarnation(u128::from(node) * 1_000),
         system: SystemId(7),
         timeline: Timeline(1),
@@ -246,7 +248,10 @@ fn named_node_joins_becomes_a_voter_of_log_and_leases_and_the_one_it_replaces_le
 #[test]
 fn coordinator_that_is_to_leave_hands_its_office_on_first() {
     let mut net = begun();
-    let leaving = net.coordinator().unwrap();
+    // Not the primary: that one hands over first.
+    let leaving = NodeId(2);
+    net.ask(5, &Request::Transfer { to: leaving });
+    net.run_until("it took over", |net| net.coordinator() == Some(leaving));
     let request = Request::Node { node: leaving, address: "db:1".into(), role: Role::Gone };
     net.ask(6, &request);
     net.run_until("it is out", |net| {
@@ -289,3 +294,6 @@ fn long_log_is_replaced_by_a_snapshot_from_which_a_node_starts() {
     net.start(node.0);
     assert_eq!(net.nodes[&node].state(), &before);
 }
+
+#[path = "attack_tests.rs"]
+mod attack;
