@@ -133,7 +133,9 @@ impl Station {
         match message {
             Message::Ask(ask) if ask.right.holder == from => self.answer(from, &ask, now),
             Message::Promise(promise) if promise.voter == from => self.promised(&promise),
-            Message::Closed(right) if right.holder == from => {
+            // Every node closes the epochs that it is not to serve in; only who has the right can
+            // give it back. A voter that does not know of the right yet lets it run out.
+            Message::Closed(right) if right.holder == from && self.state.is_holder(&right) => {
                 self.voter.handle_closed(&right, now);
                 self.drain_voter(now);
             }
@@ -149,12 +151,16 @@ impl Station {
         self.drain_voter(now);
     }
 
-    /// The node has closed the gate of a right for good: it asks for it no more and says so.
+    /// The node has closed the gate of a right for good: it asks for it no more, and says so if the
+    /// right was its own.
     pub fn handle_closed(&mut self, right: Right, now: BootTime) {
         let closed = self.closed.entry(right.kind).or_insert(right.number);
         *closed = (*closed).max(right.number);
         if self.holders.get(&right.kind).is_some_and(|holder| holder.right() == right) {
             self.holders.remove(&right.kind);
+        }
+        if !self.state.is_holder(&right) {
+            return;
         }
         for voter in self.state.membership().voters.clone() {
             if voter == self.me {
