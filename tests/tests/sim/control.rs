@@ -124,6 +124,7 @@ impl World {
         if let Some(host) = self.hosts.get_mut(&node) {
             host.refusals.sync(refusals.clone());
         }
+        self.check_refusals_of(node);
         let soon = self.latency();
         self.tell(node, Thread::Lease, soon, Input::Persisted(refusals));
     }

@@ -94,6 +94,7 @@ impl World {
         host.directory.lose_power(usize::try_from(kept).unwrap_or(0));
         host.postgres = None;
         self.counters.power_losses += 1;
+        self.check_refusals_of(node);
         self.note(&format!("power fails on node {node}"));
         self.queue.push(self.now + off, Event::PowerOn(node));
     }
