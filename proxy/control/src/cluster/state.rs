@@ -380,18 +380,22 @@ impl State {
         self.nodes.get(&node).is_some_and(|named| named.role == Role::Gone)
     }
 
-    /// Whether a right is the one that the state gives.
+    /// Whether this is the newest right of its kind, in the name of who has it.
     #[must_use]
-    pub fn gives(&self, right: &Right) -> bool {
-        let Right { kind, number, holder, .. } = *right;
-        match kind {
+    pub fn is_holder(&self, right: &Right) -> bool {
+        let registration = self.registrations.get(&right.holder);
+        let is_registered = registration.is_some_and(|one| one.number == right.number);
+        match right.kind {
             Kind::Primary => self.tenure.as_ref().is_some_and(|tenure| {
                 *right == Right::primary(tenure.epoch, tenure.holder, tenure.incarnation)
             }),
-            Kind::Member(node) | Kind::Route(node) => {
-                let registration = self.registrations.get(&node);
-                node == holder && registration.is_some_and(|one| one.number == number)
+            Kind::Member(node) => {
+                let member = self.members.get(&node);
+                node == right.holder
+                    && is_registered
+                    && member.is_some_and(|member| member.incarnation == right.incarnation)
             }
+            Kind::Route(node) => node == right.holder && is_registered,
             Kind::Vip(vip) => self.vips.get(&vip) == Some(right),
         }
     }
@@ -404,19 +408,8 @@ impl State {
         let tenure = self.tenure.as_ref().ok_or(Refusal::NotTheHolder)?;
         let registration = self.registrations.get(&right.holder).ok_or(Refusal::NotTheHolder)?;
         let newest = tenure.epoch;
-        let holds = match right.kind {
-            Kind::Primary => *right == Right::primary(newest, tenure.holder, tenure.incarnation),
-            Kind::Member(node) => {
-                let member = self.members.get(&node);
-                node == right.holder
-                    && right.number == registration.number
-                    && member.is_some_and(|member| member.incarnation == right.incarnation)
-            }
-            Kind::Route(node) => node == right.holder && right.number == registration.number,
-            Kind::Vip(vip) => self.vips.get(&vip) == Some(right),
-        };
         let follows_epoch = matches!(right.kind, Kind::Member(_) | Kind::Route(_));
-        if !holds {
+        if !self.is_holder(right) {
             Err(Refusal::NotTheHolder)
         } else if self.is_wanted_back(right, registration) {
             Err(Refusal::Sealed)

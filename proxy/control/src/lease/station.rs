@@ -137,8 +137,9 @@ impl Station {
         match message {
             Message::Ask(ask) if ask.right.holder == from => self.answer(from, &ask, now),
             Message::Promise(promise) if promise.voter == from => self.promised(&promise),
-            // A node may close what it holds. What another one holds it closes for itself at most.
-            Message::Closed(right) if right.holder == from && self.state.gives(&right) => {
+            // Every node closes the epochs that it is not to serve in; only who has the right can
+            // give it back. A voter that does not know of the right yet lets it run out.
+            Message::Closed(right) if right.holder == from && self.state.is_holder(&right) => {
                 self.voter.handle_closed(&right, now);
                 self.drain_voter(now);
             }
@@ -155,14 +156,14 @@ impl Station {
     }
 
     /// The node has closed the gate of a right for good: it asks for it no more, and says so if the
-    /// right is its own.
+    /// right was its own.
     pub fn handle_closed(&mut self, right: Right, now: BootTime) {
         let closed = self.closed.entry(right.kind).or_insert(right.number);
         *closed = (*closed).max(right.number);
         if self.holders.get(&right.kind).is_some_and(|holder| holder.right() == right) {
             self.holders.remove(&right.kind);
         }
-        if !self.state.gives(&right) {
+        if !self.state.is_holder(&right) {
             return;
         }
         for voter in self.state.membership().voters.clone() {
