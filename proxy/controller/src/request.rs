@@ -1,6 +1,7 @@
 //! What operators ask of the cluster, and what becomes of it.
 
-use pgx_control::cluster::{Durability, Policy, Role};
+use pgx_control::cluster::{Durability, Entry, Policy, Role};
+use pgx_control::decide::Action;
 use pgx_control::ids::NodeId;
 use pgx_control::lease;
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,15 @@ pub struct Change {
     pub durability: Option<Durability>,
     /// The conduct of the cluster.
     pub policy: Option<Policy>,
+}
+
+/// What a request would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rehearsal {
+    /// What it would propose.
+    pub entries: Vec<Entry>,
+    /// What would be decided next, from what is known now.
+    pub then: Vec<Action>,
 }
 
 /// What became of a request.

@@ -1,13 +1,13 @@
 //! What operators ask.
 
-use pgx_control::cluster::{Entry, Void};
+use pgx_control::cluster::{Entry, State, Void};
 use pgx_control::decide;
 use pgx_control::ids::{Attempt, BootTime, NodeId};
 use pgx_quorum as quorum;
 
 use super::{Asked, Controller, Output};
 use crate::limits::{REQUEST_MS_MAX, REQUESTS_OPEN_MAX};
-use crate::request::{Answer, Request, Unanswered};
+use crate::request::{Answer, Rehearsal, Request, Unanswered};
 
 impl Controller {
     /// An operator asks something of the cluster. The outcome comes as [`Output::Answer`] with this
@@ -25,6 +25,24 @@ impl Controller {
         };
         self.outputs.push_back(Output::Answer { request: number, answer });
         self.drain(now);
+    }
+
+    /// What a request would propose, and what would be decided next, without doing any of it.
+    ///
+    /// # Errors
+    /// Why it would not be carried out.
+    pub fn rehearse(&self, request: &Request, now: BootTime) -> Result<Rehearsal, Unanswered> {
+        let Asking::Entries(entries) = self.entries(request, now)? else {
+            return Ok(Rehearsal { entries: Vec::new(), then: Vec::new() });
+        };
+        let mut state = State::clone(&self.state);
+        for entry in &entries {
+            state = decide::rehearse(&state, entry)
+                .map_err(|void| Unanswered::Void { reason: void.to_string() })?;
+        }
+        let log = super::act::members(&self.quorum.status());
+        let then = decide::decide(&self.view(&state, &log, now), now);
+        Ok(Rehearsal { entries, then })
     }
 
     /// Whether this node can carry requests out.

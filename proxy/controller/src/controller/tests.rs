@@ -258,6 +258,23 @@ fn coordinator_that_is_to_leave_hands_its_office_on_first() {
 }
 
 #[test]
+fn rehearsal_says_what_would_follow_and_changes_nothing() {
+    let mut net = begun();
+    net.run_until("somebody coordinates", |net| net.coordinator().is_some());
+    let coordinator = net.coordinator().unwrap();
+    let node = &net.nodes[&coordinator];
+    let before = Arc::clone(node.state());
+    let rehearsal = node.rehearse(&Request::Failover, net.now).unwrap();
+    assert!(matches!(rehearsal.entries[..], [Entry::Seal { .. }]), "{rehearsal:?}");
+    let waits = |action: &pgx_control::decide::Action| {
+        matches!(action, pgx_control::decide::Action::Wait(_))
+    };
+    assert!(rehearsal.then.iter().any(waits), "{rehearsal:?}");
+    assert!(node.rehearse(&Request::CancelSwitchover, net.now).is_err());
+    assert_eq!(net.nodes[&coordinator].state(), &before);
+}
+
+#[test]
 fn node_that_cannot_coordinate_says_so() {
     let mut net = begun();
     net.run_until("somebody coordinates", |net| net.coordinator().is_some());
