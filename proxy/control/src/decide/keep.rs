@@ -33,10 +33,15 @@ pub(super) fn next(view: &View<'_>, now: BootTime) -> Vec<Entry> {
 /// successor counts, so that no majority ever includes it in vain; a living one after.
 pub(super) fn change_log(view: &View<'_>, now: BootTime) -> Option<Change> {
     let wanted = view.state.nodes();
-    let newcomer = wanted.iter().find_map(|(node, named)| {
-        let is_wanted = named.role != Role::Gone && !view.log.contains_key(node);
-        let seen = view.alive(*node, now).filter(|_| is_wanted)?;
-        Some(Change::Add { node: *node, installation: seen.facts.installation })
+    // The log takes only numbers above all that it had, so the lowest comes first, and later ones
+    // wait for it: else it could never join.
+    let last = view.log.keys().last();
+    let mut absent = wanted.iter().filter(|(node, named)| {
+        named.role != Role::Gone && !view.log.contains_key(node) && Some(*node) > last
+    });
+    let newcomer = absent.next().and_then(|(node, _)| {
+        let installation = view.alive(*node, now)?.facts.installation;
+        Some(Change::Add { node: *node, installation })
     });
     let is = |node: &NodeId, role| wanted.get(node).is_some_and(|named| named.role == role);
     let dead = view.log.iter().find(|(node, member)| is(node, Role::Gone) && !member.is_heard);

@@ -1,6 +1,6 @@
 //! What operators ask.
 
-use pgx_control::cluster::{Entry, State, Void};
+use pgx_control::cluster::{Entry, Role, State, Void};
 use pgx_control::decide;
 use pgx_control::ids::{Attempt, BootTime, NodeId};
 use pgx_quorum as quorum;
@@ -112,6 +112,14 @@ impl Controller {
                 }
                 entries
             }
+            Request::Node { node, role, .. } if *role != Role::Gone && self.is_used(*node) => {
+                let next = self.quorum.membership().and_then(quorum::Membership::next_number);
+                let next = next.map_or(0, quorum::NodeId::get);
+                let reason = format!(
+                    "number {node} was used or is below one that was; the next free one is {next}"
+                );
+                return Err(Unanswered::Void { reason });
+            }
             Request::Node { node, address, role } => {
                 vec![Entry::Node { node: *node, address: address.clone(), role: *role }]
             }
@@ -132,6 +140,12 @@ impl Controller {
             Request::Transfer { to } => return Ok(Asking::Transfer(*to)),
         };
         Ok(Asking::Entries(entries))
+    }
+
+    /// Whether the log will never take the number again.
+    fn is_used(&self, node: NodeId) -> bool {
+        let number = quorum::NodeId::new(node.0).zip(self.quorum.membership());
+        number.is_none_or(|(number, membership)| membership.is_retired(number))
     }
 
     fn bootstrap(&self, node: NodeId) -> Result<Vec<Entry>, Unanswered> {

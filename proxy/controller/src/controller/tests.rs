@@ -244,6 +244,33 @@ fn named_node_joins_becomes_a_voter_of_log_and_leases_and_the_one_it_replaces_le
 }
 
 #[test]
+fn nodes_that_are_named_together_join_in_the_order_of_their_numbers() {
+    let mut net = Net::new(1);
+    let name = |node| Request::Node { node: NodeId(node), address: "db:1".into(), role: Role::Voter };
+    net.ask(1, &name(2));
+    net.ask(2, &name(3));
+    // The higher number is there first, and must not keep the lower one out for good.
+    net.make(3, &Founding::Joiner);
+    for _ in 0..40 {
+        net.now = net.now.after_ms(TICK_MS);
+        net.nodes.values_mut().for_each(|node| node.handle_tick(net.now));
+        net.deliver();
+    }
+    net.make(2, &Founding::Joiner);
+    let expected = [1, 2, 3].map(NodeId).into();
+    net.run_until("all three count", |net| {
+        net.everybody(|state| state.membership().voters == expected)
+    });
+    net.ask(3, &Request::Node { node: NodeId(3), address: "db:1".into(), role: Role::Gone });
+    let voters = [1, 2].map(NodeId).into();
+    net.run_until("node 3 is out", |net| {
+        net.nodes[&NodeId(1)].state().membership().voters == voters
+    });
+    net.ask(4, &name(3));
+    assert!(matches!(net.answers[&4], Err(Unanswered::Void { .. })), "{:?}", net.answers[&4]);
+}
+
+#[test]
 fn coordinator_that_is_to_leave_hands_its_office_on_first() {
     let mut net = begun();
     let leaving = net.coordinator().unwrap();
