@@ -246,7 +246,8 @@ fn named_node_joins_becomes_a_voter_of_log_and_leases_and_the_one_it_replaces_le
 #[test]
 fn nodes_that_are_named_together_join_in_the_order_of_their_numbers() {
     let mut net = Net::new(1);
-    let name = |node| Request::Node { node: NodeId(node), address: "db:1".into(), role: Role::Voter };
+    let name =
+        |node| Request::Node { node: NodeId(node), address: "db:1".into(), role: Role::Voter };
     net.ask(1, &name(2));
     net.ask(2, &name(3));
     // The higher number is there first, and must not keep the lower one out for good.

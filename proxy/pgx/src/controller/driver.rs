@@ -5,8 +5,8 @@
 //! works.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -56,9 +56,8 @@ pub(super) fn start(prepared: Prepared, peers: Arc<PeerSet>) -> Result<(), Strin
     let Prepared { config, postgres, opened, inputs, lease_inputs } = prepared;
     let Opened { store, refusals: refused, files } = opened;
     let (identity, owner) = (store.identity(), Owner::from(store.identity()));
-    let controller = begin(store).map_err(|error| {
-        format!("cannot start from {}: {error}", files.store.display())
-    })?;
+    let controller = begin(store)
+        .map_err(|error| format!("cannot start from {}: {error}", files.store.display()))?;
     info!(%identity, "this node has its part in the cluster");
 
     let me = controller.me();
@@ -305,9 +304,9 @@ impl Driver {
 
     fn retry(&mut self) {
         let opened = storage::reopen(&self.config, &self.files);
-        let begun = opened.map_err(|error| error.to_string()).and_then(|store| {
-            begin(store).map_err(|error| error.to_string())
-        });
+        let begun = opened
+            .map_err(|error| error.to_string())
+            .and_then(|store| begin(store).map_err(|error| error.to_string()));
         match begun {
             Ok(mut controller) => {
                 info!("the log is open again; this node takes part as before");
@@ -349,7 +348,9 @@ impl Driver {
                 self.tell(asker, rehearsed);
             }
             Question::Do(request) => match self.waiting.enter(asker, now) {
-                Ok(number) => controller.handle_request(number, &complete(request, controller), now),
+                Ok(number) => {
+                    controller.handle_request(number, &complete(request, controller), now)
+                }
                 Err(asker) => self.tell(asker, Err(Unanswered::Busy)),
             },
         }

@@ -137,9 +137,8 @@ fn leases(held: &BTreeMap<Kind, Held>, now: BootTime) -> Vec<LeaseStatus> {
 
 /// What is waited for, in a sentence.
 pub(super) fn reason(reason: &Reason) -> String {
-    let list = |nodes: &[NodeId]| {
-        nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    };
+    let list =
+        |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match reason {
         Reason::Release => "the lease of the old primary is running out".to_owned(),
         Reason::Reports { missing } => format!(

@@ -55,9 +55,7 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
         CtlVerb::Switchover { verb: Some(SwitchoverVerb::Cancel), dry, .. } => {
             (Verb::CancelSwitchover, dry.dry_run)
         }
-        CtlVerb::Switchover { verb: None, to, dry } => {
-            (Verb::Switchover { to: *to }, dry.dry_run)
-        }
+        CtlVerb::Switchover { verb: None, to, dry } => (Verb::Switchover { to: *to }, dry.dry_run),
         CtlVerb::Failover { accept_loss: true, dry } => (Verb::AcceptLoss, dry.dry_run),
         CtlVerb::Failover { accept_loss: false, dry } => (Verb::Failover, dry.dry_run),
         CtlVerb::Pause => plain(Verb::Pause { is_paused: true }),
@@ -81,9 +79,8 @@ fn change(arguments: &Ctl, edit: &EditConfig) -> Result<SharedChange, Failure> {
         return Err(Failure::Failed("pgx did not answer with its settings".to_owned()));
     };
     if let Some(file) = &edit.file {
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            Failure::Failed(format!("cannot read {}: {error}", file.display()))
-        })?;
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| Failure::Failed(format!("cannot read {}: {error}", file.display())))?;
         return settings::from_text(&before, &text).map_err(Failure::Failed);
     }
     if edit.set.is_empty() {

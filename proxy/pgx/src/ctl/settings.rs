@@ -82,9 +82,8 @@ pub(super) fn from_editor(before: &Shared) -> Result<SharedChange, Failure> {
     let file = std::env::temp_dir().join(name);
     let mut open = std::fs::OpenOptions::new();
     let made = open.write(true).create_new(true).open(&file);
-    let written = made.and_then(|mut file| {
-        std::io::Write::write_all(&mut file, text(before).as_bytes())
-    });
+    let written =
+        made.and_then(|mut file| std::io::Write::write_all(&mut file, text(before).as_bytes()));
     written.map_err(|error| failed("write a draft", &error))?;
     let edited = edit(&editor, &file);
     // It may have been removed by the editor.
@@ -111,7 +110,11 @@ fn values(shared: &Shared) -> Map<String, Value> {
 }
 
 /// Puts values in the place of those that are there; none may be new.
-fn merge(into: &mut Map<String, Value>, from: Map<String, Value>, path: &str) -> Result<(), String> {
+fn merge(
+    into: &mut Map<String, Value>,
+    from: Map<String, Value>,
+    path: &str,
+) -> Result<(), String> {
     for (key, value) in from {
         let name = format!("{path}{key}");
         match (into.get_mut(&key), value) {

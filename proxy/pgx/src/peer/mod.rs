@@ -158,8 +158,7 @@ impl PeerSet {
         let now: BTreeSet<_> = peers.keys().copied().collect();
         drop(peers);
         if now != before || now.is_empty() {
-            let mut incoming =
-                self.shared.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut incoming = self.shared.incoming.lock().unwrap_or_else(PoisonError::into_inner);
             incoming.retain(|(node, _), _| now.contains(node));
             let mut current = self.shared.current.write().unwrap_or_else(PoisonError::into_inner);
             current.server = current.certificates.server(now);
