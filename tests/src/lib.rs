@@ -1,5 +1,6 @@
 //! Support for the tests: the lab and what tests share.
 
+pub mod cluster;
 pub mod lab;
 pub mod node;
 pub mod objects;

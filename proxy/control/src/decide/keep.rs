@@ -36,10 +36,15 @@ pub(super) fn next(view: &View<'_>, now: BootTime) -> Vec<Entry> {
 pub(super) fn change_log(view: &View<'_>, now: BootTime) -> Vec<Change> {
     let wanted = view.state.nodes();
     let holder = view.state.tenure().map(|tenure| tenure.holder);
-    let newcomers = wanted.iter().filter_map(|(node, named)| {
-        let is_wanted = named.role != Role::Gone && !view.log.contains_key(node);
-        let seen = view.alive(*node, now).filter(|_| is_wanted)?;
-        Some(Change::Add { node: *node, installation: seen.facts.installation })
+    // The log takes only numbers above all that it had, so the lowest comes first, and later ones
+    // wait for it: else it could never join.
+    let last = view.log.keys().last();
+    let mut absent = wanted.iter().filter(|(node, named)| {
+        named.role != Role::Gone && !view.log.contains_key(node) && Some(*node) > last
+    });
+    let newcomer = absent.next().and_then(|(node, _)| {
+        let installation = view.alive(*node, now)?.facts.installation;
+        Some(Change::Add { node: *node, installation })
     });
     let is = |node: &NodeId, role| wanted.get(node).is_some_and(|named| named.role == role);
     let leaving =
@@ -47,7 +52,8 @@ pub(super) fn change_log(view: &View<'_>, now: BootTime) -> Vec<Change> {
     let dead = leaving.clone().filter(|(_, member)| !member.is_heard);
     let ready = view.log.iter().filter(|(node, member)| is(node, Role::Voter) && !member.is_voter);
     let remove = |(node, _): (&NodeId, _)| Change::Remove { node: *node };
-    newcomers
+    newcomer
+        .into_iter()
         .chain(dead.map(remove))
         .chain(ready.map(|(node, _)| Change::Promote { node: *node }))
         .chain(leaving.map(remove))

@@ -164,15 +164,7 @@ impl Controller {
             member.is_some() || state.nodes().contains_key(&node)
         };
         self.observer.handle_timeout(&state, belongs, now);
-        let view = View {
-            state: &state,
-            nodes: self.observer.nodes(),
-            log: &log,
-            tenure_since: self.since.tenure.1.max(began),
-            sealed_since: self.since.sealed.1.max(began),
-            handover_since: self.since.handover.1.max(began),
-        };
-        let actions = decide(&view, now);
+        let actions = decide(&self.view(&state, &log, began), now);
         let mut waits = None;
         let mut is_changing = false;
         for action in actions {
@@ -185,6 +177,24 @@ impl Controller {
         }
         self.set_waits(waits);
         self.drain(now);
+    }
+
+    /// What is known by whoever coordinates since `began`.
+    pub(super) fn view<'a>(
+        &'a self,
+        state: &'a State,
+        log: &'a BTreeMap<NodeId, LogMember>,
+        began: BootTime,
+    ) -> View<'a> {
+        let began = self.coordinates_since.unwrap_or(began);
+        View {
+            state,
+            nodes: self.observer.nodes(),
+            log,
+            tenure_since: self.since.tenure.1.max(began),
+            sealed_since: self.since.sealed.1.max(began),
+            handover_since: self.since.handover.1.max(began),
+        }
     }
 
     fn set_waits(&mut self, waits: Option<Reason>) {
@@ -260,7 +270,7 @@ fn installation_of(installation: Incarnation) -> Option<quorum::Incarnation> {
 }
 
 /// Who has the log.
-fn members(status: &Status) -> BTreeMap<NodeId, LogMember> {
+pub(super) fn members(status: &Status) -> BTreeMap<NodeId, LogMember> {
     let members = status.membership.iter().flat_map(quorum::Membership::iter);
     let heard = |node: quorum::NodeId| {
         let silent = status.peers.iter().find(|peer| peer.node == node);
