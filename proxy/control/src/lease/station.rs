@@ -133,7 +133,7 @@ impl Station {
         match message {
             Message::Ask(ask) if ask.right.holder == from => self.answer(from, &ask, now),
             Message::Promise(promise) if promise.voter == from => self.promised(&promise),
-            Message::Closed(right) if right.holder == from => {
+            Message::Closed(right) if right.holder == from && self.is_right(&right) => {
                 self.voter.handle_closed(&right, now);
                 self.drain_voter(now);
             }
@@ -158,7 +158,9 @@ impl Station {
         }
         for voter in self.state.membership().voters.clone() {
             if voter == self.me {
-                self.voter.handle_closed(&right, now);
+                if self.is_right(&right) {
+                    self.voter.handle_closed(&right, now);
+                }
             } else {
                 let message = Message::Closed(right);
                 self.outputs.push_back(Output::Send { to: voter, message });
@@ -235,6 +237,23 @@ impl Station {
             Err(refusal) => Message::Refused { right, refusal },
         };
         self.outputs.push_back(Output::Send { to: from, message });
+    }
+
+    /// Whether the right is its holder's, as far as this node knows. A node that gives up what it
+    /// never had, such as the epoch of another, must not take it from who has it.
+    fn is_right(&self, right: &Right) -> bool {
+        match right.kind {
+            Kind::Primary => self.state.tenure().is_some_and(|tenure| {
+                let newest = Right::primary(tenure.epoch, tenure.holder, tenure.incarnation);
+                right.number < newest.number || *right == newest
+            }),
+            Kind::Member(node) | Kind::Route(node) => node == right.holder,
+            Kind::Vip(vip) => self
+                .state
+                .vips()
+                .get(&vip)
+                .is_some_and(|known| right.number < known.number || right == known),
+        }
     }
 
     fn promised(&mut self, promise: &Promise) {

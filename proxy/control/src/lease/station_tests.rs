@@ -222,3 +222,21 @@ fn right_that_was_closed_is_not_asked_for_though_the_state_still_gives_it() {
         assert_ne!(ask.right, right);
     }
 }
+
+#[test]
+fn node_that_gives_up_what_another_holds_takes_nothing_from_it() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    let before = net.held(1, Kind::Primary).unwrap();
+    // As a follower does that closes its gate for the epoch which it follows.
+    net.at(2).handle_closed(Right::primary(Epoch(0), NodeId(2), directory(2)), AWAKE);
+    let member = net.at(1).held().find(|(right, _)| right.kind == Kind::Member(NodeId(1)));
+    let stolen = Right { holder: NodeId(2), ..member.unwrap().0 };
+    net.at(2).handle_closed(stolen, AWAKE);
+    let ahead = Right::primary(Epoch(7), NodeId(2), directory(2));
+    net.at(2).handle_closed(ahead, AWAKE);
+    net.run(&[1, 2, 3], AWAKE.after_ms(400));
+    net.run(&[1, 2, 3], AWAKE.after_ms(800));
+    assert!(net.held(1, Kind::Primary) > Some(before));
+    assert!(net.held(1, Kind::Member(NodeId(1))) > Some(before));
+}
