@@ -84,6 +84,12 @@ impl Node {
         std::fs::read_to_string(log(self.folder.path())).unwrap_or_default()
     }
 
+    fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().rev().take(8).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
     /// Its process.
     #[must_use]
     pub fn process_id(&self) -> u32 {
@@ -127,7 +133,7 @@ impl Node {
         let mut said = String::new();
         wait_for_some("pgx is ready", START_MAX, || {
             if !self.runs() {
-                said = self.log();
+                said = self.last_words();
                 return Some(false);
             }
             self.status().ok().map(|_| true)
