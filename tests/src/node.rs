@@ -1,7 +1,9 @@
 //! A `pgx serve` on loopback, for tests that need the real binary and no privileges.
 
 use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -84,10 +86,29 @@ impl Node {
         std::fs::read_to_string(log(self.folder.path())).unwrap_or_default()
     }
 
+    fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().rev().take(8).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
     /// Its process.
     #[must_use]
     pub fn process_id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Its status, asked without starting a program: for those who measure.
+    ///
+    /// # Errors
+    /// When it does not answer, or not in JSON.
+    pub fn status_quickly(&self) -> anyhow::Result<Value> {
+        let mut stream = UnixStream::connect(socket(self.folder.path()))?;
+        stream.write_all(b"{\"version\":1,\"verb\":\"status\"}\n")?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        let reply: Value = serde_json::from_str(&line).context("not JSON")?;
+        Ok(reply["status"].clone())
     }
 
     /// Runs `pgx ctl` against it.
@@ -127,7 +148,7 @@ impl Node {
         let mut said = String::new();
         wait_for_some("pgx is ready", START_MAX, || {
             if !self.runs() {
-                said = self.log();
+                said = self.last_words();
                 return Some(false);
             }
             self.status().ok().map(|_| true)

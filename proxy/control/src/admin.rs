@@ -44,8 +44,8 @@ impl Request {
     }
 }
 
-/// What can be asked. All but the first two are asked of the cluster: any node takes them and passes
-/// them on to whoever coordinates.
+/// What can be asked. All but the first two are asked of the cluster: any node takes them and
+/// passes them on to whoever coordinates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
 pub enum Verb {

@@ -230,7 +230,8 @@ pub(crate) struct InitStore {
     /// good; commits that it never received are lost
     #[arg(long)]
     pub(crate) recover: bool,
-    /// A voter that will never come back; each other one must be named. It is looked for all the same
+    /// A voter that will never come back; each other one must be named, and is looked for all the
+    /// same
     #[arg(long, value_name = "NUMBER", requires = "recover")]
     pub(crate) gone: Vec<u64>,
 }

@@ -3,13 +3,67 @@
 //!
 //! What is decided is tested beside its code, in `proxy/control` and `proxy/controller`.
 
+mod disk;
+mod postgres;
+
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::OnceLock;
+
+use libtest_mimic::{Arguments, Trial};
 
 use nix::sys::signal::Signal;
 use pgx_tests::cluster::{Cluster, WAIT_MAX, ask, control, wait_for_coordinator, wait_for_voters};
 use pgx_tests::lab::{build, wait_for};
 use pgx_tests::node::Node;
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    // Elections are timed, and two cores have room for one cluster.
+    args.test_threads = Some(1);
+    let mut trials = trials();
+    trials.extend(disk::trials());
+    trials.extend(postgres::trials());
+    libtest_mimic::run(&args, trials).exit_code()
+}
+
+fn trials() -> Vec<Trial> {
+    let tests: [(&str, fn()); 6] = [
+        (
+            "three_lose_their_coordinator_then_their_majority_and_get_both_back",
+            three_lose_their_coordinator_then_their_majority_and_get_both_back,
+        ),
+        (
+            "five_survive_the_loss_of_two_and_stop_at_the_third",
+            five_survive_the_loss_of_two_and_stop_at_the_third,
+        ),
+        (
+            "any_node_takes_requests_and_every_node_sees_their_effect",
+            any_node_takes_requests_and_every_node_sees_their_effect,
+        ),
+        (
+            "wiped_disk_is_refused_and_another_member_takes_the_place",
+            wiped_disk_is_refused_and_another_member_takes_the_place,
+        ),
+        (
+            "node_with_a_key_of_another_authority_is_refused_and_logged",
+            node_with_a_key_of_another_authority_is_refused_and_logged,
+        ),
+        (
+            "survivor_of_a_lost_majority_becomes_a_cluster_of_its_own",
+            survivor_of_a_lost_majority_becomes_a_cluster_of_its_own,
+        ),
+    ];
+    tests.into_iter().map(|(name, test)| plain(name, test)).collect()
+}
+
+/// A test that needs nothing and fails by a panic.
+fn plain(name: &str, test: fn()) -> Trial {
+    Trial::test(name, move || {
+        test();
+        Ok(())
+    })
+}
 
 /// The binary under test, built once.
 fn binary() -> &'static PathBuf {
@@ -33,7 +87,6 @@ fn place(number: u64) -> usize {
     usize::try_from(number).unwrap() - 1
 }
 
-#[test]
 fn three_lose_their_coordinator_then_their_majority_and_get_both_back() {
     let cluster = cluster(3);
     let mut nodes = cluster.begin(3).unwrap();
@@ -65,7 +118,6 @@ fn three_lose_their_coordinator_then_their_majority_and_get_both_back() {
     ask(&nodes[last], &["pause"]).unwrap();
 }
 
-#[test]
 fn five_survive_the_loss_of_two_and_stop_at_the_third() {
     let cluster = cluster(5);
     let mut nodes = cluster.begin(5).unwrap();
@@ -78,7 +130,6 @@ fn five_survive_the_loss_of_two_and_stop_at_the_third() {
     wait_for_nobody(&nodes[0]);
 }
 
-#[test]
 fn any_node_takes_requests_and_every_node_sees_their_effect() {
     let cluster = cluster(3);
     let nodes = cluster.begin(3).unwrap();
@@ -112,7 +163,6 @@ fn any_node_takes_requests_and_every_node_sees_their_effect() {
     .unwrap();
 }
 
-#[test]
 fn wiped_disk_is_refused_and_another_member_takes_the_place() {
     let cluster = cluster(4);
     let mut nodes = cluster.begin(3).unwrap();
@@ -145,14 +195,18 @@ fn wiped_disk_is_refused_and_another_member_takes_the_place() {
     wait_for_nobody(&nodes[0]);
 }
 
-#[test]
 fn node_with_a_key_of_another_authority_is_refused_and_logged() {
     let cluster = cluster(3);
     let mut nodes = cluster.begin(3).unwrap();
     nodes[2].end(Signal::SIGTERM).unwrap();
     cluster.authority("foreign").unwrap();
     cluster.certificate("foreign", 3).unwrap();
-    nodes[2].start_again(&cluster.sections(3)).unwrap();
+    // It trusts the others, and they do not trust it.
+    let both = [cluster.path("foreign/ca.pem"), cluster.path("ca/ca.pem")]
+        .map(|path| std::fs::read_to_string(path).unwrap());
+    std::fs::write(cluster.path("both.pem"), both.concat()).unwrap();
+    let sections = cluster.sections(3).replace("ca/ca.pem", "both.pem");
+    nodes[2].start_again(&sections).unwrap();
     wait_for("the log tells", WAIT_MAX, || {
         nodes[0].log().contains("not signed by an authority in control.ca")
     })
@@ -161,7 +215,6 @@ fn node_with_a_key_of_another_authority_is_refused_and_logged() {
     wait_for_coordinator(&[&nodes[0], &nodes[1]]).unwrap();
 }
 
-#[test]
 fn survivor_of_a_lost_majority_becomes_a_cluster_of_its_own() {
     let cluster = cluster(3);
     let mut nodes = cluster.begin(3).unwrap();

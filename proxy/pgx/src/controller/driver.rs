@@ -173,7 +173,7 @@ impl Driver {
             Engine::Halted { .. } => {}
         }
         self.ticks += 1;
-        if self.ticks % REACH_TICKS == 0 {
+        if self.ticks.is_multiple_of(REACH_TICKS) {
             self.reach_out();
         }
         for asker in self.waiting.late(now) {
@@ -291,8 +291,8 @@ impl Driver {
     fn halt(&mut self, cause: &str) {
         error!(
             cause, path = %self.files.store.display(),
-            "the log cannot be written, so this node takes no part in decisions; leases go on. Make \
-             space or mend the disk: the file is opened again each second"
+            "the log cannot be written, so this node takes no part in decisions; leases go on. \
+             Make space or mend the disk: the file is opened again each second"
         );
         let retry = Instant::now() + DISK_RETRY;
         // Dropped here, so that the file can be opened again.
@@ -349,7 +349,7 @@ impl Driver {
             }
             Question::Do(request) => match self.waiting.enter(asker, now) {
                 Ok(number) => {
-                    controller.handle_request(number, &complete(request, controller), now)
+                    controller.handle_request(number, &complete(request, controller), now);
                 }
                 Err(asker) => self.tell(asker, Err(Unanswered::Busy)),
             },

@@ -1,7 +1,7 @@
 //! The thread that renews leases and answers those who renew theirs.
 //!
-//! It waits for messages and time and for nothing else: no disk, no runtime. What it is to write goes
-//! to the thread of [`super::refusals`], what it says goes into the queues of the links.
+//! It waits for messages and time and for nothing else: no disk, no runtime. What it is to write
+//! goes to the thread of [`super::refusals`], what it says goes into the queues of the links.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
@@ -44,8 +44,8 @@ pub(super) struct Held {
     pub(super) least_ms: Option<u64>,
 }
 
-/// The leases of this node, for status and agent. Read and written for a few instructions at a time;
-/// the thread that renews does not wait for it.
+/// The leases of this node, for status and agent. Read and written for a few instructions at a
+/// time; the thread that renews does not wait for it.
 pub(super) type Board = Arc<Mutex<BTreeMap<Kind, Held>>>;
 
 /// Where the thread's outputs go.

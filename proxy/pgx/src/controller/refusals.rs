@@ -1,7 +1,7 @@
 //! Writes what a voter has refused for ever, in a thread of its own: the one that renews leases
 //! must not wait for a disk.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Instant;
 
@@ -14,10 +14,10 @@ use super::lease;
 use super::storage::{Kept, Owner};
 use crate::limits::control::DISK_RETRY;
 
-/// Writes until the sender is gone. What cannot be written is tried again; until then the voter does
-/// not state a release, so a failover may wait for it, and promises go on.
+/// Writes until the sender is gone. What cannot be written is tried again; until then the voter
+/// does not state a release, so a failover may wait for it, and promises go on.
 pub(super) fn run(
-    path: &PathBuf,
+    path: &Path,
     owner: Owner,
     wanted: &Receiver<Refusals>,
     done: &SyncSender<lease::Input>,
@@ -38,8 +38,8 @@ pub(super) fn run(
                     if let Some(repeated) = journal.is_due(&text, Instant::now()) {
                         error!(
                             path = %path.display(), error = text, repeated,
-                            "cannot write what this voter refuses; a failover may wait for it: make \
-                             space or mend the disk, it is tried again each second"
+                            "cannot write what this voter refuses; a failover may wait for it: \
+                             make space or mend the disk, it is tried again each second"
                         );
                     }
                     std::thread::sleep(DISK_RETRY);

@@ -1,5 +1,5 @@
-//! `pgx init`: makes the cluster's certificate authority, the certificates of its nodes, and a node's
-//! store.
+//! `pgx init`: makes the cluster's certificate authority, the certificates of its nodes, and a
+//! node's store.
 //!
 //! It must not know how certificates are used; what they say is in [`crate::peer::identity`].
 //! Keys never leave the folder where they are made.

@@ -30,8 +30,8 @@ pub(super) fn make(wanted: &InitStore) -> Result<String, Failure> {
         let cluster = parse(text)?;
         let identity = storage::join(&control, cluster).map_err(failed)?;
         return Ok(format!(
-            "made the store of {identity}\nnext: start pgx here, and on a node of the cluster run\n  \
-             pgx ctl node add {} HOST:PORT\n",
+            "made the store of {identity}\nnext: start pgx here, and on a node of the cluster \
+             run\n  pgx ctl node add {} HOST:PORT\n",
             identity.node.get()
         ));
     }
@@ -41,8 +41,8 @@ pub(super) fn make(wanted: &InitStore) -> Result<String, Failure> {
 
 fn describe(identity: &Identity) -> String {
     format!(
-        "  cluster id {:032x}\n  node {}\nnext: start pgx here; on every other node run\n  pgx init \
-         store --join --cluster-id {:032x}\n",
+        "  cluster id {:032x}\n  node {}\nnext: start pgx here; on every other node run\n  pgx \
+         init store --join --cluster-id {:032x}\n",
         identity.cluster.0,
         identity.node.get(),
         identity.cluster.0

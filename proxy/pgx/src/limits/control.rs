@@ -38,9 +38,6 @@ pub(crate) const FORWARDED_MS_MAX: u64 = pgx_controller::limits::REQUEST_MS_MAX 
 /// How often PostgreSQL is looked at when nothing has changed.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How long `pg_controldata` may take.
-pub(crate) const CONTROLDATA_MAX: Duration = Duration::from_secs(5);
-
 const _: () = assert!((FORWARDED_MS_MAX as u128) < ANSWER_MAX.as_millis());
 const _: () = assert!(
     ANSWER_MAX.as_millis() + STATUS_MAX.as_millis()

@@ -128,7 +128,7 @@ impl PeerSet {
         set
     }
 
-    /// Has these peers from now on: dials who is new or moved, and parts with who is not among them.
+    /// Has these peers from now on: dials who is new or moved, parts with who is not among them.
     pub(crate) fn set_peers(&self, wanted: &BTreeMap<NodeId, ServerAddress>) {
         let wanted = wanted.iter().filter(|(node, _)| **node != self.shared.node);
         let wanted: BTreeMap<_, _> = wanted.take(PEERS_MAX).collect();
