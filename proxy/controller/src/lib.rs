@@ -16,3 +16,6 @@ mod request;
 
 pub use controller::{Controller, Note, Output};
 pub use request::{Answer, Change, Rehearsal, Request, Unanswered};
+
+#[cfg(test)]
+mod attack_tests;

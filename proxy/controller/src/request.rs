@@ -90,6 +90,14 @@ pub enum Unanswered {
     /// The node to begin with has said nothing of a data directory.
     #[error("node {0} has not told of a PostgreSQL data directory; is its [postgres] running?")]
     NoDirectory(NodeId),
+    /// The number is or was somebody's.
+    #[error("number {node} was given before; give the new node number {next}")]
+    NumberUsed {
+        /// The number.
+        node: NodeId,
+        /// The lowest that is free.
+        next: NodeId,
+    },
     /// No standby could take over.
     #[error("no standby streams from the primary, so none can take over without loss")]
     NoCandidate,

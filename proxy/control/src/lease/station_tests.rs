@@ -180,6 +180,21 @@ fn closing_is_believed_of_the_holder_alone() {
 }
 
 #[test]
+fn standbys_that_close_an_epoch_for_themselves_take_nothing_from_its_primary() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    for node in [2, 3] {
+        let right = Right::primary(Epoch(0), NodeId(node), directory(node));
+        net.at(node).handle_closed(right, AWAKE);
+        // A build that still says so must not be believed.
+        net.at(1).handle_message(NodeId(node), Message::Closed(right), AWAKE);
+    }
+    let later = AWAKE.after_ms(400);
+    net.run(&[1, 2, 3], later);
+    assert_eq!(net.held(1, Kind::Primary), Some(later.after_ms(2_000)));
+}
+
+#[test]
 fn station_that_has_something_to_do_says_when() {
     let mut net = Net::new(&three_nodes());
     net.run(&[1, 2, 3], AWAKE);
@@ -241,3 +256,6 @@ fn node_that_gives_up_what_another_holds_takes_nothing_from_it() {
     assert_eq!(net.held(1, Kind::Primary), Some(renewed));
     assert_eq!(net.held(1, Kind::Member(NodeId(1))), Some(renewed));
 }
+
+#[path = "attack_tests.rs"]
+mod attack;

@@ -166,10 +166,12 @@ impl Controller {
         self.observer.handle_timeout(&state, belongs, now);
         let actions = decide(&self.view(&state, &log, began), now);
         let mut waits = None;
+        let mut is_changing = false;
         for action in actions {
             match action {
                 Action::Propose(entry) => self.propose_once(entry),
-                Action::Change(change) => self.change(change),
+                Action::Change(change) if !is_changing => is_changing = self.change(change),
+                Action::Change(_) => {}
                 Action::Wait(reason) => waits = Some(reason),
             }
         }
@@ -219,7 +221,8 @@ impl Controller {
         Ok(proposal)
     }
 
-    fn change(&mut self, change: decide::Change) {
+    /// Whether the engine has taken the change.
+    fn change(&mut self, change: decide::Change) -> bool {
         let number = |node: NodeId| quorum::NodeId::new(node.0);
         let change = match change {
             decide::Change::Add { node, installation } => {
@@ -241,9 +244,7 @@ impl Controller {
         };
         // What the engine cannot do yet is tried again: a learner that is behind, a change that
         // runs, a majority out of reach.
-        if let Some(change) = change {
-            let _ = self.quorum.propose_membership(change);
-        }
+        change.is_some_and(|change| self.quorum.propose_membership(change).is_ok())
     }
 
     /// A coordinator does not remove itself: another voter takes over and does.

@@ -112,15 +112,8 @@ impl Controller {
                 }
                 entries
             }
-            Request::Node { node, role, .. } if *role != Role::Gone && self.is_used(*node) => {
-                let next = self.quorum.membership().and_then(quorum::Membership::next_number);
-                let next = next.map_or(0, quorum::NodeId::get);
-                let reason = format!(
-                    "number {node} was used or is below one that was; the next free one is {next}"
-                );
-                return Err(Unanswered::Void { reason });
-            }
             Request::Node { node, address, role } => {
+                self.check_number(*node, *role)?;
                 vec![Entry::Node { node: *node, address: address.clone(), role: *role }]
             }
             Request::Switchover { to } => {
@@ -142,10 +135,28 @@ impl Controller {
         Ok(Asking::Entries(entries))
     }
 
-    /// Whether the log will never take the number again.
-    fn is_used(&self, node: NodeId) -> bool {
-        let number = quorum::NodeId::new(node.0).zip(self.quorum.membership());
-        number.is_none_or(|(number, membership)| membership.is_retired(number))
+    /// Numbers are used in order and never again: a node that could never be added is refused here,
+    /// where somebody reads why.
+    fn check_number(&self, node: NodeId, role: Role) -> Result<(), Unanswered> {
+        let Some(members) = self.quorum.membership().filter(|_| role != Role::Gone) else {
+            return Ok(());
+        };
+        let is_in = |node: NodeId| {
+            quorum::NodeId::new(node.0).is_some_and(|node| members.get(node).is_some())
+        };
+        let named = self.state.nodes().get(&node);
+        if is_in(node) || named.is_some_and(|named| named.role != Role::Gone) {
+            return Ok(());
+        }
+        let next = members.next_number().map_or(u64::MAX, quorum::NodeId::get);
+        if node.0 < next {
+            return Err(Unanswered::NumberUsed { node, next: NodeId(next) });
+        }
+        if members.iter().count() >= quorum::limits::MEMBERS_MAX {
+            let reason = quorum::Misfit::TooMany.to_string();
+            return Err(Unanswered::Quorum { reason });
+        }
+        Ok(())
     }
 
     fn bootstrap(&self, node: NodeId) -> Result<Vec<Entry>, Unanswered> {

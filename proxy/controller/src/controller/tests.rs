@@ -30,6 +30,8 @@ fn incarnation(node: u64) -> quorum::Incarnation {
 
 fn agent(node: u64) -> AgentFacts {
     AgentFacts {
+        epoch: Some(Epoch(0)),
+        promoted: None,
         directory: Incarnation(u128::from(node) * 1_000),
         system: SystemId(7),
         timeline: Timeline(1),
@@ -268,13 +270,17 @@ fn nodes_that_are_named_together_join_in_the_order_of_their_numbers() {
         net.nodes[&NodeId(1)].state().membership().voters == voters
     });
     net.ask(4, &name(3));
-    assert!(matches!(net.answers[&4], Err(Unanswered::Void { .. })), "{:?}", net.answers[&4]);
+    let used = Unanswered::NumberUsed { node: NodeId(3), next: NodeId(4) };
+    assert_eq!(net.answers[&4], Err(used));
 }
 
 #[test]
 fn coordinator_that_is_to_leave_hands_its_office_on_first() {
     let mut net = begun();
-    let leaving = net.coordinator().unwrap();
+    // Not the primary: that one hands over first.
+    let leaving = NodeId(2);
+    net.ask(5, &Request::Transfer { to: leaving });
+    net.run_until("it took over", |net| net.coordinator() == Some(leaving));
     let request = Request::Node { node: leaving, address: "db:1".into(), role: Role::Gone };
     net.ask(6, &request);
     net.run_until("it is out", |net| {
@@ -334,3 +340,6 @@ fn long_log_is_replaced_by_a_snapshot_from_which_a_node_starts() {
     net.start(node.0);
     assert_eq!(net.nodes[&node].state(), &before);
 }
+
+#[path = "attack_tests.rs"]
+mod attack;
