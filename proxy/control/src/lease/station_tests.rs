@@ -238,6 +238,7 @@ fn right_that_was_closed_is_not_asked_for_though_the_state_still_gives_it() {
         assert_ne!(ask.right, right);
     }
 }
+
 #[test]
 fn node_that_gives_up_what_another_holds_takes_nothing_from_it() {
     let mut net = Net::new(&three_nodes());
