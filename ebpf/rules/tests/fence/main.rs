@@ -138,9 +138,11 @@ fn what_is_certainly_none_of_postgresqls_is_not_even_asked_for() {
         let frame = &*packet.frame;
         // The table's segments go to 5432; seen from another port they are foreign.
         let found = subject(facts(frame), Direction::In, 22);
+        if found == Subject::Unreadable {
+            continue;
+        }
         let judged = fence(frame, found, Direction::In, || panic!("asked"), |_| true, |_| true);
-        let is_unreadable = found == Subject::Unreadable;
-        assert!(is_unreadable || judged == Fence::Ignore, "{}: {judged:?}", packet.name);
+        assert_eq!(judged, Fence::Ignore, "{}", packet.name);
     }
 }
 
