@@ -4,6 +4,7 @@
 //! network and mount namespaces that end with the test's thread, so nothing is left behind.
 
 mod attach;
+mod fence;
 #[path = "../../../ebpf/rules/tests/classify/packets.rs"]
 mod packets;
 mod refuse;
@@ -15,6 +16,7 @@ use libtest_mimic::Arguments;
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials = verdict::trials();
+    trials.extend(fence::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
     libtest_mimic::run(&arguments, trials).exit();

@@ -1,0 +1,84 @@
+//! The maps that programs share, and what is read of them for one packet.
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::maps::{Array, HashMap, ProgramArray};
+use aya_ebpf::programs::XdpContext;
+use pgx_abi::{
+    FENCED_MAX, Gate, LEASE_SLOTS, LeaseWord, PEERS_MAX, PORT_DEFAULT, PROGRAM_SLOTS, Program, Slot,
+};
+use pgx_rules::{Address, Lease};
+
+#[unsafe(export_name = pgx_abi::name!(leases))]
+#[unsafe(link_section = pgx_abi::name!(section maps))]
+static LEASES: Array<u64> = Array::with_max_entries(LEASE_SLOTS, 0);
+
+#[unsafe(export_name = pgx_abi::name!(peers))]
+#[unsafe(link_section = pgx_abi::name!(section maps))]
+static PEERS: HashMap<Address, u64> = HashMap::with_max_entries(PEERS_MAX, 0);
+
+#[unsafe(export_name = pgx_abi::name!(fenced))]
+#[unsafe(link_section = pgx_abi::name!(section maps))]
+static FENCED: HashMap<Address, u64> = HashMap::with_max_entries(FENCED_MAX, 0);
+
+#[unsafe(export_name = pgx_abi::name!(programs))]
+#[unsafe(link_section = pgx_abi::name!(section maps))]
+static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(PROGRAM_SLOTS, 0);
+
+/// One word; zero where there is none, which is shut.
+#[inline(always)]
+fn word(slot: Slot) -> u64 {
+    // A volatile read: user space changes words while we run, each in one piece.
+    LEASES.get_ptr(slot as u32).map_or(0, |word| {
+        // SAFETY: the kernel gave us the address of a slot, which holds an aligned `u64` for as
+        // long as the map exists; any bytes are a valid one.
+        unsafe { word.read_volatile() }
+    })
+}
+
+/// The port that is guarded.
+#[inline(always)]
+pub(crate) fn port() -> u16 {
+    match u16::try_from(word(Slot::Port)) {
+        Ok(0) | Err(_) => PORT_DEFAULT,
+        Ok(port) => port,
+    }
+}
+
+/// How far the gate is open now.
+#[inline(always)]
+pub(crate) fn gate() -> Gate {
+    // The clock before the words: a lease that is written after this moment counts a little
+    // shorter, never longer.
+    // SAFETY: the helper has no arguments and no effects.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let lease = Lease {
+        primary: LeaseWord(word(Slot::Primary)),
+        member: LeaseWord(word(Slot::Member)),
+        floor: word(Slot::Floor),
+        operator: word(Slot::Operator),
+    };
+    lease.gate(now)
+}
+
+/// Whether the address is a data node's.
+#[inline(always)]
+pub(crate) fn is_peer(address: &Address) -> bool {
+    // SAFETY: the value is not read; whether the key is there is all that is asked.
+    unsafe { PEERS.get(address) }.is_some()
+}
+
+/// Whether the address is a fenced backend's.
+#[inline(always)]
+pub(crate) fn is_fenced(address: &Address) -> bool {
+    // SAFETY: as above.
+    unsafe { FENCED.get(address) }.is_some()
+}
+
+/// Hands the packet to another program. It returns only if there is none in that place.
+#[inline(always)]
+pub(crate) fn go_to(context: *mut xdp_md, program: Program) {
+    // SAFETY: the context is the kernel's, and the programs of the array are XDP programs: the
+    // kernel lets no others in.
+    let _ = unsafe { PROGRAMS.tail_call(&XdpContext::new(context), program as u32) };
+}
