@@ -5,6 +5,7 @@
 
 mod attach;
 mod fence;
+mod gate;
 #[path = "../../../ebpf/rules/tests/classify/packets.rs"]
 mod packets;
 mod refuse;
@@ -17,6 +18,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials = verdict::trials();
     trials.extend(fence::trials());
+    trials.extend(gate::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
     libtest_mimic::run(&arguments, trials).exit();
