@@ -8,6 +8,7 @@
 
 mod attach;
 mod counters;
+mod destroy;
 mod device;
 mod error;
 mod hooks;
@@ -23,6 +24,7 @@ mod xdp_features;
 
 pub use attach::{Attachment, Mode};
 pub use counters::Counters;
+pub use destroy::{Side, destroy};
 pub use error::Error;
 pub use keeper::{KeepError, Keeper, Role, Stale, Standing};
 pub use load::can_load;

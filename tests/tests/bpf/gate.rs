@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
 use nix::time::{ClockId, clock_gettime};
-use pgx_bpf::{Gate, KeepError, Keeper, Plane, Reason, Role, Stale};
+use pgx_bpf::{Gate, KeepError, Keeper, Plane, Reason, Role, Side, Stale, destroy};
 use pgx_tests::objects::objects;
 use pgx_tests::skip::{Requirement, trial};
 
@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("closing_shuts_at_once_and_for_good", needs, closing),
         trial("late_thread_opens_nothing_and_shortens_nothing", needs, late),
         trial("leases_outlive_their_writer_and_only_one_writes", needs, writers),
+        trial("idle_connections_are_told_when_they_are_ended", needs, idle),
         trial("operators_fence_ends_only_by_naming_its_epoch", needs, operators),
     ]
 }
@@ -175,6 +176,36 @@ fn operators() -> anyhow::Result<()> {
         refused(address)?;
         ensure!(keeper.unfence(4)?);
         pair(&listener, address)?;
+        Ok(())
+    })
+}
+
+/// The gate is shut: what the kernel sends for an ended socket still gets out, and nothing else.
+fn idle() -> anyhow::Result<()> {
+    Space::run(|space| {
+        let (_plane, mut keeper) = guarded(space)?;
+        let mut pairs = Vec::new();
+        keeper.lease(Role::Primary, 1, in_ms(60_000)?, Gate::Open)?;
+        let other = TcpListener::bind("127.0.0.1:0")?;
+        let elsewhere = other.local_addr()?;
+        let (bystander, mut far) = pair(&other, &elsewhere.to_string())?;
+        for address in ADDRESSES {
+            let listener = TcpListener::bind(address)?;
+            pairs.push(pair(&listener, address)?);
+        }
+        keeper.close(1)?;
+        let ended = destroy(Side::Local, 5432)?;
+        ensure!(ended == 2, "{ended} connections, expected one for each address");
+        for (client, mut server) in pairs {
+            let told = (&client).read(&mut [0; 1]);
+            let is_reset = |error: &std::io::Error| error.kind() == ErrorKind::ConnectionReset;
+            ensure!(told.as_ref().is_err_and(is_reset), "{told:?}");
+            ensure!(server.write_all(b"?").is_err(), "the process that had it was not told");
+        }
+        far.write_all(b"!")?;
+        ensure!((&bystander).read(&mut [0; 1])? == 1, "somebody else was ended");
+        let ended = destroy(Side::Remote(elsewhere.ip()), elsewhere.port())?;
+        ensure!(ended == 1, "{ended} connections to a server");
         Ok(())
     })
 }
