@@ -11,6 +11,7 @@ mod lease;
 mod names;
 mod program;
 mod reason;
+mod vip;
 
 pub use counter::{COUNTER_SLOTS, Counter};
 pub use lease::{
@@ -18,10 +19,12 @@ pub use lease::{
 };
 pub use names::{
     FENCE, FENCE_CGROUP_IN, FENCE_CGROUP_OUT, FENCE_IN, FENCE_OUT, FENCED, LAB_OBJECT, LAB_PASS,
-    LEASES, OBJECTS, PEERS, PGX_OBJECT, PGX_ROOT, PIN_BASE, PIN_VERSION, PROGRAMS, REASONS,
+    LEASES, LINKS, OBJECTS, PEERS, PGX_OBJECT, PGX_ROOT, PIN_BASE, PIN_VERSION, PROGRAMS, REASONS,
+    VIP, VIPS,
 };
 pub use program::{PROGRAM_SLOTS, Program};
 pub use reason::Reason;
+pub use vip::{LINKS_MAX, LinkAddress, VIPS_MAX, Vip};
 
 /// The kernel's `XDP_DROP`: the packet goes nowhere (`enum xdp_action` in `linux/bpf.h`).
 pub const XDP_DROP: u32 = 1;

@@ -51,6 +51,15 @@ macro_rules! name {
     (fence_cgroup_out) => {
         "pgx_fence_cout"
     };
+    (vip) => {
+        "pgx_vip"
+    };
+    (vips) => {
+        "pgx_vips"
+    };
+    (links) => {
+        "pgx_links"
+    };
     (section classifier) => {
         "classifier"
     };
@@ -92,6 +101,12 @@ pub const FENCE_CGROUP_IN: &str = name!(fence_cgroup_in);
 /// The same for what they send.
 pub const FENCE_CGROUP_OUT: &str = name!(fence_cgroup_out);
 
+/// The XDP program that answers for virtual addresses; the fence calls it.
+pub const VIP: &str = name!(vip);
+/// The map of virtual addresses, see [`Vip`](crate::Vip).
+pub const VIPS: &str = name!(vips);
+/// The map of the interfaces' link addresses, by interface index.
+pub const LINKS: &str = name!(links);
 /// The map of lease words, see [`Slot`](crate::Slot).
 pub const LEASES: &str = name!(leases);
 /// The map of the data nodes' addresses: 16 bytes each, IPv4 mapped into IPv6 (RFC 4291).
@@ -127,4 +142,7 @@ const _: () = {
     assert!(PEERS.len() <= NAME_LEN_MAX);
     assert!(FENCED.len() <= NAME_LEN_MAX);
     assert!(PROGRAMS.len() <= NAME_LEN_MAX);
+    assert!(VIP.len() <= NAME_LEN_MAX);
+    assert!(VIPS.len() <= NAME_LEN_MAX);
+    assert!(LINKS.len() <= NAME_LEN_MAX);
 };

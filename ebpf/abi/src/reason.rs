@@ -75,6 +75,10 @@ reasons! {
     FenceUnreadable = 21, "fence_unreadable";
     /// From or to the port of a backend that is fenced elsewhere: dropped.
     FencedBackend = 22, "fenced_backend";
+    /// Who has this virtual address? Answered, under its lease.
+    VipAnswered = 23, "vip_answered";
+    /// Who has this virtual address? Another host, as far as is known here: not answered.
+    VipNotHeld = 24, "vip_not_held";
 }
 
 impl Reason {

@@ -5,9 +5,10 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::maps::{Array, HashMap, ProgramArray};
 use aya_ebpf::programs::XdpContext;
 use pgx_abi::{
-    FENCED_MAX, Gate, LEASE_SLOTS, LeaseWord, PEERS_MAX, PORT_DEFAULT, PROGRAM_SLOTS, Program, Slot,
+    FENCED_MAX, Gate, LEASE_SLOTS, LINKS_MAX, LeaseWord, LinkAddress, PEERS_MAX, PORT_DEFAULT,
+    PROGRAM_SLOTS, Program, Slot, VIPS_MAX, Vip,
 };
-use pgx_rules::{Address, Lease};
+use pgx_rules::{Address, Lease, Mac};
 
 #[unsafe(export_name = pgx_abi::name!(leases))]
 #[unsafe(link_section = pgx_abi::name!(section maps))]
@@ -20,6 +21,14 @@ static PEERS: HashMap<Address, u64> = HashMap::with_max_entries(PEERS_MAX, 0);
 #[unsafe(export_name = pgx_abi::name!(fenced))]
 #[unsafe(link_section = pgx_abi::name!(section maps))]
 static FENCED: HashMap<Address, u64> = HashMap::with_max_entries(FENCED_MAX, 0);
+
+#[unsafe(export_name = pgx_abi::name!(vips))]
+#[unsafe(link_section = pgx_abi::name!(section maps))]
+static VIPS: HashMap<Address, Vip> = HashMap::with_max_entries(VIPS_MAX, 0);
+
+#[unsafe(export_name = pgx_abi::name!(links))]
+#[unsafe(link_section = pgx_abi::name!(section maps))]
+static LINKS: HashMap<u32, LinkAddress> = HashMap::with_max_entries(LINKS_MAX, 0);
 
 #[unsafe(export_name = pgx_abi::name!(programs))]
 #[unsafe(link_section = pgx_abi::name!(section maps))]
@@ -59,6 +68,39 @@ pub(crate) fn gate() -> Gate {
         operator: word(Slot::Operator),
     };
     lease.gate(now)
+}
+
+/// Whose a virtual address is.
+pub(crate) enum Holding {
+    /// No virtual address at all.
+    NotOurs,
+    /// Not this host's now.
+    Elsewhere,
+    /// This host's.
+    Here,
+}
+
+/// Whose a virtual address is now.
+#[inline(always)]
+pub(crate) fn holding(address: &Address) -> Holding {
+    let Some(vip) = VIPS.get_ptr(address) else { return Holding::NotOurs };
+    // SAFETY: the kernel gave us the address of an entry, which holds an aligned `Vip` of one word
+    // until the program ends, whatever user space does with it meanwhile.
+    let word = unsafe { vip.read_volatile() }.lease;
+    // SAFETY: the helper has no arguments and no effects.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let is_valid = now < word.deadline_ns() && matches!(word.gate(), Gate::Open);
+    if is_valid { Holding::Here } else { Holding::Elsewhere }
+}
+
+/// The link address of the interface that a packet came by.
+#[inline(always)]
+pub(crate) fn link_address(context: *mut xdp_md) -> Option<Mac> {
+    // SAFETY: the kernel gave us the context, which lives as long as the program runs.
+    let interface = unsafe { (*context).ingress_ifindex };
+    // SAFETY: the value is copied at once.
+    let [a, b, c, d, e, f, ..] = *unsafe { LINKS.get(&interface) }?;
+    Some([a, b, c, d, e, f])
 }
 
 /// Whether the address is a data node's.

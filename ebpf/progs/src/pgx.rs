@@ -16,3 +16,4 @@ mod maps;
 mod object;
 mod root;
 mod skb;
+mod vip;

@@ -12,6 +12,7 @@ mod bytes;
 mod facts;
 mod fence;
 mod limits;
+mod neighbour;
 mod reset;
 mod verdict;
 
@@ -19,5 +20,8 @@ pub use bytes::Bytes;
 pub use facts::{Facts, Flaw, Ports, Segment, Transport, facts, facts_of_ip};
 pub use fence::{Address, Direction, Fence, Lease, Subject, fence, subject};
 pub use limits::{EXTENSION_HEADERS_MAX, VLAN_TAGS_MAX};
+pub use neighbour::{
+    ADVERTISEMENT_FRAME, ARP_FRAME, Mac, Question, advertisement, arp_answer, question,
+};
 pub use reset::{RESET_IPV4, RESET_IPV6, Reset, reset};
 pub use verdict::{Verdict, decide};

@@ -118,7 +118,7 @@ fn ipv6<B: Bytes + ?Sized>(
 
 /// The sum of 16-bit words, big end first (RFC 1071); few enough that 32 bits cannot overflow.
 #[inline(always)]
-fn sum<const N: usize>(bytes: &[u8; N]) -> u32 {
+pub(crate) fn sum<const N: usize>(bytes: &[u8; N]) -> u32 {
     let mut total = 0;
     let mut at = 0;
     while at + 1 < N {
@@ -130,7 +130,7 @@ fn sum<const N: usize>(bytes: &[u8; N]) -> u32 {
 
 /// The checksum of a sum.
 #[inline(always)]
-fn fold(sum: u32) -> u16 {
+pub(crate) fn fold(sum: u32) -> u16 {
     let once = (sum & 0xffff) + (sum >> 16);
     let twice = (once & 0xffff) + (once >> 16);
     !u16::try_from(twice & 0xffff).unwrap_or(0)

@@ -11,6 +11,7 @@ mod packets;
 mod refuse;
 mod space;
 mod verdict;
+mod vip;
 
 use libtest_mimic::Arguments;
 
@@ -19,6 +20,7 @@ fn main() {
     let mut trials = verdict::trials();
     trials.extend(fence::trials());
     trials.extend(gate::trials());
+    trials.extend(vip::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
     libtest_mimic::run(&arguments, trials).exit();
