@@ -167,8 +167,13 @@ fn new_primary_says_that_it_could_open_when_its_standbys_are_past_its_recovery()
     primary.rule_flushed = Lsn(109);
     assert_eq!(recovered(&mut agent, &primary), None);
     primary.rule_flushed = Lsn(110);
-    let expected =
-        Recovered { epoch: Epoch(1), timeline: Timeline(2), switch: Lsn(100), end: Lsn(110) };
+    let expected = Recovered {
+        epoch: Epoch(1),
+        timeline: Timeline(2),
+        switch: Lsn(100),
+        end: Lsn(110),
+        change: 2,
+    };
     assert_eq!(recovered(&mut agent, &primary), Some(expected));
     assert_eq!(agent.record().history, testing::history(&[(1, 0, 0), (2, 100, 1)]));
 }
@@ -205,18 +210,68 @@ fn postgresql_that_leaves_probes_unanswered_is_told_as_hung() {
 }
 
 #[test]
-fn former_primary_is_closed_killed_and_rebuilt_only_when_the_new_one_serves() {
-    let (mut agent, mut state) = (agent(1), elected());
+fn former_primary_is_closed_killed_and_copied_with_its_directory_put_aside() {
+    let (mut agent, state) = (agent(1), elected());
     let mut former = local(Process::Primary);
     former.end = Lsn(120);
     let steps = next(&mut agent, &state, &former, None);
     assert_eq!(steps, [Step::Close(Epoch(1)), Step::Kill]);
     former.process = Process::Stopped;
-    assert_eq!(next(&mut agent, &state, &former, None), [Step::Close(Epoch(1))]);
-    establish(&mut state, 2, 100).unwrap();
+    let first = agent.next(&state, &former, None, NOW);
+    let [Step::Close(_), Step::Persist(record)] = &first[..] else { panic!("{first:?}") };
+    assert!(!record.is_whole, "written before the first byte changes");
+    assert_eq!(record.kept.as_ref().unwrap().directory, directory(1));
+    agent.handle_persisted(record.clone());
     let steps = next(&mut agent, &state, &former, None);
-    assert_eq!(steps, [Step::Close(Epoch(1)), Step::Rebuild(NodeId(3))]);
-    assert!(!agent.record().is_whole, "written before the first byte changes");
+    assert_eq!(steps, [Step::Close(Epoch(1)), Step::Copy(NodeId(3))]);
+}
+
+#[test]
+fn directory_that_was_put_aside_comes_back_and_reports_when_the_new_epoch_came_to_nothing() {
+    let (mut agent, mut state) = (agent(1), elected());
+    let mut former = local(Process::Stopped);
+    (former.end, former.is_drained) = (Lsn(120), true);
+    next(&mut agent, &state, &former, None);
+    let copied = testing::history(&[(1, 0, 0), (2, 100, 1)]);
+    agent.handle_rebuilt(Incarnation(77), copied, Epoch(1));
+    let mut reborn = agent.clone();
+    seal(&mut state, 1, &[]);
+    let steps = next(&mut reborn, &state, &former, None);
+    assert!(steps.contains(&Step::Restore), "{steps:?}");
+    reborn.handle_restored();
+    next(&mut reborn, &state, &former, None);
+    let report = reborn.facts().unwrap().report.clone().unwrap();
+    assert_eq!((report.incarnation, report.end), (directory(1), Lsn(120)));
+}
+
+#[test]
+fn directory_that_was_put_aside_is_let_go_when_the_new_epoch_has_served() {
+    let (mut agent, mut state) = (agent(1), elected());
+    let former = Local { end: Lsn(120), ..local(Process::Stopped) };
+    next(&mut agent, &state, &former, None);
+    let copied = testing::history(&[(1, 0, 0), (2, 100, 1)]);
+    agent.handle_rebuilt(Incarnation(77), copied, Epoch(1));
+    establish(&mut state, 2, 100).unwrap();
+    let member =
+        crate::cluster::Member { node: NodeId(1), incarnation: Incarnation(77), priority: 0 };
+    apply_all(&mut state, [Entry::Admit { member, replaces: Some(directory(1)) }]);
+    let mut copy = local(Process::Stopped);
+    (copy.end, copy.timeline, copy.switch) = (Lsn(105), Timeline(2), Lsn(100));
+    let steps = next(&mut agent, &state, &copy, None);
+    assert!(steps.contains(&Step::Follow(NodeId(3))), "{steps:?}");
+    assert_eq!(agent.record().kept, None);
+    seal(&mut state, 1, &[]);
+    let steps = next(&mut agent, &state, &copy, None);
+    assert!(!steps.contains(&Step::Restore), "{steps:?}");
+}
+
+#[test]
+fn standby_is_detached_before_it_is_meant_for_another_epoch() {
+    let (mut agent, state) = (agent(2), elected());
+    let standby = local(Process::Standby);
+    let steps = next(&mut agent, &state, &standby, None);
+    assert_eq!(steps, [Step::Close(Epoch(1)), Step::Detach]);
+    assert_eq!(agent.record().basis, None, "what is under way would take its name");
 }
 
 #[test]
@@ -301,4 +356,31 @@ fn reads_are_wanted_only_by_who_receives_from_the_newest_primary() {
     next(&mut agent, &state, &local(Process::Standby), None);
     assert_eq!(agent.wants(&state).member, Some(directory(2)));
     assert_eq!(agent.wants(&elected()).member, None);
+}
+
+#[test]
+fn nothing_is_reported_while_there_is_an_upstream_or_the_node_is_not_closed() {
+    let (mut agent, state) = (agent(2), sealed());
+    let attached = Local { is_drained: true, ..local(Process::Standby) };
+    next(&mut agent, &state, &attached, None);
+    assert_eq!(agent.facts().unwrap().report, None);
+}
+
+#[test]
+fn new_primary_whose_walsenders_run_another_rule_does_not_open() {
+    let (mut agent, state) = (agent(3), elected());
+    let mut standby = local(Process::Standby);
+    standby.upstream = None;
+    next(&mut agent, &state, &standby, Some(1));
+    let primary = Local {
+        timeline: Timeline(2),
+        switch: Lsn(100),
+        recovery_end: Some(Lsn(110)),
+        runs_rule: Some(any(1, &[2])),
+        rule_flushed: Lsn(200),
+        ..local(Process::Primary)
+    };
+    let steps = next(&mut agent, &state, &primary, Some(1));
+    assert!(steps.contains(&Step::SetRule(any(1, &[1, 2]))), "{steps:?}");
+    assert_eq!(agent.facts().unwrap().recovered, None);
 }

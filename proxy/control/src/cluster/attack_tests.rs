@@ -37,6 +37,7 @@ fn report(state: &State, node: u64, end: u64, switches: &[(u32, u64, u64)]) -> R
         epoch: newest(state),
         attempt: Attempt(1),
         end: Lsn(end),
+        shared: 0,
         history: history(switches),
     }
 }
@@ -60,6 +61,7 @@ fn established(state: &State, timeline: u32, switch: u64) -> Entry {
         timeline: Timeline(timeline),
         switch: Lsn(switch),
         lsn: Lsn(switch + 1),
+        change: state.tenure().unwrap().change,
         confirmed: (1..=9).map(NodeId).collect(),
     }
 }

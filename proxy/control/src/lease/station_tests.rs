@@ -6,6 +6,7 @@ use super::*;
 use crate::cluster::Entry;
 use crate::cluster::testing::{apply_all, directory, three_nodes};
 use crate::ids::Attempt;
+use crate::lease::Settings;
 
 const AWAKE: BootTime = BootTime(10_000_000_000);
 
@@ -179,6 +180,21 @@ fn closing_is_believed_of_the_holder_alone() {
 }
 
 #[test]
+fn standbys_that_close_an_epoch_for_themselves_take_nothing_from_its_primary() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    for node in [2, 3] {
+        let right = Right::primary(Epoch(0), NodeId(node), directory(node));
+        net.at(node).handle_closed(right, AWAKE);
+        // A build that still says so must not be believed.
+        net.at(1).handle_message(NodeId(node), Message::Closed(right), AWAKE);
+    }
+    let later = AWAKE.after_ms(400);
+    net.run(&[1, 2, 3], later);
+    assert_eq!(net.held(1, Kind::Primary), Some(later.after_ms(2_000)));
+}
+
+#[test]
 fn station_that_has_something_to_do_says_when() {
     let mut net = Net::new(&three_nodes());
     net.run(&[1, 2, 3], AWAKE);
@@ -190,3 +206,55 @@ fn station_that_has_something_to_do_says_when() {
         net.run(&[1, 2, 3], now);
     }
 }
+
+#[test]
+fn promise_counts_for_the_voter_that_sent_it_alone() {
+    let mut net = Net::new(&three_nodes());
+    net.at(1).handle_timeout(AWAKE);
+    let right = Right::primary(Epoch(0), NodeId(1), directory(1));
+    let promise = Promise {
+        voter: NodeId(2),
+        right,
+        asked_at: AWAKE,
+        settings: crate::lease::Settings::default(),
+        membership_version: 1,
+    };
+    net.at(1).handle_message(NodeId(3), Message::Promise(promise), AWAKE);
+    assert_eq!(net.held(1, Kind::Primary), None, "with its own promise it would be a majority");
+    net.at(1).handle_message(NodeId(2), Message::Promise(promise), AWAKE);
+    assert!(net.held(1, Kind::Primary).is_some());
+}
+
+#[test]
+fn right_that_was_closed_is_not_asked_for_though_the_state_still_gives_it() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    let right = Right::primary(Epoch(0), NodeId(1), directory(1));
+    net.at(1).handle_closed(right, AWAKE);
+    net.at(1).handle_wants(wants(1), AWAKE);
+    net.at(1).handle_timeout(AWAKE.after_ms(400));
+    while let Some(output) = net.at(1).next_output() {
+        let Output::Send { message: Message::Ask(ask), .. } = output else { continue };
+        assert_ne!(ask.right, right);
+    }
+}
+#[test]
+fn node_that_gives_up_what_another_holds_takes_nothing_from_it() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    // As a follower does that closes its gate for the epoch which it follows.
+    net.at(2).handle_closed(Right::primary(Epoch(0), NodeId(2), directory(2)), AWAKE);
+    let member = net.at(1).held().find(|(right, _)| right.kind == Kind::Member(NodeId(1)));
+    let stolen = Right { holder: NodeId(2), ..member.unwrap().0 };
+    net.at(2).handle_closed(stolen, AWAKE);
+    let ahead = Right::primary(Epoch(7), NodeId(2), directory(2));
+    net.at(2).handle_closed(ahead, AWAKE);
+    net.run(&[1, 2, 3], AWAKE.after_ms(400));
+    net.run(&[1, 2, 3], AWAKE.after_ms(800));
+    let renewed = AWAKE.after_ms(800 + Settings::default().lease_ms);
+    assert_eq!(net.held(1, Kind::Primary), Some(renewed));
+    assert_eq!(net.held(1, Kind::Member(NodeId(1))), Some(renewed));
+}
+
+#[path = "attack_tests.rs"]
+mod attack;
