@@ -239,7 +239,7 @@ fn replace(
 }
 
 /// An address as the programs see it.
-fn key(address: &IpAddr) -> [u8; 16] {
+pub(crate) fn key(address: &IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
         IpAddr::V6(address) => address.octets(),

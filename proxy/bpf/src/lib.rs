@@ -20,6 +20,7 @@ mod pins;
 mod plane;
 mod probe;
 mod sys;
+mod vips;
 mod xdp_features;
 
 pub use attach::{Attachment, Mode};
@@ -33,3 +34,4 @@ pub use pgx_abi::{Counter, Gate, LeaseWord, PIN_BASE, Reason};
 pub use pins::{BPFFS, Pins};
 pub use plane::Plane;
 pub use probe::{Feature, probe};
+pub use vips::Vips;

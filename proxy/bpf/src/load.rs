@@ -7,8 +7,9 @@ use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::libc;
 use pgx_abi::{
-    COUNTER_SLOTS, Counter, FENCE, FENCED, FENCED_MAX, LEASE_SLOTS, LEASES, PEERS, PEERS_MAX,
-    PGX_OBJECT, PGX_ROOT, PROGRAM_SLOTS, PROGRAMS, Program, REASONS,
+    COUNTER_SLOTS, Counter, FENCE, FENCED, FENCED_MAX, LEASE_SLOTS, LEASES, LINKS, LINKS_MAX,
+    LinkAddress, PEERS, PEERS_MAX, PGX_OBJECT, PGX_ROOT, PROGRAM_SLOTS, PROGRAMS, Program, REASONS,
+    VIP, VIPS, VIPS_MAX, Vip,
 };
 
 use crate::error::{is_forbidden, root_cause};
@@ -21,12 +22,14 @@ const CAPABILITIES: &str = "CAP_BPF CAP_NET_ADMIN";
 type Layout = (&'static str, usize, usize, u32);
 
 /// Every pinned map.
-const PINNED: [Layout; 5] = [
+const PINNED: [Layout; 7] = [
     (REASONS, 4, size_of::<Counter>(), COUNTER_SLOTS),
     (LEASES, 4, 8, LEASE_SLOTS),
     (PEERS, 16, 8, PEERS_MAX),
     (FENCED, 16, 8, FENCED_MAX),
     (PROGRAMS, 4, 4, PROGRAM_SLOTS),
+    (VIPS, 16, size_of::<Vip>(), VIPS_MAX),
+    (LINKS, 4, size_of::<LinkAddress>(), LINKS_MAX),
 ];
 
 /// Makes the maps of the object `pgx`, or takes those that are pinned already.
@@ -76,9 +79,13 @@ pub(crate) fn verified(name: &'static str, loaded: Result<(), ProgramError>) -> 
     }
 }
 
-/// Puts the fence into its place in the program array, where the root program finds it.
-pub(crate) fn install_fence(ebpf: &mut Ebpf) -> Result<(), Error> {
-    let fence = program(ebpf, PGX_OBJECT, FENCE)?;
+/// Puts a program into its place in the program array, where the root program finds it.
+pub(crate) fn install(ebpf: &mut Ebpf, place: Program) -> Result<(), Error> {
+    let name = match place {
+        Program::Fence => FENCE,
+        Program::Vip => VIP,
+    };
+    let fence = program(ebpf, PGX_OBJECT, name)?;
     let failed = |error: &(dyn std::error::Error + 'static)| Error::Map {
         map: PROGRAMS,
         source: root_cause(error),
@@ -89,7 +96,7 @@ pub(crate) fn install_fence(ebpf: &mut Ebpf) -> Result<(), Error> {
         || Error::ObjectInvalid { object: PGX_OBJECT, reason: format!("no map {PROGRAMS} in it") };
     let map = ebpf.map_mut(PROGRAMS).ok_or_else(lacks)?;
     let mut programs = ProgramArray::try_from(map).map_err(|error| failed(&error))?;
-    programs.set(Program::Fence as u32, &fd, 0).map_err(|error| failed(&error))
+    programs.set(place as u32, &fd, 0).map_err(|error| failed(&error))
 }
 
 /// Whether this process can load the product's programs on this kernel: loads them, and lets them

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aya::Ebpf;
-use pgx_abi::{PGX_OBJECT, PGX_ROOT};
+use pgx_abi::{PGX_OBJECT, PGX_ROOT, Program};
 
 use crate::hooks::{self, Way};
 use crate::{Attachment, Counters, Error, Objects, Pins, attach, load};
@@ -49,7 +49,16 @@ impl Plane {
     /// # Errors
     /// [`Error::Verifier`], [`Error::ObjectInvalid`] or [`Error::Map`].
     pub fn guard(&mut self) -> Result<(), Error> {
-        load::install_fence(&mut self.ebpf)
+        load::install(&mut self.ebpf, Program::Fence)
+    }
+
+    /// Puts the program for virtual addresses where the root program finds it. It answers for those
+    /// whose lease [`Vips`](crate::Vips) writes, on interfaces that it was told of.
+    ///
+    /// # Errors
+    /// As [`Self::guard`].
+    pub fn answer(&mut self) -> Result<(), Error> {
+        load::install(&mut self.ebpf, Program::Vip)
     }
 
     /// Guards what leaves by an interface.

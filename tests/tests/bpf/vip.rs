@@ -1,6 +1,9 @@
 //! Virtual addresses in the kernel: answered under the lease, by nobody else, and with the bytes
 //! that the rules on the host make.
 
+use std::net::{IpAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, ensure};
 use aya::maps::{HashMap, ProgramArray};
 use aya::programs::Xdp;
@@ -10,21 +13,27 @@ use pgx_abi::{
     Gate, LINKS, LeaseWord, LinkAddress, PGX_ROOT, PROGRAMS, Program, VIP, VIPS, Vip, XDP_DROP,
     XDP_PASS, XDP_TX,
 };
+use pgx_bpf::lab::attach_pass;
+use pgx_bpf::{Plane, Vips};
 use pgx_rules::{Address, Question, advertisement, arp_answer, question};
 use pgx_tests::objects::objects;
 use pgx_tests::skip::{Requirement, trial};
 
 use crate::packets;
+use crate::space::{FAR, FAR_ADDRESS, NEAR, Space, ip, read_ip};
 
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const NEVER_NS: u64 = 1_000_000_000_000_000_000;
 /// The interface that the kernel's test-run pretends to have got a frame from: loopback.
 const INTERFACE: u32 = 1;
+/// The stack asks three times, a second apart, before it gives up.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 pub(crate) fn trials() -> Vec<Trial> {
     let needs = &[Requirement::Bpf];
     vec![
         trial("address_is_answered_under_its_lease_and_by_nobody_else", needs, answered),
+        trial("host_finds_an_address_only_while_its_lease_lasts", &[Requirement::Lab], found),
         trial("question_for_other_addresses_passes_unchanged", needs, others),
     ]
 }
@@ -113,4 +122,45 @@ fn others() -> anyhow::Result<()> {
         ensure!(found == (XDP_PASS, packet.frame), "{}", packet.name);
     }
     Ok(())
+}
+
+/// A real stack asks, on a real cable, and gets its answer from the kernel's program alone.
+fn found() -> anyhow::Result<()> {
+    Space::run(|space| {
+        space.cable("")?;
+        let pins = space.pins()?;
+        let mut plane = Plane::load(&objects()?, pins.clone())?;
+        plane.answer()?;
+        plane.attach(NEAR)?;
+        // A frame that goes back out of a veth natively needs a program at the other end.
+        attach_pass(&objects()?, &pins, FAR)?;
+        let mut vips = Vips::open(&pins)?;
+        vips.add_interface(NEAR)?;
+        let address: IpAddr = "192.0.2.100".parse()?;
+        vips.add(address)?;
+        let asks = || {
+            // Whatever was learned before is forgotten; the datagram makes the stack ask.
+            let _ = ip(&format!("neighbour flush dev {FAR}"));
+            UdpSocket::bind((FAR_ADDRESS, 0))?.send_to(b"?", (address, 9))?;
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let table = read_ip(&format!("neighbour show {address} dev {FAR}"))?;
+                if table.contains("REACHABLE") || table.contains("DELAY") {
+                    return anyhow::Ok(true);
+                }
+                if table.contains("FAILED") || Instant::now() > deadline {
+                    return Ok(false);
+                }
+            }
+        };
+        ensure!(!asks()?, "answered without a lease");
+        vips.hold(address, 1, NEVER_NS)?;
+        ensure!(asks()?, "not answered under the lease");
+        vips.close(address, 1)?;
+        ensure!(vips.hold(address, 1, NEVER_NS).is_err(), "a late thread took it again");
+        ensure!(!asks()?, "answered after it was closed");
+        vips.hold(address, 2, NEVER_NS)?;
+        ensure!(asks()?, "not answered by the next holder");
+        Ok(())
+    })
 }
