@@ -102,6 +102,8 @@ pub(crate) struct Bounds {
     pub(crate) memberships: u8,
     /// Whether a voter that starts has to apply the log anew from its beginning.
     pub(crate) forgets_log: bool,
+    /// Whether steps that may as well happen at once do.
+    pub(crate) is_reduced: bool,
     /// How the clocks go.
     pub(crate) clocks: Clocks,
     /// What is wrong.
@@ -123,6 +125,7 @@ impl Bounds {
             settings: 0,
             memberships: 0,
             forgets_log: false,
+            is_reduced: true,
             clocks: Clocks::Worst,
             bug: Bug::None,
         }
@@ -139,10 +142,22 @@ impl Bounds {
         self.voters_at_first() + self.memberships * per_change
     }
 
+    /// Whether the log only ever hands the epoch on, and processes that hold keep what they know.
+    pub(crate) fn has_calm_log(&self) -> bool {
+        self.settings == 0
+            && self.memberships == 0
+            && self.holder_restarts == 0
+            && self.holder_reboots == 0
+    }
+
+    /// Whether steps that may as well happen at once do.
+    pub(crate) fn is_eager(&self) -> bool {
+        self.is_reduced
+    }
+
     /// Whether a promise that the holder has heard, or a better one of the same voter, can never
     /// again tell it anything: it forgets none, and what counts for it stays what it was.
     pub(crate) fn keeps_promises(&self) -> bool {
-        let is_calm = self.settings == 0 && self.memberships == 0;
-        is_calm && self.holder_restarts == 0 && self.holder_reboots == 0 && self.bug == Bug::None
+        self.has_calm_log() && self.bug == Bug::None
     }
 }

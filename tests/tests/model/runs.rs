@@ -32,6 +32,7 @@ fn probe() {
     b.memberships = n("M", 0);
     b.forgets_log = n("F", 0) == 1;
     b.clocks = [Clocks::Worst, Clocks::Steady, Clocks::Free][usize::from(n("C", 0))];
+    b.is_reduced = n("R", 1) == 1;
     use Bug::*;
     b.bug = [None, DeadlineFromReceipt, NoQuietTime, PromisesAtOnce, StatesAtOnce, ForgetsRefusals, MixedSettings, NoClosedEpoch, TwoVotersAtOnce, StatesBeforePromisesEnd, StatesBeforeDurable, StaleClock][usize::from(n("B", 0))];
     println!("{b:?}");

@@ -1,11 +1,10 @@
 //! The space of all worlds: where it begins, which steps there are, and what must hold.
 
-use pgx_control::lease::Kind;
 use stateright::{Model, Property};
 
 use crate::bounds::Clocks;
-use crate::quorum::{self, CANDIDATES, Proposal, candidate_of, newest};
-use crate::world::{Cluster, Shared, Step, World, change_of};
+use crate::quorum::{self, Proposal, candidate_of, newest};
+use crate::world::{Cluster, Shared, Step, World, change_of, epoch_of, release_to_propose};
 
 /// At most one epoch's gate is open at any instant.
 pub(crate) const EXCLUSIVE: &str = "at most one gate is open";
@@ -96,14 +95,9 @@ impl Cluster {
         } else if newest(state) + 1 < bounds.epochs {
             propose(Proposal::NewEpoch);
         }
-        for (place, node) in (0..).zip(&world.voters) {
-            let known = state.released_by(quorum::voter(place), Kind::Primary);
-            if let Some(epoch) = node.stated.checked_sub(1)
-                && known.is_none_or(|known| known < epoch.into())
-            {
-                propose(Proposal::Released { voter: place, epoch });
-            }
-        }
+        let voters = 0..bounds.voters_ever();
+        let releases = voters.filter_map(|place| release_to_propose(shared, world, place));
+        releases.for_each(&mut propose);
         let change = change_of(state) + 1;
         if change <= bounds.settings {
             propose(Proposal::Settings { change });
@@ -155,9 +149,13 @@ impl Cluster {
                 continue;
             }
             let candidate = candidate_of(epoch);
+            if self.bounds.is_eager() && epoch + 1 == self.bounds.epochs {
+                continue;
+            }
             if tenancy.asked < self.bounds.asks[usize::from(epoch)] {
                 steps.push(Step::Ask { epoch });
             }
+            // What the last holder gives up, nobody else can have.
             if self.bounds.may_close && world.candidates[candidate].closed <= epoch {
                 steps.push(Step::Close { epoch });
             }
@@ -169,12 +167,9 @@ impl Cluster {
                 steps.push(Step::Reboot { candidate });
             }
         }
-        let promises = world.promises.iter().map(|promise| {
-            let number = shared.holders.promises.get(*promise).right.number;
-            let epoch = u8::try_from(number).expect("runs have few epochs");
-            Step::Count { epoch, promise: *promise }
-        });
-        steps.extend(promises);
-        debug_assert!(world.candidates.len() == CANDIDATES.len());
+        let count = |promise: &u32| {
+            Step::Count { epoch: epoch_of(shared, *promise), promise: *promise }
+        };
+        steps.extend(world.promises.iter().map(count));
     }
 }

@@ -6,6 +6,7 @@
 use std::sync::{Mutex, MutexGuard};
 
 use pgx_control::cluster::State;
+use pgx_control::lease::Kind;
 
 use crate::bounds::{Bounds, Bug, Clocks, fast_ms, settings, slow_ms};
 use crate::holding::{Candidate, Holders, Tenancy};
@@ -188,6 +189,86 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     fn take(mut self, step: Step) {
+        self.choose(step);
+        if !self.bounds.is_eager() {
+            return;
+        }
+        for voter in 0..self.world.voters.len() {
+            self.hasten(voter);
+        }
+        for candidate in 0..CANDIDATES.len() {
+            // With two epochs the second candidate holds the last one and no other.
+            let is_last_only = self.bounds.epochs == 2 && candidate == 1;
+            if self.bounds.has_calm_log() || is_last_only {
+                self.catch_up(candidate);
+            }
+        }
+        if self.bounds.memberships > 0 {
+            for (place, candidate) in (0..).zip(self.world.candidates) {
+                let applied = self.world.points[usize::from(candidate.applied)];
+                let version = self.shared.states.get(applied).membership().version;
+                self.append(Proposal::Adopted { candidate: place, version });
+            }
+        }
+        self.open_last();
+    }
+
+    /// Takes at once what may as well happen at once; `docs/MODEL.md` argues for each of these that
+    /// every world without it has one with it, and with the same gates.
+    fn hasten(&mut self, voter: usize) {
+        while self.is_overtaken(voter) {
+            self.apply(voter);
+        }
+        if self.world.voter_restarts == self.bounds.voter_restarts {
+            self.written(voter);
+        }
+        let place = u8::try_from(voter).expect("there are few voters");
+        if let Some(proposal) = release_to_propose(self.shared, self.world, place) {
+            self.append(proposal);
+        }
+    }
+
+    fn catch_up(&mut self, candidate: usize) {
+        let points = self.world.points.len();
+        while usize::from(self.world.candidates[candidate].applied) + 1 < points {
+            self.learn(candidate);
+        }
+    }
+
+    /// Whether what comes next makes no voter more careful: the epoch after one that it knows to be
+    /// sealed, or a membership, which voters do not look at.
+    fn is_overtaken(&self, voter: usize) -> bool {
+        let applied = usize::from(self.world.voters[voter].applied);
+        let Some(next) = self.world.points.get(applied + 1) else { return false };
+        let states = &self.shared.states;
+        let (state, next) = (states.get(self.world.points[applied]), states.get(*next));
+        let is_later_epoch = state.sealed().is_some() && newest(next) > newest(state);
+        is_later_epoch || state.membership() != next.membership()
+    }
+
+    /// Opens the gate of the last epoch as soon as it can be.
+    fn open_last(&mut self) {
+        let last = self.bounds.epochs - 1;
+        let tenancy = self.world.tenancies[usize::from(last)];
+        if tenancy.holder.is_none() {
+            return;
+        }
+        if tenancy.asked < self.bounds.asks[usize::from(last)] {
+            self.ask(last);
+        }
+        for ask in self.world.asks.clone() {
+            if self.shared.holders.asks.get(ask).right.number == u64::from(last) {
+                (0..self.world.voters.len()).for_each(|voter| self.hear(voter, ask));
+            }
+        }
+        for promise in self.world.promises.clone() {
+            if epoch_of(self.shared, promise) == last {
+                self.count(last, promise);
+            }
+        }
+    }
+
+    fn choose(&mut self, step: Step) {
         match step {
             Step::Tick { fast } => self.tick(fast),
             Step::Append(proposal) => self.append(proposal),
@@ -388,6 +469,21 @@ impl Turn<'_> {
         }
         self.start_anew(candidate);
     }
+}
+
+/// What a voter has said and the log does not know yet.
+pub(crate) fn release_to_propose(shared: &Shared, world: &World, place: u8) -> Option<Proposal> {
+    let epoch = world.voters[usize::from(place)].stated.checked_sub(1)?;
+    let state = shared.states.get(world.tip);
+    let known = state.released_by(quorum::voter(place), Kind::Primary);
+    let is_news = known.is_none_or(|known| known < epoch.into());
+    is_news.then_some(Proposal::Released { voter: place, epoch })
+}
+
+/// Which epoch a promise is for.
+pub(crate) fn epoch_of(shared: &Shared, promise: u32) -> u8 {
+    let number = shared.holders.promises.get(promise).right.number;
+    u8::try_from(number).expect("runs have few epochs")
 }
 
 /// The change of settings that led to those in force.
