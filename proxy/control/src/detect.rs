@@ -90,6 +90,8 @@ mod tests {
 
     fn facts(sequence: u64, is_streaming: bool) -> Facts {
         let agent = AgentFacts {
+            epoch: Some(Epoch(0)),
+            promoted: None,
             directory: directory(2),
             system: SystemId(1),
             timeline: Timeline(1),
@@ -145,7 +147,7 @@ mod tests {
         let mut scene = scene();
         let mut waits = Vec::new();
         for _ in 0..4 {
-            waits.extend(scene.say(true, 10_000).or(Some(u64::MAX)));
+            waits.extend(scene.say(true, 2_500).or(Some(u64::MAX)));
             // Gone so soon that it counts against it.
             scene.say(false, 500);
         }

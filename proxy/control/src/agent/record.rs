@@ -6,11 +6,26 @@ use super::Goal;
 use crate::cluster::history::History;
 use crate::ids::{Attempt, Epoch, Incarnation};
 
+/// A directory that is put aside while a copy of the primary's is tried in its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The directory.
+    pub directory: Incarnation,
+    /// Its timelines.
+    pub history: History,
+    /// The epoch for which the copy is made: until it has served, acknowledged commits may depend
+    /// on what was put aside.
+    pub epoch: Epoch,
+}
+
 /// The agent's durable record. It belongs to the directory, and lies beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The directory.
     pub directory: Incarnation,
+    /// Whether it is whole. One that is being rebuilt is nothing to anybody, and its former content
+    /// is gone.
+    pub is_whole: bool,
     /// Its timelines, each with the epoch that made it.
     pub history: History,
     /// The newest goal that was obeyed: a state from before it is an old one.
@@ -19,6 +34,8 @@ pub struct Record {
     pub basis: Option<Epoch>,
     /// The last epoch in which this node never serves again.
     pub closed: Option<Epoch>,
+    /// The directory that was put aside, if there is one. The driver may remove any other.
+    pub kept: Option<Kept>,
 }
 
 impl Record {
@@ -26,13 +43,13 @@ impl Record {
     #[must_use]
     pub fn new(directory: Incarnation, history: History) -> Self {
         let obeyed = (Epoch(0), Attempt(0));
-        Self { directory, history, obeyed, basis: None, closed: None }
+        Self { directory, is_whole: true, history, obeyed, basis: None, closed: None, kept: None }
     }
 
     /// Whether this node may still become or be primary in the epoch.
     #[must_use]
     pub fn may_serve(&self, epoch: Epoch) -> bool {
-        self.closed < Some(epoch) && self.obeyed <= (epoch, Attempt(0))
+        self.is_whole && self.closed < Some(epoch) && self.obeyed <= (epoch, Attempt(0))
     }
 
     /// Notes a goal; whether it is to be obeyed.
@@ -48,5 +65,22 @@ impl Record {
             self.closed = Some(*epoch);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_that_is_not_whole_was_closed_or_was_told_of_a_later_attempt_serves_no_more() {
+        let record = Record::new(Incarnation(1), History::default());
+        assert!(record.may_serve(Epoch(0)));
+        let half = Record { is_whole: false, ..record.clone() };
+        assert!(!half.may_serve(Epoch(5)));
+        let closed = Record { closed: Some(Epoch(3)), ..record.clone() };
+        assert!(!closed.may_serve(Epoch(3)) && closed.may_serve(Epoch(4)));
+        let frozen = Record { obeyed: (Epoch(3), Attempt(1)), ..record };
+        assert!(!frozen.may_serve(Epoch(3)) && frozen.may_serve(Epoch(4)));
     }
 }

@@ -7,6 +7,7 @@ use super::*;
 use crate::cluster::testing::{
     any, apply_all, directory, elect, establish, history, newest, report, seal, three_nodes,
 };
+use crate::lease::Refusal;
 
 /// Sealed, released by a majority, with the reports of nodes 2 and 3 at these positions.
 fn sealed() -> State {
@@ -199,29 +200,61 @@ fn while_rules_change_reports_must_be_enough_for_both() {
 }
 
 #[test]
-fn rule_that_is_not_settled_stays_joint_and_only_one_change_runs() {
+fn rules_that_are_not_settled_stay_in_force_and_only_the_newest_can_be() {
     let mut state = three_nodes();
     let epoch = Epoch(0);
     let joint = Entry::RuleJoint { epoch, rule: any(2, &[2, 3]) };
     assert_eq!(void(&state, &Entry::RuleSettled { epoch, change: 1 }), Void::RuleChange);
-    apply_all(&mut state, [joint.clone()]);
+    apply_all(&mut state, [joint]);
     assert_eq!(state.established().unwrap().rules.len(), 2);
-    assert_eq!(void(&state, &joint), Void::RuleChange);
-    let late = Entry::RuleSettled { epoch, change: 1 };
-    assert_eq!(void(&state, &late), Void::RuleChange, "it is about the change before");
-    apply_all(&mut state, [Entry::RuleSettled { epoch, change: 2 }]);
-    assert_eq!(state.established().unwrap().rules, [any(2, &[2, 3])]);
+    // The standby that it waits for may be gone for good: another change overtakes it.
+    let overtaking = Entry::RuleJoint { epoch, rule: any(1, &[3]) };
+    apply_all(&mut state, [overtaking.clone()]);
+    for change in [1, 2] {
+        let late = Entry::RuleSettled { epoch, change };
+        assert_eq!(void(&state, &late), Void::RuleChange, "it is about a change before");
+    }
+    apply_all(&mut state, [overtaking.clone()]);
+    assert_eq!(void(&state, &overtaking), Void::RuleChange, "each is one more to satisfy");
+    apply_all(&mut state, [Entry::RuleSettled { epoch, change: 4 }]);
+    assert_eq!(state.established().unwrap().rules, [any(1, &[3])]);
 }
 
 #[test]
-fn rules_do_not_change_after_a_seal_nor_before_the_epoch_is_established() {
-    let state = sealed();
+fn election_counts_against_every_rule_in_force() {
+    let mut state = three_nodes();
+    let epoch = Epoch(0);
+    apply_all(&mut state, [Entry::RuleJoint { epoch, rule: any(2, &[2, 3]) }]);
+    apply_all(&mut state, [Entry::RuleJoint { epoch, rule: any(1, &[2, 3]) }]);
+    seal(&mut state, 1, &[2, 3]);
+    let one = elect(&state, 3, vec![report(&state, 3, 100)]);
+    assert_eq!(void(&state, &one), Void::ReportsTooFew);
+    let both = elect(&state, 3, vec![report(&state, 3, 100), report(&state, 2, 100)]);
+    apply_all(&mut state, [both]);
+}
+
+#[test]
+fn rule_of_an_epoch_that_does_not_serve_is_replaced_and_its_fulfilment_is_not_the_new_ones() {
+    let mut state = sealed();
     let joint = |epoch| Entry::RuleJoint { epoch, rule: any(1, &[2]) };
     assert_eq!(void(&state, &joint(Epoch(0))), Void::Sealed);
-    let mut state = state;
     let entry = elect(&state, 1, vec![report(&state, 1, 120)]);
     apply_all(&mut state, [entry]);
-    assert_eq!(void(&state, &joint(Epoch(1))), Void::Establishment);
+    let before = state.tenure().unwrap().change;
+    apply_all(&mut state, [joint(Epoch(1))]);
+    assert_eq!(state.tenure().unwrap().rule, any(1, &[2]));
+    assert_eq!(state.established().unwrap().rules, [any(1, &[2, 3])], "it still counts");
+    let established = |change| Entry::Established {
+        epoch: Epoch(1),
+        timeline: Timeline(2),
+        switch: Lsn(120),
+        lsn: Lsn(121),
+        change,
+        confirmed: [1, 2, 3].map(NodeId).into(),
+    };
+    assert_eq!(void(&state, &established(before)), Void::RuleChange);
+    apply_all(&mut state, [established(before + 1)]);
+    assert_eq!(state.established().unwrap().rules, [any(1, &[2])]);
 }
 
 #[test]
@@ -281,7 +314,9 @@ fn old_epochs_are_neither_sealed_nor_established_nor_skipped() {
     let seal = Entry::Seal { epoch: Epoch(0), attempt: Attempt(9) };
     assert_eq!(void(&state, &seal), Void::Epoch { current });
     let timeline = Timeline(2);
-    let old = Entry::Established { epoch: Epoch(0), timeline, switch: Lsn(1), lsn: Lsn(2) };
+    let confirmed = [1, 2, 3].map(NodeId).into();
+    let (epoch, switch, lsn) = (Epoch(0), Lsn(1), Lsn(2));
+    let old = Entry::Established { epoch, timeline, switch, lsn, change: 1, confirmed };
     assert_eq!(void(&state, &old), Void::Epoch { current });
 }
 
@@ -308,6 +343,9 @@ fn accepted_loss_elects_what_there_is_but_never_a_fork() {
     };
     let fork = Report { history: history(&[(1, 0, 0), (9, 50, 7)]), ..report(&state, 2, 900) };
     let entry = accept(elect(&state, 2, vec![fork]));
+    assert_eq!(void(&state, &entry), Void::LossNotAccepted, "no operator has said so");
+    let (epoch, attempt) = (newest(&state), Attempt(1));
+    apply_all(&mut state, [Entry::AcceptLoss { epoch, attempt }]);
     let descent = Some(Descent::Fork);
     assert_eq!(void(&state, &entry), Void::CandidateUnknown { descent });
     let entry = accept(elect(&state, 3, vec![report(&state, 3, 100)]));
@@ -442,4 +480,174 @@ fn same_entries_give_the_same_state_and_it_survives_its_written_form() {
 /// An entry that needs the releases of a node's member and route leases.
 fn seal_of_route(node: u64) -> Entry {
     Entry::Forget { node: NodeId(node) }
+}
+
+#[test]
+fn accepted_loss_is_for_one_attempt() {
+    let mut state = sealed();
+    let epoch = newest(&state);
+    let accept = |attempt| Entry::AcceptLoss { epoch, attempt: Attempt(attempt) };
+    assert_eq!(void(&state, &accept(2)), Void::Attempt);
+    apply_all(&mut state, [accept(1), Entry::Seal { epoch, attempt: Attempt(2) }]);
+    assert_eq!(void(&state, &accept(1)), Void::Attempt);
+    let mut entry = elect(&state, 3, vec![report(&state, 3, 100)]);
+    if let Entry::NewEpoch { accept_loss, .. } = &mut entry {
+        *accept_loss = true;
+    }
+    assert_eq!(void(&state, &entry), Void::LossNotAccepted);
+}
+
+#[test]
+fn epoch_serves_only_when_nobody_goes_by_an_earlier_one() {
+    let mut state = sealed();
+    let entry = elect(&state, 3, vec![report(&state, 2, 100), report(&state, 3, 101)]);
+    apply_all(&mut state, [entry]);
+    let established = |confirmed: &[u64]| Entry::Established {
+        epoch: Epoch(1),
+        timeline: Timeline(2),
+        switch: Lsn(101),
+        lsn: Lsn(102),
+        change: 2,
+        confirmed: confirmed.iter().copied().map(NodeId).collect(),
+    };
+    assert_eq!(void(&state, &established(&[2, 3])), Void::Unconfirmed { node: NodeId(1) });
+    // Who registers after the epoch began knows of it.
+    apply_all(&mut state, [Entry::Register { node: NodeId(9) }]);
+    let number = state.registrations()[&NodeId(1)].number;
+    apply_all(&mut state, [Entry::Retire { node: NodeId(1), number }]);
+    for kind in [Kind::Member(NodeId(1)), Kind::Route(NodeId(1))] {
+        assert_eq!(void(&state, &established(&[2, 3])), Void::Unconfirmed { node: NodeId(1) });
+        for voter in [2, 3].map(NodeId) {
+            apply_all(&mut state, [Entry::Released { voter, kind, number }]);
+        }
+    }
+    apply_all(&mut state, [established(&[2, 3])]);
+}
+
+#[test]
+fn retired_registration_is_renewed_under_a_new_number_and_counts_where_it_counted() {
+    let mut state = three_nodes();
+    let node = NodeId(1);
+    assert_eq!(void(&state, &Entry::Retire { node, number: 9 }), Void::Registration);
+    apply_all(&mut state, [Entry::Retire { node, number: 1 }]);
+    assert!(matches!(void(&state, &Entry::Register { node }), Void::NotReleased { .. }));
+    let voters = [1, 2, 3, 4].map(NodeId).into();
+    apply_all(&mut state, [Entry::Membership(Membership { version: 2, voters })]);
+    for kind in [Kind::Member(node), Kind::Route(node)] {
+        for voter in [2, 3, 4].map(NodeId) {
+            apply_all(&mut state, [Entry::Released { voter, kind, number: 1 }]);
+        }
+    }
+    apply_all(&mut state, [Entry::Register { node }]);
+    let renewed = state.registrations()[&node];
+    assert_eq!((renewed.number, renewed.counts_in, renewed.is_retiring), (4, 1, false));
+}
+
+#[test]
+fn what_is_wanted_back_is_promised_no_more_and_asked_of_voters() {
+    let mut state = three_nodes();
+    let vip = VipId(1);
+    let incarnation = Incarnation(5);
+    let holder = NodeId(2);
+    apply_all(&mut state, [Entry::GiveVip { vip, number: 1, holder, incarnation }]);
+    assert_eq!(state.wanted().count(), 0);
+    let right = state.vips()[&vip];
+    assert_eq!(state.permits(&right, Epoch(0)), Ok(()));
+    apply_all(&mut state, [Entry::RetireVip { vip, number: 1 }]);
+    assert_eq!(state.permits(&right, Epoch(0)), Err(Refusal::Sealed));
+    apply_all(&mut state, [Entry::Retire { node: NodeId(3), number: 3 }]);
+    let wanted: Vec<_> = state.wanted().collect();
+    let node = NodeId(3);
+    let expected = [(Kind::Member(node), 3), (Kind::Route(node), 3), (Kind::Vip(vip), 1)];
+    assert_eq!(wanted, expected);
+    let member =
+        Right { kind: Kind::Member(node), number: 3, holder: node, incarnation: directory(3) };
+    assert_eq!(state.permits(&member, Epoch(0)), Err(Refusal::Sealed));
+}
+
+#[test]
+fn switchover_is_to_another_member_once_and_ends_with_the_epoch() {
+    let mut state = three_nodes();
+    let epoch = Epoch(0);
+    for to in [1, 9].map(NodeId) {
+        assert_eq!(void(&state, &Entry::Switchover { epoch, to }), Void::Switchover);
+    }
+    assert_eq!(void(&state, &Entry::SwitchoverCancelled { epoch }), Void::Switchover);
+    apply_all(&mut state, [Entry::Switchover { epoch, to: NodeId(3) }]);
+    assert_eq!(void(&state, &Entry::Switchover { epoch, to: NodeId(2) }), Void::Switchover);
+    apply_all(&mut state, [Entry::SwitchoverCancelled { epoch }]);
+    apply_all(&mut state, [Entry::Switchover { epoch, to: NodeId(2) }]);
+    seal(&mut state, 1, &[1, 2, 3]);
+    assert_eq!(void(&state, &Entry::SwitchoverCancelled { epoch }), Void::Sealed);
+    let entry = elect(&state, 2, vec![report(&state, 1, 100), report(&state, 2, 100)]);
+    apply_all(&mut state, [entry]);
+    assert_eq!(state.handover(), None);
+}
+
+#[test]
+fn node_that_left_is_never_named_again() {
+    let mut state = three_nodes();
+    let named = |role| Entry::Node { node: NodeId(4), address: "db4:6433".into(), role };
+    apply_all(&mut state, [named(Role::Learner), named(Role::Voter), named(Role::Gone)]);
+    assert_eq!(void(&state, &named(Role::Voter)), Void::Node);
+    let address = "x".repeat(1_000);
+    let long = Entry::Node { node: NodeId(5), address, role: Role::Voter };
+    assert_eq!(void(&state, &long), Void::Node);
+}
+
+#[test]
+fn directory_may_follow_as_it_is_only_up_to_where_the_new_timeline_begins() {
+    let mut state = sealed();
+    let entry = elect(&state, 3, vec![report(&state, 2, 100), report(&state, 3, 101)]);
+    apply_all(&mut state, [entry]);
+    let first = history(&[(1, 0, 0)]);
+    let ours = history(&[(1, 0, 0), (2, 101, 1)]);
+    let foreign = history(&[(1, 0, 0), (2, 101, 7)]);
+    for is_established in [false, true] {
+        if is_established {
+            establish(&mut state, 2, 101).unwrap();
+        }
+        assert!(state.may_follow(&first, Lsn(101)), "{is_established}");
+        assert!(!state.may_follow(&first, Lsn(102)), "{is_established}");
+        assert!(state.may_follow(&ours, Lsn(500)), "{is_established}");
+        assert!(!state.may_follow(&foreign, Lsn(101)), "{is_established}");
+    }
+}
+
+#[test]
+fn accepted_loss_ends_with_the_epoch() {
+    let mut state = sealed();
+    let (epoch, attempt) = (newest(&state), Attempt(1));
+    apply_all(&mut state, [Entry::AcceptLoss { epoch, attempt }]);
+    let entry = elect(&state, 3, vec![report(&state, 2, 100), report(&state, 3, 100)]);
+    apply_all(&mut state, [entry]);
+    seal(&mut state, 1, &[1, 2, 3]);
+    assert_eq!(state.loss_accepted(), None);
+    let mut entry = elect(&state, 2, vec![report(&state, 2, 100)]);
+    if let Entry::NewEpoch { accept_loss, .. } = &mut entry {
+        *accept_loss = true;
+    }
+    assert_eq!(void(&state, &entry), Void::LossNotAccepted);
+}
+
+#[test]
+fn node_that_registered_last_before_an_epoch_must_confirm_it_too() {
+    let mut state = sealed();
+    let entry = elect(&state, 3, vec![report(&state, 2, 100), report(&state, 3, 101)]);
+    apply_all(&mut state, [entry]);
+    assert_eq!(state.unconfirmed().collect::<Vec<_>>(), [1, 2, 3].map(NodeId));
+}
+
+#[test]
+fn address_that_was_given_anew_is_wanted_back_no_more() {
+    let mut state = three_nodes();
+    let (vip, incarnation) = (VipId(1), Incarnation(5));
+    let give = |number, holder| Entry::GiveVip { vip, number, holder, incarnation };
+    apply_all(&mut state, [give(1, NodeId(1)), Entry::RetireVip { vip, number: 1 }]);
+    for voter in [1, 2].map(NodeId) {
+        apply_all(&mut state, [Entry::Released { voter, kind: Kind::Vip(vip), number: 1 }]);
+    }
+    apply_all(&mut state, [give(2, NodeId(2))]);
+    assert_eq!(state.wanted().count(), 0);
+    assert_eq!(state.permits(&state.vips()[&vip], Epoch(0)), Ok(()));
 }

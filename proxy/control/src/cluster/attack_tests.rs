@@ -26,6 +26,8 @@ fn seal(state: &mut State, releasers: &[u64]) {
         number: epoch.0,
     };
     apply_all(state, releasers.iter().map(released));
+    // Several of these scenes lose something on purpose; those that do not never say so.
+    apply_all(state, [Entry::AcceptLoss { epoch, attempt: Attempt(1) }]);
 }
 
 fn report(state: &State, node: u64, end: u64, switches: &[(u32, u64, u64)]) -> Report {
@@ -35,6 +37,7 @@ fn report(state: &State, node: u64, end: u64, switches: &[(u32, u64, u64)]) -> R
         epoch: newest(state),
         attempt: Attempt(1),
         end: Lsn(end),
+        shared: 0,
         history: history(switches),
     }
 }
@@ -58,6 +61,8 @@ fn established(state: &State, timeline: u32, switch: u64) -> Entry {
         timeline: Timeline(timeline),
         switch: Lsn(switch),
         lsn: Lsn(switch + 1),
+        change: state.tenure().unwrap().change,
+        confirmed: (1..=9).map(NodeId).collect(),
     }
 }
 

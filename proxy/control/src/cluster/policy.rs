@@ -69,8 +69,8 @@ impl fmt::Display for PolicyError {
             }
             Self::SyncStandbys { found } => write!(
                 out,
-                "sync_standbys is {found}, expected 1 to {SYNC_STANDBYS_MAX}; to let commits depend \
-                 on the primary alone, set durability to available"
+                "sync_standbys is {found}, expected 1 to {SYNC_STANDBYS_MAX}; to let commits \
+                 depend on the primary alone, set durability to available"
             ),
         }
     }

@@ -6,41 +6,72 @@ use alloc::vec::Vec;
 use super::*;
 use crate::cluster::sync::Rule;
 use crate::cluster::testing::{any, apply_all, directory, report, seal, three_nodes};
-use crate::cluster::{Durability, Report};
-use crate::ids::{Incarnation, Lsn, Timeline};
+use crate::cluster::{Durability, Membership, Node, Report, Role};
+use crate::facts::{AgentFacts, Facts, Observation, ProxyFacts, Recovered, VoterFacts};
+use crate::ids::{Attempt, Epoch, Incarnation, Lsn, SystemId, Timeline, VipId};
 
 const NOW: BootTime = BootTime(100_000_000_000);
 
-const RECOVERED: Recovered = Recovered { timeline: Timeline(2), switch: Lsn(101), end: Lsn(110) };
+const RECOVERED: Recovered = Recovered {
+    epoch: Epoch(1),
+    timeline: Timeline(2),
+    switch: Lsn(101),
+    end: Lsn(110),
+    change: 2,
+};
 
 /// No situation here takes more entries until nothing is left to propose.
-const PROPOSALS_MAX: usize = 10;
+const PROPOSALS_MAX: usize = 20;
 
 /// A cluster and what is known of it; node 1 is primary, 2 and 3 stream.
 struct Scene {
     state: State,
     nodes: BTreeMap<NodeId, Observation>,
-    missed: BTreeSet<NodeId>,
-    is_paused: bool,
+    log: BTreeMap<NodeId, LogMember>,
+    tenure_since: BootTime,
     sealed_since: BootTime,
+    handover_since: BootTime,
 }
 
-fn scene() -> Scene {
-    let seen = |node: u64| Observation {
-        heard: NOW,
-        epoch: Epoch(0),
+fn agent(node: u64) -> AgentFacts {
+    AgentFacts {
+        epoch: Some(Epoch(0)),
+        promoted: None,
+        directory: directory(node),
+        system: SystemId(1),
+        timeline: Timeline(1),
+        priority: 0,
         postgres: if node == 1 { Postgres::Primary } else { Postgres::Standby },
+        end: Lsn(100),
+        streams: (node != 1).then_some((NodeId(1), Epoch(0))),
         report: None,
         recovered: None,
         settled_change: 2,
-        is_streaming: node != 1,
+        shut_down: None,
+    }
+}
+
+fn seen(node: u64) -> Observation {
+    let facts = Facts {
+        epoch: Some(Epoch(0)),
+        wants_leases: true,
+        counts_in: 1,
+        voter: Some(VoterFacts::default()),
+        agent: Some(agent(node)),
+        ..Facts::new(Incarnation(node.into()))
     };
+    Observation { heard: NOW, facts, is_steady: node != 1 }
+}
+
+fn scene() -> Scene {
+    let member = LogMember { is_voter: true, is_heard: true };
     Scene {
         state: three_nodes(),
         nodes: (1..=3).map(|node| (NodeId(node), seen(node))).collect(),
-        missed: BTreeSet::new(),
-        is_paused: false,
+        log: (1..=3).map(|node| (NodeId(node), member)).collect(),
+        tenure_since: NOW,
         sealed_since: NOW,
+        handover_since: NOW,
     }
 }
 
@@ -48,19 +79,59 @@ impl Scene {
     fn decide(&self) -> Vec<Action> {
         let view = View {
             state: &self.state,
-            term: 4,
             nodes: &self.nodes,
-            missed_renewals: self.missed.clone(),
-            tenure_since: NOW,
+            log: &self.log,
+            tenure_since: self.tenure_since,
             sealed_since: self.sealed_since,
-            is_paused: self.is_paused,
-            policy: Policy::default(),
+            handover_since: self.handover_since,
         };
         decide(&view, NOW)
     }
 
-    fn node(&mut self, node: u64) -> &mut Observation {
+    fn seen(&mut self, node: u64) -> &mut Observation {
         self.nodes.get_mut(&NodeId(node)).unwrap()
+    }
+
+    fn facts(&mut self, node: u64) -> &mut Facts {
+        &mut self.seen(node).facts
+    }
+
+    fn voter(&mut self, node: u64) -> &mut VoterFacts {
+        self.facts(node).voter.as_mut().unwrap()
+    }
+
+    /// These voters have missed the renewals of a right.
+    fn missed(&mut self, voters: &[u64], kind: Kind, number: u64) {
+        for voter in voters {
+            self.voter(*voter).missed.insert(kind, number);
+        }
+    }
+
+    fn proposed(&self) -> Vec<Entry> {
+        let proposed = self.decide().into_iter().filter_map(|action| match action {
+            Action::Propose(entry) => Some(entry),
+            _ => None,
+        });
+        proposed.collect()
+    }
+
+    /// Every living node says that it has applied the newest epoch, and streams from its primary.
+    fn follow(&mut self) {
+        let tenure = self.state.tenure().unwrap().clone();
+        for (node, seen) in &mut self.nodes {
+            if seen.heard == NOW {
+                seen.facts.epoch = Some(tenure.epoch);
+                let streams = (tenure.holder, tenure.epoch);
+                let agent = seen.facts.agent.as_mut().unwrap();
+                agent.epoch = Some(tenure.epoch);
+                agent.streams = (*node != tenure.holder).then_some(streams);
+                seen.is_steady = true;
+            }
+        }
+    }
+
+    fn node(&mut self, node: u64) -> &mut AgentFacts {
+        self.facts(node).agent.as_mut().unwrap()
     }
 
     /// The node's agent reports its frozen directory for the attempt under way.
@@ -71,7 +142,7 @@ impl Scene {
 
     /// Nothing is heard from the node any more.
     fn silence(&mut self, node: u64) {
-        self.node(node).heard = BootTime(0);
+        self.seen(node).heard = BootTime(0);
     }
 
     /// Applies what was decided, as the quorum would, until nothing is proposed.
@@ -122,23 +193,55 @@ fn dead_or_hung_postgresql_seals_at_once() {
 fn silence_seals_only_when_a_majority_of_voters_hears_it() {
     let mut scene = scene();
     scene.silence(1);
-    scene.missed = [NodeId(2)].into();
+    scene.missed(&[2], Kind::Primary, 0);
     assert_eq!(scene.decide(), [], "one observer may be cut off itself");
-    scene.missed = [2, 3].map(NodeId).into();
-    assert!(matches!(scene.decide()[..], [Action::Propose(Entry::Seal { .. })]));
+    scene.missed(&[2, 3], Kind::Primary, 0);
+    assert!(matches!(scene.proposed()[..], [Entry::Seal { .. }]), "{:?}", scene.decide());
+}
+
+#[test]
+fn missed_renewals_of_an_earlier_epoch_and_of_silent_voters_seal_nothing() {
+    let mut scene = scene();
+    scene.missed(&[1, 3], Kind::Primary, 7);
+    assert_eq!(scene.decide(), []);
+    scene.missed(&[1, 2, 3], Kind::Primary, 0);
+    scene.silence(2);
+    scene.silence(3);
+    assert!(!scene.proposed().iter().any(|entry| matches!(entry, Entry::Seal { .. })));
 }
 
 #[test]
 fn what_an_agent_said_of_an_earlier_epoch_seals_no_later_one() {
+    let mut scene = elected_scene();
+    scene.node(3).postgres = Postgres::Dead;
+    assert_eq!(scene.proposed(), [], "it may not know yet that it was elected");
+    scene.node(3).epoch = Some(Epoch(1));
+    assert_eq!(scene.proposed(), [Entry::Seal { epoch: Epoch(1), attempt: Attempt(1) }]);
+}
+
+/// Node 3 was elected in the place of node 1, which is silent, and does not serve yet.
+fn elected_scene() -> Scene {
     let mut scene = sealed_without_the_primary();
     scene.reports(2, 100);
-    scene.reports(3, 100);
-    let actions = scene.decide();
-    let Some(Action::Propose(entry)) = actions.last() else { panic!("{actions:?}") };
-    apply_all(&mut scene.state, [entry.clone()]);
-    scene.node(2).postgres = Postgres::Dead;
-    let actions = scene.decide();
-    assert!(!actions.iter().any(|action| matches!(action, Action::Propose(_))), "{actions:?}");
+    scene.reports(3, 101);
+    scene.settle();
+    assert_eq!(scene.state.tenure().unwrap().holder, NodeId(3));
+    scene
+}
+
+/// Node 1's leases are released, as far as the state knows.
+fn forget_the_old_primary(scene: &mut Scene) {
+    for kind in [Kind::Member(NodeId(1)), Kind::Route(NodeId(1))] {
+        scene.missed(&[2, 3], kind, 1);
+    }
+    scene.settle();
+    for voter in [2, 3] {
+        for kind in [Kind::Member(NodeId(1)), Kind::Route(NodeId(1))] {
+            scene.voter(voter).released.insert(kind, 1);
+        }
+    }
+    scene.settle();
+    assert_eq!(scene.state.registrations().get(&NodeId(1)), None);
 }
 
 #[test]
@@ -170,18 +273,6 @@ fn without_standbys_strict_commits_wait_and_available_ones_degrade_on_record() {
     apply_all(&mut scene.state, [Entry::Durability(Durability::Available)]);
     let joint = Entry::RuleJoint { epoch: Epoch(0), rule: Rule::degraded() };
     assert_eq!(scene.decide(), [Action::Propose(joint)]);
-}
-
-#[test]
-fn sealed_epoch_freezes_all_who_have_not_reported_with_the_attempts_stamp() {
-    let mut scene = sealed_without_the_primary();
-    scene.reports(2, 100);
-    let actions = scene.decide();
-    let stamp = Stamp { term: 4, epoch: Epoch(0), attempt: Attempt(1) };
-    let freeze = |node| Action::Order { to: NodeId(node), stamp, order: Order::Freeze };
-    assert_eq!(actions[..2], [freeze(1), freeze(3)]);
-    let missing = [1, 3].map(NodeId).to_vec();
-    assert_eq!(actions[2..], [Action::Wait(Reason::Reports { missing })]);
 }
 
 #[test]
@@ -253,79 +344,10 @@ fn old_primary_that_is_a_clusters_only_member_need_not_wait() {
     );
     let mut scene = Scene { state, ..scene() };
     scene.nodes.retain(|node, _| *node == holder);
+    scene.log.retain(|node, _| *node == holder);
     seal(&mut scene.state, 1, &[1]);
     scene.reports(1, 10);
     assert_eq!(elected(&scene.decide()), Some((holder, Rule::degraded())));
-}
-
-#[test]
-fn new_primary_is_promoted_followed_and_established_on_its_word() {
-    let mut scene = sealed_without_the_primary();
-    scene.reports(2, 100);
-    scene.reports(3, 101);
-    let actions = scene.settle();
-    let stamp = Stamp { term: 4, epoch: Epoch(1), attempt: Attempt(0) };
-    let order = |to, order| Action::Order { to: NodeId(to), stamp, order };
-    assert_eq!(
-        actions,
-        [
-            order(3, Order::Promote { rule: any(1, &[2]) }),
-            order(2, Order::Follow { upstream: NodeId(3) }),
-            Action::Wait(Reason::Establishment { holder: NodeId(3) }),
-        ]
-    );
-
-    scene.node(3).epoch = Epoch(1);
-    scene.node(3).recovered = Some(RECOVERED);
-    scene.node(3).postgres = Postgres::Primary;
-    scene.node(2).epoch = Epoch(1);
-    scene.node(3).is_streaming = false;
-    assert_eq!(scene.settle(), []);
-    assert_eq!(scene.state.established().unwrap().epoch, Epoch(1));
-}
-
-#[test]
-fn new_primary_that_takes_too_long_is_given_up() {
-    let mut scene = sealed_without_the_primary();
-    scene.reports(2, 100);
-    scene.reports(3, 101);
-    scene.settle();
-    let view = View {
-        state: &scene.state,
-        term: 4,
-        nodes: &scene.nodes,
-        missed_renewals: BTreeSet::new(),
-        tenure_since: BootTime(0),
-        sealed_since: NOW,
-        is_paused: false,
-        policy: Policy::default(),
-    };
-    let seal = Entry::Seal { epoch: Epoch(1), attempt: Attempt(1) };
-    assert_eq!(decide(&view, NOW), [Action::Propose(seal)]);
-}
-
-#[test]
-fn former_primary_that_returns_is_told_to_rejoin() {
-    let mut scene = sealed_without_the_primary();
-    scene.reports(2, 100);
-    scene.reports(3, 101);
-    scene.settle();
-    scene.node(3).epoch = Epoch(1);
-    scene.node(3).recovered = Some(RECOVERED);
-    scene.node(2).epoch = Epoch(1);
-    scene.settle();
-    scene.node(1).heard = NOW;
-    let stamp = Stamp { term: 4, epoch: Epoch(1), attempt: Attempt(0) };
-    let order = Order::Rejoin { upstream: NodeId(3) };
-    assert_eq!(scene.decide(), [Action::Order { to: NodeId(1), stamp, order }]);
-}
-
-#[test]
-fn paused_cluster_says_so_and_does_nothing() {
-    let mut scene = scene();
-    scene.node(1).postgres = Postgres::Dead;
-    scene.is_paused = true;
-    assert_eq!(scene.decide(), [Action::Wait(Reason::Paused)]);
 }
 
 #[test]
@@ -340,7 +362,7 @@ fn every_proposal_in_every_small_situation_is_one_that_the_quorum_accepts() {
             }
         }
         if bit(3) {
-            scene.missed = [2, 3].map(NodeId).into();
+            scene.missed(&[2, 3], Kind::Primary, 0);
         }
         if bit(4) {
             seal(&mut scene.state, 1, &[2, 3]);
@@ -368,3 +390,307 @@ fn every_proposal_in_every_small_situation_is_one_that_the_quorum_accepts() {
     }
     assert!(proposals > 100, "{proposals}");
 }
+
+#[test]
+fn attempt_says_whose_reports_it_lacks() {
+    let mut scene = sealed_without_the_primary();
+    scene.reports(2, 100);
+    let missing = [1, 3].map(NodeId).to_vec();
+    assert_eq!(scene.decide(), [Action::Wait(Reason::Reports { missing })]);
+}
+
+#[test]
+fn new_primary_is_established_on_its_word_when_nobody_goes_by_the_old_epoch() {
+    let mut scene = elected_scene();
+    let waits = |scene: &Scene| scene.decide().pop();
+    let holder = NodeId(3);
+    assert_eq!(waits(&scene), Some(Action::Wait(Reason::Establishment { holder })));
+
+    scene.node(3).recovered = Some(RECOVERED);
+    scene.facts(3).epoch = Some(Epoch(1));
+    let missing = [1, 2].map(NodeId).to_vec();
+    assert_eq!(waits(&scene), Some(Action::Wait(Reason::Confirmation { missing })));
+
+    scene.follow();
+    let missing = [1].map(NodeId).to_vec();
+    assert_eq!(waits(&scene), Some(Action::Wait(Reason::Confirmation { missing })));
+    forget_the_old_primary(&mut scene);
+    assert_eq!(scene.state.established().unwrap().epoch, Epoch(1));
+}
+
+#[test]
+fn recovery_of_an_earlier_epoch_establishes_nothing() {
+    let mut scene = elected_scene();
+    scene.follow();
+    scene.node(3).recovered = Some(Recovered { epoch: Epoch(0), ..RECOVERED });
+    let holder = NodeId(3);
+    assert_eq!(scene.decide(), [Action::Wait(Reason::Establishment { holder })]);
+}
+
+#[test]
+fn new_primary_that_takes_too_long_is_given_up() {
+    let mut scene = elected_scene();
+    scene.seen(1).heard = NOW;
+    scene.follow();
+    scene.tenure_since = BootTime(0);
+    assert_eq!(scene.proposed(), [Entry::Seal { epoch: Epoch(1), attempt: Attempt(1) }]);
+}
+
+#[test]
+fn paused_cluster_says_so_and_does_nothing() {
+    let mut scene = scene();
+    scene.node(1).postgres = Postgres::Dead;
+    apply_all(&mut scene.state, [Entry::Pause { is_paused: true }]);
+    assert_eq!(scene.decide(), [Action::Wait(Reason::Paused)]);
+}
+
+#[test]
+fn switchover_waits_for_the_clean_end_and_for_the_next_one_to_have_all() {
+    let mut scene = scene();
+    let to = NodeId(3);
+    apply_all(&mut scene.state, [Entry::Switchover { epoch: Epoch(0), to }]);
+    assert_eq!(scene.decide(), [Action::Wait(Reason::Switchover { to })]);
+    scene.node(1).postgres = Postgres::Stopped;
+    scene.node(1).shut_down = Some(Lsn(150));
+    assert_eq!(scene.decide(), [Action::Wait(Reason::Switchover { to })]);
+    scene.node(3).end = Lsn(150);
+    assert_eq!(scene.proposed(), [Entry::Seal { epoch: Epoch(0), attempt: Attempt(1) }]);
+
+    seal(&mut scene.state, 1, &[1, 2, 3]);
+    for (node, end) in [(1, 150), (2, 150), (3, 150)] {
+        scene.reports(node, end);
+    }
+    assert_eq!(elected(&scene.decide()).unwrap().0, to, "not the lower node");
+}
+
+#[test]
+fn switchover_is_given_up_while_the_primary_runs_and_ends_the_epoch_when_it_does_not() {
+    let mut scene = scene();
+    let to = NodeId(3);
+    apply_all(&mut scene.state, [Entry::Switchover { epoch: Epoch(0), to }]);
+    scene.handover_since = BootTime(0);
+    assert_eq!(scene.proposed(), [Entry::SwitchoverCancelled { epoch: Epoch(0) }]);
+    scene.node(1).postgres = Postgres::Stopped;
+    scene.node(1).shut_down = Some(Lsn(150));
+    assert!(matches!(scene.proposed()[..], [Entry::Seal { .. }]));
+}
+
+#[test]
+fn switchover_to_a_node_that_is_gone_is_given_up_at_once() {
+    let mut scene = scene();
+    apply_all(&mut scene.state, [Entry::Switchover { epoch: Epoch(0), to: NodeId(3) }]);
+    scene.silence(3);
+    assert_eq!(scene.proposed(), [Entry::SwitchoverCancelled { epoch: Epoch(0) }]);
+}
+
+#[test]
+fn loss_is_accepted_by_operators_only() {
+    let mut scene = sealed_without_the_primary();
+    scene.state = {
+        let mut state = three_nodes();
+        let epoch = Epoch(0);
+        let rule = any(2, &[2, 3]);
+        apply_all(&mut state, [Entry::RuleJoint { epoch, rule }]);
+        apply_all(&mut state, [Entry::RuleSettled { epoch, change: 2 }]);
+        seal(&mut state, 1, &[2, 3]);
+        state
+    };
+    scene.facts(3).agent = None;
+    scene.silence(2);
+    assert_eq!(elected(&scene.decide()), None);
+    scene.seen(2).heard = NOW;
+    let foreign = Report { incarnation: Incarnation(99), ..report(&scene.state, 2, 50) };
+    scene.node(2).report = Some(foreign);
+    scene.node(2).directory = Incarnation(99);
+    scene.settle();
+    assert_eq!(elected(&scene.decide()), None);
+    let (epoch, attempt) = (Epoch(0), Attempt(1));
+    apply_all(&mut scene.state, [Entry::AcceptLoss { epoch, attempt }]);
+    let lossy = scene.proposed().into_iter().find_map(|entry| match entry {
+        Entry::NewEpoch { holder, accept_loss, .. } => Some((holder, accept_loss)),
+        _ => None,
+    });
+    assert_eq!(lossy, Some((NodeId(2), true)));
+}
+
+#[test]
+fn node_that_a_majority_misses_loses_its_leases_and_is_forgotten() {
+    let mut scene = scene();
+    scene.silence(3);
+    let kinds = [Kind::Member(NodeId(3)), Kind::Route(NodeId(3))];
+    scene.missed(&[1, 2], kinds[0], 3);
+    assert!(!scene.proposed().iter().any(|entry| matches!(entry, Entry::Retire { .. })));
+    scene.missed(&[1, 2], kinds[1], 3);
+    let retire = Entry::Retire { node: NodeId(3), number: 3 };
+    assert!(scene.proposed().contains(&retire), "{:?}", scene.decide());
+    apply_all(&mut scene.state, [retire]);
+    for voter in [1, 2] {
+        for kind in kinds {
+            scene.voter(voter).released.insert(kind, 3);
+        }
+    }
+    scene.node(1).settled_change = 3;
+    scene.settle();
+    assert_eq!(scene.state.registrations().get(&NodeId(3)), None);
+}
+
+#[test]
+fn retired_node_that_is_back_gets_a_new_number() {
+    let mut scene = scene();
+    apply_all(&mut scene.state, [Entry::Retire { node: NodeId(3), number: 3 }]);
+    assert_eq!(scene.proposed(), [], "its leases are not released yet");
+    for voter in [1, 2] {
+        for kind in [Kind::Member(NodeId(3)), Kind::Route(NodeId(3))] {
+            scene.voter(voter).released.insert(kind, 3);
+        }
+    }
+    scene.settle();
+    let registration = scene.state.registrations()[&NodeId(3)];
+    assert_eq!((registration.number, registration.is_retiring), (4, false));
+}
+
+#[test]
+fn addresses_go_to_who_offers_them_and_move_when_their_holder_is_gone() {
+    let mut scene = scene();
+    let vip = VipId(1);
+    let offer = || Some(ProxyFacts { vips: [vip].into(), ..ProxyFacts::default() });
+    scene.facts(1).proxy = offer();
+    scene.facts(2).proxy = offer();
+    scene.settle();
+    assert_eq!(scene.state.vips()[&vip].holder, NodeId(1));
+
+    scene.silence(1);
+    scene.missed(&[2, 3], Kind::Vip(vip), 1);
+    scene.settle();
+    assert!(scene.state.vips_retiring().contains(&vip));
+    assert_eq!(scene.state.vips()[&vip].holder, NodeId(1), "not before it is released");
+    for voter in [2, 3] {
+        scene.voter(voter).released.insert(Kind::Vip(vip), 1);
+    }
+    scene.settle();
+    let right = scene.state.vips()[&vip];
+    assert_eq!((right.holder, right.number), (NodeId(2), 2));
+}
+
+#[test]
+fn voters_of_leases_follow_those_of_the_log_one_by_one() {
+    let mut scene = scene();
+    scene.log.remove(&NodeId(3));
+    for node in [4, 5] {
+        scene.log.insert(NodeId(node), LogMember { is_voter: true, is_heard: true });
+    }
+    let voters = |voters: &[u64]| voters.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+    let mut steps = Vec::new();
+    for counts_in in 2..5 {
+        for entry in scene.proposed() {
+            if let Entry::Membership(Membership { voters, .. }) = &entry {
+                steps.push(voters.clone());
+                apply_all(&mut scene.state, [entry]);
+            }
+        }
+        for node in 1..=3 {
+            scene.facts(node).counts_in = counts_in;
+        }
+    }
+    assert_eq!(steps, [voters(&[1, 2, 3, 4]), voters(&[1, 2, 3, 4, 5]), voters(&[1, 2, 4, 5])]);
+}
+
+#[test]
+fn dead_voter_leaves_before_its_successor_counts_and_a_living_one_after() {
+    for is_heard in [false, true] {
+        let mut scene = scene();
+        let mut name = |node: u64, role| {
+            let address = Node { address: "db:1".into(), role }.address;
+            apply_all(&mut scene.state, [Entry::Node { node: NodeId(node), address, role }]);
+        };
+        name(3, Role::Gone);
+        name(4, Role::Voter);
+        scene.nodes.insert(NodeId(4), Observation { is_steady: false, ..seen(4) });
+        scene.log.get_mut(&NodeId(3)).unwrap().is_heard = is_heard;
+        let change = |scene: &Scene| {
+            scene.decide().into_iter().find_map(|action| match action {
+                Action::Change(change) => Some(change),
+                _ => None,
+            })
+        };
+        let add = Change::Add { node: NodeId(4), installation: Incarnation(4) };
+        assert_eq!(change(&scene), Some(add));
+        scene.log.insert(NodeId(4), LogMember { is_voter: false, is_heard: true });
+        let (remove, promote) =
+            (Change::Remove { node: NodeId(3) }, Change::Promote { node: NodeId(4) });
+        if is_heard {
+            assert_eq!(change(&scene), Some(promote));
+            scene.log.get_mut(&NodeId(4)).unwrap().is_voter = true;
+            assert_eq!(change(&scene), Some(remove));
+        } else {
+            assert_eq!(change(&scene), Some(remove));
+            scene.log.remove(&NodeId(3));
+            assert_eq!(change(&scene), Some(promote));
+        }
+    }
+}
+
+#[test]
+fn directory_that_takes_the_place_of_another_is_admitted_by_naming_it() {
+    let mut scene = scene();
+    scene.node(3).directory = Incarnation(77);
+    let member =
+        crate::cluster::Member { priority: 0, node: NodeId(3), incarnation: Incarnation(77) };
+    let admit = Entry::Admit { member, replaces: Some(directory(3)) };
+    assert!(scene.proposed().contains(&admit), "{:?}", scene.decide());
+    scene.node(3).system = SystemId(9);
+    assert!(!scene.proposed().contains(&admit), "it is of another database");
+}
+
+#[test]
+fn node_that_does_not_apply_a_new_epoch_in_time_is_retired_so_that_the_epoch_can_serve() {
+    let mut scene = elected_scene();
+    scene.seen(1).heard = NOW;
+    scene.follow();
+    scene.facts(1).epoch = Some(Epoch(0));
+    scene.node(3).recovered = Some(RECOVERED);
+    assert_eq!(scene.proposed(), [], "it has not had its time");
+    scene.tenure_since = BootTime(NOW.0 - 1_600_000_000);
+    assert_eq!(scene.proposed(), [Entry::Retire { node: NodeId(1), number: 1 }]);
+}
+
+#[test]
+fn node_that_is_heard_keeps_its_registration_though_it_asks_for_nothing() {
+    let mut scene = scene();
+    for kind in [Kind::Member(NodeId(3)), Kind::Route(NodeId(3))] {
+        scene.missed(&[1, 2, 3], kind, 3);
+    }
+    assert_eq!(scene.decide(), []);
+}
+
+#[test]
+fn standby_enters_the_rule_when_it_is_steady_and_stays_while_it_streams() {
+    let mut scene = scene();
+    scene.seen(3).is_steady = false;
+    assert_eq!(scene.decide(), [], "it is in the rule");
+    scene.silence(3);
+    scene.node(1).settled_change = 3;
+    scene.node(1).settled_change = scene.state.established().unwrap().change + 1;
+    scene.settle();
+    assert_eq!(scene.state.established().unwrap().rules, [any(1, &[2])]);
+    scene.seen(3).heard = NOW;
+    assert_eq!(scene.proposed(), [], "it has only just come back");
+    scene.seen(3).is_steady = true;
+    let rule = any(1, &[2, 3]);
+    assert_eq!(scene.proposed(), [Entry::RuleJoint { epoch: Epoch(0), rule }]);
+}
+
+#[test]
+fn address_is_taken_from_a_living_node_that_offers_it_no_more() {
+    let mut scene = scene();
+    let vip = VipId(1);
+    for node in [1, 2] {
+        scene.facts(node).proxy = Some(ProxyFacts { vips: [vip].into(), ..ProxyFacts::default() });
+    }
+    scene.settle();
+    assert_eq!(scene.proposed(), [], "while it is offered it stays");
+    scene.facts(1).proxy = Some(ProxyFacts::default());
+    assert_eq!(scene.proposed(), [Entry::RetireVip { vip, number: 1 }]);
+}
+#[path = "attack_tests.rs"]
+mod attack;

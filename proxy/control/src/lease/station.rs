@@ -14,7 +14,7 @@ use crate::facts::VoterFacts;
 use crate::ids::{BootTime, Epoch, Incarnation, NodeId};
 
 /// What nodes say to each other about leases. Any of it may be lost, doubled, late or reordered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Message {
     /// A holder asks.
@@ -113,6 +113,7 @@ impl Station {
     /// by an older state; the holders count in its newest membership from here on.
     pub fn handle_state(&mut self, state: Arc<State>, now: BootTime) {
         self.state = state;
+        let said = (self.said.counts_in, self.said.epoch);
         for (kind, number) in self.state.wanted() {
             if self.said.released.get(&kind).is_none_or(|said| *said < number) {
                 self.voter.handle_wanted(kind, number, now);
@@ -120,6 +121,9 @@ impl Station {
         }
         self.update_holders(now);
         self.drain_voter(now);
+        if said != (self.said.counts_in, self.said.epoch) {
+            self.outputs.push_back(Output::News);
+        }
     }
 
     /// The node wants other rights than before.
@@ -133,12 +137,15 @@ impl Station {
         match message {
             Message::Ask(ask) if ask.right.holder == from => self.answer(from, &ask, now),
             Message::Promise(promise) if promise.voter == from => self.promised(&promise),
-            Message::Closed(right) if right.holder == from => {
+            // Every node closes the epochs that it is not to serve in; only who has the right can
+            // give it back. A voter that does not know of the right yet lets it run out.
+            Message::Closed(right) if right.holder == from && self.state.is_holder(&right) => {
                 self.voter.handle_closed(&right, now);
                 self.drain_voter(now);
             }
-            // Why a voter refuses is for people; what to do about it follows from the state.
-            Message::Refused { .. } | _ => {}
+            // In another's name; or a refusal, which is for people: what to do about it follows
+            // from the state.
+            _ => {}
         }
     }
 
@@ -148,12 +155,16 @@ impl Station {
         self.drain_voter(now);
     }
 
-    /// The node has closed the gate of a right for good: it asks for it no more and says so.
+    /// The node has closed the gate of a right for good: it asks for it no more, and says so if the
+    /// right was its own.
     pub fn handle_closed(&mut self, right: Right, now: BootTime) {
         let closed = self.closed.entry(right.kind).or_insert(right.number);
         *closed = (*closed).max(right.number);
         if self.holders.get(&right.kind).is_some_and(|holder| holder.right() == right) {
             self.holders.remove(&right.kind);
+        }
+        if !self.state.is_holder(&right) {
+            return;
         }
         for voter in self.state.membership().voters.clone() {
             if voter == self.me {
@@ -222,6 +233,10 @@ impl Station {
         let right = ask.right;
         if let Some(asked) = self.asked.get_mut(&(right.kind, right.number)) {
             *asked = (*asked).max(now);
+        }
+        if self.said.missed.get(&right.kind) == Some(&right.number) {
+            // It is back: the coordinator must not act on what was said before.
+            self.watch(now);
         }
         let message = match self.voter.handle_ask(ask, &self.state, now) {
             Ok(promise) if from == self.me => return self.promised(&promise),
@@ -314,6 +329,8 @@ impl Station {
         });
         let vips = state.vips().iter().map(|(vip, right)| (Kind::Vip(*vip), right.number));
         let held: BTreeSet<_> = tenure.into_iter().chain(nodes).chain(vips).collect();
+        self.said.counts_in = state.membership().version;
+        self.said.epoch = state.tenure().map(|tenure| tenure.epoch);
         self.asked.retain(|right, _| held.contains(right));
         for right in held {
             self.asked.entry(right).or_insert(now);

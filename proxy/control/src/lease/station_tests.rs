@@ -1,1 +1,261 @@
+//! Leases of whole nodes: who asks whom, who holds, who misses whom.
 
+use alloc::vec::Vec;
+
+use super::*;
+use crate::cluster::Entry;
+use crate::cluster::testing::{apply_all, directory, three_nodes};
+use crate::ids::Attempt;
+use crate::lease::Settings;
+
+const AWAKE: BootTime = BootTime(10_000_000_000);
+
+fn station(node: u64, state: &State) -> Station {
+    let (me, installation) = (NodeId(node), Incarnation(node.into()));
+    let state = Arc::new(state.clone());
+    let mut station =
+        Station::new(me, installation, Refusals::default(), Arc::clone(&state), BootTime(0));
+    station.handle_state(state, AWAKE);
+    station
+}
+
+fn wants(node: u64) -> Wants {
+    let primary = (node == 1).then_some((Epoch(0), directory(1)));
+    Wants { primary, member: Some(directory(node)), proxy: false }
+}
+
+struct Net {
+    stations: Vec<Station>,
+    outputs: Vec<(u64, Output)>,
+}
+
+impl Net {
+    fn new(state: &State) -> Self {
+        let mut stations: Vec<_> = (1..=3).map(|node| station(node, state)).collect();
+        for (node, station) in (1..).zip(&mut stations) {
+            station.handle_wants(wants(node), AWAKE);
+        }
+        Self { stations, outputs: Vec::new() }
+    }
+
+    /// Lets time pass at these nodes, and delivers among them what they say.
+    fn run(&mut self, nodes: &[u64], now: BootTime) {
+        for node in nodes {
+            self.at(*node).handle_timeout(now);
+        }
+        loop {
+            let mut sent = Vec::new();
+            for node in nodes {
+                while let Some(output) = self.at(*node).next_output() {
+                    match output {
+                        Output::Send { to, message } => sent.push((*node, to.0, message)),
+                        Output::Persist(refusals) => {
+                            self.at(*node).handle_persisted(&refusals, now);
+                        }
+                        other => self.outputs.push((*node, other)),
+                    }
+                }
+            }
+            if sent.is_empty() {
+                return;
+            }
+            for (from, to, message) in sent {
+                if nodes.contains(&to) {
+                    self.at(to).handle_message(NodeId(from), message, now);
+                }
+            }
+        }
+    }
+
+    fn at(&mut self, node: u64) -> &mut Station {
+        &mut self.stations[usize::try_from(node - 1).unwrap()]
+    }
+
+    fn held(&mut self, node: u64, kind: Kind) -> Option<BootTime> {
+        self.at(node).held().find(|(right, _)| right.kind == kind).map(|(_, until)| until)
+    }
+
+    fn apply(&mut self, state: &mut State, nodes: &[u64], entry: Entry, now: BootTime) {
+        apply_all(state, [entry]);
+        for node in nodes {
+            self.at(*node).handle_state(Arc::new(state.clone()), now);
+        }
+        self.run(nodes, now);
+    }
+}
+
+#[test]
+fn nodes_hold_what_the_state_gives_them_and_what_they_want() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    let end = AWAKE.after_ms(2_000);
+    assert_eq!(net.held(1, Kind::Primary), Some(end));
+    assert_eq!(net.held(2, Kind::Member(NodeId(2))), Some(end));
+    assert_eq!(net.held(2, Kind::Route(NodeId(2))), None, "it is no proxy");
+    assert_eq!(net.held(3, Kind::Primary), None);
+    let held =
+        Output::Hold { right: Right::primary(Epoch(0), NodeId(1), directory(1)), until: end };
+    assert!(net.outputs.contains(&(1, held)), "{:?}", net.outputs);
+}
+
+#[test]
+fn minority_holds_nothing_new() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1], AWAKE);
+    assert_eq!(net.held(1, Kind::Primary), None);
+}
+
+#[test]
+fn voter_misses_who_does_not_renew_and_nobody_else() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    let later = |ms| AWAKE.after_ms(ms);
+    for ms in (400..=1_600).step_by(400) {
+        net.run(&[2, 3], later(ms));
+    }
+    let missed: Vec<_> = net.at(2).facts().missed.keys().copied().collect();
+    let routes = [1, 2, 3].map(|node| Kind::Route(NodeId(node)));
+    let mut expected = alloc::vec![Kind::Primary, Kind::Member(NodeId(1))];
+    expected.extend(routes);
+    assert_eq!(missed, expected);
+    assert!(net.outputs.contains(&(2, Output::News)));
+
+    net.run(&[1, 2, 3], later(1_700));
+    let missed: Vec<_> = net.at(2).facts().missed.keys().copied().collect();
+    assert_eq!(missed, routes, "it is back");
+}
+
+#[test]
+fn seal_ends_in_a_release_when_promises_have_run_out() {
+    let mut state = three_nodes();
+    let mut net = Net::new(&state);
+    net.run(&[1, 2, 3], AWAKE);
+    let seal = Entry::Seal { epoch: Epoch(0), attempt: Attempt(1) };
+    net.apply(&mut state, &[2, 3], seal, AWAKE);
+    assert_eq!(net.at(2).facts().released.get(&Kind::Primary), None);
+    let end = AWAKE.after_ms(2_450);
+    assert_eq!(net.at(2).voter.poll_timeout(), Some(end));
+    net.run(&[2, 3], BootTime(end.0 - 1));
+    assert_eq!(net.at(2).facts().released.get(&Kind::Primary), None);
+    net.run(&[2, 3], end);
+    assert_eq!(net.at(2).facts().released.get(&Kind::Primary), Some(&0));
+}
+
+#[test]
+fn holder_that_closes_releases_at_once_and_never_asks_again() {
+    let mut state = three_nodes();
+    let mut net = Net::new(&state);
+    net.run(&[1, 2, 3], AWAKE);
+    let seal = Entry::Seal { epoch: Epoch(0), attempt: Attempt(1) };
+    net.apply(&mut state, &[1, 2, 3], seal, AWAKE);
+    let right = Right::primary(Epoch(0), NodeId(1), directory(1));
+    net.at(1).handle_closed(right, AWAKE);
+    net.run(&[1, 2, 3], AWAKE);
+    for node in 1..=3 {
+        assert_eq!(net.at(node).facts().released.get(&Kind::Primary), Some(&0), "{node}");
+    }
+    net.at(1).handle_wants(wants(1), AWAKE);
+    assert_eq!(net.held(1, Kind::Primary), None);
+}
+
+#[test]
+fn closing_is_believed_of_the_holder_alone() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    let right = Right::primary(Epoch(0), NodeId(1), directory(1));
+    net.at(2).handle_message(NodeId(3), Message::Closed(right), AWAKE);
+    let ask = Ask {
+        right,
+        epoch: Epoch(0),
+        asked_at: AWAKE,
+        settings: crate::lease::Settings::default(),
+    };
+    net.at(2).handle_message(NodeId(3), Message::Ask(ask), AWAKE);
+    assert_eq!(net.at(2).next_output(), None, "an ask in another's name gets no answer");
+    net.at(2).handle_message(NodeId(1), Message::Ask(ask), AWAKE);
+    assert!(matches!(
+        net.at(2).next_output(),
+        Some(Output::Send { message: Message::Promise(_), .. })
+    ));
+}
+
+#[test]
+fn standbys_that_close_an_epoch_for_themselves_take_nothing_from_its_primary() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    for node in [2, 3] {
+        let right = Right::primary(Epoch(0), NodeId(node), directory(node));
+        net.at(node).handle_closed(right, AWAKE);
+        // A build that still says so must not be believed.
+        net.at(1).handle_message(NodeId(node), Message::Closed(right), AWAKE);
+    }
+    let later = AWAKE.after_ms(400);
+    net.run(&[1, 2, 3], later);
+    assert_eq!(net.held(1, Kind::Primary), Some(later.after_ms(2_000)));
+}
+
+#[test]
+fn station_that_has_something_to_do_says_when() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    let mut now = AWAKE;
+    for _ in 0..50 {
+        let next = net.at(1).poll_timeout().expect("a holder renews");
+        assert!(next > now, "it would spin at {now:?}");
+        now = next;
+        net.run(&[1, 2, 3], now);
+    }
+}
+
+#[test]
+fn promise_counts_for_the_voter_that_sent_it_alone() {
+    let mut net = Net::new(&three_nodes());
+    net.at(1).handle_timeout(AWAKE);
+    let right = Right::primary(Epoch(0), NodeId(1), directory(1));
+    let promise = Promise {
+        voter: NodeId(2),
+        right,
+        asked_at: AWAKE,
+        settings: crate::lease::Settings::default(),
+        membership_version: 1,
+    };
+    net.at(1).handle_message(NodeId(3), Message::Promise(promise), AWAKE);
+    assert_eq!(net.held(1, Kind::Primary), None, "with its own promise it would be a majority");
+    net.at(1).handle_message(NodeId(2), Message::Promise(promise), AWAKE);
+    assert!(net.held(1, Kind::Primary).is_some());
+}
+
+#[test]
+fn right_that_was_closed_is_not_asked_for_though_the_state_still_gives_it() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    let right = Right::primary(Epoch(0), NodeId(1), directory(1));
+    net.at(1).handle_closed(right, AWAKE);
+    net.at(1).handle_wants(wants(1), AWAKE);
+    net.at(1).handle_timeout(AWAKE.after_ms(400));
+    while let Some(output) = net.at(1).next_output() {
+        let Output::Send { message: Message::Ask(ask), .. } = output else { continue };
+        assert_ne!(ask.right, right);
+    }
+}
+
+#[test]
+fn node_that_gives_up_what_another_holds_takes_nothing_from_it() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    // As a follower does that closes its gate for the epoch which it follows.
+    net.at(2).handle_closed(Right::primary(Epoch(0), NodeId(2), directory(2)), AWAKE);
+    let member = net.at(1).held().find(|(right, _)| right.kind == Kind::Member(NodeId(1)));
+    let stolen = Right { holder: NodeId(2), ..member.unwrap().0 };
+    net.at(2).handle_closed(stolen, AWAKE);
+    let ahead = Right::primary(Epoch(7), NodeId(2), directory(2));
+    net.at(2).handle_closed(ahead, AWAKE);
+    net.run(&[1, 2, 3], AWAKE.after_ms(400));
+    net.run(&[1, 2, 3], AWAKE.after_ms(800));
+    let renewed = AWAKE.after_ms(800 + Settings::default().lease_ms);
+    assert_eq!(net.held(1, Kind::Primary), Some(renewed));
+    assert_eq!(net.held(1, Kind::Member(NodeId(1))), Some(renewed));
+}
+
+#[path = "attack_tests.rs"]
+mod attack;

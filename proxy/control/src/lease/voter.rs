@@ -223,6 +223,7 @@ impl Voter {
                 self.actions.push_back(Action::StateReleased { kind, number });
             }
         }
+        self.stated.retain(|(kind, number)| self.wanted.get(kind) == Some(number));
         if wanted_on_disk != self.refusals && self.writing.is_none() {
             self.writing = Some(wanted_on_disk.clone());
             self.actions.push_back(Action::Persist(wanted_on_disk));

@@ -1,6 +1,19 @@
 //! What the engine hands out, and what a coordinator does with it.
 
-use super::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pgx_control::cluster::{Entry, State};
+use pgx_control::decide::{self, Action, LogMember, Reason, View, decide};
+use pgx_control::detect::Observer;
+use pgx_control::ids::{BootTime, Incarnation, NodeId};
+use pgx_control::lease::Settings;
+use pgx_quorum::{self as quorum, Event, Fate, ProposalId, ProposeError, Role, Status};
+
+use super::{Controller, Note, Output};
+use crate::codec;
+use crate::limits::PROPOSALS_OPEN_MAX;
+use crate::request::{Answer, Unanswered};
 
 impl Controller {
     /// Takes all that the engine hands out.
@@ -23,7 +36,7 @@ impl Controller {
 
     fn handle_event(&mut self, event: Event, now: BootTime) {
         match event {
-            Event::Restore { state, .. } => self.restore(&state),
+            Event::Restore { index, state } => self.restore(index, &state),
             Event::Apply { index, proposal, data, .. } => {
                 self.apply(index, proposal, &data, now);
             }
@@ -45,6 +58,7 @@ impl Controller {
                 self.coordinates_since = (node == Some(self.me)).then_some(now);
                 if node != Some(self.me) {
                     self.observer = Observer::default();
+                    self.proposed.clear();
                     self.set_waits(None);
                 }
             }
@@ -61,7 +75,7 @@ impl Controller {
         }
     }
 
-    fn restore(&mut self, state: &[u8]) {
+    fn restore(&mut self, index: u64, state: &[u8]) {
         if state.is_empty() {
             // The membership that follows is the beginning.
             self.has_state = false;
@@ -73,20 +87,25 @@ impl Controller {
                 self.has_state = true;
                 self.state_changed = true;
             }
-            Err(_) => self.is_behind = true,
+            Err(error) => self.fall_behind(index, error.to_string()),
         }
+    }
+
+    /// Whatever follows upon what is not understood must not be applied: this node would go by a
+    /// state that nobody else has.
+    fn fall_behind(&mut self, index: u64, reason: String) {
+        self.is_behind = true;
+        self.note(Note::Unreadable { index, reason });
     }
 
     fn apply(&mut self, index: u64, proposal: ProposalId, data: &[u8], now: BootTime) {
         self.proposed.remove(&proposal);
+        if self.is_behind {
+            return;
+        }
         let entry = match codec::decode::<Entry>(data) {
-            Ok(entry) if !self.is_behind => entry,
-            _ => {
-                // Whatever follows upon an entry that is not understood must not be applied: this
-                // node would go by a state that nobody else has.
-                self.is_behind = true;
-                return;
-            }
+            Ok(entry) => entry,
+            Err(error) => return self.fall_behind(index, error.to_string()),
         };
         let applied = Arc::make_mut(&mut self.state).apply(&entry);
         let answer = applied.clone();
@@ -145,25 +164,37 @@ impl Controller {
             member.is_some() || state.nodes().contains_key(&node)
         };
         self.observer.handle_timeout(&state, belongs, now);
-        let view = View {
-            state: &state,
-            nodes: self.observer.nodes(),
-            log: &log,
-            tenure_since: self.since.tenure.1.max(began),
-            sealed_since: self.since.sealed.1.max(began),
-            handover_since: self.since.handover.1.max(began),
-        };
-        let actions = decide(&view, now);
+        let actions = decide(&self.view(&state, &log, began), now);
         let mut waits = None;
+        let mut is_changing = false;
         for action in actions {
             match action {
                 Action::Propose(entry) => self.propose_once(entry),
-                Action::Change(change) => self.change(change),
+                Action::Change(change) if !is_changing => is_changing = self.change(change),
+                Action::Change(_) => {}
                 Action::Wait(reason) => waits = Some(reason),
             }
         }
         self.set_waits(waits);
         self.drain(now);
+    }
+
+    /// What is known by whoever coordinates since `began`.
+    pub(super) fn view<'a>(
+        &'a self,
+        state: &'a State,
+        log: &'a BTreeMap<NodeId, LogMember>,
+        began: BootTime,
+    ) -> View<'a> {
+        let began = self.coordinates_since.unwrap_or(began);
+        View {
+            state,
+            nodes: self.observer.nodes(),
+            log,
+            tenure_since: self.since.tenure.1.max(began),
+            sealed_since: self.since.sealed.1.max(began),
+            handover_since: self.since.handover.1.max(began),
+        }
     }
 
     fn set_waits(&mut self, waits: Option<Reason>) {
@@ -190,7 +221,8 @@ impl Controller {
         Ok(proposal)
     }
 
-    fn change(&mut self, change: decide::Change) {
+    /// Whether the engine has taken the change.
+    fn change(&mut self, change: decide::Change) -> bool {
         let number = |node: NodeId| quorum::NodeId::new(node.0);
         let change = match change {
             decide::Change::Add { node, installation } => {
@@ -212,9 +244,7 @@ impl Controller {
         };
         // What the engine cannot do yet is tried again: a learner that is behind, a change that
         // runs, a majority out of reach.
-        if let Some(change) = change {
-            let _ = self.quorum.propose_membership(change);
-        }
+        change.is_some_and(|change| self.quorum.propose_membership(change).is_ok())
     }
 
     /// A coordinator does not remove itself: another voter takes over and does.
@@ -240,7 +270,7 @@ fn installation_of(installation: Incarnation) -> Option<quorum::Incarnation> {
 }
 
 /// Who has the log.
-fn members(status: &Status) -> BTreeMap<NodeId, LogMember> {
+pub(super) fn members(status: &Status) -> BTreeMap<NodeId, LogMember> {
     let members = status.membership.iter().flat_map(quorum::Membership::iter);
     let heard = |node: quorum::NodeId| {
         let silent = status.peers.iter().find(|peer| peer.node == node);

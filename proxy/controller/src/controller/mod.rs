@@ -1,27 +1,22 @@
 //! The node's state machine: what comes in, what goes out.
 
+mod act;
+mod operate;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use pgx_control::cluster::{Entry, State, Void};
-use pgx_control::decide::{self, Action, LogMember, Reason, View, decide};
+use pgx_control::decide::Reason;
 use pgx_control::detect::Observer;
 use pgx_control::facts::{AgentFacts, Facts, ProxyFacts, VoterFacts};
 use pgx_control::ids::{Attempt, BootTime, Epoch, Incarnation, NodeId};
 use pgx_control::lease::Settings;
-use pgx_quorum::{
-    self as quorum, Event, Fate, MessageError, ProposalId, ProposeError, Quorum, Role, Status,
-    StoreError,
-};
+use pgx_quorum::{self as quorum, MessageError, ProposalId, Quorum, Status, StoreError};
 
 use crate::codec;
-use crate::limits::{
-    FACTS_EVERY_MS, NEWS_EVERY_MS, PROPOSALS_OPEN_MAX, REQUEST_MS_MAX, REQUESTS_OPEN_MAX,
-};
-use crate::request::{Answer, Request, Unanswered};
-
-mod act;
-mod operate;
+use crate::limits::{FACTS_EVERY_MS, NEWS_EVERY_MS};
+use crate::request::Answer;
 
 /// What the driver has to do, in this order.
 #[derive(Debug)]
@@ -81,6 +76,14 @@ pub enum Note {
         entry: Box<Entry>,
         /// Why.
         void: Void,
+    },
+    /// What the log says next cannot be read here: a later release wrote it, or it is damaged. This
+    /// node applies nothing more, and counts for nothing that comes after. It must be upgraded.
+    Unreadable {
+        /// The first place that it cannot apply.
+        index: u64,
+        /// Why.
+        reason: String,
     },
     /// What a failover, switchover or promotion waits for.
     Waits(Option<Reason>),
@@ -291,8 +294,15 @@ impl Controller {
         self.facts_said = now;
         self.facts_due = now.after_ms(FACTS_EVERY_MS);
         self.own.sequence += 1;
-        self.own.epoch = self.state.tenure().map(|tenure| tenure.epoch);
-        self.own.counts_in = self.state.membership().version;
+        // What the parts of the node go by, not what was applied here: they hear of it later.
+        let parts = [
+            self.own.voter.as_ref().map(|facts| facts.epoch),
+            self.own.agent.as_ref().map(|facts| facts.epoch),
+            self.own.proxy.as_ref().map(|facts| facts.epoch),
+        ];
+        let applied = self.state.tenure().map(|tenure| tenure.epoch);
+        self.own.epoch = parts.into_iter().flatten().min().unwrap_or(applied);
+        self.own.counts_in = self.own.voter.as_ref().map_or(0, |facts| facts.counts_in);
         let facts = self.own.clone();
         match self.coordinator() {
             Some(me) if me == self.me => self.observer.handle_facts(me, facts, now),
@@ -309,3 +319,6 @@ impl Controller {
         self.outputs.push_back(Output::Facts { to: NodeId(0), facts });
     }
 }
+
+#[cfg(test)]
+mod tests;

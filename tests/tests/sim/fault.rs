@@ -1,0 +1,209 @@
+//! What goes wrong, and how often: drawn anew for each seed, so that some runs see one kind of
+//! trouble again and again and others a little of everything.
+
+use pgx_control::ids::NodeId;
+use pgx_quorum::sim::Rng;
+
+use crate::event::{Event, MILLI, SECOND, Thread, Time};
+use crate::network::Weather;
+use crate::world::World;
+
+/// Kinds of faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Crash,
+    Power,
+    PowerWhileWriting,
+    PowerEverywhere,
+    PostgresDies,
+    PostgresHangs,
+    LateThread,
+    Stop,
+    Isolate,
+    CutOneWay,
+    DiskFull,
+    Weather,
+}
+
+const KINDS: [Kind; 12] = [
+    Kind::Crash,
+    Kind::Power,
+    Kind::PowerWhileWriting,
+    Kind::PowerEverywhere,
+    Kind::PostgresDies,
+    Kind::PostgresHangs,
+    Kind::LateThread,
+    Kind::Stop,
+    Kind::Isolate,
+    Kind::CutOneWay,
+    Kind::DiskFull,
+    Kind::Weather,
+];
+
+/// How often each kind comes in one run, and what operators do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mix {
+    weights: [u64; KINDS.len()],
+    /// Between two faults, on average.
+    gap: Time,
+    /// In so many per cent the node that serves, or is about to, is hit.
+    primary_percent: u64,
+    /// Right after an election began, faults come thick.
+    pub(crate) follows_seals: bool,
+    /// Between two requests of operators, on average; zero for none.
+    pub(crate) operator_gap: Time,
+    /// Which of them.
+    pub(crate) requests: u64,
+    length: Time,
+}
+
+impl Mix {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let mut weights = [0; KINDS.len()];
+        for weight in &mut weights {
+            *weight = if rng.chance(45) { 1 + rng.below(10) } else { 0 };
+        }
+        // What ends everything is telling, and leaves little time for all else.
+        weights[3] = weights[3].min(1);
+        let gaps = [700 * MILLI, 1_500 * MILLI, 3_000 * MILLI, 6_000 * MILLI];
+        let pick = |rng: &mut Rng| gaps[usize::try_from(rng.below(4)).unwrap_or(0)];
+        Self {
+            weights,
+            gap: pick(rng),
+            primary_percent: [20, 50, 80][usize::try_from(rng.below(3)).unwrap_or(0)],
+            follows_seals: rng.chance(40),
+            operator_gap: if rng.chance(60) { 2 * pick(rng) } else { 0 },
+            requests: rng.draw(),
+            length: 12 * SECOND + rng.below(24 * SECOND),
+        }
+    }
+
+    fn kind(&self, rng: &mut Rng) -> Option<Kind> {
+        let sum: u64 = self.weights.iter().sum();
+        let mut at = if sum == 0 { return None } else { rng.below(sum) };
+        for (kind, weight) in KINDS.iter().zip(self.weights) {
+            match at.checked_sub(weight) {
+                Some(rest) => at = rest,
+                None => return Some(*kind),
+            }
+        }
+        None
+    }
+}
+
+impl World {
+    /// The cluster has begun: from here on things go wrong.
+    pub(crate) fn begin_faults(&mut self) {
+        self.faults_until = self.now + self.mix.length;
+        self.queue.push(self.faults_until, Event::Heal);
+        self.queue.push(self.now + self.mix.gap, Event::Fault);
+    }
+
+    pub(crate) fn fault(&mut self) {
+        if self.now >= self.faults_until {
+            return;
+        }
+        let gap = self.mix.gap / 4 + self.rng.below(self.mix.gap * 3 / 2);
+        self.queue.push(self.now + gap, Event::Fault);
+        self.provoked();
+    }
+
+    pub(crate) fn provoked(&mut self) {
+        if self.now >= self.faults_until {
+            return;
+        }
+        let Some(kind) = self.mix.kind(&mut self.rng) else { return };
+        let Some(node) = self.victim() else { return };
+        let short = 50 * MILLI + self.rng.below(1_500 * MILLI);
+        let long = 200 * MILLI + self.rng.below(9 * SECOND);
+        let length = if self.rng.chance(50) { short } else { long };
+        let until = self.now + length;
+        self.note(&format!("fault on node {node}: {kind:?} for {} ms", length / MILLI));
+        self.counters.faults += 1;
+        match kind {
+            Kind::Crash => {
+                self.kill_process(node);
+                self.restart(node, length / 2);
+            }
+            Kind::Power => self.power_off(node),
+            Kind::PowerWhileWriting => self.cut_power_soon(node),
+            Kind::PowerEverywhere => {
+                for node in self.hosts.keys().copied().collect::<Vec<_>>() {
+                    self.power_off(node);
+                }
+            }
+            Kind::PostgresDies => self.kill_postgres(node, true),
+            Kind::PostgresHangs => self.hang(node, self.now + 2 * length),
+            Kind::LateThread => {
+                let threads = [Thread::Control, Thread::Lease, Thread::Agent];
+                let at = usize::try_from(self.rng.below(3)).unwrap_or(0);
+                self.pause(node, &threads[at..=at], until);
+            }
+            Kind::Stop => {
+                self.pause(node, &[Thread::Control, Thread::Lease, Thread::Agent], until);
+                if self.rng.chance(50) {
+                    self.hang(node, until);
+                }
+            }
+            Kind::Isolate => self.isolate(node, until),
+            Kind::CutOneWay => {
+                let other = self.anybody();
+                self.network.cut(node, other, until);
+            }
+            Kind::DiskFull => {
+                self.fill_disk(node, until);
+                if self.rng.chance(50) {
+                    self.kill_postgres(node, true);
+                }
+            }
+            Kind::Weather => self.network.weather = draw_weather(&mut self.rng),
+        }
+    }
+
+    fn hang(&mut self, node: NodeId, until: Time) {
+        if let Some(run) = self.hosts.get_mut(&node).and_then(|host| host.postgres.as_mut()) {
+            run.hung_until = run.hung_until.max(until);
+        }
+    }
+
+    fn isolate(&mut self, node: NodeId, until: Time) {
+        for other in self.hosts.keys().copied().collect::<Vec<_>>() {
+            self.network.cut(node, other, until);
+            self.network.cut(other, node, until);
+        }
+    }
+
+    pub(crate) fn anybody(&mut self) -> NodeId {
+        let nodes: Vec<_> =
+            self.hosts.values().filter(|host| !host.is_gone).map(|host| host.id).collect();
+        nodes[usize::try_from(self.rng.below(nodes.len() as u64)).unwrap_or(0)]
+    }
+
+    fn victim(&mut self) -> Option<NodeId> {
+        let holder = self.newest_holder().map(|(_, holder)| holder);
+        let any = self.anybody();
+        let node = if self.rng.chance(self.mix.primary_percent) { holder? } else { any };
+        self.hosts.get(&node).is_some_and(|host| host.has_power && !host.is_gone).then_some(node)
+    }
+
+    /// An entry was applied for the first time anywhere: some runs are hard on elections.
+    pub(crate) fn provoke(&mut self) {
+        if self.mix.follows_seals && self.now < self.faults_until && self.rng.chance(60) {
+            let soon = self.rng.below(400 * MILLI);
+            self.queue.push(self.now + soon, Event::Provoked);
+        }
+    }
+}
+
+fn draw_weather(rng: &mut Rng) -> Weather {
+    if rng.chance(40) {
+        return Weather::default();
+    }
+    Weather {
+        loss_percent: [0, 2, 10, 30][usize::try_from(rng.below(4)).unwrap_or(0)],
+        double_percent: [0, 5, 30][usize::try_from(rng.below(3)).unwrap_or(0)],
+        delay_max: [0, 5 * MILLI, 50 * MILLI, 300 * MILLI]
+            [usize::try_from(rng.below(4)).unwrap_or(0)],
+        late_per_mille: [0, 0, 10, 50][usize::try_from(rng.below(4)).unwrap_or(0)],
+    }
+}

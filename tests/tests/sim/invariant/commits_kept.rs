@@ -1,0 +1,34 @@
+//! Every acknowledged commit is in the log of each primary that is established later, at the place
+//! where it was.
+
+use pgx_control::ids::NodeId;
+
+use crate::world::World;
+
+pub(crate) const NAME: &str = "commits kept";
+
+/// The acknowledged commits, with the position after each.
+#[derive(Default)]
+pub(crate) struct Commits(Vec<(u64, usize)>);
+
+impl World {
+    pub(crate) fn note_acknowledged(&mut self, op: u64, end: usize) {
+        self.checks.commits.0.push((op, end));
+    }
+
+    /// A primary is established, or it is over.
+    pub(crate) fn check_commits(&mut self, primary: NodeId) {
+        let Some(host) = self.hosts.get(&primary) else { return };
+        let wal = &host.directory.wal;
+        let lost = self.checks.commits.0.iter().find(|(op, end)| wal.get(end - 1) != Some(op));
+        if let Some((op, end)) = lost {
+            let what = format!(
+                "commit {op}, acknowledged at {end}, is not in the log of node {primary}, which \
+                 has {} there and ends at {}",
+                wal.get(end - 1).copied().unwrap_or(0),
+                wal.len()
+            );
+            self.fail(NAME, what);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What must hold at every moment. Each invariant has a file and a name; the first that fails ends
+//! the run. They look at the world from outside and use none of the rules that they check.
+
+mod commits_kept;
+mod epochs_grow;
+mod goes_on;
+mod one_primary;
+mod refusals;
+
+use crate::world::World;
+
+/// The names, for the table of planted bugs.
+pub(crate) const NAMES: [&str; 5] =
+    [one_primary::NAME, commits_kept::NAME, epochs_grow::NAME, goes_on::NAME, refusals::NAME];
+
+/// An invariant that does not hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) invariant: &'static str,
+    pub(crate) what: String,
+}
+
+/// What the invariants remember.
+#[derive(Default)]
+pub(crate) struct Checks {
+    pub(crate) failure: Option<Failure>,
+    pub(crate) commits_before_healing: u64,
+    commits: commits_kept::Commits,
+    epochs: epochs_grow::Epochs,
+    stated: refusals::Stated,
+}
+
+impl World {
+    /// To be called after each event.
+    pub(crate) fn check(&mut self) {
+        self.check_one_primary();
+        self.check_goes_on();
+    }
+
+    pub(crate) fn fail(&mut self, invariant: &'static str, what: String) {
+        if self.checks.failure.is_none() {
+            self.note(&format!("INVARIANT {invariant}: {what}"));
+            self.checks.failure = Some(Failure { invariant, what });
+        }
+    }
+}
