@@ -52,6 +52,7 @@ fn ask() -> Message {
         epoch: Epoch(1),
         asked_at: BootTime(4),
         settings: Settings::default(),
+        life: 5,
     })
 }
 

@@ -236,6 +236,10 @@ impl Agent {
     fn promote(&mut self, epoch: Epoch, rule: &Rule, local: &Local) -> Vec<Step> {
         // The epoch is written into the record before PostgreSQL makes a timeline for it.
         self.draft.basis = Some(epoch);
+        if self.has_promoted(epoch) && local.process != Process::Primary {
+            // Once in an epoch: a second timeline of it would be a fork of the first.
+            return Vec::new();
+        }
         let mut steps = alloc::vec![Step::OpenToPeers(epoch)];
         steps.extend(match local.process {
             Process::Standby => Some(Step::Promote(rule.clone())),
@@ -384,6 +388,11 @@ impl Agent {
         self.draft.history.0.push(Switch { timeline, at, epoch });
     }
 
+    /// Whether the directory was promoted for this epoch.
+    fn has_promoted(&self, epoch: Epoch) -> bool {
+        self.draft.history.0.last().is_some_and(|switch| switch.epoch == epoch)
+    }
+
     /// Whether a recorded switch can be the one that this directory went through: it followed for
     /// that epoch or a later one, or made the switch itself.
     fn went_by(&self, upto: &[Switch], tenure: Option<&Tenure>) -> bool {
@@ -402,6 +411,9 @@ impl Agent {
             (Process::Exited, _) => Postgres::Dead,
             // The state takes it for running, and it is not: as after a restart of the host.
             (Process::Stopped, Goal::Serve { .. }) => Postgres::Dead,
+            (Process::Stopped, Goal::Promote { epoch, .. }) if self.has_promoted(*epoch) => {
+                Postgres::Dead
+            }
             (Process::Stopped, _) => Postgres::Stopped,
         };
         AgentFacts {

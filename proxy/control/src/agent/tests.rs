@@ -384,3 +384,15 @@ fn new_primary_whose_walsenders_run_another_rule_does_not_open() {
     assert!(steps.contains(&Step::SetRule(any(1, &[1, 2]))), "{steps:?}");
     assert_eq!(agent.facts().unwrap().recovered, None);
 }
+
+#[test]
+fn primary_that_ends_after_its_promotion_is_told_as_dead_and_not_promoted_again() {
+    let (mut agent, state) = (agent(3), elected());
+    let standby = Local { upstream: None, ..local(Process::Standby) };
+    next(&mut agent, &state, &standby, Some(1));
+    // The host went down before the agent saw the new timeline.
+    let mut ended = Agent::new(NodeId(3), 0, agent.record().clone());
+    let found = Local { timeline: Timeline(2), switch: Lsn(100), ..local(Process::Stopped) };
+    assert_eq!(next(&mut ended, &state, &found, Some(1)), []);
+    assert_eq!(ended.facts().unwrap().postgres, Postgres::Dead);
+}

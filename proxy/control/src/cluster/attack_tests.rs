@@ -276,7 +276,7 @@ fn with_vip() -> (State, Ask, BootTime) {
     let right = Right { kind: Kind::Vip(vip), number: 1, holder, incarnation };
     let (asked_at, settings) = (BootTime(5), Settings::default());
     let awake = BootTime(0).after_ms(settings.promise_ms());
-    (state, Ask { right, epoch: Epoch(0), asked_at, settings }, awake)
+    (state, Ask { right, epoch: Epoch(0), asked_at, settings, life: 1 }, awake)
 }
 
 fn voter() -> Voter {

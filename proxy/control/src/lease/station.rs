@@ -71,6 +71,7 @@ pub struct Wants {
 pub struct Station {
     me: NodeId,
     installation: Incarnation,
+    life: u64,
     state: Arc<State>,
     wants: Wants,
     voter: Voter,
@@ -86,18 +87,21 @@ pub struct Station {
 impl Station {
     /// A node that starts, with the refusals of its earlier lives and a state that is at least as
     /// new as any that they went by. It is quiet for as long as any promise of theirs may last.
+    /// `life` is drawn at random: it tells this process from earlier ones.
     #[must_use]
     pub fn new(
         me: NodeId,
         installation: Incarnation,
         refusals: Refusals,
         state: Arc<State>,
+        life: u64,
         now: BootTime,
     ) -> Self {
         let voter = Voter::new(me, refusals, state.longest_promise_ms(), now);
         Self {
             me,
             installation,
+            life,
             state,
             wants: Wants::default(),
             voter,
@@ -298,7 +302,7 @@ impl Station {
                 holder.handle_settings(settings);
                 holder.handle_membership(membership);
             } else {
-                let holder = Holder::new(right, settings, membership.clone(), now);
+                let holder = Holder::new(right, settings, membership.clone(), self.life, now);
                 self.holders.insert(right.kind, holder);
             }
         }

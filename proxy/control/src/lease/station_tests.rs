@@ -14,7 +14,7 @@ fn station(node: u64, state: &State) -> Station {
     let (me, installation) = (NodeId(node), Incarnation(node.into()));
     let state = Arc::new(state.clone());
     let mut station =
-        Station::new(me, installation, Refusals::default(), Arc::clone(&state), BootTime(0));
+        Station::new(me, installation, Refusals::default(), Arc::clone(&state), node, BootTime(0));
     station.handle_state(state, AWAKE);
     station
 }
@@ -169,6 +169,7 @@ fn closing_is_believed_of_the_holder_alone() {
         epoch: Epoch(0),
         asked_at: AWAKE,
         settings: crate::lease::Settings::default(),
+        life: 1,
     };
     net.at(2).handle_message(NodeId(3), Message::Ask(ask), AWAKE);
     assert_eq!(net.at(2).next_output(), None, "an ask in another's name gets no answer");
@@ -218,6 +219,7 @@ fn promise_counts_for_the_voter_that_sent_it_alone() {
         asked_at: AWAKE,
         settings: crate::lease::Settings::default(),
         membership_version: 1,
+        life: 1,
     };
     net.at(1).handle_message(NodeId(3), Message::Promise(promise), AWAKE);
     assert_eq!(net.held(1, Kind::Primary), None, "with its own promise it would be a majority");

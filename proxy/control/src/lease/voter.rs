@@ -26,6 +26,8 @@ pub struct Promise {
     pub settings: Settings,
     /// The newest membership that this voter knows, so that the holder learns of changes.
     pub membership_version: u64,
+    /// The holder's life from the request.
+    pub life: u64,
 }
 
 /// Why a voter does not promise. None of them is an error of the network; all but
@@ -174,6 +176,7 @@ impl Voter {
             asked_at: ask.asked_at,
             settings: expected,
             membership_version: state.membership().version,
+            life: ask.life,
         })
     }
 

@@ -64,7 +64,7 @@ pub(super) fn start(prepared: Prepared, peers: Arc<PeerSet>) -> Result<(), Strin
     let installation = Incarnation(u128::from(identity.incarnation.get()));
     // The log is replayed: no later life of this voter goes by an older state than this.
     let state = Arc::clone(controller.state());
-    let station = Station::new(me, installation, refused, state, boot_time());
+    let station = Station::new(me, installation, refused, state, random_number(), boot_time());
     let board = Board::default();
     let (wanted, to_write) = channel();
     let (path, written) = (files.refusals.clone(), lease_inputs.0.clone());
