@@ -41,8 +41,6 @@ pub(crate) fn fast_ms() -> u16 {
 pub(crate) enum Clocks {
     /// Those of voters as fast as the drift allows, those of candidates as slowly: the worst case.
     Worst,
-    /// Each at one of the two rates from beginning to end, in any combination.
-    Steady,
     /// Each at one of the two rates, chosen anew at each tick.
     Free,
 }
@@ -72,6 +70,8 @@ pub(crate) enum Bug {
     StatesBeforePromisesEnd,
     /// A voter states while the refusal is still on its way to the disk.
     StatesBeforeDurable,
+    /// A holder takes promises that an earlier life of its own asked for.
+    AnyLife,
     /// A voter answers by a reading of its clock from before the request came.
     StaleClock,
 }

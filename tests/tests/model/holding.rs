@@ -5,7 +5,7 @@
 //! only moves forward. The gate outlives the process, not the host.
 
 use pgx_control::cluster::State;
-use pgx_control::ids::Epoch;
+use pgx_control::ids::{BootTime, Epoch};
 use pgx_control::lease::{Ask, Holder, Promise};
 
 use crate::bounds::Bug;
@@ -69,9 +69,10 @@ pub(crate) struct Holders {
 
 impl Holders {
     /// A process that starts to hold this epoch, by the state that it has applied.
-    pub(crate) fn start(&mut self, epoch: u8, state: &State, now: u16) -> u32 {
+    pub(crate) fn start(&mut self, epoch: u8, state: &State, life: u8, now: u16) -> u32 {
         let membership = state.membership().clone();
-        let holder = Holder::new(right(epoch), state.settings(), membership, moment(now));
+        let holder =
+            Holder::new(right(epoch), state.settings(), membership, life.into(), moment(now));
         self.steps.number(holder)
     }
 
@@ -95,6 +96,9 @@ impl Holders {
             let mut given = *promises.get(promise);
             if is_late {
                 given.asked_at = moment(now);
+            }
+            if bug == Bug::AnyLife {
+                given.life = life_of(holder);
             }
             holder.handle_promise(&given);
             Output { ask: None, deadline: deadline(holder) }
@@ -126,4 +130,10 @@ impl Holders {
 fn deadline(holder: &Holder) -> u16 {
     let nanoseconds = holder.deadline().map_or(0, |deadline| deadline.0);
     u16::try_from(nanoseconds / 1_000_000).expect("runs last some seconds")
+}
+
+/// The life that the holder's next request would name.
+fn life_of(holder: &Holder) -> u64 {
+    let ask = holder.clone().handle_timeout(Epoch(0), BootTime(u64::MAX));
+    ask.map_or(0, |ask| ask.life)
 }

@@ -66,12 +66,7 @@ impl<T: Clone + Debug, I: Copy + Eq + Hash, O: Copy> Steps<T, I, O> {
 
     /// What becomes of the object when `run` has given it this input, and what came out. `run` must
     /// depend on nothing else that changes.
-    pub(crate) fn step(
-        &mut self,
-        from: u32,
-        input: I,
-        run: impl FnOnce(&mut T) -> O,
-    ) -> (u32, O) {
+    pub(crate) fn step(&mut self, from: u32, input: I, run: impl FnOnce(&mut T) -> O) -> (u32, O) {
         if let Some(known) = self.known.get(&(from, input)) {
             return *known;
         }

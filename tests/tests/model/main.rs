@@ -5,12 +5,11 @@
 //! `bounds` for the defects that are planted to see that each is found.
 
 mod bounds;
+mod explore;
 mod holding;
 mod kept;
-mod quorum;
-mod explore;
 mod planted;
-mod runs;
+mod quorum;
 mod sound;
 mod space;
 mod voting;

@@ -54,8 +54,7 @@ fn voter_that_ignores_the_settings_of_the_holder_is_found() {
 
 #[test]
 fn gate_without_closed_epoch_is_found() {
-    let bounds =
-        Bounds { may_close: true, is_thread_late: true, ..planted(Bug::NoClosedEpoch, 0) };
+    let bounds = Bounds { may_close: true, is_thread_late: true, ..planted(Bug::NoClosedEpoch, 0) };
     until_two_gates("no closed epoch", bounds);
 }
 
@@ -83,6 +82,7 @@ fn voter_whose_clock_was_read_before_the_request_came_is_found() {
 }
 
 #[test]
+#[ignore = "takes minutes without optimisation; cargo xtask model does it"]
 fn voter_that_starts_by_a_state_older_than_the_longest_lease_is_found() {
     // No bug of the code: `Station::new` asks for a state at least as new as any that an earlier
     // life went by. This is why.
@@ -91,9 +91,7 @@ fn voter_that_starts_by_a_state_older_than_the_longest_lease_is_found() {
 }
 
 #[test]
-fn promise_asked_for_before_the_holder_booted_counts_afterwards() {
-    // The code as it is: nothing in a promise tells which boot's clock its request was read from.
-    // This test has to be turned round when that is mended.
-    let bounds = Bounds { holder_reboots: 1, ..Bounds::plain(2) };
-    until_two_gates("holder boots", bounds);
+fn promise_to_an_earlier_life_of_the_holder_is_found() {
+    let bounds = Bounds { holder_reboots: 1, ..planted(Bug::AnyLife, 2) };
+    until_two_gates("any life", bounds);
 }

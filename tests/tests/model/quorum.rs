@@ -130,11 +130,9 @@ fn entry(state: &State, proposal: Proposal) -> Entry {
     let epoch = Epoch(newest.into());
     match proposal {
         Proposal::Seal => Entry::Seal { epoch, attempt },
-        Proposal::Released { voter: place, epoch } => Entry::Released {
-            voter: voter(place),
-            kind: Kind::Primary,
-            number: epoch.into(),
-        },
+        Proposal::Released { voter: place, epoch } => {
+            Entry::Released { voter: voter(place), kind: Kind::Primary, number: epoch.into() }
+        }
         Proposal::NewEpoch => {
             let next = right(newest + 1);
             let reports = CANDIDATES.map(|node| report(node, epoch, attempt)).into();
@@ -160,7 +158,7 @@ fn entry(state: &State, proposal: Proposal) -> Entry {
 fn report(node: NodeId, epoch: Epoch, attempt: Attempt) -> Report {
     let first = Switch { timeline: Timeline(1), at: Lsn(0), epoch: Epoch(0) };
     let (incarnation, history) = (directory(node), History(vec![first]));
-    Report { node, incarnation, epoch, attempt, end: Lsn(100), history }
+    Report { node, incarnation, epoch, attempt, end: Lsn(100), shared: 0, history }
 }
 
 /// Commits must reach the other candidate's directory.

@@ -3,17 +3,12 @@
 //! The small runs take seconds without optimisation; the large ones are for `cargo xtask model`.
 //! `docs/MODEL.md` has their figures.
 
-use crate::bounds::{Bounds, Clocks};
+use crate::bounds::Bounds;
 use crate::explore::all;
 
 #[test]
 fn hand_over_is_safe_in_small() {
     all("small hand-over", Bounds::plain(2));
-}
-
-#[test]
-fn hand_over_is_safe_in_small_where_no_step_is_hastened() {
-    all("small, unreduced", Bounds { asks: [1, 0, 0], epochs: 1, ..unreduced(1) });
 }
 
 #[test]
@@ -26,6 +21,7 @@ fn closing_is_safe_in_small() {
     all("small closing", Bounds { may_close: true, is_thread_late: true, ..Bounds::plain(0) });
 }
 
-fn unreduced(ticks: u8) -> Bounds {
-    Bounds { is_reduced: false, ..Bounds::plain(ticks) }
+#[test]
+fn boot_of_a_holders_host_is_safe_in_small() {
+    all("small boot", Bounds { holder_reboots: 1, ..Bounds::plain(1) });
 }

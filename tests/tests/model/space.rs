@@ -76,9 +76,9 @@ fn is_renewed(model: &Cluster, world: &World) -> bool {
     (0..model.bounds.epochs).any(|epoch| {
         let shared = model.shared();
         let asks = world.asks.iter().map(|ask| shared.holders.asks.get(*ask));
-        let first = asks.filter(|ask| ask.right.number == u64::from(epoch)).map(|ask| {
-            ask.asked_at.after_ms(ask.settings.lease_ms).0 / 1_000_000
-        });
+        let first = asks
+            .filter(|ask| ask.right.number == u64::from(epoch))
+            .map(|ask| ask.asked_at.after_ms(ask.settings.lease_ms).0 / 1_000_000);
         let until = world.tenancies[usize::from(epoch)].until;
         let is_later = first.min().is_some_and(|first| u64::from(until) > first);
         is_later && model.is_open(world, epoch)
@@ -130,7 +130,8 @@ impl Cluster {
             if membership.voters.contains(&quorum::voter(voter)) {
                 steps.extend(world.asks.iter().map(|ask| Step::Hear { voter, ask: *ask }));
             }
-            let closed = (0..self.bounds.epochs).filter(|epoch| world.closed_said >> epoch & 1 == 1);
+            let closed =
+                (0..self.bounds.epochs).filter(|epoch| world.closed_said >> epoch & 1 == 1);
             steps.extend(closed.map(|epoch| Step::HearClosed { voter, epoch }));
         }
     }
@@ -167,9 +168,8 @@ impl Cluster {
                 steps.push(Step::Reboot { candidate });
             }
         }
-        let count = |promise: &u32| {
-            Step::Count { epoch: epoch_of(shared, *promise), promise: *promise }
-        };
+        let count =
+            |promise: &u32| Step::Count { epoch: epoch_of(shared, *promise), promise: *promise };
         steps.extend(world.promises.iter().map(count));
     }
 }

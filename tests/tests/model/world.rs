@@ -119,7 +119,7 @@ impl Cluster {
         clocks[..VOTERS_MAX].fill(3 * fast_ms());
         clocks[VOTERS_MAX..].fill(3 * slow_ms());
         let mut tenancies = vec![Tenancy::default(); self.bounds.epochs.into()];
-        tenancies[0].holder = Some(shared.holders.start(0, &state, clocks[VOTERS_MAX]));
+        tenancies[0].holder = Some(shared.holders.start(0, &state, 0, clocks[VOTERS_MAX]));
         let tip = shared.states.number(state);
         World {
             ticks: 0,
@@ -172,6 +172,11 @@ impl World {
     /// The clock of a candidate.
     pub(crate) fn clock_of(&self, candidate: usize) -> u16 {
         self.clocks[VOTERS_MAX + candidate]
+    }
+
+    /// Tells processes that start now from earlier ones.
+    pub(crate) fn life(&self) -> u8 {
+        self.holder_restarts + self.holder_reboots
     }
 
     /// Which clocks are fast, as chosen at the beginning.
@@ -274,9 +279,9 @@ impl Turn<'_> {
             Step::Append(proposal) => self.append(proposal),
             Step::Apply { voter } => self.apply(voter.into()),
             Step::Hear { voter, ask } => self.hear(voter.into(), ask),
-            Step::HearClosed { voter, epoch } => self.give(voter.into(), |now| {
-                voting::Input::Closed { epoch, now }
-            }),
+            Step::HearClosed { voter, epoch } => {
+                self.give(voter.into(), |now| voting::Input::Closed { epoch, now })
+            }
             Step::Written { voter } => self.written(voter.into()),
             Step::Restart { voter } => self.restart(voter),
             Step::Learn { candidate } => self.learn(candidate.into()),
@@ -381,13 +386,14 @@ impl Turn<'_> {
         self.world.candidates[candidate].applied = applied;
         let number = self.world.points[usize::from(applied)];
         let now = self.world.clock_of(candidate);
+        let life = self.world.life();
         for epoch in (0..self.bounds.epochs).filter(|epoch| candidate_of(*epoch) == candidate) {
             let state = self.shared.states.get(number);
             let tenancy = &mut self.world.tenancies[usize::from(epoch)];
             let holders = &mut self.shared.holders;
             tenancy.holder = match tenancy.holder {
                 Some(holder) => Some(holders.follow(holder, number, state)),
-                None => (newest(state) == epoch).then(|| holders.start(epoch, state, now)),
+                None => (newest(state) == epoch).then(|| holders.start(epoch, state, life, now)),
             };
         }
     }
@@ -451,10 +457,11 @@ impl Turn<'_> {
         let applied = usize::from(self.world.candidates[candidate].applied);
         let state = self.shared.states.get(self.world.points[applied]);
         let now = self.world.clock_of(candidate);
+        let life = self.world.life();
         for epoch in (0..self.bounds.epochs).filter(|epoch| candidate_of(*epoch) == candidate) {
             let tenancy = &mut self.world.tenancies[usize::from(epoch)];
             let is_ours = newest(state) == epoch;
-            tenancy.holder = is_ours.then(|| self.shared.holders.start(epoch, state, now));
+            tenancy.holder = is_ours.then(|| self.shared.holders.start(epoch, state, life, now));
             tenancy.pending = 0;
         }
     }
