@@ -41,6 +41,8 @@ pub(crate) fn fast_ms() -> u16 {
 pub(crate) enum Clocks {
     /// Those of voters as fast as the drift allows, those of candidates as slowly: the worst case.
     Worst,
+    /// Each at one of the two rates from beginning to end, in any combination.
+    Steady,
     /// Each at one of the two rates, chosen anew at each tick.
     Free,
 }
