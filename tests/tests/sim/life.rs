@@ -32,7 +32,13 @@ impl World {
         host.record.lose_power(true);
         let shown = host.clock.read(now);
         let Some(controller) = (if host.is_full { None } else { open(host, life, now) }) else {
-            self.restart(node, 300 * MILLI);
+            // Power may fail while the file is opened.
+            let is_off = host.disk.is_off();
+            if is_off {
+                self.power_off(node)
+            } else {
+                self.restart(node, 300 * MILLI)
+            }
             return;
         };
         let state = Arc::clone(controller.state());

@@ -250,11 +250,6 @@ pub(crate) enum Talk {
     Bye,
 }
 
-/// Who may be read of a set of servers, for checks: the records that both begin with.
-pub(crate) fn common_prefix(one: &[u64], other: &[u64]) -> usize {
-    one.iter().zip(other).take_while(|(a, b)| a == b).count()
-}
-
 /// The members of a rule, for a trace.
 pub(crate) fn show(rule: &Rule) -> String {
     let members: BTreeSet<_> = rule.members.iter().map(|member| member.0).collect();
