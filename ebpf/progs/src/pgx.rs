@@ -1,8 +1,8 @@
 //! The object `pgx`: everything that the product loads, all sharing one set of maps.
 //!
-//! A program is a file of its own: context → facts → verdict. [`frame`] and [`skb`] are
-//! the only readers of packet bytes, [`maps`] of maps, [`counters`] is the only writer of counters; what a packet means is decided in
-//! `ebpf/rules`, and names come from `ebpf/abi`.
+//! A program is a file of its own: context → facts → verdict. [`frame`] and [`skb`] are the only
+//! readers of packet bytes, [`maps`] of maps, [`counters`] is the only writer of counters; what a
+//! packet means is decided in `ebpf/rules`, and names come from `ebpf/abi`.
 
 #![no_std]
 #![no_main]

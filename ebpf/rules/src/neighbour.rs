@@ -1,5 +1,5 @@
-//! Who has this address? Questions of ARP (RFC 826) and of neighbour discovery (RFC 4861), and their
-//! answers for addresses that stand on no interface of the asked host's network.
+//! Who has this address? Questions of ARP (RFC 826) and of neighbour discovery (RFC 4861), and
+//! their answers for addresses that stand on no interface of the asked host's network.
 
 use crate::Bytes;
 use crate::facts::{ETHERNET, IPV6};

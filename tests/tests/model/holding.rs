@@ -1,8 +1,8 @@
 //! Who holds an epoch: the real `lease::Holder`, the thread that drives it, and the kernel's gate.
 //!
-//! The gate is what counts: it is open while `now < until` by the holder's clock, for an epoch above
-//! the closed one. The thread may write a deadline long after it has worked it out; what it writes
-//! only moves forward. The gate outlives the process, not the host.
+//! The gate is what counts: it is open while `now < until` by the holder's clock, for an epoch
+//! above the closed one. The thread may write a deadline long after it has worked it out; what it
+//! writes only moves forward. The gate outlives the process, not the host.
 
 use pgx_control::cluster::State;
 use pgx_control::ids::{BootTime, Epoch};

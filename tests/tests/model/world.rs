@@ -280,7 +280,7 @@ impl Turn<'_> {
             Step::Apply { voter } => self.apply(voter.into()),
             Step::Hear { voter, ask } => self.hear(voter.into(), ask),
             Step::HearClosed { voter, epoch } => {
-                self.give(voter.into(), |now| voting::Input::Closed { epoch, now })
+                self.give(voter.into(), |now| voting::Input::Closed { epoch, now });
             }
             Step::Written { voter } => self.written(voter.into()),
             Step::Restart { voter } => self.restart(voter),

@@ -51,8 +51,8 @@ impl World {
     }
 
     /// An answer has reached its client.
-    pub(crate) fn handle_answer(&mut self, packet: Packet) {
-        let Packet::Written { client, op, is_done } = packet else { return };
+    pub(crate) fn handle_answer(&mut self, packet: &Packet) {
+        let Packet::Written { client, op, is_done } = *packet else { return };
         let Some(known) = self.clients.get_mut(client).filter(|known| known.op == op) else {
             return;
         };

@@ -57,7 +57,7 @@ impl World {
         while let Some(output) = self.controller(node).and_then(Controller::next_output) {
             match output {
                 Output::Raft { to, bytes } => self.send(node, to, Packet::Raft(shared(bytes))),
-                Output::Facts { to, facts } if to == NodeId(0) => {
+                Output::Facts { to: NodeId(0), facts } => {
                     let all: Vec<_> = self.hosts.keys().copied().collect();
                     for to in all.into_iter().filter(|to| *to != node) {
                         self.send(node, to, Packet::Facts(facts.clone()));

@@ -35,9 +35,9 @@ impl World {
             // Power may fail while the file is opened.
             let is_off = host.disk.is_off();
             if is_off {
-                self.power_off(node)
+                self.power_off(node);
             } else {
-                self.restart(node, 300 * MILLI)
+                self.restart(node, 300 * MILLI);
             }
             return;
         };

@@ -78,11 +78,13 @@ impl World {
                 Request::Edit(Change { lease, ..Change::default() })
             }
             4 => {
-                let mut policy = pgx_control::cluster::Policy::default();
-                policy.sync_standbys = if is_first { 1 } else { 2 };
-                policy.attempt_ms_max = 1_000 + self.rng.below(6_000);
-                policy.hung_ms_max = 1_000 + self.rng.below(6_000);
-                policy.establish_ms_max = 5_000 + self.rng.below(10_000);
+                let policy = pgx_control::cluster::Policy {
+                    sync_standbys: if is_first { 1 } else { 2 },
+                    attempt_ms_max: 1_000 + self.rng.below(6_000),
+                    hung_ms_max: 1_000 + self.rng.below(6_000),
+                    establish_ms_max: 5_000 + self.rng.below(10_000),
+                    ..pgx_control::cluster::Policy::default()
+                };
                 Request::Edit(Change { policy: Some(policy), ..Change::default() })
             }
             5 => Request::Pause { is_paused: is_first },

@@ -222,7 +222,7 @@ impl World {
 
     fn handle_packet(&mut self, from: NodeId, to: NodeId, packet: Packet) {
         let Some(host) = self.hosts.get(&to) else {
-            return self.handle_answer(packet);
+            return self.handle_answer(&packet);
         };
         if !host.has_power || host.is_gone {
             return;
@@ -261,7 +261,11 @@ impl World {
     /// Puts a datagram on the network.
     pub(crate) fn send(&mut self, from: NodeId, to: NodeId, packet: Packet) {
         let arrivals = self.network.arrivals(from, to, self.now, &mut self.rng);
-        for at in arrivals.into_iter().flatten() {
+        let mut arrivals = arrivals.into_iter().flatten().peekable();
+        while let Some(at) = arrivals.next() {
+            if arrivals.peek().is_none() {
+                return self.queue.push(at, Event::Packet { from, to, packet });
+            }
             self.queue.push(at, Event::Packet { from, to, packet: packet.clone() });
         }
     }

@@ -23,8 +23,8 @@ pub struct Ask {
     pub asked_at: BootTime,
     /// The settings the holder goes by.
     pub settings: Settings,
-    /// The holder's life, which the voter sends back as well: a clock begins anew with each boot, so
-    /// a promise that was on its way meanwhile would count from a moment that never was.
+    /// The holder's life, which the voter sends back as well: a clock begins anew with each boot,
+    /// so a promise that was on its way meanwhile would count from a moment that never was.
     pub life: u64,
 }
 

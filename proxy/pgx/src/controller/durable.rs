@@ -28,7 +28,7 @@ pub(crate) enum ReadError {
     Content { path: PathBuf, error: CodecError },
 }
 
-/// Reads what [`write`] has written.
+/// Reads what [`write()`] has written.
 ///
 /// # Errors
 /// When it is missing, damaged or something else.
