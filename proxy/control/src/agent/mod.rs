@@ -1,6 +1,6 @@
 //! What a node does with its own PostgreSQL, as follows from the agreed state.
 //!
-//! Nobody sends orders: each node applies the log, and [`goal`] names what the state wants of it.
+//! Nobody sends orders: each node applies the log, and [`goal()`] names what the state wants of it.
 //! [`Agent::next`] compares that with how things stand and names the next [`Step`]s; each may be
 //! repeated without harm. What must outlive the process is in [`Record`], which is on disk before
 //! any step that depends on it: a node that restarts with an older state than it once acted upon
