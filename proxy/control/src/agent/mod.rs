@@ -249,7 +249,11 @@ impl Agent {
         }
         let counts = state.may_follow(&self.draft.history, local.end);
         if !counts || !self.draft.is_whole {
-            if may_rebuild {
+            // In an epoch that does not serve yet, only what no election can need is given up: a
+            // directory that is half rebuilt, or one that was itself promoted in vain. Without
+            // them the epoch may lack the standbys that it needs to serve.
+            let is_needless = !self.draft.is_whole || state.was_in_vain(&self.draft.history);
+            if may_rebuild || is_needless {
                 // On disk before the first byte changes: what is half rebuilt must not be taken
                 // for what it was.
                 self.draft.is_whole = false;
@@ -278,6 +282,9 @@ impl Agent {
         let holder = tenure.map(|tenure| tenure.holder);
         if holder == Some(self.me) {
             let switch = Switch { timeline: local.timeline, at: local.switch, epoch };
+            // Promoted again after a crash: what the quorum records of an epoch is its last switch,
+            // and a history that says more would be taken for a fork.
+            self.draft.history.0.retain(|known| known.epoch != epoch);
             self.draft.history.0.push(switch);
             return;
         }
@@ -297,11 +304,16 @@ impl Agent {
         let is_hung = now >= local.answered.after_ms(hung_ms_max);
         let postgres = match (local.process, goal) {
             (Process::Standby | Process::Primary, _) if is_hung => Postgres::Hung,
+            // The state takes it for a primary, and it is none: as after a restart of the host,
+            // also one that came while the epoch was not known here to be established.
+            (Process::Stopped | Process::Standby, Goal::Serve { .. })
+            | (Process::Standby, Goal::StepDown { .. }) => Postgres::Dead,
+            (Process::Stopped, Goal::StepDown { .. }) if local.shut_down.is_none() => {
+                Postgres::Dead
+            }
             (Process::Standby, _) => Postgres::Standby,
             (Process::Primary, _) => Postgres::Primary,
             (Process::Exited, _) => Postgres::Dead,
-            // The state takes it for running, and it is not: as after a restart of the host.
-            (Process::Stopped, Goal::Serve { .. }) => Postgres::Dead,
             (Process::Stopped, _) => Postgres::Stopped,
         };
         AgentFacts {

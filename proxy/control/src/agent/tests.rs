@@ -174,6 +174,30 @@ fn new_primary_says_that_it_could_open_when_its_standbys_are_past_its_recovery()
 }
 
 #[test]
+fn new_primary_that_is_promoted_twice_tells_the_history_that_the_quorum_records() {
+    let (mut agent, mut state) = (agent(3), elected());
+    let mut standby = local(Process::Standby);
+    standby.upstream = None;
+    next(&mut agent, &state, &standby, Some(1));
+    let mut primary = local(Process::Primary);
+    primary.runs_rule = Some(any(1, &[1, 2]));
+    primary.rule_flushed = Lsn(900);
+    // The host restarts in between, and recovery leaves the half-made timeline where it ended.
+    for (timeline, switch) in [(2, 100), (3, 110)] {
+        primary.timeline = Timeline(timeline);
+        primary.switch = Lsn(switch);
+        primary.recovery_end = Some(Lsn(switch + 10));
+        next(&mut agent, &state, &primary, Some(1));
+    }
+    let Recovered { epoch, timeline, switch, end: lsn } =
+        agent.facts().unwrap().recovered.unwrap();
+    let confirmed = state.registrations().keys().copied().collect();
+    let entry = crate::cluster::Entry::Established { epoch, timeline, switch, lsn, confirmed };
+    apply_all(&mut state, [entry]);
+    assert_eq!(agent.record().history, state.established().unwrap().history);
+}
+
+#[test]
 fn primary_opens_to_everybody_only_when_it_is_established() {
     let (mut agent, mut state) = (agent(3), elected());
     let primary = Local { timeline: Timeline(2), switch: Lsn(100), ..local(Process::Primary) };

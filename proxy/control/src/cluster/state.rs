@@ -352,6 +352,21 @@ impl State {
         history.descent(end, &expected, &BTreeSet::from([epoch])) == Descent::Counts
     }
 
+    /// Whether a directory with these timelines went with a promotion that never served, and that
+    /// the newest epoch's directory did not go with. It has every acknowledged commit only because
+    /// one that was elected had, and so has the one that was elected since.
+    #[must_use]
+    pub fn was_in_vain(&self, history: &History) -> bool {
+        let Some(tenure) = self.tenure.as_ref().filter(|tenure| !tenure.is_lossy) else {
+            return false;
+        };
+        let is_other = |switch: &&Switch| {
+            switch.epoch != tenure.epoch && !tenure.history.0.contains(switch)
+        };
+        let others = history.0.iter().filter(is_other);
+        others.into_iter().any(|switch| self.unestablished.contains_key(&switch.epoch))
+    }
+
     /// Whether this is the newest right of its kind, in the name of who has it.
     #[must_use]
     pub fn is_holder(&self, right: &Right) -> bool {

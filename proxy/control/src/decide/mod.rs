@@ -132,7 +132,11 @@ fn suspects(view: &View<'_>, tenure: &Tenure, now: BootTime) -> bool {
     let is_silent = view.is_missed(Kind::Primary, tenure.epoch.0, now);
     let is_overdue =
         !tenure.is_established && now >= view.tenure_since.after_ms(policy.establish_ms_max);
-    is_dead || is_silent || is_overdue
+    // Directories that were rebuilt since cannot fulfil a rule that names the old ones.
+    let current = view.state.members().values().map(|member| member.incarnation);
+    let left = current.filter(|directory| tenure.rule.members.contains(directory)).count();
+    let is_hopeless = !tenure.is_established && left < tenure.rule.k;
+    is_dead || is_silent || is_overdue || is_hopeless
 }
 
 /// What would become of the state: for dry runs, and to leave out what would be void anyway.
