@@ -279,11 +279,14 @@ impl Agent {
         }
         let Some(epoch) = self.draft.basis else { return };
         let tenure = state.tenure().filter(|tenure| tenure.epoch == epoch);
-        let holder = tenure.map(|tenure| tenure.holder);
-        if holder == Some(self.me) {
-            let switch = Switch { timeline: local.timeline, at: local.switch, epoch };
-            // Promoted again after a crash: what the quorum records of an epoch is its last switch,
-            // and a history that says more would be taken for a fork.
+        let Some(tenure) = tenure else { return };
+        // A primary that crashes is promoted again in its epoch. The quorum records one switch of
+        // an epoch: the last timeline, and where the first one left what was before. A later place
+        // would make what another directory wrote there look as if it were shared.
+        let known = self.draft.history.0.iter().find(|switch| switch.epoch == epoch);
+        let at = known.map_or(local.switch, |known| known.at).min(tenure.end);
+        let switch = Switch { timeline: local.timeline, at, epoch };
+        if tenure.holder == self.me {
             self.draft.history.0.retain(|known| known.epoch != epoch);
             self.draft.history.0.push(switch);
             return;
@@ -292,8 +295,7 @@ impl Agent {
         let established = state.established().filter(|established| established.epoch == epoch);
         if let Some(established) = established {
             self.draft.history = established.history.clone();
-        } else if let Some(tenure) = tenure {
-            let switch = Switch { timeline: local.timeline, at: local.switch, epoch };
+        } else {
             self.draft.history = tenure.history.clone();
             self.draft.history.0.push(switch);
         }
@@ -359,11 +361,10 @@ impl Agent {
         let Goal::Promote { epoch, rule } = goal else { return None };
         let end = local.recovery_end.filter(|_| local.process == Process::Primary)?;
         let runs = local.runs_rule.as_ref() == Some(rule);
-        let newest = self.record.history.0.last();
-        let has_timeline = newest
-            .is_some_and(|switch| (switch.timeline, switch.epoch) == (local.timeline, *epoch));
+        let newest = self.record.history.0.last()?;
+        let has_timeline = (newest.timeline, newest.epoch) == (local.timeline, *epoch);
         let is_safe = rule.is_degraded() || local.rule_flushed >= end;
-        let (epoch, timeline, switch) = (*epoch, local.timeline, local.switch);
+        let (epoch, timeline, switch) = (*epoch, local.timeline, newest.at);
         (runs && has_timeline && is_safe).then_some(Recovered { epoch, timeline, switch, end })
     }
 }

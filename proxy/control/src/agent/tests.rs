@@ -189,8 +189,7 @@ fn new_primary_that_is_promoted_twice_tells_the_history_that_the_quorum_records(
         primary.recovery_end = Some(Lsn(switch + 10));
         next(&mut agent, &state, &primary, Some(1));
     }
-    let Recovered { epoch, timeline, switch, end: lsn } =
-        agent.facts().unwrap().recovered.unwrap();
+    let Recovered { epoch, timeline, switch, end: lsn } = agent.facts().unwrap().recovered.unwrap();
     let confirmed = state.registrations().keys().copied().collect();
     let entry = crate::cluster::Entry::Established { epoch, timeline, switch, lsn, confirmed };
     apply_all(&mut state, [entry]);
@@ -214,6 +213,37 @@ fn primary_that_the_host_lost_in_a_restart_is_told_as_dead_and_not_started_again
     let steps = next(&mut agent, &three_nodes(), &local(Process::Stopped), Some(0));
     assert_eq!(steps, []);
     assert_eq!(agent.facts().unwrap().postgres, Postgres::Dead);
+}
+
+#[test]
+fn standby_where_the_state_wants_a_primary_is_told_as_dead() {
+    // It was started as one before the node learned that its epoch was established.
+    let (mut agent, mut state) = (agent(1), three_nodes());
+    next(&mut agent, &state, &local(Process::Standby), Some(0));
+    assert_eq!(agent.facts().unwrap().postgres, Postgres::Dead);
+    apply_all(&mut state, [Entry::Switchover { epoch: Epoch(0), to: NodeId(3) }]);
+    for process in [Process::Standby, Process::Stopped] {
+        next(&mut agent, &state, &local(process), Some(0));
+        assert_eq!(agent.facts().unwrap().postgres, Postgres::Dead, "no clean end: {process:?}");
+    }
+}
+
+#[test]
+fn directory_that_was_promoted_in_vain_is_rebuilt_before_the_next_epoch_serves() {
+    let mut state = elected();
+    seal(&mut state, 1, &[1, 2, 3]);
+    let entry = elect(&state, 1, alloc::vec![report(&state, 1, 100), report(&state, 2, 90)]);
+    apply_all(&mut state, [entry]);
+    let vain = Record::new(directory(3), testing::history(&[(1, 0, 0), (2, 100, 1)]));
+    let mut agent = Agent::new(NodeId(3), 0, vain);
+    let standby = Local { end: Lsn(101), timeline: Timeline(2), ..local(Process::Stopped) };
+    let steps = next(&mut agent, &state, &standby, None);
+    assert_eq!(steps, [Step::Close(Epoch(2)), Step::Rebuild(NodeId(1))]);
+    // What was never promoted may be what the next election needs.
+    let first = Record::new(directory(2), testing::history(&[(1, 0, 0)]));
+    let mut other = Agent::new(NodeId(2), 0, first);
+    let ahead = Local { end: Lsn(101), ..local(Process::Stopped) };
+    assert_eq!(next(&mut other, &state, &ahead, None), [Step::Close(Epoch(2))]);
 }
 
 #[test]

@@ -95,6 +95,16 @@ fn primary_elected_again_after_an_overdue_establishment_is_no_fork_later() {
 }
 
 #[test]
+fn who_was_elected_and_never_served_has_everything_though_the_others_were_rebuilt() {
+    let mut state = promoted_and_never_served();
+    let own = [(1, 0, 0), (2, 100, 1)];
+    let entry = elect(&state, 3, vec![report(&state, 3, 101, &own)], false);
+    assert_eq!(state.clone().apply(&entry), Ok(()));
+    let behind = elect(&state, 3, vec![report(&state, 3, 99, &[(1, 0, 0)])], false);
+    assert_eq!(state.apply(&behind), Err(Void::ReportsTooFew), "it lacks what it was elected for");
+}
+
+#[test]
 fn promotion_upon_a_promotion_that_never_served_is_no_fork_later() {
     let mut state = promoted_and_never_served();
     let own = [(1, 0, 0), (2, 100, 1)];

@@ -360,9 +360,8 @@ impl State {
         let Some(tenure) = self.tenure.as_ref().filter(|tenure| !tenure.is_lossy) else {
             return false;
         };
-        let is_other = |switch: &&Switch| {
-            switch.epoch != tenure.epoch && !tenure.history.0.contains(switch)
-        };
+        let is_other =
+            |switch: &&Switch| switch.epoch != tenure.epoch && !tenure.history.0.contains(switch);
         let others = history.0.iter().filter(is_other);
         others.into_iter().any(|switch| self.unestablished.contains_key(&switch.epoch))
     }
