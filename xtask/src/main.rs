@@ -8,6 +8,7 @@ mod demo;
 mod ebpf;
 mod lab;
 mod setup;
+mod sim;
 mod test;
 mod tidy;
 mod verify;
@@ -33,6 +34,8 @@ enum Verb {
     Demo(demo::Args),
     /// Passes the tests: unit, BPF, lab and end to end
     Test(test::Args),
+    /// Simulates whole clusters with virtual time; prints how to repeat a run that fails
+    Sim(sim::Args),
     /// Checks formatting, lints, the style guide and the committed BPF objects; edits nothing
     Verify,
     /// Mends what a program can mend: formatting and generated documentation
@@ -63,6 +66,7 @@ fn task() -> anyhow::Result<()> {
     match Task::parse().verb {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Sim(args) => sim::run(&args),
         Verb::Verify => verify::verify(),
         Verb::Fix => verify::fix(),
         Verb::Tidy(args) => tidy::run(&args),

@@ -195,12 +195,8 @@ fn is_needed(host: &Host, step: &Step) -> bool {
             let run = host.postgres.as_ref();
             run.is_some_and(|run| run.is_up && run.mode == Mode::Standby)
         }
-        Step::SetRule(rule) => {
-            host.postgres.as_ref().is_some_and(|run| run.configured != *rule)
-        }
-        Step::Rebuild(upstream) => {
-            host.rebuild.is_none_or(|(running, _)| running != *upstream)
-        }
+        Step::SetRule(rule) => host.postgres.as_ref().is_some_and(|run| run.configured != *rule),
+        Step::Rebuild(upstream) => host.rebuild.is_none_or(|(running, _)| running != *upstream),
         Step::Persist(_) => true,
     }
 }
@@ -253,7 +249,8 @@ fn show_record(node: NodeId, record: &Record) -> String {
         .map(|switch| (switch.timeline.0, switch.at.0, switch.epoch.0))
         .collect();
     let Record { directory, is_whole, obeyed, basis, closed, .. } = record;
-    let number = |epoch: &Option<Epoch>| epoch.map_or(-1, |epoch| i64::try_from(epoch.0).unwrap_or(-1));
+    let number =
+        |epoch: &Option<Epoch>| epoch.map_or(-1, |epoch| i64::try_from(epoch.0).unwrap_or(-1));
     format!(
         "node {node} notes: directory {}{}, history (timeline, at, epoch) {history:?}, obeyed \
          {}.{}, basis {}, closed {}",

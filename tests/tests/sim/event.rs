@@ -36,8 +36,14 @@ pub(crate) enum Input {
     Resume,
     /// The engine's tick.
     Tick,
-    Raft { from: NodeId, bytes: Arc<Vec<u8>> },
-    Facts { from: NodeId, facts: Box<Facts> },
+    Raft {
+        from: NodeId,
+        bytes: Arc<Vec<u8>>,
+    },
+    Facts {
+        from: NodeId,
+        facts: Box<Facts>,
+    },
     /// The lease thread wants these on disk.
     Write(Refusals),
     /// They are.
@@ -49,12 +55,18 @@ pub(crate) enum Input {
     Reopen,
     State(Arc<State>),
     Wake,
-    Lease { from: NodeId, message: Box<Message> },
+    Lease {
+        from: NodeId,
+        message: Box<Message>,
+    },
     Persisted(Refusals),
     Closed(Right),
     Wants(Wants),
     /// The way from the decision to hold to the kernel's table.
-    Hold { right: Right, until: BootTime },
+    Hold {
+        right: Right,
+        until: BootTime,
+    },
     /// The agent's round.
     Look,
     /// The same, out of turn.
@@ -74,23 +86,49 @@ pub(crate) enum Packet {
     /// Between two servers of PostgreSQL.
     Wal(Link),
     /// A client's write, and the answer to it.
-    Write { client: usize, op: u64 },
-    Written { client: usize, op: u64, is_done: bool },
+    Write {
+        client: usize,
+        op: u64,
+    },
+    Written {
+        client: usize,
+        op: u64,
+        is_done: bool,
+    },
 }
 
 /// What comes next.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    Thread { node: NodeId, life: u64, thread: Thread, input: Input },
-    Packet { from: NodeId, to: NodeId, packet: Packet },
-    Postgres { node: NodeId, run: u64, work: Work },
+    Thread {
+        node: NodeId,
+        life: u64,
+        thread: Thread,
+        input: Input,
+    },
+    Packet {
+        from: NodeId,
+        to: NodeId,
+        packet: Packet,
+    },
+    Postgres {
+        node: NodeId,
+        run: u64,
+        work: Work,
+    },
     /// A process starts on a host that has power.
-    Start { node: NodeId, boot: u64 },
+    Start {
+        node: NodeId,
+        boot: u64,
+    },
     /// Power comes back.
     PowerOn(NodeId),
     DiskFree(NodeId),
     /// A client goes on: after a pause, or since it has waited too long for this operation.
-    Client { client: usize, op: u64 },
+    Client {
+        client: usize,
+        op: u64,
+    },
     /// The next fault.
     Fault,
     /// One that somebody has provoked.

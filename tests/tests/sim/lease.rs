@@ -58,7 +58,8 @@ impl World {
                     self.say(node, Thread::Control, Input::Write(refusals));
                 }
                 Output::News => {
-                    let Some(process) = self.hosts.get(&node).and_then(|host| host.process.as_ref())
+                    let Some(process) =
+                        self.hosts.get(&node).and_then(|host| host.process.as_ref())
                     else {
                         return;
                     };

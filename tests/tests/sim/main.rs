@@ -55,8 +55,7 @@ fn main() -> ExitCode {
 const USAGE: &str = "cargo xtask sim [--seeds N] [--first SEED] [--nodes 3|5] [--story] [--brief]";
 
 fn parse(words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut arguments =
-        Arguments { seeds: 12, first: 1, nodes: None, story: false, brief: false };
+    let mut arguments = Arguments { seeds: 12, first: 1, nodes: None, story: false, brief: false };
     let mut words = words;
     while let Some(word) = words.next() {
         let mut number = || {

@@ -215,12 +215,19 @@ pub(crate) enum Work {
     Up,
     /// Looks after its connections.
     Beat,
-    Replay { end: usize },
-    Flush { end: usize },
+    Replay {
+        end: usize,
+    },
+    Flush {
+        end: usize,
+    },
     /// Recovery ends, and a timeline begins.
     Promoted,
     /// The configuration reaches the backends, or a walsender.
-    Reload { link: Option<u64>, rule: Rule },
+    Reload {
+        link: Option<u64>,
+        rule: Rule,
+    },
     /// A clean end has had its time.
     EndAnyway,
 }
@@ -241,11 +248,6 @@ pub(crate) enum Talk {
     Alive,
     Flushed { end: usize },
     Bye,
-}
-
-/// Who may be read of a set of servers, for checks: the records that both begin with.
-pub(crate) fn common_prefix(one: &[u64], other: &[u64]) -> usize {
-    one.iter().zip(other).take_while(|(a, b)| a == b).count()
 }
 
 /// The members of a rule, for a trace.

@@ -251,7 +251,8 @@ impl World {
     pub(crate) fn base_backup(&self, from: NodeId, to: NodeId) -> Option<(Directory, History)> {
         let host = self.hosts.get(&from)?;
         let run = host.postgres.as_ref()?;
-        let is_cut = self.network.is_cut(from, to, self.now) || self.network.is_cut(to, from, self.now);
+        let is_cut =
+            self.network.is_cut(from, to, self.now) || self.network.is_cut(to, from, self.now);
         let serves = run.mode == Mode::Primary && run.recovery_end.is_some();
         if !serves || is_cut || run.hung_until > self.now || !host.passes_peers(self.now) {
             return None;

@@ -22,7 +22,8 @@ impl World {
     pub(crate) fn beat(&mut self, node: NodeId) {
         let delay = BEAT + self.rng.below(BEAT / 2);
         self.work(node, delay, Work::Beat);
-        let mode = self.hosts.get(&node).and_then(|host| host.postgres.as_ref()).map(|run| run.mode);
+        let mode =
+            self.hosts.get(&node).and_then(|host| host.postgres.as_ref()).map(|run| run.mode);
         match mode {
             Some(Mode::Standby) => self.beat_standby(node),
             Some(Mode::Primary) => self.beat_primary(node),
@@ -187,6 +188,11 @@ impl World {
             Talk::Connect { directory, end, branches } => {
                 let is_ready = run.recovery_end.is_some() && !run.is_ending;
                 if !is_ready || !host.directory.can_feed(branches, *end) {
+                    let own = host.directory.branches.clone();
+                    self.note(&format!(
+                        "node {node} does not feed node {from}, ready {is_ready}: {branches:?} to \
+                         {end}, has {own:?}"
+                    ));
                     return;
                 }
                 let rule = run.rule.clone();

@@ -94,11 +94,10 @@ impl World {
         run.start_as_primary(first.directory.flushed);
         first.postgres = Some(run);
         first.directory.shut_down = None;
-        world.queue.push(MILLI, Event::Postgres {
-            node: NodeId(1),
-            run: 1,
-            work: crate::postgres::Work::Beat,
-        });
+        world.queue.push(
+            MILLI,
+            Event::Postgres { node: NodeId(1), run: 1, work: crate::postgres::Work::Beat },
+        );
         for node in 1..=nodes {
             world.start_process(NodeId(node));
         }
@@ -179,7 +178,7 @@ impl World {
             failure: self.checks.failure.take(),
             counters: self.counters,
             hash: self.trace.hash(),
-            story: self.trace.last(220),
+            story: self.trace.last(400),
         }
     }
 
