@@ -1,7 +1,9 @@
 //! A `pgx serve` on loopback, for tests that need the real binary and no privileges.
 
-use std::io::Read;
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -77,6 +79,38 @@ impl Node {
         self.folder.path()
     }
 
+    /// What it has said on standard error in all its lives.
+    #[must_use]
+    pub fn log(&self) -> String {
+        // For people and for assertions, both of which show what is missing.
+        std::fs::read_to_string(log(self.folder.path())).unwrap_or_default()
+    }
+
+    fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().rev().take(8).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Its status, asked without starting a program: for those who measure.
+    ///
+    /// # Errors
+    /// When it does not answer, or not in JSON.
+    pub fn status_quickly(&self) -> anyhow::Result<Value> {
+        let mut stream = UnixStream::connect(socket(self.folder.path()))?;
+        stream.write_all(b"{\"version\":1,\"verb\":\"status\"}\n")?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        let reply: Value = serde_json::from_str(&line).context("not JSON")?;
+        Ok(reply["status"].clone())
+    }
+
     /// Runs `pgx ctl` against it.
     ///
     /// # Errors
@@ -114,9 +148,7 @@ impl Node {
         let mut said = String::new();
         wait_for_some("pgx is ready", START_MAX, || {
             if !self.runs() {
-                let mut stderr = self.process.stderr.take()?;
-                // What it said is for the error below; a failed read leaves it shorter.
-                let _ = stderr.read_to_string(&mut said);
+                said = self.last_words();
                 return Some(false);
             }
             self.status().ok().map(|_| true)
@@ -138,11 +170,18 @@ fn socket(folder: &Path) -> PathBuf {
     folder.join("admin.sock")
 }
 
+fn log(folder: &Path) -> PathBuf {
+    folder.join("log")
+}
+
 fn spawn(binary: &Path, folder: &Path, sections: &str) -> anyhow::Result<Child> {
     let config = folder.join("pgx.toml");
     let admin = format!("[admin]\nsocket = {:?}\n", socket(folder).display().to_string());
     std::fs::write(&config, admin + sections).context("cannot write the configuration")?;
+    // A file, for a pipe that nobody reads would hold it up.
+    let log = OpenOptions::new().create(true).append(true).open(log(folder));
+    let log = log.context("cannot open its log")?;
     let mut command = Command::new(binary);
-    command.args(["serve", "--config"]).arg(config).stdin(Stdio::null()).stderr(Stdio::piped());
+    command.args(["serve", "--config"]).arg(config).stdin(Stdio::null()).stderr(log);
     command.spawn().with_context(|| format!("cannot run {}", binary.display()))
 }

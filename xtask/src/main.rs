@@ -4,6 +4,7 @@
 //! the tree (`fix`, `ebpf`) are never run by those that check it (`verify`, `test`).
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod ebpf;
 mod lab;
@@ -32,6 +33,8 @@ struct Task {
 enum Verb {
     /// Shows the main job: pgbench through the VIP and pgx, beside a direct connection
     Demo(demo::Args),
+    /// Measures what the documentation states
+    Bench(bench::Args),
     /// Passes the tests: unit, BPF, lab and end to end
     Test(test::Args),
     /// Simulates whole clusters with virtual time; prints how to repeat a run that fails
@@ -65,6 +68,7 @@ fn task() -> anyhow::Result<()> {
     }
     match Task::parse().verb {
         Verb::Demo(args) => demo::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Sim(args) => sim::run(&args),
         Verb::Verify => verify::verify(),

@@ -28,6 +28,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     step("wire tests");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "wire", "--test", "peer"])?;
 
+    step("clusters of real nodes on loopback");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "control"])?;
+
     if nix::unistd::geteuid().is_root() {
         setup::ensure(setup::LAB)?;
     }

@@ -7,14 +7,37 @@
 #![no_std]
 
 mod counter;
+mod lease;
 mod names;
+mod program;
 mod reason;
+mod vip;
 
 pub use counter::{COUNTER_SLOTS, Counter};
-pub use names::{
-    LAB_OBJECT, LAB_PASS, OBJECTS, PGX_OBJECT, PGX_ROOT, PIN_BASE, PIN_VERSION, REASONS,
+pub use lease::{
+    EPOCH_MAX, FENCED_MAX, Gate, LEASE_SLOTS, LeaseWord, PEERS_MAX, PORT_DEFAULT, Slot,
 };
+pub use names::{
+    FENCE, FENCE_CGROUP_IN, FENCE_CGROUP_OUT, FENCE_IN, FENCE_OUT, FENCED, LAB_OBJECT, LAB_PASS,
+    LEASES, LINKS, OBJECTS, PEERS, PGX_OBJECT, PGX_ROOT, PIN_BASE, PIN_VERSION, PROGRAMS, REASONS,
+    VIP, VIPS,
+};
+pub use program::{PROGRAM_SLOTS, Program};
 pub use reason::Reason;
+pub use vip::{LINKS_MAX, LinkAddress, VIPS_MAX, Vip};
+
+/// The kernel's `XDP_DROP`: the packet goes nowhere (`enum xdp_action` in `linux/bpf.h`).
+pub const XDP_DROP: u32 = 1;
+/// The kernel's `XDP_TX`: the packet, as changed, leaves by the interface that it came by.
+pub const XDP_TX: u32 = 3;
+/// The kernel's `TC_ACT_UNSPEC`, for tcx "next": the packet goes on (`linux/pkt_cls.h`).
+pub const TC_NEXT: i32 = -1;
+/// The kernel's `TC_ACT_SHOT`: the packet goes nowhere.
+pub const TC_SHOT: i32 = 2;
+/// What a cgroup program returns to let a packet pass.
+pub const CGROUP_PASS: i32 = 1;
+/// What a cgroup program returns to drop a packet.
+pub const CGROUP_DROP: i32 = 0;
 
 /// The kernel's `XDP_PASS`: the packet goes on to the network stack (`enum xdp_action` in
 /// `linux/bpf.h`).

@@ -24,6 +24,51 @@ macro_rules! name {
     (reasons) => {
         "pgx_reasons"
     };
+    (leases) => {
+        "pgx_leases"
+    };
+    (peers) => {
+        "pgx_peers"
+    };
+    (fenced) => {
+        "pgx_fenced"
+    };
+    (programs) => {
+        "pgx_programs"
+    };
+    (fence) => {
+        "pgx_fence"
+    };
+    (fence_in) => {
+        "pgx_fence_in"
+    };
+    (fence_out) => {
+        "pgx_fence_out"
+    };
+    (fence_cgroup_in) => {
+        "pgx_fence_cin"
+    };
+    (fence_cgroup_out) => {
+        "pgx_fence_cout"
+    };
+    (vip) => {
+        "pgx_vip"
+    };
+    (vips) => {
+        "pgx_vips"
+    };
+    (links) => {
+        "pgx_links"
+    };
+    (section classifier) => {
+        "classifier"
+    };
+    (section cgroup_in) => {
+        "cgroup_skb/ingress"
+    };
+    (section cgroup_out) => {
+        "cgroup_skb/egress"
+    };
     (section xdp) => {
         "xdp"
     };
@@ -44,6 +89,33 @@ pub const PGX_ROOT: &str = name!(pgx_root);
 /// The XDP program that passes everything; a veth's peer needs one, or native `XDP_TX` is lost.
 pub const LAB_PASS: &str = name!(lab_pass);
 
+/// The XDP program that guards PostgreSQL's port; the root program calls it.
+pub const FENCE: &str = name!(fence);
+/// The same for packets that come in where no XDP program sees them: loopback, and interfaces
+/// without XDP.
+pub const FENCE_IN: &str = name!(fence_in);
+/// The same for packets that leave.
+pub const FENCE_OUT: &str = name!(fence_out);
+/// The same for what sockets of PostgreSQL's own cgroup receive.
+pub const FENCE_CGROUP_IN: &str = name!(fence_cgroup_in);
+/// The same for what they send.
+pub const FENCE_CGROUP_OUT: &str = name!(fence_cgroup_out);
+
+/// The XDP program that answers for virtual addresses; the fence calls it.
+pub const VIP: &str = name!(vip);
+/// The map of virtual addresses, see [`Vip`](crate::Vip).
+pub const VIPS: &str = name!(vips);
+/// The map of the interfaces' link addresses, by interface index.
+pub const LINKS: &str = name!(links);
+/// The map of lease words, see [`Slot`](crate::Slot).
+pub const LEASES: &str = name!(leases);
+/// The map of the data nodes' addresses: 16 bytes each, IPv4 mapped into IPv6 (RFC 4291).
+pub const PEERS: &str = name!(peers);
+/// The map of fenced backends' addresses, in the same form, with the epoch that fenced them.
+pub const FENCED: &str = name!(fenced);
+/// The program array of the root program, see [`Program`](crate::Program).
+pub const PROGRAMS: &str = name!(programs);
+
 /// The map that counts packets and bytes by [`Reason`](crate::Reason), per CPU.
 pub const REASONS: &str = name!(reasons);
 
@@ -61,4 +133,16 @@ const _: () = {
     assert!(PGX_ROOT.len() <= NAME_LEN_MAX);
     assert!(LAB_PASS.len() <= NAME_LEN_MAX);
     assert!(REASONS.len() <= NAME_LEN_MAX);
+    assert!(FENCE.len() <= NAME_LEN_MAX);
+    assert!(FENCE_IN.len() <= NAME_LEN_MAX);
+    assert!(FENCE_OUT.len() <= NAME_LEN_MAX);
+    assert!(FENCE_CGROUP_IN.len() <= NAME_LEN_MAX);
+    assert!(FENCE_CGROUP_OUT.len() <= NAME_LEN_MAX);
+    assert!(LEASES.len() <= NAME_LEN_MAX);
+    assert!(PEERS.len() <= NAME_LEN_MAX);
+    assert!(FENCED.len() <= NAME_LEN_MAX);
+    assert!(PROGRAMS.len() <= NAME_LEN_MAX);
+    assert!(VIP.len() <= NAME_LEN_MAX);
+    assert!(VIPS.len() <= NAME_LEN_MAX);
+    assert!(LINKS.len() <= NAME_LEN_MAX);
 };

@@ -33,7 +33,7 @@ reasons! {
     Truncated = 0, "truncated";
     /// A header contradicts itself: wrong IP version, or a header length below the minimum.
     Malformed = 1, "malformed";
-    /// A VLAN tag stands where the ethertype should; what is behind it is not read.
+    /// More VLAN tags than are read; what is behind them is not.
     VlanTagged = 2, "vlan_tagged";
     /// Neither IP nor ARP.
     OtherEthertype = 3, "other_ethertype";
@@ -59,6 +59,26 @@ reasons! {
     Ipv6ExtensionLimit = 13, "ipv6_extension_limit";
     /// Any other protocol over IPv6.
     Ipv6Other = 14, "ipv6_other";
+    /// To or from PostgreSQL's port, while the gate is open.
+    FenceOpen = 15, "fence_open";
+    /// To or from PostgreSQL's port, with another data node, while the gate is open to those.
+    FencePeer = 16, "fence_peer";
+    /// To PostgreSQL's port while the gate is shut: answered with a reset.
+    FenceReset = 17, "fence_reset";
+    /// A reset to or from PostgreSQL's port while the gate is shut: it passes.
+    FenceResetPassed = 18, "fence_reset_passed";
+    /// To PostgreSQL's port while the gate is shut, and not answerable: dropped.
+    FenceDropIn = 19, "fence_drop_in";
+    /// From PostgreSQL's port while the gate is shut: dropped.
+    FenceDropOut = 20, "fence_drop_out";
+    /// While the gate is shut, a packet that may be TCP and whose ports cannot be read: dropped.
+    FenceUnreadable = 21, "fence_unreadable";
+    /// From or to the port of a backend that is fenced elsewhere: dropped.
+    FencedBackend = 22, "fenced_backend";
+    /// Who has this virtual address? Answered, under its lease.
+    VipAnswered = 23, "vip_answered";
+    /// Who has this virtual address? Another host, as far as is known here: not answered.
+    VipNotHeld = 24, "vip_not_held";
 }
 
 impl Reason {

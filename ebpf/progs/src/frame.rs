@@ -1,4 +1,4 @@
-//! The bounds-checked accessor: the only place where a program reads packet bytes.
+//! The bounds-checked accessor: the only place where an XDP program reads or writes packet bytes.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use pgx_rules::Bytes;
@@ -15,6 +15,31 @@ impl Frame {
     pub(crate) fn new(context: *mut xdp_md) -> Self {
         let context = XdpContext::new(context);
         Self { start: context.data(), end: context.data_end() }
+    }
+}
+
+/// Bytes of two link addresses.
+const ADDRESSES: usize = 12;
+
+impl Frame {
+    /// Writes bytes at an offset; `None` if they do not fit.
+    #[inline(always)]
+    pub(crate) fn put<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        let from = self.start + offset;
+        if from + N > self.end {
+            return None;
+        }
+        // SAFETY: as for reading; XDP may write packet memory, and nobody else has the packet.
+        unsafe { *(from as *mut [u8; N]) = *bytes };
+        Some(())
+    }
+
+    /// Lets the frame go back to who sent it.
+    #[inline(always)]
+    pub(crate) fn exchange_link_addresses(&self) -> Option<()> {
+        let old: [u8; ADDRESSES] = self.array(0)?;
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = old;
+        self.put(0, &[g, h, i, j, k, l, a, b, c, d, e, f])
     }
 }
 

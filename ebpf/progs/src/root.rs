@@ -1,12 +1,14 @@
 //! `pgx_root`, the XDP program that sees every packet first.
 //!
-//! It classifies, counts and passes. Rules that need a program of their own (the fence, the VIP,
-//! steering) are reached from here, after the verdict and before the pass.
+//! It classifies and counts, then hands the packet to the fence, and that one to the VIP's program.
+//! Each stands in the program array, where it can be replaced without a gap; an empty place is
+//! passed over.
 
 use aya_ebpf::bindings::xdp_md;
+use pgx_abi::Program;
 use pgx_rules::{Bytes as _, Verdict, decide, facts};
 
-use crate::{counters::count, frame::Frame};
+use crate::{counters::count, frame::Frame, maps::go_to};
 
 /// Context → facts → verdict for one packet.
 #[unsafe(export_name = pgx_abi::name!(pgx_root))]
@@ -16,6 +18,8 @@ extern "C" fn root(context: *mut xdp_md) -> u32 {
     match decide(facts(&frame)) {
         Verdict::Pass(reason) => {
             count(reason, frame.size());
+            go_to(context, Program::Fence);
+            go_to(context, Program::Vip);
             pgx_abi::XDP_PASS
         }
     }

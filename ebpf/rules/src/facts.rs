@@ -1,15 +1,18 @@
-//! Bytes to facts: what a frame is, as far as the verdict needs to know.
+//! Bytes to facts: what a packet is, as far as the verdict needs to know.
 //!
 //! A header counts as there only if the frame holds it and the IP length covers it; anything less
 //! is [`Flaw::Truncated`]. Only headers are asked for: a payload that is cut, or that lies outside
 //! the linear part of a frame, is none of our business.
 
-use crate::{Bytes, limits::EXTENSION_HEADERS_MAX};
+use crate::{
+    Bytes,
+    limits::{EXTENSION_HEADERS_MAX, VLAN_TAGS_MAX},
+};
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Facts {
-    /// A VLAN tag comes first (IEEE 802.1Q, 802.1ad).
+    /// More VLAN tags than are read (IEEE 802.1Q, 802.1ad).
     Tagged,
     /// An ARP packet of full length.
     Arp,
@@ -25,7 +28,7 @@ pub enum Facts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TCP, header of minimum length readable.
-    Tcp(Ports),
+    Tcp(Segment),
     /// ICMP over IPv4; its header is not read.
     Icmp,
     /// ICMP over IPv6.
@@ -36,11 +39,27 @@ pub enum Transport {
         hop_limit: u8,
     },
     /// A fragment that is not the first: there is no transport header in it.
-    Fragment,
+    Fragment {
+        /// Whether it may belong to a TCP segment.
+        may_be_tcp: bool,
+    },
     /// More extension headers than are walked.
     Unreached,
     /// Any other protocol.
     Other,
+}
+
+/// Where a TCP segment is, and its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The ports.
+    pub ports: Ports,
+    /// Offset of the IP header in the packet.
+    pub ip: usize,
+    /// Offset of the TCP header in the packet.
+    pub at: usize,
+    /// Offset of the end of the segment, by the IP header.
+    pub end: usize,
 }
 
 /// The ports of a TCP segment.
@@ -63,19 +82,19 @@ pub enum Flaw {
 
 // Ethernet II; IANA "IEEE 802 Numbers".
 pub(crate) const ETHERNET: usize = 14;
-const ETHERTYPE: usize = 12;
 const TYPE_IPV4: u16 = 0x0800;
 const TYPE_ARP: u16 = 0x0806;
 const TYPE_VLAN: u16 = 0x8100;
 const TYPE_IPV6: u16 = 0x86dd;
 const TYPE_SERVICE_VLAN: u16 = 0x88a8;
+pub(crate) const VLAN_TAG: usize = 4;
 
 // RFC 826 with Ethernet and IPv4 addresses.
 const ARP: usize = 28;
 // RFC 791, RFC 8200, RFC 9293, RFC 4443.
 const IPV4_WORDS_MIN: usize = 5;
 pub(crate) const IPV6: usize = 40;
-const TCP: usize = 20;
+pub(crate) const TCP: usize = 20;
 const ICMPV6: usize = 4;
 // RFC 791: flags take three bits of the field, the offset the rest.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
@@ -86,7 +105,7 @@ const FRAGMENT_HEADER: usize = 8;
 // IANA "Assigned Internet Protocol Numbers".
 const HOP_BY_HOP: u8 = 0;
 const PROTOCOL_ICMP: u8 = 1;
-const PROTOCOL_TCP: u8 = 6;
+pub(crate) const PROTOCOL_TCP: u8 = 6;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
@@ -94,33 +113,54 @@ const PROTOCOL_ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
 const MOBILITY: u8 = 135;
 
-/// Reads what the verdict needs to know of a frame that starts with its Ethernet header.
+/// Reads what the verdict needs to know of a frame that starts with its Ethernet header, behind at
+/// most [`VLAN_TAGS_MAX`] tags.
 ///
 /// # Errors
 /// [`Flaw`] if the headers are cut or contradict themselves.
 #[inline(always)]
 pub fn facts<B: Bytes + ?Sized>(frame: &B) -> Result<Facts, Flaw> {
-    let ethertype = u16::from_be_bytes(frame.array(ETHERTYPE).ok_or(Flaw::Truncated)?);
-    match ethertype {
-        TYPE_IPV4 => ipv4(frame).map(Facts::Ipv4),
-        TYPE_IPV6 => ipv6(frame).map(Facts::Ipv6),
-        TYPE_ARP if frame.size() < ETHERNET + ARP => Err(Flaw::Truncated),
-        TYPE_ARP => Ok(Facts::Arp),
-        TYPE_VLAN | TYPE_SERVICE_VLAN => Ok(Facts::Tagged),
-        _ => Ok(Facts::Other),
+    let mut ip = ETHERNET;
+    for _ in 0..=VLAN_TAGS_MAX {
+        // The ethertype is the last field before what it names.
+        let ethertype = u16::from_be_bytes(frame.array(ip - 2).ok_or(Flaw::Truncated)?);
+        match ethertype {
+            TYPE_IPV4 => return ipv4(frame, ip).map(Facts::Ipv4),
+            TYPE_IPV6 => return ipv6(frame, ip).map(Facts::Ipv6),
+            TYPE_ARP if frame.size() < ip + ARP => return Err(Flaw::Truncated),
+            TYPE_ARP => return Ok(Facts::Arp),
+            TYPE_VLAN | TYPE_SERVICE_VLAN => ip += VLAN_TAG,
+            _ => return Ok(Facts::Other),
+        }
+    }
+    Ok(Facts::Tagged)
+}
+
+/// Reads what the verdict needs to know of a packet that starts with its IP header, as on
+/// interfaces without a link header and in the programs of a cgroup.
+///
+/// # Errors
+/// [`Flaw`] if the headers are cut or contradict themselves.
+#[inline(always)]
+pub fn facts_of_ip<B: Bytes + ?Sized>(packet: &B) -> Result<Facts, Flaw> {
+    let [version] = packet.array(0).ok_or(Flaw::Truncated)?;
+    match version >> 4 {
+        4 => ipv4(packet, 0).map(Facts::Ipv4),
+        6 => ipv6(packet, 0).map(Facts::Ipv6),
+        _ => Err(Flaw::Malformed),
     }
 }
 
 #[inline(always)]
-fn ipv4<B: Bytes + ?Sized>(frame: &B) -> Result<Transport, Flaw> {
+fn ipv4<B: Bytes + ?Sized>(frame: &B, ip: usize) -> Result<Transport, Flaw> {
     let [version_words, _, length_high, length_low, _, _, flags, offset, _, protocol] =
-        frame.array(ETHERNET).ok_or(Flaw::Truncated)?;
+        frame.array(ip).ok_or(Flaw::Truncated)?;
     let words = usize::from(version_words & 0x0f);
     if version_words >> 4 != 4 || words < IPV4_WORDS_MIN {
         return Err(Flaw::Malformed);
     }
     let header = words * 4;
-    let at = ETHERNET + header;
+    let at = ip + header;
     if frame.size() < at {
         return Err(Flaw::Truncated);
     }
@@ -129,34 +169,34 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B) -> Result<Transport, Flaw> {
     if length != 0 && length < header {
         return Err(Flaw::Malformed);
     }
-    let end = if length == 0 { frame.size() } else { ETHERNET + length };
+    let end = if length == 0 { frame.size() } else { ip + length };
     if u16::from_be_bytes([flags, offset]) & FRAGMENT_OFFSET != 0 {
-        return Ok(Transport::Fragment);
+        return Ok(Transport::Fragment { may_be_tcp: protocol == PROTOCOL_TCP });
     }
     match protocol {
-        PROTOCOL_TCP => tcp(frame, at, end),
+        PROTOCOL_TCP => tcp(frame, ip, at, end),
         PROTOCOL_ICMP => Ok(Transport::Icmp),
         _ => Ok(Transport::Other),
     }
 }
 
 #[inline(always)]
-fn ipv6<B: Bytes + ?Sized>(frame: &B) -> Result<Transport, Flaw> {
+fn ipv6<B: Bytes + ?Sized>(frame: &B, ip: usize) -> Result<Transport, Flaw> {
     let [version, _, _, _, length_high, length_low, mut next, hop_limit] =
-        frame.array(ETHERNET).ok_or(Flaw::Truncated)?;
+        frame.array(ip).ok_or(Flaw::Truncated)?;
     if version >> 4 != 6 {
         return Err(Flaw::Malformed);
     }
     let length = usize::from(u16::from_be_bytes([length_high, length_low]));
     // A jumbogram (RFC 2675) announces no length here.
-    let end = if length == 0 { frame.size() } else { ETHERNET + IPV6 + length };
-    let mut at = ETHERNET + IPV6;
+    let end = if length == 0 { frame.size() } else { ip + IPV6 + length };
+    let mut at = ip + IPV6;
     if frame.size() < at {
         return Err(Flaw::Truncated);
     }
     for _ in 0..=EXTENSION_HEADERS_MAX {
         let step = match next {
-            PROTOCOL_TCP => return tcp(frame, at, end),
+            PROTOCOL_TCP => return tcp(frame, ip, at, end),
             PROTOCOL_ICMPV6 => return icmpv6(frame, at, end, hop_limit),
             FRAGMENT => FRAGMENT_HEADER,
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY | AUTHENTICATION => {
@@ -173,7 +213,10 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B) -> Result<Transport, Flaw> {
         let [after, _, high, low] = frame.array(at).ok_or(Flaw::Truncated)?;
         let is_later = u16::from_be_bytes([high, low]) & FRAGMENT_OFFSET_V6 != 0;
         if next == FRAGMENT && is_later {
-            return Ok(Transport::Fragment);
+            // Behind further headers, which only the first fragment has, there may be anything.
+            return Ok(Transport::Fragment {
+                may_be_tcp: is_extension(after) || after == PROTOCOL_TCP,
+            });
         }
         next = after;
         at += step;
@@ -182,16 +225,23 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B) -> Result<Transport, Flaw> {
 }
 
 #[inline(always)]
-fn tcp<B: Bytes + ?Sized>(frame: &B, at: usize, end: usize) -> Result<Transport, Flaw> {
+fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS | MOBILITY | AUTHENTICATION
+    )
+}
+
+#[inline(always)]
+fn tcp<B: Bytes + ?Sized>(frame: &B, ip: usize, at: usize, end: usize) -> Result<Transport, Flaw> {
     if at + TCP > end || at + TCP > frame.size() {
         return Err(Flaw::Truncated);
     }
     let [source_high, source_low, destination_high, destination_low] =
         frame.array(at).ok_or(Flaw::Truncated)?;
-    Ok(Transport::Tcp(Ports {
-        source: u16::from_be_bytes([source_high, source_low]),
-        destination: u16::from_be_bytes([destination_high, destination_low]),
-    }))
+    let source = u16::from_be_bytes([source_high, source_low]);
+    let destination = u16::from_be_bytes([destination_high, destination_low]);
+    Ok(Transport::Tcp(Segment { ports: Ports { source, destination }, ip, at, end }))
 }
 
 #[inline(always)]

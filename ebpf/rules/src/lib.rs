@@ -2,17 +2,26 @@
 //!
 //! The same code runs in the kernel, over the bounds-checked accessor of `ebpf/progs`, and in the
 //! tests below it, over a slice. It must not know BPF: no maps, no helpers, no contexts. Start at
-//! [`facts()`], then [`decide`]; the reasons themselves are in `ebpf/abi`.
+//! [`facts()`], then [`decide`]; the fence
+//! is [`subject`], then [`fence()`], then [`reset()`]; the reasons themselves are in `ebpf/abi`.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
 mod bytes;
 mod facts;
+mod fence;
 mod limits;
+mod neighbour;
+mod reset;
 mod verdict;
 
 pub use bytes::Bytes;
-pub use facts::{Facts, Flaw, Ports, Transport, facts};
-pub use limits::EXTENSION_HEADERS_MAX;
+pub use facts::{Facts, Flaw, Ports, Segment, Transport, facts, facts_of_ip};
+pub use fence::{Address, Direction, Fence, Lease, Subject, fence, subject};
+pub use limits::{EXTENSION_HEADERS_MAX, VLAN_TAGS_MAX};
+pub use neighbour::{
+    ADVERTISEMENT_FRAME, ARP_FRAME, Mac, Question, advertisement, arp_answer, question,
+};
+pub use reset::{RESET_IPV4, RESET_IPV6, Reset, reset};
 pub use verdict::{Verdict, decide};

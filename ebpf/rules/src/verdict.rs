@@ -39,7 +39,7 @@ fn ipv4(transport: Transport) -> Reason {
     match transport {
         Transport::Tcp(_) => Reason::Ipv4Tcp,
         Transport::Icmp => Reason::Ipv4Icmp,
-        Transport::Fragment => Reason::Ipv4Fragment,
+        Transport::Fragment { .. } => Reason::Ipv4Fragment,
         Transport::Icmpv6 { .. } | Transport::Unreached | Transport::Other => Reason::Ipv4Other,
     }
 }
@@ -54,7 +54,7 @@ fn ipv6(transport: Transport) -> Reason {
             Reason::Ipv6NeighbourDiscovery
         }
         Transport::Icmpv6 { .. } => Reason::Ipv6Icmp,
-        Transport::Fragment => Reason::Ipv6Fragment,
+        Transport::Fragment { .. } => Reason::Ipv6Fragment,
         Transport::Unreached => Reason::Ipv6ExtensionLimit,
         Transport::Icmp | Transport::Other => Reason::Ipv6Other,
     }

@@ -147,8 +147,30 @@ pub enum Error {
         generic: io::Error,
     },
 
-    /// A map could not be read.
-    #[error("cannot read the BPF map {map}: {source}; was it removed while pgx was running?")]
+    /// The fence could not be attached to an interface's or a cgroup's hooks.
+    #[error(
+        "cannot attach the fence to {at}: {source}; interfaces need tcx (Linux 6.6), cgroups \
+         cgroup v2; see `pgx doctor`"
+    )]
+    Hook {
+        /// The interface or cgroup.
+        at: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// Another process writes the fence's words.
+    #[error(
+        "another process on this host keeps the fence (it holds the lock {}); stop it first",
+        path.display()
+    )]
+    KeeperBusy {
+        /// The lock file.
+        path: PathBuf,
+    },
+
+    /// A map could not be read or written.
+    #[error("cannot use the BPF map {map}: {source}; was it removed while pgx was running?")]
     Map {
         /// The map.
         map: &'static str,

@@ -3,12 +3,16 @@
 //! Everything here is about getting programs in and numbers out; what a packet means is decided in
 //! `ebpf/rules`, and every name comes from `ebpf/abi`. It must not know PostgreSQL, leases or
 //! configuration. The order of use: [`Objects`], [`Pins::open`], [`Plane::load`],
-//! [`Plane::attach`]; `pgx doctor` asks [`probe()`].
+//! [`Plane::attach`], [`Plane::guard`]; then [`Keeper`] writes
+//! leases. `pgx doctor` asks [`probe()`].
 
 mod attach;
 mod counters;
+mod destroy;
 mod device;
 mod error;
+mod hooks;
+mod keeper;
 pub mod lab;
 mod load;
 mod objects;
@@ -16,14 +20,18 @@ mod pins;
 mod plane;
 mod probe;
 mod sys;
+mod vips;
 mod xdp_features;
 
 pub use attach::{Attachment, Mode};
 pub use counters::Counters;
+pub use destroy::{Side, destroy};
 pub use error::Error;
+pub use keeper::{KeepError, Keeper, Role, Stale, Standing};
 pub use load::can_load;
 pub use objects::Objects;
-pub use pgx_abi::{Counter, PIN_BASE, Reason};
+pub use pgx_abi::{Counter, Gate, LeaseWord, PIN_BASE, Reason};
 pub use pins::{BPFFS, Pins};
 pub use plane::Plane;
 pub use probe::{Feature, probe};
+pub use vips::Vips;

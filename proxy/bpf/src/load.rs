@@ -2,11 +2,15 @@
 
 use std::io;
 
-use aya::maps::MapInfo;
+use aya::maps::{MapInfo, ProgramArray};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::libc;
-use pgx_abi::{COUNTER_SLOTS, Counter, PGX_OBJECT, PGX_ROOT, REASONS};
+use pgx_abi::{
+    COUNTER_SLOTS, Counter, FENCE, FENCED, FENCED_MAX, LEASE_SLOTS, LEASES, LINKS, LINKS_MAX,
+    LinkAddress, PEERS, PEERS_MAX, PGX_OBJECT, PGX_ROOT, PROGRAM_SLOTS, PROGRAMS, Program, REASONS,
+    VIP, VIPS, VIPS_MAX, Vip,
+};
 
 use crate::error::{is_forbidden, root_cause};
 use crate::{Error, Objects, Pins};
@@ -14,11 +18,27 @@ use crate::{Error, Objects, Pins};
 /// Since Linux 5.8; before it, and where the two are not known, `CAP_SYS_ADMIN`.
 const CAPABILITIES: &str = "CAP_BPF CAP_NET_ADMIN";
 
+/// A pinned map: its name, the sizes of key and value in bytes, and its slots.
+type Layout = (&'static str, usize, usize, u32);
+
+/// Every pinned map.
+const PINNED: [Layout; 7] = [
+    (REASONS, 4, size_of::<Counter>(), COUNTER_SLOTS),
+    (LEASES, 4, 8, LEASE_SLOTS),
+    (PEERS, 16, 8, PEERS_MAX),
+    (FENCED, 16, 8, FENCED_MAX),
+    (PROGRAMS, 4, 4, PROGRAM_SLOTS),
+    (VIPS, 16, size_of::<Vip>(), VIPS_MAX),
+    (LINKS, 4, size_of::<LinkAddress>(), LINKS_MAX),
+];
+
 /// Makes the maps of the object `pgx`, or takes those that are pinned already.
 pub(crate) fn pgx(objects: &Objects, pins: &Pins) -> Result<Ebpf, Error> {
-    check_layout(pins)?;
     let mut loader = EbpfLoader::new();
-    loader.map_pin_path(REASONS, pins.map(REASONS));
+    for layout in PINNED {
+        check_layout(pins, layout)?;
+        loader.map_pin_path(layout.0, pins.map(layout.0));
+    }
     loader.load(&objects.pgx).map_err(|error| explain(PGX_OBJECT, &error))
 }
 
@@ -36,9 +56,15 @@ pub(crate) fn program<'a>(
     let lacks = || Error::ObjectInvalid { object, reason: format!("no XDP program {name} in it") };
     let found = ebpf.program_mut(name).ok_or_else(lacks)?;
     let xdp: &mut Xdp = found.try_into().map_err(|_| lacks())?;
-    match xdp.load() {
+    verified(name, xdp.load())?;
+    Ok(xdp)
+}
+
+/// What the verifier made of a program.
+pub(crate) fn verified(name: &'static str, loaded: Result<(), ProgramError>) -> Result<(), Error> {
+    match loaded {
         // A second attachment uses the program that the first one loaded.
-        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(xdp),
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
         Err(ProgramError::LoadError { io_error, verifier_log }) => {
             let log = verifier_log.to_string();
             if log.trim().is_empty() && is_forbidden(&io_error) {
@@ -46,8 +72,31 @@ pub(crate) fn program<'a>(
             }
             Err(Error::Verifier { program: name, log, source: io_error })
         }
-        Err(other) => Err(Error::ObjectInvalid { object, reason: root_cause(&other).to_string() }),
+        Err(other) => {
+            let reason = root_cause(&other).to_string();
+            Err(Error::ObjectInvalid { object: PGX_OBJECT, reason })
+        }
     }
+}
+
+/// Puts a program into its place in the program array, where the root program finds it.
+pub(crate) fn install(ebpf: &mut Ebpf, place: Program) -> Result<(), Error> {
+    let name = match place {
+        Program::Fence => FENCE,
+        Program::Vip => VIP,
+    };
+    let fence = program(ebpf, PGX_OBJECT, name)?;
+    let failed = |error: &(dyn std::error::Error + 'static)| Error::Map {
+        map: PROGRAMS,
+        source: root_cause(error),
+    };
+    let fd = fence.fd().map_err(|error| failed(&error))?;
+    let fd = fd.try_clone().map_err(|error| failed(&error))?;
+    let lacks =
+        || Error::ObjectInvalid { object: PGX_OBJECT, reason: format!("no map {PROGRAMS} in it") };
+    let map = ebpf.map_mut(PROGRAMS).ok_or_else(lacks)?;
+    let mut programs = ProgramArray::try_from(map).map_err(|error| failed(&error))?;
+    programs.set(place as u32, &fd, 0).map_err(|error| failed(&error))
 }
 
 /// Whether this process can load the product's programs on this kernel: loads them, and lets them
@@ -61,8 +110,8 @@ pub fn can_load(objects: &Objects) -> Result<(), Error> {
 }
 
 /// Refuses a pinned map of another layout: aya would take it as it is.
-fn check_layout(pins: &Pins) -> Result<(), Error> {
-    let path = pins.map(REASONS);
+fn check_layout(pins: &Pins, (name, key, value, slots): Layout) -> Result<(), Error> {
+    let path = pins.map(name);
     if !path.exists() {
         return Ok(());
     }
@@ -72,7 +121,7 @@ fn check_layout(pins: &Pins) -> Result<(), Error> {
     })?;
     let describe = |key, value, slots| format!("{slots} slots of {key} to {value} bytes");
     let found = describe(info.key_size() as usize, info.value_size() as usize, info.max_entries());
-    let expected = describe(size_of::<u32>(), size_of::<Counter>(), COUNTER_SLOTS);
+    let expected = describe(key, value, slots);
     if found != expected {
         let dir = pins.dir().to_owned();
         return Err(Error::PinLayout { path, dir, found, expected });

@@ -20,6 +20,9 @@ use crate::{Error, sys};
 /// Where the BPF file system is by convention.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
+/// Where lock files lie; empty after a boot.
+const RUN: &str = "/run";
+
 const MAPS: &str = "maps";
 const LINKS: &str = "links";
 
@@ -82,6 +85,19 @@ impl Pins {
     /// Where a map is pinned.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.dir.join(MAPS).join(name)
+    }
+
+    /// Where the link of a hook's program is pinned: `place` and `number` tell the interface or the
+    /// cgroup.
+    pub(crate) fn hook(&self, program: &str, place: u64, number: u64) -> PathBuf {
+        self.dir.join(LINKS).join(format!("{program}-{place}-{number}"))
+    }
+
+    /// The lock of whoever writes the fence's words. Not among the pins: those are no files that
+    /// could be locked.
+    pub(crate) fn keeper_lock(&self) -> PathBuf {
+        let name = self.dir.to_string_lossy().replace('/', "-");
+        PathBuf::from(RUN).join(format!("pgx-keeper{name}.lock"))
     }
 
     /// Where the link of a program on a device is pinned.

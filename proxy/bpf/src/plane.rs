@@ -1,8 +1,11 @@
 //! The product's programs, loaded: attach them, read their counters, take them off.
 
-use aya::Ebpf;
-use pgx_abi::{PGX_OBJECT, PGX_ROOT};
+use std::path::Path;
 
+use aya::Ebpf;
+use pgx_abi::{PGX_OBJECT, PGX_ROOT, Program};
+
+use crate::hooks::{self, Way};
 use crate::{Attachment, Counters, Error, Objects, Pins, attach, load};
 
 /// The kernel plane of this host: the programs are in the kernel, the maps are pinned.
@@ -38,6 +41,48 @@ impl Plane {
     pub fn attach(&mut self, interface: &str) -> Result<Attachment, Error> {
         let program = load::program(&mut self.ebpf, PGX_OBJECT, PGX_ROOT)?;
         attach::attach(program, PGX_ROOT, &self.pins, interface)
+    }
+
+    /// Puts the fence where the root program finds it. From here on PostgreSQL's port is shut on
+    /// every interface that the root program is attached to, as far as no lease opens it.
+    ///
+    /// # Errors
+    /// [`Error::Verifier`], [`Error::ObjectInvalid`] or [`Error::Map`].
+    pub fn guard(&mut self) -> Result<(), Error> {
+        load::install(&mut self.ebpf, Program::Fence)
+    }
+
+    /// Puts the program for virtual addresses where the root program finds it. It answers for those
+    /// whose lease [`Vips`](crate::Vips) writes, on interfaces that it was told of.
+    ///
+    /// # Errors
+    /// As [`Self::guard`].
+    pub fn answer(&mut self) -> Result<(), Error> {
+        load::install(&mut self.ebpf, Program::Vip)
+    }
+
+    /// Guards what leaves by an interface.
+    ///
+    /// # Errors
+    /// [`Error::InterfaceUnknown`], [`Error::Hook`], [`Error::Unprivileged`] or [`Error::Pin`].
+    pub fn guard_out(&mut self, interface: &str) -> Result<(), Error> {
+        hooks::interface(&mut self.ebpf, &self.pins, interface, Way::Out)
+    }
+
+    /// Guards what comes in by an interface that has no XDP program, such as loopback.
+    ///
+    /// # Errors
+    /// As [`Self::guard_out`].
+    pub fn guard_in(&mut self, interface: &str) -> Result<(), Error> {
+        hooks::interface(&mut self.ebpf, &self.pins, interface, Way::In)
+    }
+
+    /// Guards the sockets of a cgroup, on whatever interface.
+    ///
+    /// # Errors
+    /// [`Error::Hook`], [`Error::Unprivileged`] or [`Error::Pin`].
+    pub fn guard_cgroup(&mut self, cgroup: &Path) -> Result<(), Error> {
+        hooks::cgroup(&mut self.ebpf, &self.pins, cgroup)
     }
 
     /// What the programs have counted.

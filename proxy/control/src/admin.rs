@@ -4,12 +4,21 @@
 //! fields and new verbs do not change it. A server answers a version that it does not speak with
 //! [`Refusal::Version`], so that tools of another release get a sentence and not a parse error.
 
+mod cluster;
+
+pub use cluster::{
+    AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, Shared,
+    SharedChange,
+};
+
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use crate::cluster::Role;
 
 /// The version that this build speaks.
 pub const VERSION: u32 = 1;
@@ -19,6 +28,9 @@ pub const VERSION: u32 = 1;
 pub struct Request {
     /// Version of the form, see [`VERSION`].
     pub version: u32,
+    /// Say what would be done and do nothing; for verbs that ask something of the cluster.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub dry_run: bool,
     /// What is asked.
     #[serde(flatten)]
     pub verb: Verb,
@@ -28,16 +40,58 @@ impl Request {
     /// A request of this build's version.
     #[must_use]
     pub fn new(verb: Verb) -> Self {
-        Self { version: VERSION, verb }
+        Self { version: VERSION, dry_run: false, verb }
     }
 }
 
-/// What can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What can be asked. All but the first two are asked of the cluster: any node takes them and
+/// passes them on to whoever coordinates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
 pub enum Verb {
     /// What this process does and how it fares.
     Status,
+    /// The settings that all nodes share.
+    ShowConfig,
+    /// Change some of them.
+    EditConfig(SharedChange),
+    /// Begin the cluster with a node's directory, which is the primary's then.
+    Bootstrap {
+        /// The node.
+        node: u64,
+    },
+    /// Let a node belong to the cluster, or no more.
+    Node {
+        /// The node.
+        node: u64,
+        /// Where the others reach it; for a node that goes, what is known is kept.
+        #[serde(default)]
+        address: Option<String>,
+        /// What it shall be.
+        role: Role,
+    },
+    /// Make another node primary.
+    Switchover {
+        /// The node; the best standby when there is none.
+        #[serde(default)]
+        to: Option<u64>,
+    },
+    /// Give a switchover up.
+    CancelSwitchover,
+    /// Replace the primary though it seems well.
+    Failover,
+    /// Let the failover under way lose acknowledged commits.
+    AcceptLoss,
+    /// Leave failover to operators, or take it back.
+    Pause {
+        /// Whether it pauses.
+        is_paused: bool,
+    },
+    /// Let another voter coordinate.
+    Transfer {
+        /// The voter.
+        to: u64,
+    },
 }
 
 /// A reply as it is sent.
@@ -64,6 +118,10 @@ impl Reply {
 pub enum Body {
     /// Answer to [`Verb::Status`].
     Status(Box<Status>),
+    /// Answer to [`Verb::ShowConfig`].
+    Config(Shared),
+    /// It was done; or, of a dry run, what would be done, line by line.
+    Done(Vec<String>),
     /// The request was understood or not, and was not carried out.
     Refused(Refusal),
 }
@@ -95,6 +153,15 @@ pub enum Refusal {
     },
     /// Too many admin clients at once; a retry may work.
     Busy,
+    /// The process has no part in a cluster.
+    NoCluster,
+    /// The controller waits for its disk.
+    Stalled,
+    /// The cluster did not carry it out.
+    Cluster {
+        /// Why, for people.
+        detail: String,
+    },
 }
 
 impl fmt::Display for Refusal {
@@ -113,6 +180,13 @@ impl fmt::Display for Refusal {
                  {expected}"
             ),
             Self::Busy => write!(out, "too many admin clients at once; try again"),
+            Self::NoCluster => {
+                write!(out, "this pgx has no part in a cluster: its configuration has no [control]")
+            }
+            Self::Stalled => {
+                write!(out, "the controller waits for the disk under control.data; try again")
+            }
+            Self::Cluster { detail } => out.write_str(detail),
         }
     }
 }
@@ -135,6 +209,9 @@ pub struct Status {
     /// The other nodes as this one sees them, where it is part of a cluster.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peers: Option<Vec<PeerStatus>>,
+    /// The cluster as this node sees it; absent while the controller waits for its disk.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub control: Option<Box<ControlStatus>>,
 }
 
 /// How the proxy fares.
@@ -201,6 +278,21 @@ mod tests {
         let text = serde_json::to_string(&Request::new(Verb::Status)).unwrap();
         assert_eq!(text, r#"{"version":1,"verb":"status"}"#);
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), Request::new(Verb::Status));
+    }
+
+    #[test]
+    fn requests_of_the_cluster_look_on_the_wire_as_documented() {
+        let verb = Verb::Node { node: 4, address: Some("db4:6433".into()), role: Role::Voter };
+        let request = Request { dry_run: true, ..Request::new(verb) };
+        let text = serde_json::to_string(&request).unwrap();
+        let expected = r#"{"version":1,"dry_run":true,"verb":"node","node":4,"#;
+        assert!(text.starts_with(expected), "{text}");
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+        let text = r#"{"version":1,"verb":"edit-config","durability":"available"}"#;
+        let request: Request = serde_json::from_str(text).unwrap();
+        assert!(matches!(request.verb, Verb::EditConfig(_)), "{request:?}");
+        let text = r#"{"version":1,"verb":"edit-config","durable":"available"}"#;
+        assert!(serde_json::from_str::<Request>(text).is_err(), "an unknown key is refused");
     }
 
     #[test]

@@ -90,6 +90,8 @@ mod tests {
 
     fn facts(sequence: u64, is_streaming: bool) -> Facts {
         let agent = AgentFacts {
+            epoch: Some(Epoch(0)),
+            promoted: None,
             directory: directory(2),
             system: SystemId(1),
             timeline: Timeline(1),

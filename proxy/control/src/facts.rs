@@ -22,13 +22,14 @@ pub struct Facts {
     pub life: u64,
     /// Grows with each message of one process.
     pub sequence: u64,
-    /// The newest epoch that the node has applied; `None` before the cluster has begun.
+    /// The newest epoch that every part of the node goes by: leases, agent, proxy. `None` before
+    /// the cluster has begun.
     pub epoch: Option<Epoch>,
     /// The node's installation, for leases that go with no data directory.
     pub installation: Incarnation,
     /// Whether it wants to hold leases: it has an agent or a proxy.
     pub wants_leases: bool,
-    /// The membership that it counts its promises in, or a later one: the newest it has applied.
+    /// The membership that its leases count in, or a later one.
     pub counts_in: u64,
     /// The highest version of the log's entries that it can read.
     pub entries_read_max: u16,
@@ -46,6 +47,12 @@ pub struct Facts {
 /// What a voter says about leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VoterFacts {
+    /// The newest epoch that its leases go by.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
+    /// The membership that its leases count in.
+    #[serde(default)]
+    pub counts_in: u64,
     /// What it has refused for ever, on disk, of what the quorum wants released.
     pub released: BTreeMap<Kind, u64>,
     /// The rights that somebody holds and that nobody has renewed with it for too long.
@@ -73,6 +80,8 @@ pub enum Postgres {
 /// What an agent says of its PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentFacts {
+    /// The newest epoch that it goes by.
+    pub epoch: Option<Epoch>,
     /// The data directory.
     pub directory: Incarnation,
     /// Of which database system.
@@ -89,6 +98,8 @@ pub struct AgentFacts {
     pub streams: Option<(NodeId, Epoch)>,
     /// What its frozen directory reports; counts for one attempt only.
     pub report: Option<Report>,
+    /// The epoch of its own for which it was promoted and has ended its recovery.
+    pub promoted: Option<Epoch>,
     /// On a primary that could open: where its recovery ended.
     pub recovered: Option<Recovered>,
     /// On the primary: the newest change of the rule that every walsender runs and whose members
@@ -109,11 +120,16 @@ pub struct Recovered {
     pub switch: Lsn,
     /// The end of recovery; the rule's standbys have flushed past it.
     pub end: Lsn,
+    /// The number of that rule.
+    pub change: u64,
 }
 
 /// What a proxy says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyFacts {
+    /// The newest epoch that it goes by.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
     /// The virtual addresses that it could answer for.
     pub vips: BTreeSet<VipId>,
     /// The epoch whose new transactions it holds back, for a switchover.

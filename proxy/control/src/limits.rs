@@ -25,6 +25,10 @@ pub const POLICY_MS_MAX: u64 = 3_600_000;
 /// Most standbys that a commit may have to reach.
 pub const SYNC_STANDBYS_MAX: usize = 8;
 
+/// Rules of synchronous replication that may be in force at once, while one change overtakes
+/// another; each is one more that reports must satisfy.
+pub const RULES_MAX: usize = 4;
+
 /// Nodes that a cluster may have had in its life; each stays in the state, so that its number is
 /// not given again.
 pub const NODES_EVER_MAX: usize = 1024;
@@ -36,5 +40,6 @@ pub const ADDRESS_BYTES_MAX: usize = 262;
 pub const FLAPS_MAX: u32 = 6;
 
 const _: () = assert!(POLICY_MS_MAX << FLAPS_MAX < u64::MAX / 16);
+const _: () = assert!(RULES_MAX >= 2);
 const _: () = assert!(MEMBERSHIPS_PENDING_MAX >= 2);
 const _: () = assert!(ADMIN_CLIENTS_MAX * ADMIN_REQUEST_BYTES_MAX <= 4 * 1024 * 1024);

@@ -21,10 +21,14 @@ fn facts() -> Facts {
         wants_leases: true,
         counts_in: 4,
         voter: Some(VoterFacts {
+            epoch: Some(Epoch(3)),
+            counts_in: 4,
             released: [(Kind::Primary, 3)].into(),
             missed: [(kind, 9)].into(),
         }),
         agent: Some(AgentFacts {
+            epoch: Some(Epoch(3)),
+            promoted: Some(Epoch(3)),
             directory: Incarnation(u128::MAX),
             system: SystemId(u64::MAX),
             timeline: Timeline(5),
@@ -37,7 +41,7 @@ fn facts() -> Facts {
             settled_change: 1,
             shut_down: Some(Lsn(2)),
         }),
-        proxy: Some(ProxyFacts { vips: [VipId(1)].into(), holds: None }),
+        proxy: Some(ProxyFacts { vips: [VipId(1)].into(), ..ProxyFacts::default() }),
         ..Facts::new(Incarnation(77))
     }
 }
@@ -48,6 +52,7 @@ fn ask() -> Message {
         epoch: Epoch(1),
         asked_at: BootTime(4),
         settings: Settings::default(),
+        life: 5,
     })
 }
 

@@ -1,6 +1,7 @@
 //! What operators ask of the cluster, and what becomes of it.
 
-use pgx_control::cluster::{Durability, Policy, Role};
+use pgx_control::cluster::{Durability, Entry, Policy, Role};
+use pgx_control::decide::Action;
 use pgx_control::ids::NodeId;
 use pgx_control::lease;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,15 @@ pub struct Change {
     pub policy: Option<Policy>,
 }
 
+/// What a request would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rehearsal {
+    /// What it would propose.
+    pub entries: Vec<Entry>,
+    /// What would be decided next, from what is known now.
+    pub then: Vec<Action>,
+}
+
 /// What became of a request.
 pub type Answer = Result<(), Unanswered>;
 
@@ -80,6 +90,14 @@ pub enum Unanswered {
     /// The node to begin with has said nothing of a data directory.
     #[error("node {0} has not told of a PostgreSQL data directory; is its [postgres] running?")]
     NoDirectory(NodeId),
+    /// The number is or was somebody's.
+    #[error("number {node} was given before; give the new node number {next}")]
+    NumberUsed {
+        /// The number.
+        node: NodeId,
+        /// The lowest that is free.
+        next: NodeId,
+    },
     /// No standby could take over.
     #[error("no standby streams from the primary, so none can take over without loss")]
     NoCandidate,

@@ -14,8 +14,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
-use pgx_control::admin::{Body, ProxyStatus, Refusal, Reply, Request, Status, VERSION, Verb};
+use pgx_control::admin::{
+    Body, ProxyStatus, Refusal, Reply, Request, SharedChange, Status, VERSION, Verb,
+};
+use pgx_control::ids::NodeId;
 use pgx_control::limits::{ADMIN_CLIENT_MS_MAX, ADMIN_CLIENTS_MAX, ADMIN_REQUEST_BYTES_MAX};
+use pgx_controller::{Change, Request as ClusterRequest};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -23,6 +27,7 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::controller::{Control, Question};
 use crate::forward::Forwarder;
 use crate::kernel::Kernel;
 use crate::peer::PeerSet;
@@ -59,6 +64,7 @@ pub(crate) struct Node {
     pub(crate) forwarder: Option<Arc<Forwarder>>,
     pub(crate) kernel: Option<Kernel>,
     pub(crate) peers: Option<Arc<PeerSet>>,
+    pub(crate) controller: Option<Control>,
 }
 
 impl AdminSocket {
@@ -150,7 +156,10 @@ async fn serve_peer(peer: &mut UnixStream, node: &Node) -> io::Result<()> {
     let body = if line.last() != Some(&b'\n') && line.len() >= ADMIN_REQUEST_BYTES_MAX {
         Body::Refused(Refusal::TooLong)
     } else {
-        parse(&line).map_or_else(Body::Refused, |request| node.carry_out(request.verb))
+        match parse(&line) {
+            Ok(request) => node.carry_out(request).await,
+            Err(refusal) => Body::Refused(refusal),
+        }
     };
     answer(peer, body).await
 }
@@ -180,13 +189,30 @@ async fn answer(peer: &mut UnixStream, body: Body) -> io::Result<()> {
 }
 
 impl Node {
-    fn carry_out(&self, verb: Verb) -> Body {
-        match verb {
-            Verb::Status => Body::Status(Box::new(self.status())),
+    async fn carry_out(&self, Request { dry_run, verb, .. }: Request) -> Body {
+        if verb == Verb::Status {
+            return Body::Status(Box::new(self.status().await));
+        }
+        let Some(controller) = &self.controller else { return Body::Refused(Refusal::NoCluster) };
+        let Some(request) = cluster_request(verb) else {
+            let status = controller.status().await.filter(|status| status.halted.is_empty());
+            return match status {
+                Some(status) => Body::Config(status.settings),
+                None => Body::Refused(Refusal::Stalled),
+            };
+        };
+        let question = if dry_run { Question::Rehearse(request) } else { Question::Do(request) };
+        match controller.ask(question).await {
+            Ok(lines) => Body::Done(lines),
+            Err(unanswered) => Body::Refused(Refusal::Cluster { detail: unanswered.to_string() }),
         }
     }
 
-    fn status(&self) -> Status {
+    async fn status(&self) -> Status {
+        let control = match &self.controller {
+            Some(controller) => controller.status().await.map(Box::new),
+            None => None,
+        };
         let proxy = self.config.proxy.as_ref().zip(self.forwarder.as_ref());
         Status {
             release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -205,8 +231,30 @@ impl Node {
             }),
             kernel: self.kernel.as_ref().map(Kernel::status),
             peers: self.peers.as_ref().map(|peers| peers.status()),
+            control,
         }
     }
+}
+
+/// What a verb asks of the cluster; `None` for those that only look.
+fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
+    Some(match verb {
+        Verb::Status | Verb::ShowConfig => return None,
+        Verb::EditConfig(SharedChange { durability, lease, policy }) => {
+            ClusterRequest::Edit(Change { lease, durability, policy })
+        }
+        Verb::Bootstrap { node } => ClusterRequest::Bootstrap { node: NodeId(node) },
+        Verb::Node { node, address, role } => {
+            let address = address.unwrap_or_default();
+            ClusterRequest::Node { node: NodeId(node), address, role }
+        }
+        Verb::Switchover { to } => ClusterRequest::Switchover { to: to.map(NodeId) },
+        Verb::CancelSwitchover => ClusterRequest::CancelSwitchover,
+        Verb::Failover => ClusterRequest::Failover,
+        Verb::AcceptLoss => ClusterRequest::AcceptLoss,
+        Verb::Pause { is_paused } => ClusterRequest::Pause { is_paused },
+        Verb::Transfer { to } => ClusterRequest::Transfer { to: NodeId(to) },
+    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::RangedI64ValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 /// Where pgx looks for its configuration unless told otherwise.
 pub(crate) const CONFIG_PATH: &str = "/etc/pgx/pgx.toml";
@@ -31,7 +31,7 @@ pub(crate) enum Verb {
     Ctl(Ctl),
     /// Says what this machine allows pgx to do, and what to do about the rest
     Doctor(Doctor),
-    /// Makes the certificates by which the nodes of a cluster know each other
+    /// Makes what a node needs before its first start: certificates, and its store
     Init {
         #[command(subcommand)]
         verb: InitVerb,
@@ -59,6 +59,98 @@ pub(crate) struct Ctl {
 pub(crate) enum CtlVerb {
     /// What this pgx does and how it fares
     Status,
+    /// Begins the cluster with a node's PostgreSQL as its primary
+    Bootstrap {
+        /// The node's number
+        #[arg(long, value_name = "NUMBER")]
+        node: u64,
+        #[command(flatten)]
+        dry: Dry,
+    },
+    /// Lets nodes belong to the cluster, or no more
+    Node {
+        #[command(subcommand)]
+        verb: NodeVerb,
+    },
+    /// Makes another node primary, without loss and without errors to clients
+    Switchover {
+        #[command(subcommand)]
+        verb: Option<SwitchoverVerb>,
+        /// The node's number; the best standby without it
+        #[arg(long, value_name = "NUMBER")]
+        to: Option<u64>,
+        #[command(flatten)]
+        dry: Dry,
+    },
+    /// Replaces the primary though it seems well
+    Failover {
+        /// Lets the failover under way lose acknowledged commits, as those who have them are gone
+        #[arg(long)]
+        accept_loss: bool,
+        #[command(flatten)]
+        dry: Dry,
+    },
+    /// Leaves failover to operators
+    Pause,
+    /// Takes failover back from operators
+    Resume,
+    /// Prints the settings that all nodes share
+    ShowConfig,
+    /// Changes settings that all nodes share, in $EDITOR unless told otherwise
+    EditConfig(EditConfig),
+    /// Lets another voter coordinate
+    Transfer {
+        /// The voter's number
+        #[arg(long, value_name = "NUMBER")]
+        to: u64,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Dry {
+    /// Says what would be decided, from what is known now, and does nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum NodeVerb {
+    /// Lets a node belong, or changes where the others reach it
+    Add {
+        /// Its number; never one that another node had
+        #[arg(value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+        node: u64,
+        /// Its control.listen as host:port
+        #[arg(value_name = "ADDRESS")]
+        address: String,
+        /// Lets it have the log without counting
+        #[arg(long)]
+        learner: bool,
+    },
+    /// Lets a node belong no more; its number is never used again
+    Remove {
+        /// Its number
+        #[arg(value_name = "NUMBER")]
+        node: u64,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum SwitchoverVerb {
+    /// Gives a switchover up, while that is possible
+    Cancel,
+}
+
+#[derive(Args)]
+pub(crate) struct EditConfig {
+    /// Changes one setting and opens no editor; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Takes the settings from a file of the form that show-config prints
+    #[arg(long, value_name = "FILE", conflicts_with = "set")]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) dry: Dry,
 }
 
 #[derive(Args)]
@@ -87,6 +179,8 @@ pub(crate) enum InitVerb {
     },
     /// Makes the key and the certificate of one node
     Node(InitNode),
+    /// Makes what the node must not forget about the cluster: once, before its first start
+    Store(InitStore),
     /// Says whom the certificates in a file name, and until when they are valid
     Show {
         /// The file with the certificates
@@ -115,6 +209,31 @@ pub(crate) struct InitNode {
     /// How long it is valid
     #[arg(long, default_value_t = 365, value_parser = days())]
     pub(crate) days: u32,
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("way").required(true).args(["found", "join", "recover"]))]
+pub(crate) struct InitStore {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+    pub(crate) config: PathBuf,
+    /// Founds a cluster with this node as its only voter
+    #[arg(long)]
+    pub(crate) found: bool,
+    /// Lets the nodes of a cluster take this one in
+    #[arg(long, requires = "cluster_id")]
+    pub(crate) join: bool,
+    /// The cluster to join, as 'pgx init store --found' and 'pgx ctl status' print it
+    #[arg(long, value_name = "ID", conflicts_with_all = ["found", "recover"])]
+    pub(crate) cluster_id: Option<String>,
+    /// Makes this node the only voter of a new cluster, when a majority of the old one is gone for
+    /// good; commits that it never received are lost
+    #[arg(long)]
+    pub(crate) recover: bool,
+    /// A voter that will never come back; each other one must be named, and is looked for all the
+    /// same
+    #[arg(long, value_name = "NUMBER", requires = "recover")]
+    pub(crate) gone: Vec<u64>,
 }
 
 /// Up to a century; whoever writes more has miscounted.

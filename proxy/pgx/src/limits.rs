@@ -1,5 +1,6 @@
 //! The bounds of the shell, and how they hang together.
 
+pub(crate) mod control;
 pub(crate) mod peer;
 
 use std::time::Duration;

@@ -8,6 +8,7 @@
 mod admin;
 mod cli;
 mod config;
+mod controller;
 mod ctl;
 mod doctor;
 mod exit;

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{AdminSocket, Node};
 use crate::config::{self, Config};
+use crate::controller;
 use crate::exit::Failure;
 use crate::forward::Forwarder;
 use crate::kernel::Kernel;
@@ -41,6 +42,8 @@ async fn serve(config: Config) -> Result<(), Failure> {
     // The admin socket comes first: its lock tells whether another pgx runs with these files.
     let admin = AdminSocket::bind(&config.admin_socket)
         .map_err(|error| Failure::Failed(error.to_string()))?;
+    // Files next: a node without its memory starts no role.
+    let prepared = controller::prepare(&config)?;
     let kernel = config.vip.as_ref().map(Kernel::attach);
     let mut listeners = Vec::new();
     let forwarder = config.proxy.as_ref().map(Forwarder::new);
@@ -56,9 +59,16 @@ async fn serve(config: Config) -> Result<(), Failure> {
             roles.spawn(Arc::clone(forwarder).serve(listener, stopped.clone()));
         }
     }
-    let peers = config.control.as_ref().map(start_peers).transpose()?;
+    let (peers, controller) = match (&config.control, prepared) {
+        (Some(control), Some(prepared)) => {
+            let peers = start_peers(control, prepared.takers())?;
+            let controller = prepared.start(Arc::clone(&peers))?;
+            (Some(peers), Some(controller))
+        }
+        _ => (None, None),
+    };
     let control = config.control.clone().zip(peers.clone());
-    let node = Node { started, config, listen, forwarder, kernel, peers };
+    let node = Node { started, config, listen, forwarder, kernel, peers, controller };
     let admin = tokio::spawn(admin.serve(Arc::new(node)));
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
@@ -81,11 +91,11 @@ async fn serve(config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn start_peers(control: &config::Control) -> Result<Arc<PeerSet>, Failure> {
+fn start_peers(control: &config::Control, takers: Takers) -> Result<Arc<PeerSet>, Failure> {
     let certificates =
         Certificates::load(control).map_err(|error| Failure::Failed(error.to_string()))?;
     let listener = listen(control.listen, "control.listen")?;
-    Ok(PeerSet::start(certificates, &control.peers, listener, Takers::new()))
+    Ok(PeerSet::start(certificates, &control.peers, listener, takers))
 }
 
 /// Reads the certificates again; those in use stay when the new ones are no good.

@@ -56,7 +56,7 @@ pub enum Postgres {
 ///
 /// # Errors
 /// When they are not installed; the error lists the versions that are.
-pub(super) fn find_programs(version: Option<&str>) -> anyhow::Result<PathBuf> {
+pub fn find_programs(version: Option<&str>) -> anyhow::Result<PathBuf> {
     let entries = std::fs::read_dir(VERSIONS).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let mut installed: Vec<(u32, String)> = names

@@ -4,17 +4,23 @@
 //! network and mount namespaces that end with the test's thread, so nothing is left behind.
 
 mod attach;
+mod fence;
+mod gate;
 #[path = "../../../ebpf/rules/tests/classify/packets.rs"]
 mod packets;
 mod refuse;
 mod space;
 mod verdict;
+mod vip;
 
 use libtest_mimic::Arguments;
 
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials = verdict::trials();
+    trials.extend(fence::trials());
+    trials.extend(gate::trials());
+    trials.extend(vip::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
     libtest_mimic::run(&arguments, trials).exit();

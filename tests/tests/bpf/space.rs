@@ -18,8 +18,8 @@ use pgx_bpf::Pins;
 
 /// The end of the veth pair that programs are attached to.
 pub(crate) const NEAR: &str = "near";
-const FAR: &str = "far";
-const FAR_ADDRESS: &str = "192.0.2.1";
+pub(crate) const FAR: &str = "far";
+pub(crate) const FAR_ADDRESS: &str = "192.0.2.1";
 /// Nobody has this address; a fixed neighbour entry makes packets to it leave by [`FAR`].
 const TARGET: &str = "192.0.2.2:9";
 

@@ -81,11 +81,13 @@ impl Cluster {
     /// The configuration of a node.
     fn sections(&self, id: usize) -> String {
         let mut text = format!(
-            "[control]\nnode = {id}\nlisten = \"{}\"\ncertificate = {:?}\nkey = {:?}\nca = {:?}\n",
+            "[control]\nnode = {id}\nlisten = \"{}\"\ncertificate = {:?}\nkey = {:?}\nca = {:?}\n\
+             data = {:?}\n",
             self.addresses[id - 1],
             self.path(&format!("certificates/db{id}.pem")),
             self.path(&format!("certificates/db{id}.key")),
             self.path("ca/ca.pem"),
+            self.path(&format!("data{id}")),
         );
         for (peer, address) in (1..).zip(&self.addresses).filter(|(peer, _)| *peer != id) {
             text.push_str(&format!("[[control.peers]]\nid = {peer}\naddress = \"{address}\"\n"));
@@ -94,6 +96,11 @@ impl Cluster {
     }
 
     fn start(&self, id: usize) -> Node {
+        let config = self.path(&format!("pgx{id}.toml"));
+        std::fs::write(&config, self.sections(id)).unwrap();
+        // Nobody coordinates here; a second start finds the store of the first.
+        let join = ["--join", "--cluster-id", "00000000000000000000000000000001"];
+        pgx(&[&["init", "store", "--config", &config][..], &join].concat());
         Node::start(binary(), &self.sections(id)).expect("pgx must start")
     }
 }

@@ -113,6 +113,9 @@ impl World {
                     process.agent.steps.push_front(Step::Persist(record));
                     return;
                 }
+                if record.kept.is_none() {
+                    host.kept = None;
+                }
                 host.record.sync(record.clone());
                 let line = show_record(node, &record);
                 process.agent.agent.handle_persisted(record);
@@ -138,6 +141,13 @@ impl World {
             Step::Promote(ref rule) => self.promote(node, rule.clone()),
             Step::SetRule(ref rule) => self.set_rule(node, rule),
             Step::Rebuild(upstream) => self.rebuild(node, upstream),
+            Step::Copy(upstream) => {
+                if host.kept.is_none() {
+                    host.kept = Some(host.directory.clone());
+                }
+                self.rebuild(node, upstream);
+            }
+            Step::Restore => self.restore(node),
         }
         self.note(&format!("node {node}: {}", show(&step)));
     }
@@ -153,6 +163,21 @@ impl World {
         host.directory = Directory { is_half: true, ..Directory::new(old) };
         self.counters.rebuilds += 1;
         self.tell(node, Thread::Agent, delay, Input::Rebuilt(token));
+    }
+
+    /// What was put aside comes back; the copy is gone.
+    fn restore(&mut self, node: NodeId) {
+        self.kill_postgres(node, false);
+        let Some(host) = self.hosts.get_mut(&node) else { return };
+        // Where nothing is aside, the move did not come to pass, or it came back already.
+        if let Some(kept) = host.kept.take() {
+            host.directory = kept;
+        }
+        host.rebuild = None;
+        if let Some(process) = &mut host.process {
+            process.agent.agent.handle_restored();
+        }
+        self.look(node);
     }
 
     fn rebuilt(&mut self, node: NodeId, token: u64) {
@@ -196,8 +221,10 @@ fn is_needed(host: &Host, step: &Step) -> bool {
             run.is_some_and(|run| run.is_up && run.mode == Mode::Standby)
         }
         Step::SetRule(rule) => host.postgres.as_ref().is_some_and(|run| run.configured != *rule),
-        Step::Rebuild(upstream) => host.rebuild.is_none_or(|(running, _)| running != *upstream),
-        Step::Persist(_) => true,
+        Step::Rebuild(upstream) | Step::Copy(upstream) => {
+            host.rebuild.is_none_or(|(running, _)| running != *upstream)
+        }
+        Step::Persist(_) | Step::Restore => true,
     }
 }
 

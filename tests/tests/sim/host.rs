@@ -168,6 +168,8 @@ pub(crate) struct Host {
     pub(crate) directory: Directory,
     pub(crate) postgres: Option<Run>,
     pub(crate) rebuild: Option<(NodeId, u64)>,
+    /// The directory that was put aside while a copy is tried.
+    pub(crate) kept: Option<Directory>,
     pub(crate) process: Option<Process>,
     /// It has left for good.
     pub(crate) is_gone: bool,

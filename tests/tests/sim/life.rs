@@ -42,7 +42,7 @@ impl World {
         let state = Arc::clone(controller.state());
         let installation = host.installation();
         let refusals = host.refusals.content.clone();
-        let station = Station::new(node, installation, refusals, Arc::clone(&state), shown);
+        let station = Station::new(node, installation, refusals, Arc::clone(&state), life, shown);
         let agent = AgentThread {
             agent: Agent::new(node, 0, host.record.content.clone()),
             state: Arc::clone(&state),

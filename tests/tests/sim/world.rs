@@ -143,6 +143,7 @@ impl World {
             directory,
             postgres: None,
             rebuild: None,
+            kept: None,
             process: None,
             is_gone: false,
         };

@@ -38,7 +38,15 @@ const RULES: &[Rule] = &[
     Rule { name: "pgx-bpf", ours: &["pgx-abi"], others: None },
     Rule {
         name: "pgx",
-        ours: &["pgx-wire", "pgx-session", "pgx-control", "pgx-ring", "pgx-bpf"],
+        ours: &[
+            "pgx-wire",
+            "pgx-session",
+            "pgx-control",
+            "pgx-controller",
+            "pgx-quorum",
+            "pgx-ring",
+            "pgx-bpf",
+        ],
         others: None,
     },
     Rule { name: "pgx-abi", ours: &[], others: Some(&["aya"]) },

@@ -14,7 +14,9 @@ fn reason(frame: &[u8]) -> Reason {
 
 fn ports(frame: &[u8]) -> Option<Ports> {
     match facts(frame) {
-        Ok(Facts::Ipv4(Transport::Tcp(ports)) | Facts::Ipv6(Transport::Tcp(ports))) => Some(ports),
+        Ok(Facts::Ipv4(Transport::Tcp(segment)) | Facts::Ipv6(Transport::Tcp(segment))) => {
+            Some(segment.ports)
+        }
         _ => None,
     }
 }
@@ -29,7 +31,8 @@ fn each_packet_gets_its_reason() {
 #[test]
 fn every_reason_has_a_packet() {
     let packets = packets::all();
-    for wanted in Reason::ALL {
+    // Those of the fence are not of this table.
+    for wanted in Reason::ALL.iter().take_while(|reason| **reason < Reason::FenceOpen) {
         let found = packets.iter().any(|packet| packet.reason == *wanted);
         assert!(found, "no packet is counted as {}", wanted.name());
     }

@@ -79,10 +79,16 @@ fn link() -> Vec<Packet> {
     inner.tcp(SOURCE_PORT, DESTINATION_PORT, 1, 512).write(&mut tagged, PAYLOAD).unwrap();
     let mut service = tagged.clone();
     service[12..14].copy_from_slice(&0x88a8_u16.to_be_bytes());
+    // Two more tags before the one that is there.
+    let tag = [0x88, 0xa8, 0, 9];
+    let twice = [&tagged[..12], &tag, &tagged[12..]].concat();
+    let thrice = [&tagged[..12], &tag, &tag, &tagged[12..]].concat();
     vec![
         packet("ARP request", Reason::Arp, 42, request),
-        packet("TCP in a VLAN", Reason::VlanTagged, ETHERNET, tagged),
-        packet("TCP in a service VLAN", Reason::VlanTagged, ETHERNET, service),
+        packet("TCP in a VLAN", Reason::Ipv4Tcp, 58, tagged),
+        packet("TCP in a service VLAN", Reason::Ipv4Tcp, 58, service),
+        packet("TCP in a VLAN of a provider's", Reason::Ipv4Tcp, 62, twice),
+        packet("TCP behind three tags", Reason::VlanTagged, 22, thrice),
         packet("LLDP", Reason::OtherEthertype, ETHERNET, raw(0x88cc, &[0; 46])),
         packet("802.3 length", Reason::OtherEthertype, ETHERNET, raw(46, &[0x42; 46])),
     ]

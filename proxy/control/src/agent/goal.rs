@@ -1,8 +1,9 @@
 //! What the agreed state wants of one node.
 
+use super::Record;
 use crate::cluster::State;
 use crate::cluster::sync::Rule;
-use crate::ids::{Attempt, Epoch, Incarnation, NodeId};
+use crate::ids::{Attempt, Epoch, NodeId};
 
 /// What a node is to do with its PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub enum Goal {
         epoch: Epoch,
         /// The rule to start with.
         rule: Rule,
+        /// The rule's number.
+        change: u64,
     },
     /// Serve.
     Serve {
@@ -66,20 +69,26 @@ impl Goal {
     }
 }
 
-/// What the state wants of this node with this directory.
+/// What the state wants of this node with what its record says.
 #[must_use]
-pub fn goal(state: &State, me: NodeId, directory: Incarnation) -> Goal {
+pub fn goal(state: &State, me: NodeId, record: &Record) -> Goal {
     let Some(tenure) = state.tenure() else { return Goal::Idle };
-    if state.members().get(&me).is_none_or(|member| member.incarnation != directory) {
-        return Goal::Idle;
-    }
     let (epoch, upstream) = (tenure.epoch, tenure.holder);
-    let is_holder = upstream == me && tenure.incarnation == directory;
+    let kept = record.kept.as_ref().map(|kept| kept.directory);
+    let known = state.members().get(&me).map(|member| member.incarnation);
+    let is_known = known.is_some_and(|known| known == record.directory || Some(known) == kept);
+    if !is_known {
+        // A node that is new, or whose directory is not whole, gets a copy of the primary's.
+        let needs_copy = !record.is_whole && upstream != me && !state.is_gone(me);
+        let may_copy = needs_copy && tenure.is_established && state.sealed().is_none();
+        return if may_copy { Goal::Rejoin { epoch, upstream } } else { Goal::Idle };
+    }
+    let is_holder = upstream == me && tenure.incarnation == record.directory;
     if let Some(attempt) = state.sealed() {
         return Goal::Freeze { epoch, attempt };
     }
     match (is_holder, tenure.is_established) {
-        (true, false) => Goal::Promote { epoch, rule: tenure.rule.clone() },
+        (true, false) => Goal::Promote { epoch, rule: tenure.rule.clone(), change: tenure.change },
         (true, true) if state.handover().is_some() => Goal::StepDown { epoch },
         (true, true) => {
             let rules = state.established().and_then(|established| established.rules.last());

@@ -13,16 +13,19 @@ mod goal;
 mod record;
 
 pub use goal::{Goal, goal};
-pub use record::Record;
+pub use record::{Kept, Record};
 
 use alloc::vec::Vec;
 
 use crate::cluster::history::{History, Switch};
 use crate::cluster::sync::Rule;
-use crate::cluster::{Report, State};
+use crate::cluster::{Report, State, Tenure};
 use crate::facts::{AgentFacts, Postgres, Recovered};
 use crate::ids::{BootTime, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline};
 use crate::lease::Wants;
+
+/// The maker of a timeline that nobody knows: no epoch is ever that high.
+const NOBODYS: Epoch = Epoch(u64::MAX);
 
 /// The postmaster, as the driver finds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +69,8 @@ pub struct Local {
     pub runs_rule: Option<Rule>,
     /// On a primary: how far enough members of that rule have flushed.
     pub rule_flushed: Lsn,
-    /// How far it had flushed when it first ran that rule everywhere.
+    /// How far it had flushed when every walsender had begun to run that rule; when the same rule
+    /// comes again after another one, that moment anew.
     pub rule_since: Lsn,
     /// After a clean shutdown: the end of the shutdown checkpoint.
     pub shut_down: Option<Lsn>,
@@ -100,6 +104,11 @@ pub enum Step {
     Follow(NodeId),
     /// Give the directory this node's history again, by rewinding or cloning it, then follow.
     Rebuild(NodeId),
+    /// Put the directory aside, as the record says, and make a copy of this node's in its place;
+    /// then follow.
+    Copy(NodeId),
+    /// Put the directory that was put aside back into its place.
+    Restore,
 }
 
 /// The agent of one directory.
@@ -140,6 +149,15 @@ impl Agent {
         self.draft.basis = Some(epoch);
     }
 
+    /// The directory that was put aside is back.
+    pub fn handle_restored(&mut self) {
+        if let Some(Kept { directory, history, .. }) = self.draft.kept.take() {
+            (self.draft.directory, self.draft.history) = (directory, history);
+            self.draft.is_whole = true;
+            self.draft.basis = None;
+        }
+    }
+
     /// What the coordinator is to know; `None` before the first look at PostgreSQL, and while the
     /// directory is rebuilt.
     #[must_use]
@@ -174,8 +192,10 @@ impl Agent {
         held: Option<(Epoch, BootTime)>,
         now: BootTime,
     ) -> Vec<Step> {
-        self.learn_history(state, local);
-        let goal = goal(state, self.me, self.draft.directory);
+        if self.draft.is_whole {
+            self.learn_history(state, local);
+        }
+        let goal = goal(state, self.me, &self.draft);
         let mut steps = Vec::new();
         if self.draft.obey(&goal) {
             let leased = held.filter(|(_, until)| now < *until).map(|(epoch, _)| epoch);
@@ -200,8 +220,8 @@ impl Agent {
     ) -> Vec<Step> {
         match goal {
             Goal::Idle => Vec::new(),
-            Goal::Freeze { epoch, .. } => freeze(*epoch, local),
-            Goal::Promote { epoch, rule } if leased == Some(*epoch) => {
+            Goal::Freeze { epoch, .. } => self.freeze(*epoch, state, local),
+            Goal::Promote { epoch, rule, .. } if leased == Some(*epoch) => {
                 self.promote(*epoch, rule, local)
             }
             // Nobody promotes without the lease.
@@ -216,6 +236,10 @@ impl Agent {
     fn promote(&mut self, epoch: Epoch, rule: &Rule, local: &Local) -> Vec<Step> {
         // The epoch is written into the record before PostgreSQL makes a timeline for it.
         self.draft.basis = Some(epoch);
+        if self.has_promoted(epoch) && local.process != Process::Primary {
+            // Once in an epoch: a second timeline of it would be a fork of the first.
+            return Vec::new();
+        }
         let mut steps = alloc::vec![Step::OpenToPeers(epoch)];
         steps.extend(match local.process {
             Process::Standby => Some(Step::Promote(rule.clone())),
@@ -247,19 +271,24 @@ impl Agent {
             steps.push(Step::Kill);
             return steps;
         }
-        let counts = state.may_follow(&self.draft.history, local.end);
-        if !counts || !self.draft.is_whole {
-            // In an epoch that does not serve yet, only what no election can need is given up: a
-            // directory that is half rebuilt, or one that was itself promoted in vain. Without
-            // them the epoch may lack the standbys that it needs to serve.
-            let is_needless = !self.draft.is_whole || state.was_in_vain(&self.draft.history);
-            if may_rebuild || is_needless {
-                // On disk before the first byte changes: what is half rebuilt must not be taken
-                // for what it was.
-                self.draft.is_whole = false;
-                steps.push(Step::Rebuild(upstream));
-            }
+        let may_follow = self.draft.is_whole && state.may_follow(&self.draft.history, local.end);
+        if !may_follow {
+            steps.extend(self.rebuild(epoch, upstream, may_rebuild, state));
             return steps;
+        }
+        let has_all_switches = state.established().is_some_and(|established| {
+            established.epoch == epoch && established.history == self.draft.history
+        });
+        let is_there = has_all_switches && local.upstream == Some(upstream);
+        if self.draft.basis != Some(epoch) && local.upstream.is_some() && !is_there {
+            // What still comes from elsewhere may bring another timeline, which must be known by
+            // the name of its own epoch before the directory is meant for this one.
+            steps.push(Step::Detach);
+            return steps;
+        }
+        if may_rebuild {
+            // The epoch has served: nothing depends any more on what was put aside for it.
+            self.draft.kept = None;
         }
         self.draft.basis = Some(epoch);
         if local.upstream != Some(upstream) {
@@ -271,34 +300,105 @@ impl Agent {
         steps
     }
 
-    /// A new timeline in the directory is that of the epoch which the record names.
+    /// What becomes of a directory that cannot follow as it is.
+    fn rebuild(
+        &mut self,
+        epoch: Epoch,
+        upstream: NodeId,
+        has_served: bool,
+        state: &State,
+    ) -> Option<Step> {
+        // Before the epoch has served, acknowledged commits may depend on the directory: it is put
+        // aside, and comes back if the epoch comes to nothing.
+        let is_needed = !has_served && self.draft.is_whole && state.needs(self.draft.directory);
+        if is_needed {
+            let (directory, history) = (self.draft.directory, self.draft.history.clone());
+            self.draft.kept = Some(Kept { directory, history, epoch });
+        }
+        // On disk before the first byte changes: what is half rebuilt must not be taken for what it
+        // was.
+        self.draft.is_whole = false;
+        let keeps = self.draft.kept.is_some();
+        Some(if keeps { Step::Copy(upstream) } else { Step::Rebuild(upstream) })
+    }
+
+    /// Removes the upstream before anything is said; a primary is stopped and closed first.
+    fn freeze(&mut self, epoch: Epoch, state: &State, local: &Local) -> Vec<Step> {
+        let mut steps = alloc::vec![Step::Close(epoch)];
+        let served = state.established().map(|established| established.epoch);
+        let must_restore = self.draft.kept.as_ref().is_some_and(|kept| Some(kept.epoch) > served);
+        let runs = matches!(local.process, Process::Standby | Process::Primary);
+        if runs && (must_restore || !self.draft.is_whole || local.process == Process::Primary) {
+            steps.push(Step::Kill);
+            return steps;
+        }
+        if must_restore {
+            steps.push(Step::Restore);
+        }
+        if must_restore || !self.draft.is_whole {
+            return steps;
+        }
+        if local.upstream.is_some() {
+            steps.push(Step::Detach);
+        }
+        // What its log holds beyond its last checkpoint is known when it has been replayed.
+        let is_down = match local.process {
+            Process::Exited => true,
+            Process::Stopped => !local.is_drained,
+            Process::Standby | Process::Primary => false,
+        };
+        if is_down && local.upstream.is_none() {
+            steps.push(Step::StartStandby);
+        }
+        steps
+    }
+
+    /// A new timeline in the directory gets its name: the epoch that made it. One that cannot be
+    /// told is named after what the directory was last meant for, which makes it a fork of what
+    /// became of that; nothing else must ever take the name of a recorded switch.
     fn learn_history(&mut self, state: &State, local: &Local) {
         let known = self.draft.history.0.last().map(|switch| switch.timeline);
         if known.is_none_or(|known| known >= local.timeline) {
             return;
         }
-        let Some(epoch) = self.draft.basis else { return };
-        let tenure = state.tenure().filter(|tenure| tenure.epoch == epoch);
-        let Some(tenure) = tenure else { return };
-        // A primary that crashes is promoted again in its epoch. The quorum records one switch of
-        // an epoch: the last timeline, and where the first one left what was before. A later place
-        // would make what another directory wrote there look as if it were shared.
-        let known = self.draft.history.0.iter().find(|switch| switch.epoch == epoch);
-        let at = known.map_or(local.switch, |known| known.at).min(tenure.end);
-        let switch = Switch { timeline: local.timeline, at, epoch };
-        if tenure.holder == self.me {
-            self.draft.history.0.retain(|known| known.epoch != epoch);
-            self.draft.history.0.push(switch);
-            return;
+        let (timeline, at) = (local.timeline, local.switch);
+        let tenure = state.tenure();
+        let recorded = state.established().map(|established| &established.history);
+        let elected = tenure.map(|tenure| &tenure.history);
+        for known in recorded.into_iter().chain(elected) {
+            let is_this = |switch: &Switch| (switch.timeline, switch.at) == (timeline, at);
+            if let Some(place) = known.0.iter().position(is_this) {
+                let upto = &known.0[..=place];
+                // It went that way if what it went through before is the beginning of it.
+                if upto.starts_with(&self.draft.history.0) && self.went_by(upto, tenure) {
+                    self.draft.history = History(upto.to_vec());
+                    return;
+                }
+            }
         }
-        // A follower gets what its primary went through before, too.
-        let established = state.established().filter(|established| established.epoch == epoch);
-        if let Some(established) = established {
-            self.draft.history = established.history.clone();
-        } else {
-            self.draft.history = tenure.history.clone();
-            self.draft.history.0.push(switch);
+        let newest = tenure
+            .filter(|tenure| self.draft.basis == Some(tenure.epoch) && !tenure.is_established);
+        if let Some(tenure) = newest.filter(|tenure| tenure.holder != self.me) {
+            // A follower gets what its primary went through before, too.
+            if tenure.history.0.starts_with(&self.draft.history.0) {
+                self.draft.history = tenure.history.clone();
+            }
         }
+        let epoch = self.draft.basis.unwrap_or(NOBODYS);
+        self.draft.history.0.push(Switch { timeline, at, epoch });
+    }
+
+    /// Whether the directory was promoted for this epoch.
+    fn has_promoted(&self, epoch: Epoch) -> bool {
+        self.draft.history.0.last().is_some_and(|switch| switch.epoch == epoch)
+    }
+
+    /// Whether a recorded switch can be the one that this directory went through: it followed for
+    /// that epoch or a later one, or made the switch itself.
+    fn went_by(&self, upto: &[Switch], tenure: Option<&Tenure>) -> bool {
+        let Some(made) = upto.last().map(|switch| switch.epoch) else { return false };
+        let newest = tenure.map(|tenure| tenure.epoch);
+        self.draft.basis.is_some_and(|basis| basis >= made && Some(basis) <= newest)
     }
 
     fn describe(&self, goal: &Goal, state: &State, local: &Local, now: BootTime) -> AgentFacts {
@@ -316,9 +416,13 @@ impl Agent {
             (Process::Standby, _) => Postgres::Standby,
             (Process::Primary, _) => Postgres::Primary,
             (Process::Exited, _) => Postgres::Dead,
+            (Process::Stopped, Goal::Promote { epoch, .. }) if self.has_promoted(*epoch) => {
+                Postgres::Dead
+            }
             (Process::Stopped, _) => Postgres::Stopped,
         };
         AgentFacts {
+            epoch: state.tenure().map(|tenure| tenure.epoch),
             directory: self.record.directory,
             system: local.system,
             timeline: local.timeline,
@@ -326,7 +430,15 @@ impl Agent {
             postgres,
             end: local.end,
             streams: local.upstream.filter(|_| local.is_streaming).zip(self.record.basis),
-            report: self.report(goal, local),
+            report: self.report(goal, state, local),
+            promoted: match goal {
+                Goal::Promote { epoch, .. } | Goal::Serve { epoch, .. }
+                    if local.process == Process::Primary && local.recovery_end.is_some() =>
+                {
+                    Some(*epoch)
+                }
+                _ => None,
+            },
             recovered: self.recovered(goal, local),
             settled_change: settled_change(state, local),
             shut_down: match goal {
@@ -337,7 +449,7 @@ impl Agent {
     }
 
     /// The report of a frozen directory, once nothing can be added to it.
-    fn report(&self, goal: &Goal, local: &Local) -> Option<Report> {
+    fn report(&self, goal: &Goal, state: &State, local: &Local) -> Option<Report> {
         let Goal::Freeze { epoch, attempt } = *goal else { return None };
         let is_on_disk = self.record.obeyed == (epoch, attempt) && self.draft == self.record;
         let is_still = local.upstream.is_none()
@@ -347,25 +459,31 @@ impl Agent {
                 Process::Stopped => self.record.closed >= Some(epoch) && local.is_drained,
                 Process::Exited | Process::Primary => false,
             };
+        let recorded = &state.established()?.history.0;
+        let own = &self.record.history.0;
+        let shared = own.iter().zip(recorded).take_while(|(own, known)| own == known).count();
         (is_on_disk && is_still).then(|| Report {
             node: self.me,
             incarnation: self.record.directory,
             epoch,
             attempt,
             end: local.end,
-            history: self.record.history.clone(),
+            shared,
+            history: History(own[shared..].to_vec()),
         })
     }
 
     fn recovered(&self, goal: &Goal, local: &Local) -> Option<Recovered> {
-        let Goal::Promote { epoch, rule } = goal else { return None };
+        let Goal::Promote { epoch, rule, change } = goal else { return None };
         let end = local.recovery_end.filter(|_| local.process == Process::Primary)?;
         let runs = local.runs_rule.as_ref() == Some(rule);
-        let newest = self.record.history.0.last()?;
-        let has_timeline = (newest.timeline, newest.epoch) == (local.timeline, *epoch);
+        let newest = self.record.history.0.last();
+        let has_timeline = newest
+            .is_some_and(|switch| (switch.timeline, switch.epoch) == (local.timeline, *epoch));
         let is_safe = rule.is_degraded() || local.rule_flushed >= end;
-        let (epoch, timeline, switch) = (*epoch, local.timeline, newest.at);
-        (runs && has_timeline && is_safe).then_some(Recovered { epoch, timeline, switch, end })
+        let (epoch, timeline, switch) = (*epoch, local.timeline, local.switch);
+        let recovered = Recovered { epoch, timeline, switch, end, change: *change };
+        (runs && has_timeline && is_safe).then_some(recovered)
     }
 }
 
@@ -382,24 +500,6 @@ fn serve(epoch: Epoch, rule: &Rule, local: &Local) -> Vec<Step> {
         // new epoch starts a primary again, since commits may wait for what is elsewhere.
         Process::Stopped | Process::Exited | Process::Standby => Vec::new(),
     }
-}
-
-/// Removes the upstream before anything is said; a primary is stopped and closed first.
-fn freeze(epoch: Epoch, local: &Local) -> Vec<Step> {
-    let mut steps = alloc::vec![Step::Close(epoch)];
-    if local.process == Process::Primary {
-        steps.push(Step::Kill);
-        return steps;
-    }
-    if local.upstream.is_some() {
-        steps.push(Step::Detach);
-    }
-    // What its log holds beyond its last checkpoint is known when it has been replayed.
-    let must_replay = !local.is_drained && local.upstream.is_none();
-    if must_replay && matches!(local.process, Process::Stopped | Process::Exited) {
-        steps.push(Step::StartStandby);
-    }
-    steps
 }
 
 /// The clean end of a primary: members receive its last word, then its gate closes for good.
@@ -421,3 +521,6 @@ fn settled_change(state: &State, local: &Local) -> u64 {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod attack_tests;

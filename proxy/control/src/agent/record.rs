@@ -6,6 +6,18 @@ use super::Goal;
 use crate::cluster::history::History;
 use crate::ids::{Attempt, Epoch, Incarnation};
 
+/// A directory that is put aside while a copy of the primary's is tried in its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The directory.
+    pub directory: Incarnation,
+    /// Its timelines.
+    pub history: History,
+    /// The epoch for which the copy is made: until it has served, acknowledged commits may depend
+    /// on what was put aside.
+    pub epoch: Epoch,
+}
+
 /// The agent's durable record. It belongs to the directory, and lies beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -22,6 +34,8 @@ pub struct Record {
     pub basis: Option<Epoch>,
     /// The last epoch in which this node never serves again.
     pub closed: Option<Epoch>,
+    /// The directory that was put aside, if there is one. The driver may remove any other.
+    pub kept: Option<Kept>,
 }
 
 impl Record {
@@ -29,7 +43,7 @@ impl Record {
     #[must_use]
     pub fn new(directory: Incarnation, history: History) -> Self {
         let obeyed = (Epoch(0), Attempt(0));
-        Self { directory, is_whole: true, history, obeyed, basis: None, closed: None }
+        Self { directory, is_whole: true, history, obeyed, basis: None, closed: None, kept: None }
     }
 
     /// Whether this node may still become or be primary in the epoch.

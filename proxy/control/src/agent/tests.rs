@@ -167,33 +167,15 @@ fn new_primary_says_that_it_could_open_when_its_standbys_are_past_its_recovery()
     primary.rule_flushed = Lsn(109);
     assert_eq!(recovered(&mut agent, &primary), None);
     primary.rule_flushed = Lsn(110);
-    let expected =
-        Recovered { epoch: Epoch(1), timeline: Timeline(2), switch: Lsn(100), end: Lsn(110) };
+    let expected = Recovered {
+        epoch: Epoch(1),
+        timeline: Timeline(2),
+        switch: Lsn(100),
+        end: Lsn(110),
+        change: 2,
+    };
     assert_eq!(recovered(&mut agent, &primary), Some(expected));
     assert_eq!(agent.record().history, testing::history(&[(1, 0, 0), (2, 100, 1)]));
-}
-
-#[test]
-fn new_primary_that_is_promoted_twice_tells_the_history_that_the_quorum_records() {
-    let (mut agent, mut state) = (agent(3), elected());
-    let mut standby = local(Process::Standby);
-    standby.upstream = None;
-    next(&mut agent, &state, &standby, Some(1));
-    let mut primary = local(Process::Primary);
-    primary.runs_rule = Some(any(1, &[1, 2]));
-    primary.rule_flushed = Lsn(900);
-    // The host restarts in between, and recovery leaves the half-made timeline where it ended.
-    for (timeline, switch) in [(2, 100), (3, 110)] {
-        primary.timeline = Timeline(timeline);
-        primary.switch = Lsn(switch);
-        primary.recovery_end = Some(Lsn(switch + 10));
-        next(&mut agent, &state, &primary, Some(1));
-    }
-    let Recovered { epoch, timeline, switch, end: lsn } = agent.facts().unwrap().recovered.unwrap();
-    let confirmed = state.registrations().keys().copied().collect();
-    let entry = crate::cluster::Entry::Established { epoch, timeline, switch, lsn, confirmed };
-    apply_all(&mut state, [entry]);
-    assert_eq!(agent.record().history, state.established().unwrap().history);
 }
 
 #[test]
@@ -229,24 +211,6 @@ fn standby_where_the_state_wants_a_primary_is_told_as_dead() {
 }
 
 #[test]
-fn directory_that_was_promoted_in_vain_is_rebuilt_before_the_next_epoch_serves() {
-    let mut state = elected();
-    seal(&mut state, 1, &[1, 2, 3]);
-    let entry = elect(&state, 1, alloc::vec![report(&state, 1, 100), report(&state, 2, 90)]);
-    apply_all(&mut state, [entry]);
-    let vain = Record::new(directory(3), testing::history(&[(1, 0, 0), (2, 100, 1)]));
-    let mut agent = Agent::new(NodeId(3), 0, vain);
-    let standby = Local { end: Lsn(101), timeline: Timeline(2), ..local(Process::Stopped) };
-    let steps = next(&mut agent, &state, &standby, None);
-    assert_eq!(steps, [Step::Close(Epoch(2)), Step::Rebuild(NodeId(1))]);
-    // What was never promoted may be what the next election needs.
-    let first = Record::new(directory(2), testing::history(&[(1, 0, 0)]));
-    let mut other = Agent::new(NodeId(2), 0, first);
-    let ahead = Local { end: Lsn(101), ..local(Process::Stopped) };
-    assert_eq!(next(&mut other, &state, &ahead, None), [Step::Close(Epoch(2))]);
-}
-
-#[test]
 fn postgresql_that_leaves_probes_unanswered_is_told_as_hung() {
     let mut agent = agent(1);
     let mut local = local(Process::Primary);
@@ -259,18 +223,68 @@ fn postgresql_that_leaves_probes_unanswered_is_told_as_hung() {
 }
 
 #[test]
-fn former_primary_is_closed_killed_and_rebuilt_only_when_the_new_one_serves() {
-    let (mut agent, mut state) = (agent(1), elected());
+fn former_primary_is_closed_killed_and_copied_with_its_directory_put_aside() {
+    let (mut agent, state) = (agent(1), elected());
     let mut former = local(Process::Primary);
     former.end = Lsn(120);
     let steps = next(&mut agent, &state, &former, None);
     assert_eq!(steps, [Step::Close(Epoch(1)), Step::Kill]);
     former.process = Process::Stopped;
-    assert_eq!(next(&mut agent, &state, &former, None), [Step::Close(Epoch(1))]);
-    establish(&mut state, 2, 100).unwrap();
+    let first = agent.next(&state, &former, None, NOW);
+    let [Step::Close(_), Step::Persist(record)] = &first[..] else { panic!("{first:?}") };
+    assert!(!record.is_whole, "written before the first byte changes");
+    assert_eq!(record.kept.as_ref().unwrap().directory, directory(1));
+    agent.handle_persisted(record.clone());
     let steps = next(&mut agent, &state, &former, None);
-    assert_eq!(steps, [Step::Close(Epoch(1)), Step::Rebuild(NodeId(3))]);
-    assert!(!agent.record().is_whole, "written before the first byte changes");
+    assert_eq!(steps, [Step::Close(Epoch(1)), Step::Copy(NodeId(3))]);
+}
+
+#[test]
+fn directory_that_was_put_aside_comes_back_and_reports_when_the_new_epoch_came_to_nothing() {
+    let (mut agent, mut state) = (agent(1), elected());
+    let mut former = local(Process::Stopped);
+    (former.end, former.is_drained) = (Lsn(120), true);
+    next(&mut agent, &state, &former, None);
+    let copied = testing::history(&[(1, 0, 0), (2, 100, 1)]);
+    agent.handle_rebuilt(Incarnation(77), copied, Epoch(1));
+    let mut reborn = agent.clone();
+    seal(&mut state, 1, &[]);
+    let steps = next(&mut reborn, &state, &former, None);
+    assert!(steps.contains(&Step::Restore), "{steps:?}");
+    reborn.handle_restored();
+    next(&mut reborn, &state, &former, None);
+    let report = reborn.facts().unwrap().report.clone().unwrap();
+    assert_eq!((report.incarnation, report.end), (directory(1), Lsn(120)));
+}
+
+#[test]
+fn directory_that_was_put_aside_is_let_go_when_the_new_epoch_has_served() {
+    let (mut agent, mut state) = (agent(1), elected());
+    let former = Local { end: Lsn(120), ..local(Process::Stopped) };
+    next(&mut agent, &state, &former, None);
+    let copied = testing::history(&[(1, 0, 0), (2, 100, 1)]);
+    agent.handle_rebuilt(Incarnation(77), copied, Epoch(1));
+    establish(&mut state, 2, 100).unwrap();
+    let member =
+        crate::cluster::Member { node: NodeId(1), incarnation: Incarnation(77), priority: 0 };
+    apply_all(&mut state, [Entry::Admit { member, replaces: Some(directory(1)) }]);
+    let mut copy = local(Process::Stopped);
+    (copy.end, copy.timeline, copy.switch) = (Lsn(105), Timeline(2), Lsn(100));
+    let steps = next(&mut agent, &state, &copy, None);
+    assert!(steps.contains(&Step::Follow(NodeId(3))), "{steps:?}");
+    assert_eq!(agent.record().kept, None);
+    seal(&mut state, 1, &[]);
+    let steps = next(&mut agent, &state, &copy, None);
+    assert!(!steps.contains(&Step::Restore), "{steps:?}");
+}
+
+#[test]
+fn standby_is_detached_before_it_is_meant_for_another_epoch() {
+    let (mut agent, state) = (agent(2), elected());
+    let standby = local(Process::Standby);
+    let steps = next(&mut agent, &state, &standby, None);
+    assert_eq!(steps, [Step::Close(Epoch(1)), Step::Detach]);
+    assert_eq!(agent.record().basis, None, "what is under way would take its name");
 }
 
 #[test]
@@ -382,4 +396,16 @@ fn new_primary_whose_walsenders_run_another_rule_does_not_open() {
     let steps = next(&mut agent, &state, &primary, Some(1));
     assert!(steps.contains(&Step::SetRule(any(1, &[1, 2]))), "{steps:?}");
     assert_eq!(agent.facts().unwrap().recovered, None);
+}
+
+#[test]
+fn primary_that_ends_after_its_promotion_is_told_as_dead_and_not_promoted_again() {
+    let (mut agent, state) = (agent(3), elected());
+    let standby = Local { upstream: None, ..local(Process::Standby) };
+    next(&mut agent, &state, &standby, Some(1));
+    // The host went down before the agent saw the new timeline.
+    let mut ended = Agent::new(NodeId(3), 0, agent.record().clone());
+    let found = Local { timeline: Timeline(2), switch: Lsn(100), ..local(Process::Stopped) };
+    assert_eq!(next(&mut ended, &state, &found, Some(1)), []);
+    assert_eq!(ended.facts().unwrap().postgres, Postgres::Dead);
 }

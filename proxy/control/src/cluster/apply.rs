@@ -1,16 +1,17 @@
 //! The rules: which entry may change the state, and how.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 
 use super::history::{Descent, History, Switch};
 use super::sync::Rule;
 use super::{
     Durability, Entry, Established, Member, Membership, Node, Registration, Report, Role, State,
-    Tenure, Void,
+    Tenure, Unserved, Void,
 };
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
 use crate::lease::{Kind, Right, Settings};
-use crate::limits::{ADDRESS_BYTES_MAX, MEMBERSHIPS_PENDING_MAX, NODES_EVER_MAX};
+use crate::limits::{ADDRESS_BYTES_MAX, MEMBERSHIPS_PENDING_MAX, NODES_EVER_MAX, RULES_MAX};
 
 impl State {
     /// Applies the next entry of the log. The state after a void entry is the state before it.
@@ -95,6 +96,7 @@ impl State {
             history: History(alloc::vec![first]),
             end: Lsn(0),
             is_lossy: false,
+            change: 0,
             registrations_before: self.registrations_ever,
         });
         Ok(())
@@ -105,7 +107,7 @@ impl State {
             return Err(Void::NotBootstrapped);
         }
         let current = self.members.get(&member.node).map(|current| current.incarnation);
-        if replaces != current {
+        if replaces != current || self.is_gone(member.node) {
             return Err(Void::Member);
         }
         // A directory is in one place only; a second node that claims it is mistaken or a copy.
@@ -171,24 +173,47 @@ impl State {
         }
         self.check_rule(rule, *holder, *accept_loss)?;
         self.check_reports(reports, current, *attempt)?;
-        let chosen = self.check_choice(reports, *incarnation, *accept_loss)?;
+        let recorded = self.established.as_ref().map(|established| &established.history);
+        let recorded = recorded.ok_or(Void::NotBootstrapped)?;
+        let reports: Vec<_> = reports.iter().map(|report| report.upon(recorded)).collect();
+        let chosen = self.check_choice(&reports, *incarnation, *accept_loss)?;
+        let history = chosen.history.clone();
+        let change = self.count_change();
         let tenure = Tenure {
             epoch: *epoch,
             holder: *holder,
             incarnation: *incarnation,
             rule: rule.clone(),
             is_established: false,
-            history: chosen.history.clone(),
+            history: history.clone(),
             end: chosen.end,
             is_lossy: *accept_loss,
+            change,
             registrations_before: self.registrations_ever,
         };
-        self.unestablished.insert(*epoch, tenure.clone());
+        let lossy = accept_loss.then_some(history);
+        self.unestablished.insert(*epoch, Unserved { lossy });
         self.tenure = Some(tenure);
+        self.drop_gone_members();
         self.sealed = None;
         self.handover = None;
         self.loss_accepted = None;
         Ok(())
+    }
+
+    /// The next number of a rule.
+    fn count_change(&mut self) -> u64 {
+        let Some(established) = &mut self.established else { return 0 };
+        established.change += 1;
+        established.change
+    }
+
+    /// Directories of nodes that have left are members no more, but for the newest primary's.
+    fn drop_gone_members(&mut self) {
+        let holder = self.tenure.as_ref().map(|tenure| tenure.holder);
+        let gone: BTreeSet<_> =
+            self.members.keys().copied().filter(|node| self.is_gone(*node)).collect();
+        self.members.retain(|node, _| Some(*node) == holder || !gone.contains(node));
     }
 
     fn check_released(&self, kind: Kind, number: u64) -> Result<(), Void> {
@@ -244,13 +269,7 @@ impl State {
             .filter_map(|report| Some((report.incarnation, self.end_before_loss(report)?)))
             .collect();
         let reporters: BTreeSet<_> = counted.keys().chain(cut.keys()).copied().collect();
-        // Who was elected without loss had everything, and nothing was acknowledged since.
-        let was_elected = self.unestablished.values().any(|tenure| {
-            let end = counted.get(&tenure.incarnation);
-            !tenure.is_lossy && end.is_some_and(|end| *end >= tenure.end)
-        });
-        let has_all = was_elected
-            || counted.contains_key(&established.incarnation)
+        let has_all = counted.contains_key(&established.incarnation)
             || established.rules.iter().all(|rule| rule.is_covered_by(&reporters));
         if !has_all && !accept_loss {
             return Err(Void::ReportsTooFew);
@@ -270,20 +289,27 @@ impl State {
     /// earlier election with loss began may go on; otherwise it is a fork, since others may have
     /// what it lacks.
     fn descent(&self, report: &Report, established: &Established, accept_loss: bool) -> Descent {
-        let tenures = self.unestablished.values();
-        let epochs = tenures
+        let unserved = self.unestablished.iter();
+        let epochs = unserved
             .clone()
-            .filter(|tenure| accept_loss || !tenure.is_lossy)
-            .map(|tenure| tenure.epoch)
+            .filter(|(_, one)| accept_loss || one.lossy.is_none())
+            .map(|(epoch, _)| *epoch)
             .collect();
         let (history, end) = (&report.history, report.end);
         let descent = history.descent(end, &established.history, &epochs);
-        let goes_on = |tenure: &Tenure| {
-            history.0.len() > tenure.history.0.len()
-                && history.descent(end, &tenure.history, &epochs) == Descent::Counts
+        let goes_on = |elected: &History| {
+            history.0.len() > elected.0.len()
+                && history.descent(end, elected, &epochs) == Descent::Counts
         };
-        let continues = tenures.filter(|tenure| tenure.is_lossy).any(goes_on);
+        let continues = unserved.filter_map(|(_, one)| one.lossy.as_ref()).any(goes_on);
         if accept_loss && continues { Descent::Counts } else { descent }
+    }
+
+    /// Whether a report counts in the election under way, as long as nobody accepts a loss.
+    pub(crate) fn counts(&self, report: &Report) -> bool {
+        let Some(established) = &self.established else { return false };
+        let report = report.upon(&established.history);
+        self.descent(&report, established, false) == Descent::Counts
     }
 
     /// Where a directory that an accepted loss took elsewhere left what is recorded, if it had
@@ -291,7 +317,7 @@ impl State {
     /// elected for them.
     fn end_before_loss(&self, report: &Report) -> Option<Lsn> {
         let is_lossy = |switch: &Switch| {
-            self.unestablished.get(&switch.epoch).is_some_and(|tenure| tenure.is_lossy)
+            self.unestablished.get(&switch.epoch).is_some_and(|one| one.lossy.is_some())
         };
         let at = report.history.0.iter().position(is_lossy)?;
         let (kept, left) = report.history.0.split_at(at);
@@ -320,7 +346,7 @@ impl State {
     }
 
     fn establish(&mut self, entry: &Entry) -> Result<(), Void> {
-        let Entry::Established { epoch, timeline, switch, lsn, confirmed } = entry else {
+        let Entry::Established { epoch, timeline, switch, lsn, change, confirmed } = entry else {
             unreachable!("called for this entry only");
         };
         let (epoch, timeline, switch, lsn) = (*epoch, *timeline, *switch, *lsn);
@@ -335,6 +361,9 @@ impl State {
         let established = self.established.as_mut().ok_or(Void::NotBootstrapped)?;
         if tenure.is_established {
             return Err(Void::Establishment);
+        }
+        if tenure.change != *change {
+            return Err(Void::RuleChange);
         }
         tenure.is_established = true;
         established.epoch = epoch;
@@ -352,29 +381,37 @@ impl State {
     }
 
     fn join_rules(&mut self, epoch: Epoch, rule: &Rule) -> Result<(), Void> {
-        self.check_serving(epoch)?;
-        let primary = self.tenure.as_ref().ok_or(Void::NotBootstrapped)?.holder;
-        self.check_rule(rule, primary, false)?;
+        self.current(epoch)?;
+        let tenure = self.tenure.as_ref().ok_or(Void::NotBootstrapped)?;
+        let (primary, serves, is_lossy) = (tenure.holder, tenure.is_established, tenure.is_lossy);
+        if self.sealed.is_some() {
+            return Err(Void::Sealed);
+        }
+        self.check_rule(rule, primary, is_lossy && !serves)?;
         let established = self.established.as_mut().ok_or(Void::NotBootstrapped)?;
-        if established.rules.len() != 1 {
+        if serves && established.rules.len() >= RULES_MAX {
             return Err(Void::RuleChange);
         }
-        established.rules.push(rule.clone());
         established.change += 1;
+        let change = established.change;
+        match &mut self.tenure {
+            Some(tenure) if !serves => (tenure.rule, tenure.change) = (rule.clone(), change),
+            _ => established.rules.push(rule.clone()),
+        }
         Ok(())
     }
 
     fn settle_rules(&mut self, epoch: Epoch, change: u64) -> Result<(), Void> {
         self.check_serving(epoch)?;
         let established = self.established.as_mut().ok_or(Void::NotBootstrapped)?;
-        if established.rules.len() != 2 || established.change != change {
+        if established.rules.len() < 2 || established.change != change {
             return Err(Void::RuleChange);
         }
-        established.rules.remove(0);
+        established.rules.drain(..established.rules.len() - 1);
         Ok(())
     }
 
-    /// Rules change only under a primary that serves: after a seal, what it says comes too late.
+    /// What a primary says after a seal comes too late.
     fn check_serving(&self, epoch: Epoch) -> Result<(), Void> {
         self.current(epoch)?;
         match (&self.sealed, &self.tenure) {
@@ -392,6 +429,7 @@ impl State {
             return Err(Void::Node);
         }
         self.nodes.insert(node, named);
+        self.drop_gone_members();
         Ok(())
     }
 
@@ -482,7 +520,11 @@ impl State {
     fn forget(&mut self, node: NodeId) -> Result<(), Void> {
         let registration = self.registrations.get(&node).ok_or(Void::Registration)?;
         let holds_epoch = self.tenure.as_ref().is_some_and(|tenure| tenure.holder == node);
-        let holds_vip = self.vips.values().any(|right| right.holder == node);
+        let holds_vip = self.vips.iter().any(|(vip, right)| {
+            let is_released =
+                self.vips_retiring.contains(vip) && self.is_released(Kind::Vip(*vip), right.number);
+            right.holder == node && !is_released
+        });
         if holds_epoch || holds_vip {
             return Err(Void::Registration);
         }

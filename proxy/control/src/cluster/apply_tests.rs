@@ -200,29 +200,61 @@ fn while_rules_change_reports_must_be_enough_for_both() {
 }
 
 #[test]
-fn rule_that_is_not_settled_stays_joint_and_only_one_change_runs() {
+fn rules_that_are_not_settled_stay_in_force_and_only_the_newest_can_be() {
     let mut state = three_nodes();
     let epoch = Epoch(0);
     let joint = Entry::RuleJoint { epoch, rule: any(2, &[2, 3]) };
     assert_eq!(void(&state, &Entry::RuleSettled { epoch, change: 1 }), Void::RuleChange);
-    apply_all(&mut state, [joint.clone()]);
+    apply_all(&mut state, [joint]);
     assert_eq!(state.established().unwrap().rules.len(), 2);
-    assert_eq!(void(&state, &joint), Void::RuleChange);
-    let late = Entry::RuleSettled { epoch, change: 1 };
-    assert_eq!(void(&state, &late), Void::RuleChange, "it is about the change before");
-    apply_all(&mut state, [Entry::RuleSettled { epoch, change: 2 }]);
-    assert_eq!(state.established().unwrap().rules, [any(2, &[2, 3])]);
+    // The standby that it waits for may be gone for good: another change overtakes it.
+    let overtaking = Entry::RuleJoint { epoch, rule: any(1, &[3]) };
+    apply_all(&mut state, [overtaking.clone()]);
+    for change in [1, 2] {
+        let late = Entry::RuleSettled { epoch, change };
+        assert_eq!(void(&state, &late), Void::RuleChange, "it is about a change before");
+    }
+    apply_all(&mut state, [overtaking.clone()]);
+    assert_eq!(void(&state, &overtaking), Void::RuleChange, "each is one more to satisfy");
+    apply_all(&mut state, [Entry::RuleSettled { epoch, change: 4 }]);
+    assert_eq!(state.established().unwrap().rules, [any(1, &[3])]);
 }
 
 #[test]
-fn rules_do_not_change_after_a_seal_nor_before_the_epoch_is_established() {
-    let state = sealed();
+fn election_counts_against_every_rule_in_force() {
+    let mut state = three_nodes();
+    let epoch = Epoch(0);
+    apply_all(&mut state, [Entry::RuleJoint { epoch, rule: any(2, &[2, 3]) }]);
+    apply_all(&mut state, [Entry::RuleJoint { epoch, rule: any(1, &[2, 3]) }]);
+    seal(&mut state, 1, &[2, 3]);
+    let one = elect(&state, 3, vec![report(&state, 3, 100)]);
+    assert_eq!(void(&state, &one), Void::ReportsTooFew);
+    let both = elect(&state, 3, vec![report(&state, 3, 100), report(&state, 2, 100)]);
+    apply_all(&mut state, [both]);
+}
+
+#[test]
+fn rule_of_an_epoch_that_does_not_serve_is_replaced_and_its_fulfilment_is_not_the_new_ones() {
+    let mut state = sealed();
     let joint = |epoch| Entry::RuleJoint { epoch, rule: any(1, &[2]) };
     assert_eq!(void(&state, &joint(Epoch(0))), Void::Sealed);
-    let mut state = state;
     let entry = elect(&state, 1, vec![report(&state, 1, 120)]);
     apply_all(&mut state, [entry]);
-    assert_eq!(void(&state, &joint(Epoch(1))), Void::Establishment);
+    let before = state.tenure().unwrap().change;
+    apply_all(&mut state, [joint(Epoch(1))]);
+    assert_eq!(state.tenure().unwrap().rule, any(1, &[2]));
+    assert_eq!(state.established().unwrap().rules, [any(1, &[2, 3])], "it still counts");
+    let established = |change| Entry::Established {
+        epoch: Epoch(1),
+        timeline: Timeline(2),
+        switch: Lsn(120),
+        lsn: Lsn(121),
+        change,
+        confirmed: [1, 2, 3].map(NodeId).into(),
+    };
+    assert_eq!(void(&state, &established(before)), Void::RuleChange);
+    apply_all(&mut state, [established(before + 1)]);
+    assert_eq!(state.established().unwrap().rules, [any(1, &[2])]);
 }
 
 #[test]
@@ -284,7 +316,7 @@ fn old_epochs_are_neither_sealed_nor_established_nor_skipped() {
     let timeline = Timeline(2);
     let confirmed = [1, 2, 3].map(NodeId).into();
     let (epoch, switch, lsn) = (Epoch(0), Lsn(1), Lsn(2));
-    let old = Entry::Established { epoch, timeline, switch, lsn, confirmed };
+    let old = Entry::Established { epoch, timeline, switch, lsn, change: 1, confirmed };
     assert_eq!(void(&state, &old), Void::Epoch { current });
 }
 
@@ -475,6 +507,7 @@ fn epoch_serves_only_when_nobody_goes_by_an_earlier_one() {
         timeline: Timeline(2),
         switch: Lsn(101),
         lsn: Lsn(102),
+        change: 2,
         confirmed: confirmed.iter().copied().map(NodeId).collect(),
     };
     assert_eq!(void(&state, &established(&[2, 3])), Void::Unconfirmed { node: NodeId(1) });

@@ -51,8 +51,22 @@ pub struct Report {
     /// How far it has flushed or replayed, whichever is further, with its local log replayed to the
     /// end and no upstream to receive more from.
     pub end: Lsn,
-    /// Its timelines.
+    /// With how many switches of the history recorded in the established epoch its own begins.
+    pub shared: usize,
+    /// Its timelines beyond those: what is said in every election must not grow with the age of
+    /// the cluster.
     pub history: History,
+}
+
+impl Report {
+    /// The same report with its whole history. One that claims to share more than there is has
+    /// none.
+    #[must_use]
+    pub fn upon(&self, recorded: &History) -> Self {
+        let shared = recorded.0.get(..self.shared);
+        let whole = shared.map(|shared| shared.iter().chain(&self.history.0).copied().collect());
+        Self { shared: 0, history: History(whole.unwrap_or_default()), ..self.clone() }
+    }
 }
 
 /// A change of the cluster's state.
@@ -122,17 +136,21 @@ pub enum Entry {
         switch: Lsn,
         /// The end of recovery.
         lsn: Lsn,
+        /// The number of the rule that was fulfilled; see [`Entry::RuleJoint`].
+        change: u64,
         /// The registered nodes that have applied the epoch.
         confirmed: BTreeSet<NodeId>,
     },
     /// A change of the rule begins: until it is settled, decisions satisfy the old and the new one.
+    /// A further change may begin before: then they satisfy all. The rule of an epoch that does not
+    /// serve yet, in which nothing was acknowledged, is replaced at once.
     RuleJoint {
         /// The epoch it is for.
         epoch: Epoch,
         /// The rule to come.
         rule: Rule,
     },
-    /// Every walsender runs the new rule, and its members have flushed all that came before.
+    /// Every walsender runs the newest rule, and its members have flushed all that came before.
     RuleSettled {
         /// The epoch it is for.
         epoch: Epoch,

@@ -20,4 +20,4 @@ pub(crate) mod testing;
 pub use entry::{Durability, Entry, Report, Role, Void};
 pub use membership::Membership;
 pub use policy::{Policy, PolicyError};
-pub use state::{Established, Member, Node, Registration, State, Tenure};
+pub use state::{Established, Member, Node, Registration, State, Tenure, Unserved};

@@ -51,6 +51,9 @@ pub struct Tenure {
     pub end: Lsn,
     /// Whether acknowledged commits may have been lost by its election.
     pub is_lossy: bool,
+    /// The number of its rule, among all changes of rules: what is said of one rule must not be
+    /// taken for another.
+    pub change: u64,
     /// The last registration before the epoch began: who registers later knows of it.
     pub registrations_before: u64,
 }
@@ -64,13 +67,22 @@ pub struct Established {
     pub incarnation: Incarnation,
     /// The end of its recovery.
     pub lsn: Lsn,
-    /// The rules in force: one, or two while a change runs.
+    /// The rules in force: one, or more while a change runs, the newest last.
     pub rules: Vec<Rule>,
     /// Counts the changes of the rule, over all epochs: what is said of one change must not be
     /// taken for the next.
     pub change: u64,
     /// The timelines up to it.
     pub history: History,
+}
+
+/// An epoch that has not served: what must be known of it to judge directories that went through
+/// it. Few bytes, since there may be many of them while something fails again and again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unserved {
+    /// Where acknowledged commits may have been lost by its election: the timelines of the
+    /// directory that was elected.
+    pub lossy: Option<History>,
 }
 
 /// A node that may hold leases.
@@ -113,7 +125,7 @@ pub struct State {
     pub(super) established: Option<Established>,
     /// The tenures after the established one that ended before they served, and the newest one
     /// while it does not.
-    pub(super) unestablished: BTreeMap<Epoch, Tenure>,
+    pub(super) unestablished: BTreeMap<Epoch, Unserved>,
     /// The attempt to leave the newest epoch, if there is one.
     pub(super) sealed: Option<Attempt>,
     /// The highest number of each kind that each voter has released.
@@ -295,7 +307,7 @@ impl State {
 
     /// The tenures after the established one.
     #[must_use]
-    pub fn unestablished(&self) -> &BTreeMap<Epoch, Tenure> {
+    pub fn unestablished(&self) -> &BTreeMap<Epoch, Unserved> {
         &self.unestablished
     }
 
@@ -352,18 +364,20 @@ impl State {
         history.descent(end, &expected, &BTreeSet::from([epoch])) == Descent::Counts
     }
 
-    /// Whether a directory with these timelines went with a promotion that never served, and that
-    /// the newest epoch's directory did not go with. It has every acknowledged commit only because
-    /// one that was elected had, and so has the one that was elected since.
+    /// Whether acknowledged commits may depend on a directory: it is in a rule in force, or has all
+    /// that was acknowledged in the last epoch that served.
     #[must_use]
-    pub fn was_in_vain(&self, history: &History) -> bool {
-        let Some(tenure) = self.tenure.as_ref().filter(|tenure| !tenure.is_lossy) else {
-            return false;
-        };
-        let is_other =
-            |switch: &&Switch| switch.epoch != tenure.epoch && !tenure.history.0.contains(switch);
-        let others = history.0.iter().filter(is_other);
-        others.into_iter().any(|switch| self.unestablished.contains_key(&switch.epoch))
+    pub fn needs(&self, incarnation: Incarnation) -> bool {
+        self.established.as_ref().is_some_and(|established| {
+            established.incarnation == incarnation
+                || established.rules.iter().any(|rule| rule.members.contains(&incarnation))
+        })
+    }
+
+    /// Whether a node has left for good.
+    #[must_use]
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|named| named.role == Role::Gone)
     }
 
     /// Whether this is the newest right of its kind, in the name of who has it.

@@ -96,6 +96,7 @@ pub(crate) fn report(state: &State, node: u64, end: u64) -> Report {
         epoch: newest(state),
         attempt: state.sealed().unwrap_or(Attempt(0)),
         end: Lsn(end),
+        shared: 0,
         history: history(&[(1, 0, 0)]),
     }
 }
@@ -119,8 +120,9 @@ pub(crate) fn establish(state: &mut State, timeline: u32, switch: u64) -> Result
     let epoch = newest(state);
     let (switch, lsn) = (Lsn(switch), Lsn(switch + 1));
     let confirmed = state.registrations().keys().copied().collect();
+    let change = state.tenure().map_or(0, |tenure| tenure.change);
     let timeline = Timeline(timeline);
-    state.apply(&Entry::Established { epoch, timeline, switch, lsn, confirmed })
+    state.apply(&Entry::Established { epoch, timeline, switch, lsn, change, confirmed })
 }
 
 /// Gives a cluster of one directory its next epoch, with the same holder.

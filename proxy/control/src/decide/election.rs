@@ -4,10 +4,10 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
-use super::{Action, Reason, View, seal};
+use super::{Action, Reason, View, seal, steady};
 use crate::cluster::sync::Rule;
 use crate::cluster::{Durability, Entry, Report, Tenure, Void};
-use crate::facts::Recovered;
+use crate::facts::{Postgres, Recovered};
 use crate::ids::{Attempt, BootTime, Epoch, Incarnation, NodeId};
 
 /// The step while the epoch is sealed: nodes freeze by themselves; who is elected?
@@ -23,12 +23,16 @@ pub(super) fn next(view: &View<'_>, epoch: Epoch, attempt: Attempt, now: BootTim
     }
 }
 
-/// The step while the new primary does not serve yet.
-pub(super) fn install(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Action {
+/// The steps while the new primary does not serve yet.
+pub(super) fn install(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Vec<Action> {
     let (epoch, holder) = (tenure.epoch, tenure.holder);
     let recovered = view.agent(holder, now).and_then(|agent| agent.recovered);
-    let Some(recovered) = recovered.filter(|recovered| recovered.epoch == epoch) else {
-        return Action::Wait(Reason::Establishment { holder });
+    let is_this = |one: &Recovered| one.epoch == epoch && one.change == tenure.change;
+    let Some(recovered) = recovered.filter(is_this) else {
+        let wait = Action::Wait(Reason::Establishment { holder });
+        let rule = steady::other_rule(view, tenure, now);
+        let change = rule.map(|rule| Action::Propose(Entry::RuleJoint { epoch, rule }));
+        return change.into_iter().chain([wait]).collect();
     };
     let confirms = |node: &NodeId| {
         let said = view.alive(*node, now).and_then(|seen| seen.facts.epoch);
@@ -37,10 +41,12 @@ pub(super) fn install(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Action
     let (confirmed, missing): (BTreeSet<_>, BTreeSet<_>) =
         view.state.unconfirmed().partition(confirms);
     if !missing.is_empty() {
-        return Action::Wait(Reason::Confirmation { missing: missing.into_iter().collect() });
+        let missing = missing.into_iter().collect();
+        return alloc::vec![Action::Wait(Reason::Confirmation { missing })];
     }
-    let Recovered { timeline, switch, end: lsn, .. } = recovered;
-    Action::Propose(Entry::Established { epoch, timeline, switch, lsn, confirmed })
+    let Recovered { timeline, switch, end: lsn, change, .. } = recovered;
+    let entry = Entry::Established { epoch, timeline, switch, lsn, change, confirmed };
+    alloc::vec![Action::Propose(entry)]
 }
 
 /// Ends the epoch of a switchover whose old primary has stopped.
@@ -79,12 +85,20 @@ fn elect(
         let (is_other, is_new) = (Some(report.node) != wanted, Some(report.node) != old);
         (Reverse(report.end), is_other, Reverse(priority), is_new, report.node)
     });
+    let hung = |node| {
+        let agent = view.agent(node, now);
+        agent.is_some_and(|agent| matches!(agent.postgres, Postgres::Hung | Postgres::Dead))
+    };
+    // What the old primary has beyond the others nobody has acknowledged, where the others are
+    // enough. It was sealed for a reason: they come first, while there may be some.
+    let others: Vec<_> =
+        reports.iter().filter(|report| Some(report.node) != old).cloned().collect();
     let mut refused = Void::ReportsTooFew;
-    for accept_loss in [false, true] {
-        for candidate in &candidates {
-            // The old primary was sealed for a reason: others come first, while there may be some.
-            let is_alone = is_only_member(view, candidate.node);
-            if Some(candidate.node) == old && now < patience && !is_alone {
+    for (reports, accept_loss) in [(reports, false), (&others, false), (reports, true)] {
+        for candidate in candidates.iter().filter(|candidate| !hung(candidate.node)) {
+            let is_old = Some(candidate.node) == old;
+            let has_time = now < patience && !is_only_member(view, candidate.node);
+            if is_old && has_time {
                 continue;
             }
             let entry = Entry::NewEpoch {
@@ -93,7 +107,7 @@ fn elect(
                 holder: candidate.node,
                 incarnation: candidate.incarnation,
                 reports: reports.to_vec(),
-                rule: first_rule(view, candidate.incarnation, reports),
+                rule: first_rule(view, candidate.incarnation, reports, accept_loss),
                 accept_loss,
             };
             match super::rehearse(view.state, &entry) {
@@ -111,11 +125,18 @@ fn is_only_member(view: &View<'_>, node: NodeId) -> bool {
     view.state.members().keys().all(|member| *member == node)
 }
 
-/// The rule of a new epoch: as many standbys as wanted, of those that live.
-fn first_rule(view: &View<'_>, primary: Incarnation, reports: &[Report]) -> Rule {
+/// The rule of a new epoch: as many standbys as wanted, of those that live and can follow as they
+/// are. What must be copied first enters when it streams.
+fn first_rule(
+    view: &View<'_>,
+    primary: Incarnation,
+    reports: &[Report],
+    accept_loss: bool,
+) -> Rule {
     let current: BTreeSet<_> =
         view.state.members().values().map(|member| member.incarnation).collect();
-    let reported = reports.iter().map(|report| report.incarnation);
+    let counting = reports.iter().filter(|report| view.state.counts(report));
+    let reported = counting.map(|report| report.incarnation);
     let living: BTreeSet<_> = reported
         .filter(|incarnation| *incarnation != primary && current.contains(incarnation))
         .collect();
@@ -125,6 +146,7 @@ fn first_rule(view: &View<'_>, primary: Incarnation, reports: &[Report]) -> Rule
         let k = view.state.policy().sync_standbys.clamp(1, living.len());
         return Rule { k, members: living };
     }
-    let may_degrade = view.state.durability() == Durability::Available || others.is_empty();
+    let may_degrade =
+        accept_loss || view.state.durability() == Durability::Available || others.is_empty();
     if may_degrade { Rule::degraded() } else { Rule { k: 1, members: others } }
 }

@@ -29,24 +29,35 @@ pub(super) fn next(view: &View<'_>, now: BootTime) -> Vec<Entry> {
     entries
 }
 
-/// The next step towards the log's members that operators want. A dead voter leaves before its
-/// successor counts, so that no majority ever includes it in vain; a living one after.
-pub(super) fn change_log(view: &View<'_>, now: BootTime) -> Option<Change> {
+/// The next steps towards the log's members that operators want, the best first; the engine may
+/// not be able to take one, and then the next is tried. A dead voter leaves before its successor
+/// counts, so that no majority ever includes it in vain; a living one after. Who holds the newest
+/// epoch stays until it does not: it must hear of what comes.
+pub(super) fn change_log(view: &View<'_>, now: BootTime) -> Vec<Change> {
     let wanted = view.state.nodes();
-    let newcomer = wanted.iter().find_map(|(node, named)| {
-        let is_wanted = named.role != Role::Gone && !view.log.contains_key(node);
-        let seen = view.alive(*node, now).filter(|_| is_wanted)?;
-        Some(Change::Add { node: *node, installation: seen.facts.installation })
+    let holder = view.state.tenure().map(|tenure| tenure.holder);
+    // The log takes only numbers above all that it had, so the lowest comes first, and later ones
+    // wait for it: else it could never join.
+    let last = view.log.keys().last();
+    let mut absent = wanted.iter().filter(|(node, named)| {
+        named.role != Role::Gone && !view.log.contains_key(node) && Some(*node) > last
+    });
+    let newcomer = absent.next().and_then(|(node, _)| {
+        let installation = view.alive(*node, now)?.facts.installation;
+        Some(Change::Add { node: *node, installation })
     });
     let is = |node: &NodeId, role| wanted.get(node).is_some_and(|named| named.role == role);
-    let dead = view.log.iter().find(|(node, member)| is(node, Role::Gone) && !member.is_heard);
-    let ready = view.log.iter().find(|(node, member)| is(node, Role::Voter) && !member.is_voter);
-    let leaving = view.log.keys().find(|node| is(node, Role::Gone));
-    let remove = |node: &NodeId| Change::Remove { node: *node };
+    let leaving =
+        view.log.iter().filter(|(node, _)| is(node, Role::Gone) && Some(**node) != holder);
+    let dead = leaving.clone().filter(|(_, member)| !member.is_heard);
+    let ready = view.log.iter().filter(|(node, member)| is(node, Role::Voter) && !member.is_voter);
+    let remove = |(node, _): (&NodeId, _)| Change::Remove { node: *node };
     newcomer
-        .or_else(|| dead.map(|(node, _)| remove(node)))
-        .or_else(|| ready.map(|(node, _)| Change::Promote { node: *node }))
-        .or_else(|| leaving.map(remove))
+        .into_iter()
+        .chain(dead.map(remove))
+        .chain(ready.map(|(node, _)| Change::Promote { node: *node }))
+        .chain(leaving.map(remove))
+        .collect()
 }
 
 /// The voters that count for leases follow those of the log, one by one. Who is new comes before
@@ -117,8 +128,9 @@ fn retire(
     let number = registration.number;
     let is_alive = view.is_alive(node, now);
     if registration.is_retiring {
-        // Who is back registers anew instead.
-        return (!is_alive).then_some(Entry::Forget { node });
+        // Who is back and wants leases registers anew instead.
+        let wants = view.alive(node, now).is_some_and(|seen| seen.facts.wants_leases);
+        return (!wants).then_some(Entry::Forget { node });
     }
     let kinds = [Kind::Member(node), Kind::Route(node)];
     let is_gone = !is_alive && kinds.iter().all(|kind| view.is_missed(*kind, number, now));
@@ -154,26 +166,26 @@ fn vips(view: &View<'_>, now: BootTime) -> Vec<Entry> {
         |node: NodeId| view.state.vips().values().filter(|right| right.holder == node).count();
     let mut entries = Vec::new();
     for vip in known {
+        let last = view.state.vips().get(&vip);
+        let is_retiring = view.state.vips_retiring().contains(&vip);
+        if let Some(Right { number, holder, .. }) = last.filter(|_| !is_retiring) {
+            // A holder that says itself that it cannot serve has stopped; one that is silent is
+            // judged by the voters.
+            let is_missed = view.is_missed(Kind::Vip(vip), *number, now);
+            if is_missed || view.is_alive(*holder, now) && !offers(*holder, vip) {
+                entries.push(Entry::RetireVip { vip, number: *number });
+            }
+            continue;
+        }
+        // Others first: the last holder lost it for a reason.
+        let had = |node: NodeId| last.is_some_and(|right| right.holder == node);
         let best = view.nodes.keys().filter(|node| offers(**node, vip));
-        let Some(best) = best.min_by_key(|node| (load(**node), **node)).copied() else { continue };
-        let incarnation = view.nodes[&best].facts.installation;
-        let give = |number| Entry::GiveVip { vip, number, holder: best, incarnation };
-        entries.push(match view.state.vips().get(&vip) {
-            None => give(1),
-            Some(Right { number, .. }) if view.state.vips_retiring().contains(&vip) => {
-                give(number + 1)
-            }
-            Some(Right { number, holder, .. }) => {
-                // A holder that says itself that it cannot serve has stopped; one that is silent
-                // is judged by the voters.
-                let is_alive = view.is_alive(*holder, now);
-                let is_missed = view.is_missed(Kind::Vip(vip), *number, now);
-                if !(is_missed || is_alive && !offers(*holder, vip)) {
-                    continue;
-                }
-                Entry::RetireVip { vip, number: *number }
-            }
-        });
+        let best = best.min_by_key(|node| (had(**node), load(**node), **node)).copied();
+        if let Some(holder) = best {
+            let number = last.map_or(1, |right| right.number + 1);
+            let incarnation = view.nodes[&holder].facts.installation;
+            entries.push(Entry::GiveVip { vip, number, holder, incarnation });
+        }
     }
     entries
 }

@@ -91,7 +91,7 @@ pub enum Reason {
 #[must_use]
 pub fn decide(view: &View<'_>, now: BootTime) -> Vec<Action> {
     let mut actions: Vec<_> = keep::next(view, now).into_iter().map(Action::Propose).collect();
-    actions.extend(keep::change_log(view, now).map(Action::Change));
+    actions.extend(keep::change_log(view, now).into_iter().map(Action::Change));
     let Some(tenure) = view.state.tenure() else {
         // An operator begins the cluster; until then there is nobody to replace.
         return actions;
@@ -107,7 +107,7 @@ pub fn decide(view: &View<'_>, now: BootTime) -> Vec<Action> {
     } else if tenure.is_established {
         actions.extend(steady::next(view, tenure, now));
     } else {
-        actions.push(election::install(view, tenure, now));
+        actions.extend(election::install(view, tenure, now));
     }
     actions
 }
@@ -121,22 +121,20 @@ pub fn seal(tenure: &Tenure) -> Entry {
 /// Whether the holder of the newest epoch is to be replaced.
 fn suspects(view: &View<'_>, tenure: &Tenure, now: BootTime) -> bool {
     let policy = view.state.policy();
-    let said = view.nodes.get(&tenure.holder).map(|seen| &seen.facts);
-    let is_dead = said.is_some_and(|facts| {
+    let said = view.nodes.get(&tenure.holder).and_then(|seen| seen.facts.agent.as_ref());
+    let is_dead = said.is_some_and(|agent| {
         // Its own agent says so: no need to wait for silence. What it said of an earlier epoch
         // is about an earlier life.
-        let postgres = facts.agent.as_ref().map(|agent| agent.postgres);
-        facts.epoch == Some(tenure.epoch)
-            && matches!(postgres, Some(Postgres::Dead | Postgres::Hung))
+        agent.epoch == Some(tenure.epoch)
+            && matches!(agent.postgres, Postgres::Dead | Postgres::Hung)
     });
     let is_silent = view.is_missed(Kind::Primary, tenure.epoch.0, now);
-    let is_overdue =
-        !tenure.is_established && now >= view.tenure_since.after_ms(policy.establish_ms_max);
-    // Directories that were rebuilt since cannot fulfil a rule that names the old ones.
-    let current = view.state.members().values().map(|member| member.incarnation);
-    let left = current.filter(|directory| tenure.rule.members.contains(directory)).count();
-    let is_hopeless = !tenure.is_established && left < tenure.rule.k;
-    is_dead || is_silent || is_overdue || is_hopeless
+    // Once promoted it has done its part: nobody would do better who waits for the same standbys.
+    let is_promoted = said.is_some_and(|agent| agent.promoted == Some(tenure.epoch));
+    let is_overdue = !tenure.is_established
+        && !is_promoted
+        && now >= view.tenure_since.after_ms(policy.establish_ms_max);
+    is_dead || is_silent || is_overdue
 }
 
 /// What would become of the state: for dry runs, and to leave out what would be void anyway.

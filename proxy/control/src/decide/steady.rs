@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::{Action, Reason, View, election};
 use crate::cluster::sync::Rule;
-use crate::cluster::{Durability, Entry, Tenure};
+use crate::cluster::{Durability, Entry, Member, Tenure};
 use crate::ids::{BootTime, NodeId};
 
 /// The steps under an established primary.
@@ -13,7 +13,22 @@ pub(super) fn next(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Vec<Actio
     if let Some(to) = view.state.handover() {
         return alloc::vec![hand_over(view, tenure, to, now)];
     }
-    change_rule(view, tenure, now).map(Action::Propose).into_iter().collect()
+    let leaving = leave(view, tenure, now);
+    leaving.or_else(|| change_rule(view, tenure, now)).map(Action::Propose).into_iter().collect()
+}
+
+/// A primary whose node shall leave the cluster hands over first.
+fn leave(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Entry> {
+    if !view.state.is_gone(tenure.holder) {
+        return None;
+    }
+    let standbys = view.state.members().keys().filter_map(|node| {
+        let seen = view.alive(*node, now).filter(|seen| seen.is_steady)?;
+        let agent = seen.facts.agent.as_ref()?;
+        (*node != tenure.holder).then_some((agent.end, *node))
+    });
+    let (_, to) = standbys.max()?;
+    Some(Entry::Switchover { epoch: tenure.epoch, to })
 }
 
 /// The primary stops by itself, once it has applied the wish. What is left to decide is when its
@@ -27,6 +42,10 @@ fn hand_over(view: &View<'_>, tenure: &Tenure, to: NodeId, now: BootTime) -> Act
         // It has stopped and nobody else has its last word: it is started again, in a new epoch.
         (Some(_), _) if is_late => election::end(tenure),
         (None, _) if is_late => Action::Propose(Entry::SwitchoverCancelled { epoch: tenure.epoch }),
+        // What does not stream from here could not take over.
+        (None, Some(agent)) if agent.streams != Some((tenure.holder, tenure.epoch)) => {
+            Action::Propose(Entry::SwitchoverCancelled { epoch: tenure.epoch })
+        }
         (None, None) => Action::Propose(Entry::SwitchoverCancelled { epoch: tenure.epoch }),
         _ => Action::Wait(Reason::Switchover { to }),
     }
@@ -36,15 +55,37 @@ fn hand_over(view: &View<'_>, tenure: &Tenure, to: NodeId, now: BootTime) -> Act
 fn change_rule(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Entry> {
     let epoch = tenure.epoch;
     let established = view.state.established()?;
-    let [current] = &established.rules[..] else {
+    let current = established.rules.last()?;
+    if established.rules.len() > 1 {
         let change = established.change;
-        let primary = view.nodes.get(&tenure.holder)?;
-        let settled = primary.facts.agent.as_ref()?.settled_change;
-        let is_settled = primary.facts.epoch == Some(epoch) && settled == change;
-        return is_settled.then_some(Entry::RuleSettled { epoch, change });
-    };
+        let agent = view.nodes.get(&tenure.holder).and_then(|seen| seen.facts.agent.as_ref());
+        let is_settled =
+            agent.is_some_and(|agent| agent.epoch == Some(epoch) && agent.settled_change == change);
+        if is_settled {
+            return Some(Entry::RuleSettled { epoch, change });
+        }
+    }
     let rule = fitting_rule(view, tenure, current, now)?;
     (rule != *current).then_some(Entry::RuleJoint { epoch, rule })
+}
+
+/// Another rule for an epoch that does not serve yet, because too few of its rule's standbys do
+/// what it waits for, and others do.
+pub(super) fn other_rule(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Rule> {
+    let patience = view.tenure_since.after_ms(view.state.policy().silent_ms_max);
+    let streams = |member: &&Member| {
+        let agent = view.agent(member.node, now);
+        agent.is_some_and(|agent| {
+            agent.directory == member.incarnation
+                && agent.streams == Some((tenure.holder, tenure.epoch))
+        })
+    };
+    let streaming = view.state.members().values().filter(streams);
+    let fulfil = streaming.filter(|member| tenure.rule.members.contains(&member.incarnation));
+    if now < patience || fulfil.count() >= tenure.rule.k {
+        return None;
+    }
+    fitting_rule(view, tenure, &tenure.rule, now).filter(|rule| *rule != tenure.rule)
 }
 
 /// The rule of the standbys that stream now. None when there are none and commits shall wait: the

@@ -12,8 +12,13 @@ use crate::ids::{Attempt, Epoch, Incarnation, Lsn, SystemId, Timeline, VipId};
 
 const NOW: BootTime = BootTime(100_000_000_000);
 
-const RECOVERED: Recovered =
-    Recovered { epoch: Epoch(1), timeline: Timeline(2), switch: Lsn(101), end: Lsn(110) };
+const RECOVERED: Recovered = Recovered {
+    epoch: Epoch(1),
+    timeline: Timeline(2),
+    switch: Lsn(101),
+    end: Lsn(110),
+    change: 2,
+};
 
 /// No situation here takes more entries until nothing is left to propose.
 const PROPOSALS_MAX: usize = 20;
@@ -30,6 +35,8 @@ struct Scene {
 
 fn agent(node: u64) -> AgentFacts {
     AgentFacts {
+        epoch: Some(Epoch(0)),
+        promoted: None,
         directory: directory(node),
         system: SystemId(1),
         timeline: Timeline(1),
@@ -116,6 +123,7 @@ impl Scene {
                 seen.facts.epoch = Some(tenure.epoch);
                 let streams = (tenure.holder, tenure.epoch);
                 let agent = seen.facts.agent.as_mut().unwrap();
+                agent.epoch = Some(tenure.epoch);
                 agent.streams = (*node != tenure.holder).then_some(streams);
                 seen.is_steady = true;
             }
@@ -207,7 +215,7 @@ fn what_an_agent_said_of_an_earlier_epoch_seals_no_later_one() {
     let mut scene = elected_scene();
     scene.node(3).postgres = Postgres::Dead;
     assert_eq!(scene.proposed(), [], "it may not know yet that it was elected");
-    scene.facts(3).epoch = Some(Epoch(1));
+    scene.node(3).epoch = Some(Epoch(1));
     assert_eq!(scene.proposed(), [Entry::Seal { epoch: Epoch(1), attempt: Attempt(1) }]);
 }
 
@@ -545,7 +553,7 @@ fn retired_node_that_is_back_gets_a_new_number() {
 fn addresses_go_to_who_offers_them_and_move_when_their_holder_is_gone() {
     let mut scene = scene();
     let vip = VipId(1);
-    let offer = || Some(ProxyFacts { vips: [vip].into(), holds: None });
+    let offer = || Some(ProxyFacts { vips: [vip].into(), ..ProxyFacts::default() });
     scene.facts(1).proxy = offer();
     scene.facts(2).proxy = offer();
     scene.settle();
@@ -677,10 +685,12 @@ fn address_is_taken_from_a_living_node_that_offers_it_no_more() {
     let mut scene = scene();
     let vip = VipId(1);
     for node in [1, 2] {
-        scene.facts(node).proxy = Some(ProxyFacts { vips: [vip].into(), holds: None });
+        scene.facts(node).proxy = Some(ProxyFacts { vips: [vip].into(), ..ProxyFacts::default() });
     }
     scene.settle();
     assert_eq!(scene.proposed(), [], "while it is offered it stays");
     scene.facts(1).proxy = Some(ProxyFacts::default());
     assert_eq!(scene.proposed(), [Entry::RetireVip { vip, number: 1 }]);
 }
+#[path = "attack_tests.rs"]
+mod attack;

@@ -23,6 +23,9 @@ pub struct Ask {
     pub asked_at: BootTime,
     /// The settings the holder goes by.
     pub settings: Settings,
+    /// The holder's life, which the voter sends back as well: a clock begins anew with each boot, so
+    /// a promise that was on its way meanwhile would count from a moment that never was.
+    pub life: u64,
 }
 
 /// One lease from its holder's side.
@@ -35,14 +38,22 @@ pub struct Holder {
     promised: BTreeMap<NodeId, BootTime>,
     next_ask: BootTime,
     is_closed: bool,
+    life: u64,
 }
 
 impl Holder {
-    /// A holder that has no promise yet.
+    /// A holder that has no promise yet. `life` is drawn at random: it tells this process from
+    /// earlier ones.
     #[must_use]
-    pub fn new(right: Right, settings: Settings, membership: Membership, now: BootTime) -> Self {
+    pub fn new(
+        right: Right,
+        settings: Settings,
+        membership: Membership,
+        life: u64,
+        now: BootTime,
+    ) -> Self {
         let promised = BTreeMap::new();
-        Self { right, settings, membership, promised, next_ask: now, is_closed: false }
+        Self { right, settings, membership, promised, next_ask: now, is_closed: false, life }
     }
 
     /// What is held.
@@ -64,12 +75,15 @@ impl Holder {
             return None;
         }
         self.next_ask = now.after_ms(self.settings.renewal_ms);
-        Some(Ask { right: self.right, epoch, asked_at: now, settings: self.settings })
+        let (right, settings, life) = (self.right, self.settings, self.life);
+        Some(Ask { right, epoch, asked_at: now, settings, life })
     }
 
-    /// A voter promised. Promises for another right, by strangers, or out of order change nothing.
+    /// A voter promised. Promises for another right or to an earlier life, by strangers, or out of
+    /// order change nothing.
     pub fn handle_promise(&mut self, promise: &Promise) {
         let counts = promise.right == self.right
+            && promise.life == self.life
             && promise.settings == self.settings
             && self.membership.voters.contains(&promise.voter);
         if counts && !self.is_closed {
@@ -121,13 +135,15 @@ mod tests {
     use super::*;
     use crate::ids::Incarnation;
 
+    const LIFE: u64 = 4;
+
     fn membership(version: u64, voters: &[u64]) -> Membership {
         Membership { version, voters: voters.iter().copied().map(NodeId).collect() }
     }
 
     fn holder(voters: &[u64]) -> Holder {
         let right = Right::primary(Epoch(1), NodeId(1), Incarnation(7));
-        Holder::new(right, Settings::default(), membership(1, voters), BootTime(0))
+        Holder::new(right, Settings::default(), membership(1, voters), LIFE, BootTime(0))
     }
 
     fn promise(holder: &Holder, voter: u64, asked_at: u64) -> Promise {
@@ -137,6 +153,7 @@ mod tests {
             asked_at: BootTime(asked_at),
             settings: Settings::default(),
             membership_version: 1,
+            life: LIFE,
         }
     }
 
@@ -188,6 +205,14 @@ mod tests {
         mixed.settings.lease_ms = 500;
         holder.handle_promise(&mixed);
         assert!(holder.promised.is_empty(), "{holder:?}");
+    }
+
+    #[test]
+    fn promise_to_an_earlier_life_does_not_count_whatever_its_clock_said() {
+        let mut holder = holder(&[1]);
+        let before = Promise { life: 3, ..promise(&holder, 1, 1 << 60) };
+        holder.handle_promise(&before);
+        assert_eq!(holder.deadline(), None);
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub struct Wants {
 pub struct Station {
     me: NodeId,
     installation: Incarnation,
+    life: u64,
     state: Arc<State>,
     wants: Wants,
     voter: Voter,
@@ -86,18 +87,21 @@ pub struct Station {
 impl Station {
     /// A node that starts, with the refusals of its earlier lives and a state that is at least as
     /// new as any that they went by. It is quiet for as long as any promise of theirs may last.
+    /// `life` is drawn at random: it tells this process from earlier ones.
     #[must_use]
     pub fn new(
         me: NodeId,
         installation: Incarnation,
         refusals: Refusals,
         state: Arc<State>,
+        life: u64,
         now: BootTime,
     ) -> Self {
         let voter = Voter::new(me, refusals, state.longest_promise_ms(), now);
         Self {
             me,
             installation,
+            life,
             state,
             wants: Wants::default(),
             voter,
@@ -113,6 +117,7 @@ impl Station {
     /// by an older state; the holders count in its newest membership from here on.
     pub fn handle_state(&mut self, state: Arc<State>, now: BootTime) {
         self.state = state;
+        let said = (self.said.counts_in, self.said.epoch);
         for (kind, number) in self.state.wanted() {
             if self.said.released.get(&kind).is_none_or(|said| *said < number) {
                 self.voter.handle_wanted(kind, number, now);
@@ -120,6 +125,9 @@ impl Station {
         }
         self.update_holders(now);
         self.drain_voter(now);
+        if said != (self.said.counts_in, self.said.epoch) {
+            self.outputs.push_back(Output::News);
+        }
     }
 
     /// The node wants other rights than before.
@@ -294,7 +302,7 @@ impl Station {
                 holder.handle_settings(settings);
                 holder.handle_membership(membership);
             } else {
-                let holder = Holder::new(right, settings, membership.clone(), now);
+                let holder = Holder::new(right, settings, membership.clone(), self.life, now);
                 self.holders.insert(right.kind, holder);
             }
         }
@@ -325,6 +333,8 @@ impl Station {
         });
         let vips = state.vips().iter().map(|(vip, right)| (Kind::Vip(*vip), right.number));
         let held: BTreeSet<_> = tenure.into_iter().chain(nodes).chain(vips).collect();
+        self.said.counts_in = state.membership().version;
+        self.said.epoch = state.tenure().map(|tenure| tenure.epoch);
         self.asked.retain(|right, _| held.contains(right));
         for right in held {
             self.asked.entry(right).or_insert(now);

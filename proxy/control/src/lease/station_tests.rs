@@ -6,6 +6,7 @@ use super::*;
 use crate::cluster::Entry;
 use crate::cluster::testing::{apply_all, directory, three_nodes};
 use crate::ids::Attempt;
+use crate::lease::Settings;
 
 const AWAKE: BootTime = BootTime(10_000_000_000);
 
@@ -13,7 +14,7 @@ fn station(node: u64, state: &State) -> Station {
     let (me, installation) = (NodeId(node), Incarnation(node.into()));
     let state = Arc::new(state.clone());
     let mut station =
-        Station::new(me, installation, Refusals::default(), Arc::clone(&state), BootTime(0));
+        Station::new(me, installation, Refusals::default(), Arc::clone(&state), node, BootTime(0));
     station.handle_state(state, AWAKE);
     station
 }
@@ -168,6 +169,7 @@ fn closing_is_believed_of_the_holder_alone() {
         epoch: Epoch(0),
         asked_at: AWAKE,
         settings: crate::lease::Settings::default(),
+        life: 1,
     };
     net.at(2).handle_message(NodeId(3), Message::Ask(ask), AWAKE);
     assert_eq!(net.at(2).next_output(), None, "an ask in another's name gets no answer");
@@ -217,6 +219,7 @@ fn promise_counts_for_the_voter_that_sent_it_alone() {
         asked_at: AWAKE,
         settings: crate::lease::Settings::default(),
         membership_version: 1,
+        life: 1,
     };
     net.at(1).handle_message(NodeId(3), Message::Promise(promise), AWAKE);
     assert_eq!(net.held(1, Kind::Primary), None, "with its own promise it would be a majority");
@@ -237,3 +240,24 @@ fn right_that_was_closed_is_not_asked_for_though_the_state_still_gives_it() {
         assert_ne!(ask.right, right);
     }
 }
+
+#[test]
+fn node_that_gives_up_what_another_holds_takes_nothing_from_it() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    // As a follower does that closes its gate for the epoch which it follows.
+    net.at(2).handle_closed(Right::primary(Epoch(0), NodeId(2), directory(2)), AWAKE);
+    let member = net.at(1).held().find(|(right, _)| right.kind == Kind::Member(NodeId(1)));
+    let stolen = Right { holder: NodeId(2), ..member.unwrap().0 };
+    net.at(2).handle_closed(stolen, AWAKE);
+    let ahead = Right::primary(Epoch(7), NodeId(2), directory(2));
+    net.at(2).handle_closed(ahead, AWAKE);
+    net.run(&[1, 2, 3], AWAKE.after_ms(400));
+    net.run(&[1, 2, 3], AWAKE.after_ms(800));
+    let renewed = AWAKE.after_ms(800 + Settings::default().lease_ms);
+    assert_eq!(net.held(1, Kind::Primary), Some(renewed));
+    assert_eq!(net.held(1, Kind::Member(NodeId(1))), Some(renewed));
+}
+
+#[path = "attack_tests.rs"]
+mod attack;

@@ -26,6 +26,8 @@ pub struct Promise {
     pub settings: Settings,
     /// The newest membership that this voter knows, so that the holder learns of changes.
     pub membership_version: u64,
+    /// The holder's life from the request.
+    pub life: u64,
 }
 
 /// Why a voter does not promise. None of them is an error of the network; all but
@@ -174,6 +176,7 @@ impl Voter {
             asked_at: ask.asked_at,
             settings: expected,
             membership_version: state.membership().version,
+            life: ask.life,
         })
     }
 
@@ -223,6 +226,7 @@ impl Voter {
                 self.actions.push_back(Action::StateReleased { kind, number });
             }
         }
+        self.stated.retain(|(kind, number)| self.wanted.get(kind) == Some(number));
         if wanted_on_disk != self.refusals && self.writing.is_none() {
             self.writing = Some(wanted_on_disk.clone());
             self.actions.push_back(Action::Persist(wanted_on_disk));

@@ -34,6 +34,7 @@ fn ask() -> Ask {
         epoch: Epoch(0),
         asked_at: BootTime(5),
         settings: Settings::default(),
+        life: 4,
     }
 }
 
@@ -57,7 +58,7 @@ fn end_of_promise(given: BootTime) -> BootTime {
 #[test]
 fn holder_of_the_epoch_gets_a_promise_with_its_own_clock_in_it() {
     let promise = voter().handle_ask(&ask(), &state(), AWAKE).unwrap();
-    assert_eq!(promise.asked_at, BootTime(5));
+    assert_eq!((promise.asked_at, promise.life), (BootTime(5), 4));
     assert_eq!((promise.voter, promise.membership_version), (NodeId(2), 1));
 }
 

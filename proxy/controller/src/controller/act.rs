@@ -164,25 +164,37 @@ impl Controller {
             member.is_some() || state.nodes().contains_key(&node)
         };
         self.observer.handle_timeout(&state, belongs, now);
-        let view = View {
-            state: &state,
-            nodes: self.observer.nodes(),
-            log: &log,
-            tenure_since: self.since.tenure.1.max(began),
-            sealed_since: self.since.sealed.1.max(began),
-            handover_since: self.since.handover.1.max(began),
-        };
-        let actions = decide(&view, now);
+        let actions = decide(&self.view(&state, &log, began), now);
         let mut waits = None;
+        let mut is_changing = false;
         for action in actions {
             match action {
                 Action::Propose(entry) => self.propose_once(entry),
-                Action::Change(change) => self.change(change),
+                Action::Change(change) if !is_changing => is_changing = self.change(change),
+                Action::Change(_) => {}
                 Action::Wait(reason) => waits = Some(reason),
             }
         }
         self.set_waits(waits);
         self.drain(now);
+    }
+
+    /// What is known by whoever coordinates since `began`.
+    pub(super) fn view<'a>(
+        &'a self,
+        state: &'a State,
+        log: &'a BTreeMap<NodeId, LogMember>,
+        began: BootTime,
+    ) -> View<'a> {
+        let began = self.coordinates_since.unwrap_or(began);
+        View {
+            state,
+            nodes: self.observer.nodes(),
+            log,
+            tenure_since: self.since.tenure.1.max(began),
+            sealed_since: self.since.sealed.1.max(began),
+            handover_since: self.since.handover.1.max(began),
+        }
     }
 
     fn set_waits(&mut self, waits: Option<Reason>) {
@@ -209,7 +221,8 @@ impl Controller {
         Ok(proposal)
     }
 
-    fn change(&mut self, change: decide::Change) {
+    /// Whether the engine has taken the change.
+    fn change(&mut self, change: decide::Change) -> bool {
         let number = |node: NodeId| quorum::NodeId::new(node.0);
         let change = match change {
             decide::Change::Add { node, installation } => {
@@ -231,9 +244,7 @@ impl Controller {
         };
         // What the engine cannot do yet is tried again: a learner that is behind, a change that
         // runs, a majority out of reach.
-        if let Some(change) = change {
-            let _ = self.quorum.propose_membership(change);
-        }
+        change.is_some_and(|change| self.quorum.propose_membership(change).is_ok())
     }
 
     /// A coordinator does not remove itself: another voter takes over and does.
@@ -259,7 +270,7 @@ fn installation_of(installation: Incarnation) -> Option<quorum::Incarnation> {
 }
 
 /// Who has the log.
-fn members(status: &Status) -> BTreeMap<NodeId, LogMember> {
+pub(super) fn members(status: &Status) -> BTreeMap<NodeId, LogMember> {
     let members = status.membership.iter().flat_map(quorum::Membership::iter);
     let heard = |node: quorum::NodeId| {
         let silent = status.peers.iter().find(|peer| peer.node == node);

@@ -294,8 +294,15 @@ impl Controller {
         self.facts_said = now;
         self.facts_due = now.after_ms(FACTS_EVERY_MS);
         self.own.sequence += 1;
-        self.own.epoch = self.state.tenure().map(|tenure| tenure.epoch);
-        self.own.counts_in = self.state.membership().version;
+        // What the parts of the node go by, not what was applied here: they hear of it later.
+        let parts = [
+            self.own.voter.as_ref().map(|facts| facts.epoch),
+            self.own.agent.as_ref().map(|facts| facts.epoch),
+            self.own.proxy.as_ref().map(|facts| facts.epoch),
+        ];
+        let applied = self.state.tenure().map(|tenure| tenure.epoch);
+        self.own.epoch = parts.into_iter().flatten().min().unwrap_or(applied);
+        self.own.counts_in = self.own.voter.as_ref().map_or(0, |facts| facts.counts_in);
         let facts = self.own.clone();
         match self.coordinator() {
             Some(me) if me == self.me => self.observer.handle_facts(me, facts, now),

@@ -1,13 +1,13 @@
 //! What operators ask.
 
-use pgx_control::cluster::{Entry, Void};
+use pgx_control::cluster::{Entry, Role, State, Void};
 use pgx_control::decide;
 use pgx_control::ids::{Attempt, BootTime, NodeId};
 use pgx_quorum as quorum;
 
 use super::{Asked, Controller, Output};
 use crate::limits::{REQUEST_MS_MAX, REQUESTS_OPEN_MAX};
-use crate::request::{Answer, Request, Unanswered};
+use crate::request::{Answer, Rehearsal, Request, Unanswered};
 
 impl Controller {
     /// An operator asks something of the cluster. The outcome comes as [`Output::Answer`] with this
@@ -25,6 +25,24 @@ impl Controller {
         };
         self.outputs.push_back(Output::Answer { request: number, answer });
         self.drain(now);
+    }
+
+    /// What a request would propose, and what would be decided next, without doing any of it.
+    ///
+    /// # Errors
+    /// Why it would not be carried out.
+    pub fn rehearse(&self, request: &Request, now: BootTime) -> Result<Rehearsal, Unanswered> {
+        let Asking::Entries(entries) = self.entries(request, now)? else {
+            return Ok(Rehearsal { entries: Vec::new(), then: Vec::new() });
+        };
+        let mut state = State::clone(&self.state);
+        for entry in &entries {
+            state = decide::rehearse(&state, entry)
+                .map_err(|void| Unanswered::Void { reason: void.to_string() })?;
+        }
+        let log = super::act::members(&self.quorum.status());
+        let then = decide::decide(&self.view(&state, &log, now), now);
+        Ok(Rehearsal { entries, then })
     }
 
     /// Whether this node can carry requests out.
@@ -95,6 +113,7 @@ impl Controller {
                 entries
             }
             Request::Node { node, address, role } => {
+                self.check_number(*node, *role)?;
                 vec![Entry::Node { node: *node, address: address.clone(), role: *role }]
             }
             Request::Switchover { to } => {
@@ -114,6 +133,30 @@ impl Controller {
             Request::Transfer { to } => return Ok(Asking::Transfer(*to)),
         };
         Ok(Asking::Entries(entries))
+    }
+
+    /// Numbers are used in order and never again: a node that could never be added is refused here,
+    /// where somebody reads why.
+    fn check_number(&self, node: NodeId, role: Role) -> Result<(), Unanswered> {
+        let Some(members) = self.quorum.membership().filter(|_| role != Role::Gone) else {
+            return Ok(());
+        };
+        let is_in = |node: NodeId| {
+            quorum::NodeId::new(node.0).is_some_and(|node| members.get(node).is_some())
+        };
+        let named = self.state.nodes().get(&node);
+        if is_in(node) || named.is_some_and(|named| named.role != Role::Gone) {
+            return Ok(());
+        }
+        let next = members.next_number().map_or(u64::MAX, quorum::NodeId::get);
+        if node.0 < next {
+            return Err(Unanswered::NumberUsed { node, next: NodeId(next) });
+        }
+        if members.iter().count() >= quorum::limits::MEMBERS_MAX {
+            let reason = quorum::Misfit::TooMany.to_string();
+            return Err(Unanswered::Quorum { reason });
+        }
+        Ok(())
     }
 
     fn bootstrap(&self, node: NodeId) -> Result<Vec<Entry>, Unanswered> {

@@ -30,6 +30,8 @@ fn incarnation(node: u64) -> quorum::Incarnation {
 
 fn agent(node: u64) -> AgentFacts {
     AgentFacts {
+        epoch: Some(Epoch(0)),
+        promoted: None,
         directory: Incarnation(u128::from(node) * 1_000),
         system: SystemId(7),
         timeline: Timeline(1),
@@ -244,9 +246,41 @@ fn named_node_joins_becomes_a_voter_of_log_and_leases_and_the_one_it_replaces_le
 }
 
 #[test]
+fn nodes_that_are_named_together_join_in_the_order_of_their_numbers() {
+    let mut net = Net::new(1);
+    let name =
+        |node| Request::Node { node: NodeId(node), address: "db:1".into(), role: Role::Voter };
+    net.ask(1, &name(2));
+    net.ask(2, &name(3));
+    // The higher number is there first, and must not keep the lower one out for good.
+    net.make(3, &Founding::Joiner);
+    for _ in 0..40 {
+        net.now = net.now.after_ms(TICK_MS);
+        net.nodes.values_mut().for_each(|node| node.handle_tick(net.now));
+        net.deliver();
+    }
+    net.make(2, &Founding::Joiner);
+    let expected = [1, 2, 3].map(NodeId).into();
+    net.run_until("all three count", |net| {
+        net.everybody(|state| state.membership().voters == expected)
+    });
+    net.ask(3, &Request::Node { node: NodeId(3), address: "db:1".into(), role: Role::Gone });
+    let voters = [1, 2].map(NodeId).into();
+    net.run_until("node 3 is out", |net| {
+        net.nodes[&NodeId(1)].state().membership().voters == voters
+    });
+    net.ask(4, &name(3));
+    let used = Unanswered::NumberUsed { node: NodeId(3), next: NodeId(4) };
+    assert_eq!(net.answers[&4], Err(used));
+}
+
+#[test]
 fn coordinator_that_is_to_leave_hands_its_office_on_first() {
     let mut net = begun();
-    let leaving = net.coordinator().unwrap();
+    // Not the primary: that one hands over first.
+    let leaving = NodeId(2);
+    net.ask(5, &Request::Transfer { to: leaving });
+    net.run_until("it took over", |net| net.coordinator() == Some(leaving));
     let request = Request::Node { node: leaving, address: "db:1".into(), role: Role::Gone };
     net.ask(6, &request);
     net.run_until("it is out", |net| {
@@ -255,6 +289,23 @@ fn coordinator_that_is_to_leave_hands_its_office_on_first() {
         states.all(|state| !state.membership().voters.contains(&leaving))
     });
     assert_ne!(net.coordinator(), Some(leaving));
+}
+
+#[test]
+fn rehearsal_says_what_would_follow_and_changes_nothing() {
+    let mut net = begun();
+    net.run_until("somebody coordinates", |net| net.coordinator().is_some());
+    let coordinator = net.coordinator().unwrap();
+    let node = &net.nodes[&coordinator];
+    let before = Arc::clone(node.state());
+    let rehearsal = node.rehearse(&Request::Failover, net.now).unwrap();
+    assert!(matches!(rehearsal.entries[..], [Entry::Seal { .. }]), "{rehearsal:?}");
+    let waits = |action: &pgx_control::decide::Action| {
+        matches!(action, pgx_control::decide::Action::Wait(_))
+    };
+    assert!(rehearsal.then.iter().any(waits), "{rehearsal:?}");
+    assert!(node.rehearse(&Request::CancelSwitchover, net.now).is_err());
+    assert_eq!(net.nodes[&coordinator].state(), &before);
 }
 
 #[test]
@@ -289,3 +340,6 @@ fn long_log_is_replaced_by_a_snapshot_from_which_a_node_starts() {
     net.start(node.0);
     assert_eq!(net.nodes[&node].state(), &before);
 }
+
+#[path = "attack_tests.rs"]
+mod attack;

@@ -8,7 +8,7 @@ use pgx_control::ids::NodeId;
 use pgx_session::limits::BACKENDS_MAX;
 use pgx_session::route::ServerAddress;
 
-use super::{Config, Control, Proxy, Vip, raw};
+use super::{Config, Control, Postgres, Proxy, Vip, raw};
 use crate::limits::peer::PEERS_MAX;
 
 /// Longest name that Linux gives an interface, in bytes (`IFNAMSIZ` less its terminator).
@@ -23,11 +23,15 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
     if raw.proxy.is_none() && raw.vip.is_none() && raw.control.is_none() {
         problems.push("no role: at least one of [proxy], [vip] and [control] is needed".to_owned());
     }
+    if raw.postgres.is_some() && raw.control.is_none() {
+        problems.push("postgres: the section needs [control] beside it".to_owned());
+    }
     let config = Config {
         admin_socket: admin_socket(&raw.admin.socket, &mut problems),
         proxy: raw.proxy.map(|section| proxy(&section, &mut problems)),
         vip: raw.vip.map(|section| vip(section, &mut problems)),
         control: raw.control.map(|section| control(section, &mut problems)),
+        postgres: raw.postgres.map(|section| postgres(section, &mut problems)),
     };
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
@@ -134,21 +138,32 @@ fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {
             problems.push(format!("control.peers: id {id} is there twice"));
         }
     }
-    let mut file = |key: &str, text: String| {
-        let path = PathBuf::from(text);
-        if !path.is_absolute() {
-            problems.push(format!("control.{key}: {path:?} is not an absolute path"));
-        }
-        path
-    };
+    let mut file = |key: &str, text| absolute(&format!("control.{key}"), text, problems);
     Control {
         node: NodeId(raw.node),
         listen,
         certificate: file("certificate", raw.certificate),
         key: file("key", raw.key),
         ca: file("ca", raw.ca),
+        data: file("data", raw.data),
         peers,
+        priority: raw.priority,
     }
+}
+
+fn postgres(raw: raw::Postgres, problems: &mut Vec<String>) -> Postgres {
+    Postgres {
+        data_directory: absolute("postgres.data_directory", raw.data_directory, problems),
+        bin_directory: absolute("postgres.bin_directory", raw.bin_directory, problems),
+    }
+}
+
+fn absolute(key: &str, text: String, problems: &mut Vec<String>) -> PathBuf {
+    let path = PathBuf::from(text);
+    if !path.is_absolute() {
+        problems.push(format!("{key}: {path:?} is not an absolute path"));
+    }
+    path
 }
 
 fn is_host_and_port(text: &str) -> bool {

@@ -18,6 +18,9 @@ use pgx_session::route::ServerAddress;
 /// Where the admin socket is unless the configuration says otherwise.
 pub(crate) const ADMIN_SOCKET: &str = "/run/pgx/admin.sock";
 
+/// Where a node keeps what it must not forget, unless the configuration says otherwise.
+const CONTROL_DATA: &str = "/var/lib/pgx";
+
 /// A configuration that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
@@ -25,6 +28,7 @@ pub(crate) struct Config {
     pub(crate) proxy: Option<Proxy>,
     pub(crate) vip: Option<Vip>,
     pub(crate) control: Option<Control>,
+    pub(crate) postgres: Option<Postgres>,
 }
 
 /// What `[proxy]` says.
@@ -50,6 +54,15 @@ pub(crate) struct Control {
     pub(crate) key: PathBuf,
     pub(crate) ca: PathBuf,
     pub(crate) peers: BTreeMap<NodeId, ServerAddress>,
+    pub(crate) data: PathBuf,
+    pub(crate) priority: u32,
+}
+
+/// What `[postgres]` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Postgres {
+    pub(crate) data_directory: PathBuf,
+    pub(crate) bin_directory: PathBuf,
 }
 
 /// Everything that is wrong with a configuration file.

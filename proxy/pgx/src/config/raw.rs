@@ -21,6 +21,9 @@ pub(super) struct Config {
     /// This node's part in the cluster: who it is, and who the others are.
     #[toml_example(nesting)]
     pub(super) control: Option<Control>,
+    /// This host's PostgreSQL. For now pgx watches it and touches nothing.
+    #[toml_example(nesting)]
+    pub(super) postgres: Option<Postgres>,
 }
 
 #[derive(Debug, Deserialize, TomlExample)]
@@ -88,6 +91,14 @@ pub(super) struct Control {
     /// The authorities whose certificates are accepted; several while one takes over from another.
     #[toml_example(default = "/etc/pgx/ca.pem")]
     pub(super) ca: String,
+    /// Folder for what this node must not forget; made by `pgx init store`.
+    #[serde(default = "control_data")]
+    #[toml_example(default = "/var/lib/pgx")]
+    pub(super) data: String,
+    /// Among standbys that are equally far, the one with the higher number becomes primary.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(super) priority: u32,
     /// The other nodes.
     #[toml_example(nesting)]
     pub(super) peers: Option<Vec<Peer>>,
@@ -95,6 +106,21 @@ pub(super) struct Control {
 
 fn control_listen() -> String {
     "0.0.0.0:6433".to_owned()
+}
+
+fn control_data() -> String {
+    super::CONTROL_DATA.to_owned()
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Postgres {
+    /// PostgreSQL's data directory.
+    #[toml_example(default = "/var/lib/postgresql/data")]
+    pub(super) data_directory: String,
+    /// The folder with its programs; pg_controldata is the one that is needed now.
+    #[toml_example(default = "/usr/lib/postgresql/17/bin")]
+    pub(super) bin_directory: String,
 }
 
 #[derive(Debug, Deserialize, TomlExample)]

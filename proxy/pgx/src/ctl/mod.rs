@@ -1,5 +1,6 @@
 //! `pgx ctl`: a thin client of the admin socket.
 
+mod settings;
 mod status;
 
 use std::io::{ErrorKind, Read, Write};
@@ -7,36 +8,90 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use pgx_control::admin::{Body, Reply, Request, Verb};
+use pgx_control::admin::{Body, Reply, Request, SharedChange, Verb};
+use pgx_control::cluster::Role;
 use pgx_control::limits::{ADMIN_CLIENT_MS_MAX, ADMIN_REPLY_BYTES_MAX};
 
-use crate::cli::{Ctl, CtlVerb};
+use crate::cli::{Ctl, CtlVerb, EditConfig, NodeVerb, SwitchoverVerb};
 use crate::exit::Failure;
 
 /// Runs the verb against the pgx behind the socket.
 pub(crate) fn run(arguments: &Ctl) -> Result<(), Failure> {
-    let verb = match arguments.verb {
-        CtlVerb::Status => Verb::Status,
+    let Some(request) = request(arguments)? else {
+        println!("nothing has changed");
+        return Ok(());
     };
-    let body = ask(&arguments.socket, verb)?;
-    if let Body::Refused(refusal) = body {
-        return Err(Failure::Refused(refusal.to_string()));
-    }
+    let body = ask(&arguments.socket, &request)?;
     if arguments.json {
         let text = serde_json::to_string_pretty(&Reply::new(body))
             .map_err(|error| Failure::Failed(format!("cannot print the reply: {error}")))?;
         println!("{text}");
         return Ok(());
     }
-    if let Body::Status(status) = body {
-        print!("{}", status::table(&status));
+    match body {
+        Body::Status(status) => print!("{}", status::table(&status)),
+        Body::Config(shared) => print!("{}", settings::text(&shared)),
+        Body::Done(lines) if lines.is_empty() => println!("done"),
+        Body::Done(lines) => lines.iter().for_each(|line| println!("{line}")),
+        // Told as an error by `ask`.
+        Body::Refused(_) => {}
     }
     Ok(())
 }
 
+/// What the command line asks; `None` when there is nothing to ask.
+fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
+    let plain = |verb| (verb, false);
+    let (verb, dry_run) = match &arguments.verb {
+        CtlVerb::Status => plain(Verb::Status),
+        CtlVerb::Bootstrap { node, dry } => (Verb::Bootstrap { node: *node }, dry.dry_run),
+        CtlVerb::Node { verb: NodeVerb::Add { node, address, learner } } => {
+            let role = if *learner { Role::Learner } else { Role::Voter };
+            plain(Verb::Node { node: *node, address: Some(address.clone()), role })
+        }
+        CtlVerb::Node { verb: NodeVerb::Remove { node } } => {
+            plain(Verb::Node { node: *node, address: None, role: Role::Gone })
+        }
+        CtlVerb::Switchover { verb: Some(SwitchoverVerb::Cancel), dry, .. } => {
+            (Verb::CancelSwitchover, dry.dry_run)
+        }
+        CtlVerb::Switchover { verb: None, to, dry } => (Verb::Switchover { to: *to }, dry.dry_run),
+        CtlVerb::Failover { accept_loss: true, dry } => (Verb::AcceptLoss, dry.dry_run),
+        CtlVerb::Failover { accept_loss: false, dry } => (Verb::Failover, dry.dry_run),
+        CtlVerb::Pause => plain(Verb::Pause { is_paused: true }),
+        CtlVerb::Resume => plain(Verb::Pause { is_paused: false }),
+        CtlVerb::ShowConfig => plain(Verb::ShowConfig),
+        CtlVerb::EditConfig(edit) => {
+            let change = change(arguments, edit)?;
+            if change == SharedChange::default() {
+                return Ok(None);
+            }
+            (Verb::EditConfig(change), edit.dry.dry_run)
+        }
+        CtlVerb::Transfer { to } => plain(Verb::Transfer { to: *to }),
+    };
+    Ok(Some(Request { dry_run, ..Request::new(verb) }))
+}
+
+fn change(arguments: &Ctl, edit: &EditConfig) -> Result<SharedChange, Failure> {
+    let body = ask(&arguments.socket, &Request::new(Verb::ShowConfig))?;
+    let Body::Config(before) = body else {
+        return Err(Failure::Failed("pgx did not answer with its settings".to_owned()));
+    };
+    if let Some(file) = &edit.file {
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| Failure::Failed(format!("cannot read {}: {error}", file.display())))?;
+        return settings::from_text(&before, &text).map_err(Failure::Failed);
+    }
+    if edit.set.is_empty() {
+        return settings::from_editor(&before);
+    }
+    settings::from_words(&before, &edit.set).map_err(Failure::Failed)
+}
+
 /// Sends one request and reads its reply.
-fn ask(path: &Path, verb: Verb) -> Result<Body, Failure> {
-    let reply = exchange(path, verb).map_err(|error| {
+fn ask(path: &Path, request: &Request) -> Result<Body, Failure> {
+    let reply = exchange(path, request).map_err(|error| {
         let next = match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
                 "; is pgx running on this host, and is --socket the admin.socket of its \
@@ -50,15 +105,18 @@ fn ask(path: &Path, verb: Verb) -> Result<Body, Failure> {
     let reply: Reply = serde_json::from_slice(&reply).map_err(|error| {
         Failure::Failed(format!("cannot read the reply of pgx at {}: {error}", path.display()))
     })?;
-    Ok(reply.body)
+    match reply.body {
+        Body::Refused(refusal) => Err(Failure::Refused(refusal.to_string())),
+        body => Ok(body),
+    }
 }
 
-fn exchange(path: &Path, verb: Verb) -> std::io::Result<Vec<u8>> {
+fn exchange(path: &Path, request: &Request) -> std::io::Result<Vec<u8>> {
     let mut socket = UnixStream::connect(path)?;
     let limit = Duration::from_millis(ADMIN_CLIENT_MS_MAX);
     socket.set_read_timeout(Some(limit))?;
     socket.set_write_timeout(Some(limit))?;
-    let mut line = serde_json::to_vec(&Request::new(verb))?;
+    let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     socket.write_all(&line)?;
     let mut reply = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use pgx_control::admin::{PeerStatus, Status};
+use pgx_control::admin::{ControlStatus, PeerStatus, Status};
 
 /// The status as lines of text.
 pub(super) fn table(status: &Status) -> String {
@@ -30,6 +30,11 @@ pub(super) fn table(status: &Status) -> String {
             line(&format!("  {verdict}"), format!("{packets} packets"));
         }
     }
+    match &status.control {
+        Some(control) => cluster(control, &mut line),
+        None if status.peers.is_some() => line("controller", "waits for its disk".to_owned()),
+        None => {}
+    }
     for peer in status.peers.iter().flatten() {
         line(&format!("peer {}", peer.id), peer_text(peer));
         if peer.state != "connected" && !peer.last_error.is_empty() {
@@ -37,6 +42,66 @@ pub(super) fn table(status: &Status) -> String {
         }
     }
     text
+}
+
+fn cluster(control: &ControlStatus, line: &mut dyn FnMut(&str, String)) {
+    line("node", control.node.to_string());
+    if control.halted.is_empty() {
+        line("cluster", control.cluster.clone());
+        line("incarnation", control.incarnation.clone());
+        let who = match control.coordinator {
+            Some(node) if control.decides => format!("node {node}, this one"),
+            Some(node) => format!("node {node}"),
+            None => "nobody: no majority of voters is in reach".to_owned(),
+        };
+        line("coordinator", format!("{who}; term {}", control.term));
+        let voters: Vec<_> = control.voters.iter().map(ToString::to_string).collect();
+        line("voters of leases", voters.join(", "));
+    } else {
+        line("HALTED", control.halted.clone());
+    }
+    for member in &control.members {
+        let silent = match member.silent_ms {
+            _ if member.id == control.node => "this node".to_owned(),
+            Some(ms) => format!("heard {ms} ms ago"),
+            None => "not heard".to_owned(),
+        };
+        let lag = member.lag.map(|lag| format!(", lacks {lag} entries")).unwrap_or_default();
+        line(&format!("member {}", member.id), format!("{}, {silent}{lag}", member.role));
+    }
+    match &control.epoch {
+        None => line("epoch", "none; 'pgx ctl bootstrap' begins the cluster".to_owned()),
+        Some(epoch) => {
+            let state = match (epoch.sealed, epoch.is_established) {
+                (Some(attempt), _) => format!("sealed, attempt {attempt}"),
+                (None, true) => "established".to_owned(),
+                (None, false) => "not established yet".to_owned(),
+            };
+            let to = epoch.handover.map(|to| format!(", switchover to node {to}"));
+            let to = to.unwrap_or_default();
+            line("epoch", format!("{} of node {}, {state}{to}", epoch.epoch, epoch.holder));
+        }
+    }
+    if let Some(waits) = &control.waits {
+        line("waits", waits.clone());
+    }
+    for lease in &control.leases {
+        let least = lease.remaining_ms_least.map(|ms| format!(", {ms} ms at least so far"));
+        line(
+            &format!("lease {}", lease.kind),
+            format!("{} ms left{}", lease.remaining_ms, least.unwrap_or_default()),
+        );
+    }
+    if !control.leases.is_empty() && control.gate == "none" {
+        line("gate", "NONE: nothing keeps packets from a node without a lease yet".to_owned());
+    }
+    if control.is_paused {
+        line("failover", "PAUSED".to_owned());
+    }
+    if let Some(agent) = &control.agent {
+        let text = format!("{}, timeline {}, {}", agent.postgres, agent.timeline, agent.end);
+        line("postgresql", text);
+    }
 }
 
 fn peer_text(peer: &PeerStatus) -> String {
@@ -85,6 +150,7 @@ mod tests {
             up_ms: 2_500,
             proxy: None,
             kernel: Some(kernel),
+            control: None,
             peers: Some(vec![peer("down", "no route to host"), peer("connected", "long gone")]),
         };
         let text = table(&status);

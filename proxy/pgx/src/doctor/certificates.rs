@@ -68,6 +68,8 @@ mod tests {
             key: file("node.key"),
             ca: file("ca.pem"),
             peers: std::collections::BTreeMap::new(),
+            data: file("data"),
+            priority: 0,
         };
         let found = examine(&control);
         assert_eq!((found.len(), found[0].state), (1, State::Broken));

@@ -1,11 +1,13 @@
-//! `pgx init`: makes the cluster's certificate authority and the certificates of its nodes.
+//! `pgx init`: makes the cluster's certificate authority, the certificates of its nodes, and a
+//! node's store.
 //!
 //! It must not know how certificates are used; what they say is in [`crate::peer::identity`].
-//! Keys never leave the folder where they are made: nothing here opens a connection.
+//! Keys never leave the folder where they are made.
 
 mod files;
 mod make;
 mod show;
+mod store;
 
 use crate::cli::InitVerb;
 use crate::exit::Failure;
@@ -15,6 +17,7 @@ pub(crate) fn run(verb: &InitVerb) -> Result<(), Failure> {
     let said = match verb {
         InitVerb::Ca { cluster, out, days } => make::authority(cluster, out, *days)?,
         InitVerb::Node(node) => make::node(node)?,
+        InitVerb::Store(wanted) => store::make(wanted)?,
         InitVerb::Show { file } => show::show(file)?,
     };
     print!("{said}");

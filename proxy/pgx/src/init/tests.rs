@@ -45,6 +45,8 @@ fn control(folder: &Path) -> crate::config::Control {
         key: file("out/db2.key"),
         ca: file("ca/ca.pem"),
         peers: std::collections::BTreeMap::new(),
+        data: file("data"),
+        priority: 0,
     }
 }
 

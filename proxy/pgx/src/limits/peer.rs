@@ -48,6 +48,9 @@ pub(crate) const RAFT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest message about what a node sees, in bytes.
 pub(crate) const OBSERVE_BYTES_MAX: usize = 64 * 1024;
 
+/// Longest message of facts, requests and answers, in bytes, with what tells them apart.
+pub(crate) const CONTROL_BYTES_MAX: usize = pgx_controller::limits::MESSAGE_BYTES_MAX + 1024;
+
 /// Messages that wait for one peer on one channel; one more drops the oldest.
 pub(crate) const OUTBOX_MESSAGES_MAX: usize = 256;
 

@@ -68,7 +68,7 @@ async fn admit(shared: Arc<Shared>, place: Place, stream: TcpStream, from: Socke
     info!(%peer, %from, %class, "a peer has connected");
     let cause = tokio::select! {
         cause = receive(&shared, stream, peer, class) => cause,
-        () = shared.replace(peer, class) => Cause::Replaced,
+        cause = shared.replace(peer, class) => cause,
     };
     let who = format!("node {peer} from {from} ({class})");
     shared.journal.report(Side::Incoming, &who, &format!("node {peer}"), &cause);

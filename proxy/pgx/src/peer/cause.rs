@@ -69,6 +69,9 @@ pub(crate) enum Cause {
              one certificate"
     )]
     Replaced,
+    /// The cluster has let the node go.
+    #[error("it belongs to the cluster no more")]
+    Dismissed,
     /// The other side closed.
     #[error("closed the connection")]
     Closed,

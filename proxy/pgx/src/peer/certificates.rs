@@ -185,7 +185,7 @@ impl Certificates {
 }
 
 /// The cryptography that links use.
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 

@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::cause::Cause;
-use crate::limits::peer::{LEASE_BYTES_MAX, OBSERVE_BYTES_MAX, RAFT_BYTES_MAX};
+use crate::limits::peer::{CONTROL_BYTES_MAX, LEASE_BYTES_MAX, OBSERVE_BYTES_MAX, RAFT_BYTES_MAX};
 
 /// Bytes before those of the message.
 pub(super) const HEADER_BYTES: usize = 5;
@@ -26,11 +26,13 @@ pub(crate) enum Channel {
     Lease,
     /// What nodes see of each other.
     Observe,
+    /// What nodes know, and operators' requests with their answers.
+    Control,
 }
 
 impl Channel {
     /// Every channel.
-    pub(crate) const ALL: [Self; 3] = [Self::Raft, Self::Lease, Self::Observe];
+    pub(crate) const ALL: [Self; 4] = [Self::Raft, Self::Lease, Self::Observe, Self::Control];
 
     /// Its number on the wire.
     pub(super) const fn code(self) -> u8 {
@@ -38,6 +40,7 @@ impl Channel {
             Self::Raft => 1,
             Self::Lease => 2,
             Self::Observe => 3,
+            Self::Control => 4,
         }
     }
 
@@ -45,7 +48,7 @@ impl Channel {
     pub(super) const fn class(self) -> Class {
         match self {
             Self::Lease => Class::Lease,
-            Self::Raft | Self::Observe => Class::Bulk,
+            Self::Raft | Self::Observe | Self::Control => Class::Bulk,
         }
     }
 
@@ -55,6 +58,7 @@ impl Channel {
             Self::Raft => RAFT_BYTES_MAX,
             Self::Lease => LEASE_BYTES_MAX,
             Self::Observe => OBSERVE_BYTES_MAX,
+            Self::Control => CONTROL_BYTES_MAX,
         }
     }
 }
@@ -65,6 +69,7 @@ impl fmt::Display for Channel {
             Self::Raft => "raft",
             Self::Lease => "lease",
             Self::Observe => "observe",
+            Self::Control => "control",
         })
     }
 }

@@ -27,8 +27,8 @@ use super::{Peer, Shared};
 use crate::limits::peer::{DIAL_MAX, HANDSHAKE_MAX, RETRY_MAX, RETRY_MIN, WRITE_MAX};
 
 /// Keeps one connection to `peer`; ends only with its task.
-pub(super) async fn keep(shared: Arc<Shared>, peer: NodeId, class: Class) {
-    let Some(state) = shared.peers.get(&peer) else { return };
+pub(super) async fn keep(shared: Arc<Shared>, state: Arc<Peer>, class: Class) {
+    let (peer, state) = (state.node, &*state);
     let mut failures = 0;
     loop {
         let begun = Instant::now();

@@ -21,7 +21,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
@@ -31,17 +31,19 @@ use pgx_control::ids::NodeId;
 use pgx_session::route::ServerAddress;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
+use self::cause::Cause;
 use self::certificates::Certificates;
 pub(crate) use self::frame::Channel;
 use self::frame::Class;
 use self::journal::Journal;
 use self::outbox::Outbox;
 use self::pulse::Pulse;
-use crate::limits::peer::{EXPIRY_CHECK, INBOX_MESSAGES_MAX};
+use crate::limits::peer::{EXPIRY_CHECK, INBOX_MESSAGES_MAX, PEERS_MAX};
 
 /// A message that came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,10 +54,17 @@ pub(crate) struct Message {
     pub(crate) bytes: Bytes,
 }
 
-/// Who takes what comes on a channel. One sender may serve several channels; what comes while it
-/// is full, or on a channel that nobody takes, is dropped and counted, for a reader that waited
-/// would keep the other channels of its connection waiting.
-pub(crate) type Takers = BTreeMap<Channel, mpsc::Sender<Message>>;
+/// Takes a message at once or says that it did not. What nobody takes is dropped and counted, for a
+/// reader that waited would keep the other channels of its connection waiting.
+pub(crate) type Taker = Arc<dyn Fn(Message) -> bool + Send + Sync>;
+
+/// Who takes what comes on each channel.
+pub(crate) type Takers = BTreeMap<Channel, Taker>;
+
+/// A taker that hands messages to a task.
+pub(crate) fn to_task(inbox: mpsc::Sender<Message>) -> Taker {
+    Arc::new(move |message| inbox.try_send(message).is_ok())
+}
 
 /// Why a message was not even queued; both are mistakes of the caller.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,9 +91,11 @@ pub(crate) struct ReloadError {
 }
 
 /// The connections of this node to its peers. Dropping it ends them.
-#[derive(Debug)]
 pub(crate) struct PeerSet {
     shared: Arc<Shared>,
+    runtime: Handle,
+    /// The tasks that dial each peer; they end with their entry.
+    dialling: Mutex<BTreeMap<NodeId, JoinSet<()>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -97,27 +108,61 @@ impl PeerSet {
         mut takers: Takers,
     ) -> Arc<Self> {
         let (observed, inbox) = mpsc::channel(INBOX_MESSAGES_MAX);
-        takers.insert(Channel::Observe, observed);
-        let peers = peers.iter().map(|(node, address)| (*node, Peer::new(*node, address.clone())));
-        let peers: BTreeMap<_, _> = peers.collect();
+        takers.insert(Channel::Observe, to_task(observed));
         let node = certificates.node;
-        let server = certificates.server(peers.keys().copied().collect());
+        let server = certificates.server(BTreeSet::new());
         let current = RwLock::new(Current { certificates: Arc::new(certificates), server });
-        let incoming = Mutex::default();
-        let journal = Journal::default();
-        let shared = Arc::new(Shared { node, peers, current, takers, incoming, journal });
+        let (incoming, journal) = (Mutex::default(), Journal::default());
+        let known = RwLock::default();
+        let shared = Arc::new(Shared { node, peers: known, current, takers, incoming, journal });
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept::serve(Arc::clone(&shared), listener));
         tasks.spawn(watch_ends(Arc::clone(&shared)));
-        for peer in shared.peers.keys() {
-            for class in Class::ALL {
-                tasks.spawn(link::keep(Arc::clone(&shared), *peer, class));
-            }
-        }
-        Arc::new_cyclic(|set| {
+        let runtime = Handle::current();
+        let accepting = Arc::clone(&shared);
+        let set = Arc::new_cyclic(|set| {
             tasks.spawn(pulse::run(Weak::clone(set), inbox));
-            Self { shared, _tasks: tasks }
-        })
+            tasks.spawn(accept::serve(accepting, listener));
+            Self { shared, runtime, dialling: Mutex::default(), _tasks: tasks }
+        });
+        set.set_peers(peers);
+        set
+    }
+
+    /// Has these peers from now on: dials who is new or moved, parts with who is not among them.
+    pub(crate) fn set_peers(&self, wanted: &BTreeMap<NodeId, ServerAddress>) {
+        let wanted = wanted.iter().filter(|(node, _)| **node != self.shared.node);
+        let wanted: BTreeMap<_, _> = wanted.take(PEERS_MAX).collect();
+        let mut dialling = self.dialling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut peers = self.shared.peers.write().unwrap_or_else(PoisonError::into_inner);
+        let before: BTreeSet<_> = peers.keys().copied().collect();
+        peers.retain(|node, peer| {
+            let stays = wanted.get(node).is_some_and(|address| **address == peer.address);
+            if !stays {
+                dialling.remove(node);
+            }
+            stays
+        });
+        for (node, address) in wanted {
+            if peers.contains_key(node) {
+                continue;
+            }
+            let peer = Arc::new(Peer::new(*node, address.clone()));
+            let mut tasks = JoinSet::new();
+            for class in Class::ALL {
+                let keep = link::keep(Arc::clone(&self.shared), Arc::clone(&peer), class);
+                tasks.spawn_on(keep, &self.runtime);
+            }
+            peers.insert(*node, peer);
+            dialling.insert(*node, tasks);
+        }
+        let now: BTreeSet<_> = peers.keys().copied().collect();
+        drop(peers);
+        if now != before || now.is_empty() {
+            let mut incoming = self.shared.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+            incoming.retain(|(node, _), _| now.contains(node));
+            let mut current = self.shared.current.write().unwrap_or_else(PoisonError::into_inner);
+            current.server = current.certificates.server(now);
+        }
     }
 
     /// Queues a message and never waits. It may be lost: when the queue is full, the oldest message
@@ -131,7 +176,7 @@ impl PeerSet {
         channel: Channel,
         bytes: Bytes,
     ) -> Result<(), SendError> {
-        let peer = self.shared.peers.get(&node).ok_or(SendError::Unknown(node))?;
+        let peer = self.shared.peer(node).ok_or(SendError::Unknown(node))?;
         let (found, expected) = (bytes.len(), channel.bytes_max());
         if found > expected {
             return Err(SendError::TooLong { channel, found, expected });
@@ -156,7 +201,7 @@ impl PeerSet {
                 found_node: certificates.node,
             });
         }
-        let server = certificates.server(self.shared.peers.keys().copied().collect());
+        let server = certificates.server(self.shared.numbers());
         certificates.log_standings();
         *current = Current { certificates: Arc::new(certificates), server };
         Ok(())
@@ -165,15 +210,14 @@ impl PeerSet {
     /// What `pgx ctl status` shows.
     pub(crate) fn status(&self) -> Vec<PeerStatus> {
         let now = Instant::now();
-        self.shared.peers.values().map(|peer| peer.status(now)).collect()
+        self.shared.all().iter().map(|peer| peer.status(now)).collect()
     }
 }
 
 /// What all tasks of a peer set share.
-#[derive(Debug)]
 struct Shared {
     node: NodeId,
-    peers: BTreeMap<NodeId, Peer>,
+    peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     current: RwLock<Current>,
     takers: Takers,
     /// The newest incoming connection of each kind; dropping a sender ends its connection.
@@ -198,22 +242,35 @@ impl Shared {
         Arc::clone(&current.server)
     }
 
+    fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<Peer>> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.values().cloned().collect()
+    }
+
+    fn numbers(&self) -> BTreeSet<NodeId> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
     fn deliver(&self, message: Message) {
-        let Some(peer) = self.peers.get(&message.from) else { return };
+        let Some(peer) = self.peer(message.from) else { return };
         peer.counters.received.fetch_add(1, Ordering::Relaxed);
-        let taken = self.takers.get(&message.channel).map(|taker| taker.try_send(message));
-        if !matches!(taken, Some(Ok(()))) {
+        if !self.takers.get(&message.channel).is_some_and(|taker| taker(message)) {
             peer.counters.untaken.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Takes the place of the peer's last connection of this class, which ends; resolves when the
-    /// place is taken again.
-    async fn replace(&self, peer: NodeId, class: Class) {
+    /// place is taken again or the peer is one no more.
+    async fn replace(&self, peer: NodeId, class: Class) -> Cause {
         let (sender, replaced) = oneshot::channel();
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner).insert((peer, class), sender);
         // It resolves by an error: nothing is ever sent.
         let _ = replaced.await;
+        if self.peer(peer).is_some() { Cause::Replaced } else { Cause::Dismissed }
     }
 }
 

@@ -10,10 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::error;
 
 use super::frame::{Channel, Class};
-use super::{Message, PeerSet, SendError};
+use super::{Message, PeerSet};
 use crate::limits::peer::{PING_EVERY, SILENCE_MAX};
 
 /// First byte of a ping, and of a pong; the number follows in 64 bits, big end first.
@@ -60,42 +59,38 @@ pub(super) async fn run(set: Weak<PeerSet>, mut inbox: mpsc::Receiver<Message>) 
             message = inbox.recv() => message,
         };
         let Some(set) = set.upgrade() else { return };
-        let said = match message {
+        match message {
             Some(message) => handle(&set, &message),
             None => ask_all(&set),
-        };
-        // Peers come from the set and these messages are short, so this is for the reader.
-        if let Err(error) = said {
-            error!(%error, "cannot send a sign of life");
         }
     }
 }
 
-fn ask_all(set: &PeerSet) -> Result<(), SendError> {
-    for (node, peer) in &set.shared.peers {
+fn ask_all(set: &PeerSet) {
+    for peer in set.shared.all() {
         // Questions that wait for a connection would only tell how long it was away.
         if peer.link(Class::Bulk).is_up() {
             let question = peer.pulse().ask(Instant::now());
-            set.send(*node, Channel::Observe, question)?;
+            // The peer may have been dismissed in between.
+            let _ = set.send(peer.node, Channel::Observe, question);
         }
     }
-    Ok(())
 }
 
-fn handle(set: &PeerSet, message: &Message) -> Result<(), SendError> {
+fn handle(set: &PeerSet, message: &Message) {
     match parse(&message.bytes) {
         Some((PING, number)) => {
-            set.send(message.from, Channel::Observe, self::message(PONG, number))?;
+            // As above.
+            let _ = set.send(message.from, Channel::Observe, self::message(PONG, number));
         }
         Some((PONG, number)) => {
-            if let Some(peer) = set.shared.peers.get(&message.from) {
+            if let Some(peer) = set.shared.peer(message.from) {
                 peer.pulse().handle_pong(number, Instant::now());
             }
         }
         // A later release may have more to say to those who understand it.
         _ => {}
     }
-    Ok(())
 }
 
 fn message(kind: u8, number: u64) -> Bytes {

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use tracing::subscriber::DefaultGuard;
 
 use super::certificates::Certificates;
-use super::{Channel, Message, PeerSet, Takers};
+use super::{Channel, Message, PeerSet, Takers, to_task};
 use crate::cli::{InitNode, InitVerb};
 use crate::{config, init};
 
@@ -81,6 +81,8 @@ impl Cluster {
             key: out.join("node.key"),
             ca: self.path(folder).join("ca.pem"),
             peers: BTreeMap::new(),
+            data: self.path("data"),
+            priority: 0,
         }
     }
 }
@@ -91,7 +93,8 @@ impl Node {
         let peers = peers.iter().map(|(id, address)| (NodeId(*id), address_of(*address)));
         let control = config::Control { peers: peers.collect(), ..control };
         let (taker, inbox) = mpsc::channel(INBOX);
-        let takers = Takers::from([(Channel::Raft, taker.clone()), (Channel::Lease, taker)]);
+        let taker = to_task(taker);
+        let takers = Takers::from([(Channel::Raft, Arc::clone(&taker)), (Channel::Lease, taker)]);
         let certificates = Certificates::load(&control).unwrap();
         let set = PeerSet::start(certificates, &control.peers, listener, takers);
         Self { set, inbox, control }

@@ -1,0 +1,16 @@
+//! The programs that the root program calls, by their place in the program array.
+
+/// A place in the program array. An empty one is passed over.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// Guards PostgreSQL's port.
+    Fence = 0,
+    /// Answers for virtual addresses, and steers.
+    Vip = 1,
+}
+
+/// Slots of the program array; more than there are programs, so that a new one needs no new map.
+pub const PROGRAM_SLOTS: u32 = 8;
+
+const _: () = assert!((Program::Vip as u32) < PROGRAM_SLOTS);

@@ -1,0 +1,41 @@
+//! `pgx_fence_cin` and `pgx_fence_cout`, the fence around the sockets of PostgreSQL's cgroup.
+//!
+//! They see packets on every interface, loopback and those without a link header included. They
+//! cannot answer, only drop: who is dropped here was let through by no other program.
+
+use aya_ebpf::bindings::__sk_buff;
+use pgx_abi::{CGROUP_DROP, CGROUP_PASS, Reason};
+use pgx_rules::{Bytes as _, Direction, Fence, facts_of_ip, fence, subject};
+
+use crate::counters::count;
+use crate::maps;
+use crate::skb::Skb;
+
+/// One packet that a socket is to receive.
+#[unsafe(export_name = pgx_abi::name!(fence_cgroup_in))]
+#[unsafe(link_section = pgx_abi::name!(section cgroup_in))]
+extern "C" fn fence_cgroup_in(context: *mut __sk_buff) -> i32 {
+    guard(context, Direction::In)
+}
+
+/// One packet that a socket sends.
+#[unsafe(export_name = pgx_abi::name!(fence_cgroup_out))]
+#[unsafe(link_section = pgx_abi::name!(section cgroup_out))]
+extern "C" fn fence_cgroup_out(context: *mut __sk_buff) -> i32 {
+    guard(context, Direction::Out)
+}
+
+#[inline(always)]
+fn guard(context: *mut __sk_buff, direction: Direction) -> i32 {
+    let packet = Skb::new(context);
+    let whose = subject(facts_of_ip(&packet), direction, maps::port());
+    let judged = fence(&packet, whose, direction, maps::gate, maps::is_peer, maps::is_fenced);
+    let (reason, verdict) = match judged {
+        Fence::Ignore => return CGROUP_PASS,
+        Fence::Pass(reason) => (reason, CGROUP_PASS),
+        Fence::Drop(reason) => (reason, CGROUP_DROP),
+        Fence::Reset(_) => (Reason::FenceDropIn, CGROUP_DROP),
+    };
+    count(reason, packet.size());
+    verdict
+}

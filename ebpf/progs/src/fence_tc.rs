@@ -1,0 +1,76 @@
+//! `pgx_fence_in` and `pgx_fence_out`, the fence in the traffic-control hooks (tcx).
+//!
+//! Out guards what leaves by any interface, loopback included; in guards loopback and interfaces
+//! where XDP is not to be had.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::{bpf_redirect, bpf_skb_change_tail};
+use pgx_abi::{Reason, TC_NEXT, TC_SHOT};
+use pgx_rules::{Bytes as _, Direction, Fence, Reset, Segment, facts, fence, reset, subject};
+
+use crate::counters::count;
+use crate::maps;
+use crate::skb::Skb;
+
+/// One packet that comes in.
+#[unsafe(export_name = pgx_abi::name!(fence_in))]
+#[unsafe(link_section = pgx_abi::name!(section classifier))]
+extern "C" fn fence_in(context: *mut __sk_buff) -> i32 {
+    guard(context, Direction::In)
+}
+
+/// One packet that leaves.
+#[unsafe(export_name = pgx_abi::name!(fence_out))]
+#[unsafe(link_section = pgx_abi::name!(section classifier))]
+extern "C" fn fence_out(context: *mut __sk_buff) -> i32 {
+    guard(context, Direction::Out)
+}
+
+#[inline(always)]
+fn guard(context: *mut __sk_buff, direction: Direction) -> i32 {
+    let packet = Skb::new(context);
+    let whose = subject(facts(&packet), direction, maps::port());
+    let judged = fence(&packet, whose, direction, maps::gate, maps::is_peer, maps::is_fenced);
+    match judged {
+        Fence::Ignore => TC_NEXT,
+        Fence::Pass(reason) => {
+            count(reason, packet.size());
+            TC_NEXT
+        }
+        Fence::Drop(reason) => {
+            count(reason, packet.size());
+            TC_SHOT
+        }
+        Fence::Reset(segment) => {
+            count(Reason::FenceReset, packet.size());
+            answer(&packet, &segment)
+        }
+    }
+}
+
+#[inline(always)]
+fn answer(packet: &Skb, segment: &Segment) -> i32 {
+    match reset(packet, segment) {
+        Some(Reset::Ipv4(bytes)) => send_back(packet, segment.ip, &bytes),
+        Some(Reset::Ipv6(bytes)) => send_back(packet, segment.ip, &bytes),
+        None => TC_SHOT,
+    }
+}
+
+/// Makes the packet end behind `bytes`, puts them behind its link header and sends it out of the
+/// interface that it came by. On loopback that is the way back to its sender.
+#[inline(always)]
+fn send_back<const N: usize>(packet: &Skb, ip: usize, bytes: &[u8; N]) -> i32 {
+    let Ok(length) = u32::try_from(ip + N) else { return TC_SHOT };
+    // SAFETY: the context is the kernel's, and no pointer into the packet is kept.
+    if unsafe { bpf_skb_change_tail(packet.context(), length, 0) } != 0 {
+        return TC_SHOT;
+    }
+    let done = packet.exchange_link_addresses().and_then(|()| packet.put(ip, bytes));
+    if done.is_none() {
+        return TC_SHOT;
+    }
+    // SAFETY: it reads the interface of the context that the kernel gave us.
+    let action = unsafe { bpf_redirect(packet.interface(), 0) };
+    i32::try_from(action).unwrap_or(TC_SHOT)
+}

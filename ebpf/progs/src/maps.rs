@@ -1,0 +1,126 @@
+//! The maps that programs share, and what is read of them for one packet.
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::maps::{Array, HashMap, ProgramArray};
+use aya_ebpf::programs::XdpContext;
+use pgx_abi::{
+    FENCED_MAX, Gate, LEASE_SLOTS, LINKS_MAX, LeaseWord, LinkAddress, PEERS_MAX, PORT_DEFAULT,
+    PROGRAM_SLOTS, Program, Slot, VIPS_MAX, Vip,
+};
+use pgx_rules::{Address, Lease, Mac};
+
+#[unsafe(export_name = pgx_abi::name!(leases))]
+#[unsafe(link_section = pgx_abi::name!(section maps))]
+static LEASES: Array<u64> = Array::with_max_entries(LEASE_SLOTS, 0);
+
+#[unsafe(export_name = pgx_abi::name!(peers))]
+#[unsafe(link_section = pgx_abi::name!(section maps))]
+static PEERS: HashMap<Address, u64> = HashMap::with_max_entries(PEERS_MAX, 0);
+
+#[unsafe(export_name = pgx_abi::name!(fenced))]
+#[unsafe(link_section = pgx_abi::name!(section maps))]
+static FENCED: HashMap<Address, u64> = HashMap::with_max_entries(FENCED_MAX, 0);
+
+#[unsafe(export_name = pgx_abi::name!(vips))]
+#[unsafe(link_section = pgx_abi::name!(section maps))]
+static VIPS: HashMap<Address, Vip> = HashMap::with_max_entries(VIPS_MAX, 0);
+
+#[unsafe(export_name = pgx_abi::name!(links))]
+#[unsafe(link_section = pgx_abi::name!(section maps))]
+static LINKS: HashMap<u32, LinkAddress> = HashMap::with_max_entries(LINKS_MAX, 0);
+
+#[unsafe(export_name = pgx_abi::name!(programs))]
+#[unsafe(link_section = pgx_abi::name!(section maps))]
+static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(PROGRAM_SLOTS, 0);
+
+/// One word; zero where there is none, which is shut.
+#[inline(always)]
+fn word(slot: Slot) -> u64 {
+    // A volatile read: user space changes words while we run, each in one piece.
+    LEASES.get_ptr(slot as u32).map_or(0, |word| {
+        // SAFETY: the kernel gave us the address of a slot, which holds an aligned `u64` for as
+        // long as the map exists; any bytes are a valid one.
+        unsafe { word.read_volatile() }
+    })
+}
+
+/// The port that is guarded.
+#[inline(always)]
+pub(crate) fn port() -> u16 {
+    match u16::try_from(word(Slot::Port)) {
+        Ok(0) | Err(_) => PORT_DEFAULT,
+        Ok(port) => port,
+    }
+}
+
+/// How far the gate is open now.
+#[inline(always)]
+pub(crate) fn gate() -> Gate {
+    // The clock before the words: a lease that is written after this moment counts a little
+    // shorter, never longer.
+    // SAFETY: the helper has no arguments and no effects.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let lease = Lease {
+        primary: LeaseWord(word(Slot::Primary)),
+        member: LeaseWord(word(Slot::Member)),
+        floor: word(Slot::Floor),
+        operator: word(Slot::Operator),
+    };
+    lease.gate(now)
+}
+
+/// Whose a virtual address is.
+pub(crate) enum Holding {
+    /// No virtual address at all.
+    NotOurs,
+    /// Not this host's now.
+    Elsewhere,
+    /// This host's.
+    Here,
+}
+
+/// Whose a virtual address is now.
+#[inline(always)]
+pub(crate) fn holding(address: &Address) -> Holding {
+    let Some(vip) = VIPS.get_ptr(address) else { return Holding::NotOurs };
+    // SAFETY: the kernel gave us the address of an entry, which holds an aligned `Vip` of one word
+    // until the program ends, whatever user space does with it meanwhile.
+    let word = unsafe { vip.read_volatile() }.lease;
+    // SAFETY: the helper has no arguments and no effects.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let is_valid = now < word.deadline_ns() && matches!(word.gate(), Gate::Open);
+    if is_valid { Holding::Here } else { Holding::Elsewhere }
+}
+
+/// The link address of the interface that a packet came by.
+#[inline(always)]
+pub(crate) fn link_address(context: *mut xdp_md) -> Option<Mac> {
+    // SAFETY: the kernel gave us the context, which lives as long as the program runs.
+    let interface = unsafe { (*context).ingress_ifindex };
+    // SAFETY: the value is copied at once.
+    let [a, b, c, d, e, f, ..] = *unsafe { LINKS.get(&interface) }?;
+    Some([a, b, c, d, e, f])
+}
+
+/// Whether the address is a data node's.
+#[inline(always)]
+pub(crate) fn is_peer(address: &Address) -> bool {
+    // SAFETY: the value is not read; whether the key is there is all that is asked.
+    unsafe { PEERS.get(address) }.is_some()
+}
+
+/// Whether the address is a fenced backend's.
+#[inline(always)]
+pub(crate) fn is_fenced(address: &Address) -> bool {
+    // SAFETY: as above.
+    unsafe { FENCED.get(address) }.is_some()
+}
+
+/// Hands the packet to another program. It returns only if there is none in that place.
+#[inline(always)]
+pub(crate) fn go_to(context: *mut xdp_md, program: Program) {
+    // SAFETY: the context is the kernel's, and the programs of the array are XDP programs: the
+    // kernel lets no others in.
+    let _ = unsafe { PROGRAMS.tail_call(&XdpContext::new(context), program as u32) };
+}

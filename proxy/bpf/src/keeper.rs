@@ -1,0 +1,262 @@
+//! The gatekeeper: writes the words by which the fence judges packets.
+//!
+//! One process on a host writes them (a lock beside the pins sees to that), and it can only be
+//! wrong in the safe direction: an epoch that was closed stays closed, a deadline never moves back
+//! within its epoch, an older epoch never takes the place of a newer one. What it writes outlives
+//! it; what it does not renew ends by the kernel's clock.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::net::IpAddr;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use nix::fcntl::{Flock, FlockArg};
+use pgx_abi::{FENCED, Gate, LEASES, LeaseWord, PEERS, Slot};
+
+use crate::error::root_cause;
+use crate::{Error, Pins};
+
+/// Whose lease a word is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The primary's.
+    Primary,
+    /// A standby's that serves reads.
+    Member,
+}
+
+impl Role {
+    const fn slot(self) -> Slot {
+        match self {
+            Self::Primary => Slot::Primary,
+            Self::Member => Slot::Member,
+        }
+    }
+}
+
+/// Why a lease was not written. The gate is as it was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stale {
+    /// The epoch was closed here for good.
+    #[error("epoch {epoch} was closed here; the lowest that may open is {floor}")]
+    Closed {
+        /// What was asked for.
+        epoch: u64,
+        /// The lowest that may open.
+        floor: u64,
+    },
+    /// A newer epoch is there.
+    #[error("epoch {epoch} is older than {newest}, which was written before")]
+    Older {
+        /// What was asked for.
+        epoch: u64,
+        /// What is there.
+        newest: u64,
+    },
+    /// The numbers are larger than a word can hold.
+    #[error("epoch {epoch} with deadline {until_ns} does not fit into a lease word")]
+    TooLarge {
+        /// The epoch.
+        epoch: u64,
+        /// The deadline.
+        until_ns: u64,
+    },
+}
+
+/// What stops a lease from being written.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// It comes too late, or does not fit.
+    #[error(transparent)]
+    Stale(#[from] Stale),
+    /// The kernel refuses.
+    #[error(transparent)]
+    Map(#[from] Error),
+}
+
+/// How the fence stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The primary lease's word.
+    pub primary: LeaseWord,
+    /// The member lease's word.
+    pub member: LeaseWord,
+    /// The lowest epoch that may open.
+    pub floor: u64,
+    /// The lowest epoch that operators let open; zero when they fence nothing.
+    pub operator: u64,
+    /// The port.
+    pub port: u64,
+}
+
+/// The writer of the fence's words on this host.
+pub struct Keeper {
+    leases: Array<MapData, u64>,
+    peers: HashMap<MapData, [u8; 16], u64>,
+    fenced: HashMap<MapData, [u8; 16], u64>,
+    _lock: Flock<File>,
+}
+
+impl Keeper {
+    /// Opens the pinned words for writing.
+    ///
+    /// # Errors
+    /// [`Error::KeeperBusy`] when another process writes them, [`Error::Map`] when nothing is
+    /// pinned.
+    pub fn open(pins: &Pins) -> Result<Self, Error> {
+        let lock = lock(pins)?;
+        let leases = open(pins, LEASES)?;
+        let leases = Array::try_from(Map::Array(leases)).map_err(failed(LEASES))?;
+        let peers = open(pins, PEERS)?;
+        let peers = HashMap::try_from(Map::HashMap(peers)).map_err(failed(PEERS))?;
+        let fenced = open(pins, FENCED)?;
+        let fenced = HashMap::try_from(Map::HashMap(fenced)).map_err(failed(FENCED))?;
+        Ok(Self { leases, peers, fenced, _lock: lock })
+    }
+
+    /// Guards this port from now on.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn set_port(&mut self, port: u16) -> Result<(), Error> {
+        self.set(Slot::Port, port.into())
+    }
+
+    /// Opens the gate for a role as far as `gate`, until `until_ns` of the boot-time clock, rounded
+    /// down to a millisecond. Within an epoch the deadline only moves forward.
+    ///
+    /// # Errors
+    /// [`Stale`] when it comes too late, [`Error::Map`] when the kernel refuses.
+    pub fn lease(
+        &mut self,
+        role: Role,
+        epoch: u64,
+        until_ns: u64,
+        gate: Gate,
+    ) -> Result<(), KeepError> {
+        let floor = self.get(Slot::Floor)?;
+        if epoch < floor {
+            return Err(Stale::Closed { epoch, floor }.into());
+        }
+        let old = LeaseWord(self.get(role.slot())?);
+        if epoch < old.epoch() {
+            return Err(Stale::Older { epoch, newest: old.epoch() }.into());
+        }
+        let kept_ns = if epoch == old.epoch() { old.deadline_ns() } else { 0 };
+        let word = LeaseWord::new(epoch, until_ns.max(kept_ns), gate);
+        let word = word.ok_or(Stale::TooLarge { epoch, until_ns })?;
+        Ok(self.set(role.slot(), word.0)?)
+    }
+
+    /// Closes this epoch and all before, for good; when this returns, no packet passes by them.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn close(&mut self, epoch: u64) -> Result<(), Error> {
+        let floor = self.get(Slot::Floor)?;
+        self.set(Slot::Floor, floor.max(epoch.saturating_add(1)))
+    }
+
+    /// Fences this node on an operator's word: nothing opens up to this epoch, whatever the lease.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn fence(&mut self, epoch: u64) -> Result<(), Error> {
+        self.set(Slot::Operator, epoch.saturating_add(1))
+    }
+
+    /// Takes an operator's fence back. Who does must know which epoch was fenced. Returns whether
+    /// that was so.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn unfence(&mut self, epoch: u64) -> Result<bool, Error> {
+        let is_that = self.get(Slot::Operator)? == epoch.saturating_add(1);
+        if is_that {
+            self.set(Slot::Operator, 0)?;
+        }
+        Ok(is_that)
+    }
+
+    /// The addresses that get in while the gate is open to peers.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn set_peers(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        replace(&mut self.peers, PEERS, addresses, 1)
+    }
+
+    /// The backends that are fenced elsewhere, by the snapshot of this epoch.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn set_fenced(&mut self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Result<(), Error> {
+        replace(&mut self.fenced, FENCED, addresses, epoch)
+    }
+
+    /// How the fence stands.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn standing(&self) -> Result<Standing, Error> {
+        Ok(Standing {
+            primary: LeaseWord(self.get(Slot::Primary)?),
+            member: LeaseWord(self.get(Slot::Member)?),
+            floor: self.get(Slot::Floor)?,
+            operator: self.get(Slot::Operator)?,
+            port: self.get(Slot::Port)?,
+        })
+    }
+
+    fn get(&self, slot: Slot) -> Result<u64, Error> {
+        self.leases.get(&(slot as u32), 0).map_err(failed(LEASES))
+    }
+
+    fn set(&mut self, slot: Slot, word: u64) -> Result<(), Error> {
+        self.leases.set(slot as u32, word, 0).map_err(failed(LEASES))
+    }
+}
+
+/// Makes a list hold exactly these addresses; new ones come in before old ones go, so that the rest
+/// is never absent.
+fn replace(
+    map: &mut HashMap<MapData, [u8; 16], u64>,
+    name: &'static str,
+    addresses: &BTreeSet<IpAddr>,
+    value: u64,
+) -> Result<(), Error> {
+    let wanted: BTreeSet<_> = addresses.iter().map(key).collect();
+    for address in &wanted {
+        map.insert(address, value, 0).map_err(failed(name))?;
+    }
+    let known: Result<Vec<_>, _> = map.keys().collect();
+    for address in known.map_err(failed(name))? {
+        if !wanted.contains(&address) {
+            map.remove(&address).map_err(failed(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// An address as the programs see it.
+pub(crate) fn key(address: &IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+fn lock(pins: &Pins) -> Result<Flock<File>, Error> {
+    let path = pins.keeper_lock();
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = opened.map_err(|source| Error::Pin { doing: "open", path: path.clone(), source })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::KeeperBusy { path })
+}
+
+fn open(pins: &Pins, name: &'static str) -> Result<MapData, Error> {
+    MapData::from_pin(pins.map(name)).map_err(failed(name))
+}
+
+fn failed(map: &'static str) -> impl Fn(MapError) -> Error {
+    move |error| Error::Map { map, source: root_cause(&error) }
+}

@@ -1,0 +1,145 @@
+//! This node's part in the control plane, as a process: threads, files, clock and links around the
+//! machines of `pgx-controller` and `pgx-control`, which decide.
+//!
+//! Three threads. The [`driver`] feeds the controller and waits for its disk; the one of [`lease`]
+//! renews leases and waits for nothing but messages and time; the one of [`refusals`] writes what
+//! a voter must not forget. [`storage`] is the files, [`message`] what goes between nodes beside
+//! Raft and leases, [`watch`] this host's PostgreSQL.
+
+mod clock;
+mod driver;
+mod durable;
+mod journal;
+mod lease;
+mod message;
+mod refusals;
+mod requests;
+mod status;
+pub(crate) mod storage;
+mod watch;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pgx_control::admin::ControlStatus;
+use pgx_control::lease::Message as LeaseMessage;
+use pgx_controller::codec;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::debug;
+
+use self::driver::Input;
+use self::message::Said;
+pub(crate) use self::message::{Outcome, Question};
+use self::storage::Opened;
+use crate::config::{self, Config};
+use crate::exit::Failure;
+use crate::limits::control::{ANSWER_MAX, INBOX_MAX, LEASE_INBOX_MAX, STATUS_MAX};
+use crate::peer::{Channel, Message, PeerSet, Taker, Takers};
+
+/// A control plane that has its files and is about to start.
+pub(crate) struct Prepared {
+    config: config::Control,
+    postgres: Option<config::Postgres>,
+    opened: Opened,
+    inputs: (SyncSender<Input>, Receiver<Input>),
+    lease_inputs: (SyncSender<lease::Input>, Receiver<lease::Input>),
+}
+
+/// The running control plane, as the admin socket uses it.
+#[derive(Clone)]
+pub(crate) struct Control {
+    inputs: SyncSender<Input>,
+}
+
+/// Opens the files of the control plane.
+///
+/// # Errors
+/// When one is missing, damaged or another node's.
+pub(crate) fn prepare(config: &Config) -> Result<Option<Prepared>, Failure> {
+    let Some(control) = &config.control else { return Ok(None) };
+    let opened = storage::open(control).map_err(|error| Failure::Failed(error.to_string()))?;
+    Ok(Some(Prepared {
+        config: control.clone(),
+        postgres: config.postgres.clone(),
+        opened,
+        inputs: sync_channel(INBOX_MAX),
+        lease_inputs: sync_channel(LEASE_INBOX_MAX),
+    }))
+}
+
+impl Prepared {
+    /// Who takes what peers send.
+    pub(crate) fn takers(&self) -> Takers {
+        let (raft, control) = (self.inputs.0.clone(), self.inputs.0.clone());
+        let lease = self.lease_inputs.0.clone();
+        let raft: Taker = Arc::new(move |Message { from, bytes, .. }| {
+            raft.try_send(Input::Raft { from, bytes }).is_ok()
+        });
+        let control: Taker = Arc::new(move |Message { from, bytes, .. }| {
+            let said = understood::<Said>("control", &bytes);
+            said.is_some_and(|said| control.try_send(Input::Said { from, said }).is_ok())
+        });
+        let lease: Taker = Arc::new(move |Message { from, bytes, .. }| {
+            let message = understood::<LeaseMessage>("lease", &bytes);
+            let input = message.map(|message| lease::Input::Message { from, message });
+            input.is_some_and(|input| lease.try_send(input).is_ok())
+        });
+        [(Channel::Raft, raft), (Channel::Control, control), (Channel::Lease, lease)].into()
+    }
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When the log cannot be replayed or a thread cannot be had.
+    pub(crate) fn start(self, peers: Arc<PeerSet>) -> Result<Control, Failure> {
+        let control = Control { inputs: self.inputs.0.clone() };
+        driver::start(self, peers).map_err(Failure::Failed)?;
+        Ok(control)
+    }
+}
+
+impl Control {
+    /// Asks the cluster; the answer comes in bounded time.
+    pub(crate) async fn ask(&self, question: Question) -> Outcome {
+        use pgx_controller::Unanswered;
+        let (reply, answer) = oneshot::channel();
+        if self.inputs.try_send(Input::Ask { question, reply }).is_err() {
+            return Err(Unanswered::Busy);
+        }
+        match timeout(ANSWER_MAX, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            // The engine halted, or its disk takes that long.
+            Ok(Err(_)) | Err(_) => Err(Unanswered::Late),
+        }
+    }
+
+    /// How things are; `None` when the controller waits for its disk.
+    pub(crate) async fn status(&self) -> Option<ControlStatus> {
+        let (reply, answer) = oneshot::channel();
+        self.inputs.try_send(Input::Status(reply)).ok()?;
+        timeout(STATUS_MAX, answer).await.ok()?.ok()
+    }
+}
+
+fn understood<T: serde::de::DeserializeOwned>(channel: &str, bytes: &Bytes) -> Option<T> {
+    let decoded = codec::decode(bytes);
+    // A later release may say more than we understand; that is no fault.
+    decoded.inspect_err(|error| debug!(channel, %error, "a message was not understood")).ok()
+}
+
+/// A thread with a name.
+///
+/// # Errors
+/// When the system gives none.
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.map(|_| ()).map_err(|error| format!("cannot start the thread {name}: {error}"))
+}
+
+/// Milliseconds of a duration.
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

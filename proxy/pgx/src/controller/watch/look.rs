@@ -1,0 +1,146 @@
+//! Looks at a PostgreSQL from outside: by `pg_controldata`, its files and its process.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::Sender;
+
+use pgx_control::ids::{Lsn, SystemId, Timeline};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::Input;
+use crate::config::Postgres;
+use crate::limits::control::LOOK_EVERY;
+
+/// What was found.
+#[derive(Debug)]
+pub(in crate::controller) struct Found {
+    pub(super) system: SystemId,
+    pub(super) timeline: Timeline,
+    /// How far the directory is known to go at least: its last checkpoint, or what a standby has
+    /// to replay.
+    pub(super) end: Lsn,
+    pub(super) is_standby: bool,
+    pub(super) postmaster: Option<Postmaster>,
+}
+
+/// A running postmaster, held so that its number cannot be mistaken.
+#[derive(Debug)]
+pub(in crate::controller) struct Postmaster {
+    pub(super) pid: i32,
+    pub(super) handle: OwnedFd,
+}
+
+/// Looks again and again, for as long as somebody wants to know.
+pub(super) fn run(postgres: &Postgres, found: &Sender<Input>) {
+    while found.send(Input::Looked(Box::new(look(postgres)))).is_ok() {
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Returns when the process has ended.
+pub(super) fn wait_for_end(handle: &OwnedFd) {
+    let mut fds = [PollFd::new(handle, PollFlags::IN)];
+    // A signal interrupts the wait and nothing else does.
+    while !matches!(poll(&mut fds, None), Ok(count) if count > 0) {}
+}
+
+fn look(postgres: &Postgres) -> Result<Found, String> {
+    let program = postgres.bin_directory.join("pg_controldata");
+    let mut command = Command::new(&program);
+    command.arg("-D").arg(&postgres.data_directory).env("LC_ALL", "C").stdin(Stdio::null());
+    let output =
+        command.output().map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned());
+    }
+    let mut found = parse(&String::from_utf8_lossy(&output.stdout))?;
+    found.is_standby = postgres.data_directory.join("standby.signal").exists();
+    found.postmaster = postmaster(&postgres.data_directory);
+    Ok(found)
+}
+
+fn parse(text: &str) -> Result<Found, String> {
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(str::trim).ok_or_else(|| format!("pg_controldata says no {name:?}"))
+    };
+    let number = |name: &str| {
+        let text = field(name)?;
+        text.parse::<u64>().map_err(|_| format!("{name}: {text:?} is no number"))
+    };
+    let lsn = |name: &str| {
+        let text = field(name)?;
+        let halves = text.split_once('/').and_then(|(high, low)| {
+            let half = |text| u32::from_str_radix(text, 16).ok().map(u64::from);
+            Some(half(high)? << 32 | half(low)?)
+        });
+        halves.ok_or_else(|| format!("{name}: {text:?} is no position"))
+    };
+    let timelines =
+        [number("Latest checkpoint's TimeLineID")?, number("Min recovery ending loc's timeline")?];
+    let timeline = timelines.into_iter().max().and_then(|highest| u32::try_from(highest).ok());
+    let ends = [lsn("Latest checkpoint location")?, lsn("Minimum recovery ending location")?];
+    Ok(Found {
+        system: SystemId(number("Database system identifier")?),
+        timeline: Timeline(timeline.ok_or("a timeline of more than 32 bits")?),
+        end: Lsn(ends[0].max(ends[1])),
+        is_standby: false,
+        postmaster: None,
+    })
+}
+
+/// The postmaster of the directory, if it runs. Its working directory is the data directory, by
+/// which another process of the same number is told from it.
+fn postmaster(data_directory: &Path) -> Option<Postmaster> {
+    let text = std::fs::read_to_string(data_directory.join("postmaster.pid")).ok()?;
+    let pid: i32 = text.lines().next()?.trim().parse().ok()?;
+    let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let own = std::fs::canonicalize(format!("/proc/{pid}/cwd")).ok()?;
+    let is_it = std::fs::canonicalize(data_directory).is_ok_and(|folder| folder == own);
+    is_it.then_some(Postmaster { pid, handle })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: &str = "\
+pg_control version number:            1300
+Database system identifier:           7450000000000000001
+Database cluster state:               in production
+Latest checkpoint location:           1/1500028
+Latest checkpoint's TimeLineID:       2
+Minimum recovery ending location:     0/0
+Min recovery ending loc's timeline:   0
+";
+
+    #[test]
+    fn what_pg_controldata_says_is_read() {
+        let found = parse(SAID).unwrap();
+        assert_eq!(found.system, SystemId(7_450_000_000_000_000_001));
+        assert_eq!((found.timeline, found.end), (Timeline(2), Lsn(0x1_0150_0028)));
+        let standby = SAID.replace("location:     0/0", "location:     2/0");
+        assert_eq!(parse(&standby).unwrap().end, Lsn(0x2_0000_0000));
+    }
+
+    #[test]
+    fn what_is_missing_or_foreign_is_named() {
+        let error = parse("").unwrap_err();
+        assert!(error.contains("TimeLineID"), "{error}");
+        let error = parse(&SAID.replace("1/1500028", "somewhere")).unwrap_err();
+        assert!(error.contains("somewhere"), "{error}");
+    }
+
+    #[test]
+    fn process_of_another_folder_is_no_postmaster() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("postmaster.pid");
+        assert!(postmaster(folder.path()).is_none());
+        std::fs::write(&file, format!("{}\n", std::process::id())).unwrap();
+        assert!(postmaster(folder.path()).is_none(), "it works elsewhere");
+        let own = std::env::current_dir().unwrap();
+        assert!(postmaster(&own).is_none(), "it has no such file");
+    }
+}

@@ -1,0 +1,45 @@
+//! The bounds of the control plane's threads, and how they hang together.
+
+use std::time::Duration;
+
+/// One tick of the engine.
+pub(crate) const TICK: Duration = Duration::from_millis(25);
+
+/// Ticks between two looks at who has left the log.
+pub(crate) const REACH_TICKS: u64 = 40;
+
+/// Inputs that wait for the controller; what comes while they wait is dropped, and Raft repeats it.
+pub(crate) const INBOX_MAX: usize = 1024;
+
+/// Inputs that it takes before it looks at the clock again.
+pub(crate) const INPUTS_PER_ROUND_MAX: usize = 64;
+
+/// Messages that wait for the thread that renews leases; holders repeat what is dropped.
+pub(crate) const LEASE_INBOX_MAX: usize = 1024;
+
+/// The longest that thread sleeps: also its bound when there is nothing to renew.
+pub(crate) const LEASE_IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// How often a file that could not be opened or written is tried again.
+pub(crate) const DISK_RETRY: Duration = Duration::from_secs(1);
+
+/// How long the admin socket waits for the outcome of a request.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_millis(7_000);
+
+/// How long the admin socket waits for the controller's view.
+pub(crate) const STATUS_MAX: Duration = Duration::from_secs(2);
+
+/// Operators' requests that wait for another node's answer.
+pub(crate) const FORWARDED_MAX: usize = 32;
+
+/// How long such a request waits.
+pub(crate) const FORWARDED_MS_MAX: u64 = pgx_controller::limits::REQUEST_MS_MAX + 1_000;
+
+/// How often PostgreSQL is looked at when nothing has changed.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+const _: () = assert!((FORWARDED_MS_MAX as u128) < ANSWER_MAX.as_millis());
+const _: () = assert!(
+    ANSWER_MAX.as_millis() + STATUS_MAX.as_millis()
+        < pgx_control::limits::ADMIN_CLIENT_MS_MAX as u128
+);

@@ -1,0 +1,93 @@
+//! A real PostgreSQL on loopback, in a folder of its own, run by the user `postgres`.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use nix::unistd::{Gid, Uid, User, chown};
+use tempfile::TempDir;
+
+use crate::lab::postgres;
+
+/// A running PostgreSQL; it is stopped when the value is dropped.
+#[derive(Debug)]
+pub struct Database {
+    folder: TempDir,
+    bin: PathBuf,
+    user: (Uid, Gid),
+}
+
+impl Database {
+    /// Makes a cluster and starts it; it listens on a Unix socket only.
+    ///
+    /// # Errors
+    /// When PostgreSQL or its user is missing, or it does not start.
+    pub fn start() -> anyhow::Result<Self> {
+        let bin = postgres::find_programs(None)?;
+        let user = User::from_name("postgres")?.context("there is no user postgres")?;
+        let folder = tempfile::tempdir().context("cannot make a folder")?;
+        chown(folder.path(), Some(user.uid), Some(user.gid))?;
+        let database = Self { folder, bin, user: (user.uid, user.gid) };
+        let data = database.data().display().to_string();
+        database.run("initdb", &["--pgdata", &data, "--no-sync", "--auth=trust"])?;
+        database.begin()?;
+        Ok(database)
+    }
+
+    /// Starts it again after [`Self::kill`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn begin(&self) -> anyhow::Result<()> {
+        let (data, log) = (self.data(), self.folder.path().join("log"));
+        let options = format!("-c listen_addresses='' -k {} -F", self.folder.path().display());
+        let words = ["--pgdata", text(&data)?, "--log", text(&log)?, "--options", &options];
+        self.run("pg_ctl", &[&words[..], &["--wait", "start"]].concat())
+    }
+
+    /// Ends it at once, as a crash does.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&self) -> anyhow::Result<()> {
+        let data = self.data();
+        self.run("pg_ctl", &["--pgdata", text(&data)?, "--mode", "immediate", "--wait", "stop"])
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// The section of a pgx that is to watch it.
+    #[must_use]
+    pub fn section(&self) -> String {
+        format!("[postgres]\ndata_directory = {:?}\nbin_directory = {:?}\n", self.data(), self.bin)
+    }
+
+    fn run(&self, program: &str, words: &[&str]) -> anyhow::Result<()> {
+        let mut command = Command::new(self.bin.join(program));
+        command.args(words).uid(self.user.0.as_raw()).gid(self.user.1.as_raw()).current_dir("/");
+        // A daemon keeps what it inherits, and with a pipe the wait for its end would not end.
+        let said = self.folder.path().join("said");
+        let out = std::fs::File::create(&said)?;
+        let status = command.stdout(out.try_clone()?).stderr(out).status()?;
+        if !status.success() {
+            bail!("{program} failed: {}", std::fs::read_to_string(&said)?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // It may have been stopped already.
+        let _ = self.kill();
+    }
+}
+
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
+}

@@ -1,0 +1,214 @@
+//! The fence at work: real connections on loopback, opened and shut by the keeper's words and the
+//! kernel's clock.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use libtest_mimic::Trial;
+use nix::time::{ClockId, clock_gettime};
+use pgx_bpf::{Gate, KeepError, Keeper, Plane, Reason, Role, Side, Stale, destroy};
+use pgx_tests::objects::objects;
+use pgx_tests::skip::{Requirement, trial};
+
+use crate::space::Space;
+
+/// Nothing here takes longer unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(5);
+const ADDRESSES: [&str; 2] = ["127.0.0.1:5432", "[::1]:5432"];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let needs = &[Requirement::Bpf, Requirement::Root];
+    vec![
+        trial("port_is_shut_until_a_lease_opens_it_and_shut_again_when_it_ends", needs, lifetime),
+        trial("closing_shuts_at_once_and_for_good", needs, closing),
+        trial("late_thread_opens_nothing_and_shortens_nothing", needs, late),
+        trial("leases_outlive_their_writer_and_only_one_writes", needs, writers),
+        trial("idle_connections_are_told_when_they_are_ended", needs, idle),
+        trial("operators_fence_ends_only_by_naming_its_epoch", needs, operators),
+    ]
+}
+
+fn boot_ns() -> anyhow::Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
+    let (seconds, ns) = (u64::try_from(now.tv_sec())?, u64::try_from(now.tv_nsec())?);
+    Ok(seconds * 1_000_000_000 + ns)
+}
+
+fn in_ms(ms: u64) -> anyhow::Result<u64> {
+    Ok(boot_ns()? + ms * 1_000_000)
+}
+
+/// The fence around loopback, and its keeper.
+fn guarded(space: &Space) -> anyhow::Result<(Plane, Keeper)> {
+    let pins = space.pins()?;
+    let mut plane = Plane::load(&objects()?, pins.clone())?;
+    plane.guard()?;
+    plane.guard_in("lo")?;
+    plane.guard_out("lo")?;
+    Ok((plane, Keeper::open(&pins)?))
+}
+
+fn connect(address: &str) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address.parse().expect("an address"), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn refused(address: &str) -> anyhow::Result<()> {
+    match connect(address) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => Err(error).context("told otherwise than by a reset"),
+        Ok(_) => anyhow::bail!("{address} let somebody in"),
+    }
+}
+
+/// A connection with both of its ends.
+fn pair(listener: &TcpListener, address: &str) -> anyhow::Result<(TcpStream, TcpStream)> {
+    let client = connect(address).context("an open gate refuses")?;
+    let (server, _) = listener.accept()?;
+    Ok((client, server))
+}
+
+fn lifetime() -> anyhow::Result<()> {
+    Space::run(|space| {
+        for (number, address) in (1..).zip(ADDRESSES) {
+            let (plane, mut keeper) = guarded(space)?;
+            let listener = TcpListener::bind(address)?;
+            refused(address)?;
+            let until = in_ms(400)?;
+            keeper.lease(Role::Primary, number, until, Gate::Open)?;
+            let (mut client, mut server) = pair(&listener, address)?;
+            // Writes until the kernel ends it: no process takes part in that.
+            let mut begun = 0;
+            server.set_read_timeout(Some(Duration::from_millis(100)))?;
+            let ended = loop {
+                let now = boot_ns()?;
+                match client.write_all(b"?").and_then(|()| server.read(&mut [0; 1])) {
+                    Ok(_) => begun = now,
+                    Err(error) => break error,
+                }
+            };
+            let resets = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe, ErrorKind::WouldBlock];
+            ensure!(resets.contains(&ended.kind()), "{ended}");
+            // What began after the deadline never came through, however late we were to look.
+            ensure!(begun <= until, "began {} ns late and passed", begun.saturating_sub(until));
+            ensure!(begun > 0, "nothing passed before the deadline");
+            ensure!(client.read(&mut [0; 1]).is_err(), "the client was not told");
+            refused(address)?;
+            let resets = plane.counters().get(Reason::FenceReset)?.packets;
+            ensure!(resets >= 3, "{resets} resets");
+        }
+        Ok(())
+    })
+}
+
+fn closing() -> anyhow::Result<()> {
+    Space::run(|space| {
+        let (_plane, mut keeper) = guarded(space)?;
+        let address = ADDRESSES[0];
+        let listener = TcpListener::bind(address)?;
+        keeper.lease(Role::Primary, 7, in_ms(60_000)?, Gate::Open)?;
+        let (client, mut server) = pair(&listener, address)?;
+        keeper.close(7)?;
+        refused(address)?;
+        // An answer that was on its way does not get out.
+        server.write_all(b"COMMIT")?;
+        client.set_read_timeout(Some(Duration::from_millis(200)))?;
+        let read = (&client).read(&mut [0; 8]);
+        ensure!(
+            read.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
+            "{read:?}"
+        );
+        keeper.lease(Role::Primary, 8, in_ms(60_000)?, Gate::Open)?;
+        pair(&listener, address)?;
+        Ok(())
+    })
+}
+
+fn late() -> anyhow::Result<()> {
+    Space::run(|space| {
+        let (_plane, mut keeper) = guarded(space)?;
+        let until = in_ms(60_000)?;
+        keeper.lease(Role::Primary, 7, until, Gate::Open)?;
+        keeper.lease(Role::Primary, 7, until - 5_000_000_000, Gate::Open)?;
+        let kept = keeper.standing()?.primary.deadline_ns();
+        ensure!(kept == until / 1_000_000 * 1_000_000, "a late thread moved the deadline back");
+        keeper.close(7)?;
+        let late = keeper.lease(Role::Primary, 7, in_ms(60_000)?, Gate::Open);
+        let closed = Stale::Closed { epoch: 7, floor: 8 };
+        ensure!(matches!(late, Err(KeepError::Stale(stale)) if stale == closed), "{late:?}");
+        keeper.close(3)?;
+        ensure!(keeper.standing()?.floor == 8, "what was closed was opened again");
+        keeper.lease(Role::Primary, 9, in_ms(1_000)?, Gate::Open)?;
+        let old = keeper.lease(Role::Primary, 8, in_ms(60_000)?, Gate::Open);
+        let older = Stale::Older { epoch: 8, newest: 9 };
+        ensure!(matches!(old, Err(KeepError::Stale(stale)) if stale == older), "{old:?}");
+        Ok(())
+    })
+}
+
+fn writers() -> anyhow::Result<()> {
+    Space::run(|space| {
+        let (plane, mut keeper) = guarded(space)?;
+        let address = ADDRESSES[0];
+        let listener = TcpListener::bind(address)?;
+        let second = Keeper::open(&space.pins()?);
+        ensure!(second.is_err(), "two write at once");
+        keeper.lease(Role::Primary, 1, in_ms(60_000)?, Gate::Open)?;
+        drop((plane, keeper));
+        pair(&listener, address).context("the gate went with its keeper")?;
+        let (_plane, mut keeper) = guarded(space)?;
+        pair(&listener, address).context("a second start shut the gate")?;
+        keeper.close(1)?;
+        drop(keeper);
+        refused(address)
+    })
+}
+
+fn operators() -> anyhow::Result<()> {
+    Space::run(|space| {
+        let (_plane, mut keeper) = guarded(space)?;
+        let address = ADDRESSES[0];
+        let listener = TcpListener::bind(address)?;
+        keeper.lease(Role::Primary, 4, in_ms(60_000)?, Gate::Open)?;
+        keeper.fence(4)?;
+        refused(address)?;
+        ensure!(!keeper.unfence(3)?, "another epoch's name");
+        refused(address)?;
+        ensure!(keeper.unfence(4)?);
+        pair(&listener, address)?;
+        Ok(())
+    })
+}
+
+/// The gate is shut: what the kernel sends for an ended socket still gets out, and nothing else.
+fn idle() -> anyhow::Result<()> {
+    Space::run(|space| {
+        let (_plane, mut keeper) = guarded(space)?;
+        let mut pairs = Vec::new();
+        keeper.lease(Role::Primary, 1, in_ms(60_000)?, Gate::Open)?;
+        let other = TcpListener::bind("127.0.0.1:0")?;
+        let elsewhere = other.local_addr()?;
+        let (bystander, mut far) = pair(&other, &elsewhere.to_string())?;
+        for address in ADDRESSES {
+            let listener = TcpListener::bind(address)?;
+            pairs.push(pair(&listener, address)?);
+        }
+        keeper.close(1)?;
+        let ended = destroy(Side::Local, 5432)?;
+        ensure!(ended == 2, "{ended} connections, expected one for each address");
+        for (client, mut server) in pairs {
+            let told = (&client).read(&mut [0; 1]);
+            let is_reset = |error: &std::io::Error| error.kind() == ErrorKind::ConnectionReset;
+            ensure!(told.as_ref().is_err_and(is_reset), "{told:?}");
+            ensure!(server.write_all(b"?").is_err(), "the process that had it was not told");
+        }
+        far.write_all(b"!")?;
+        ensure!((&bystander).read(&mut [0; 1])? == 1, "somebody else was ended");
+        let ended = destroy(Side::Remote(elsewhere.ip()), elsewhere.port())?;
+        ensure!(ended == 1, "{ended} connections to a server");
+        Ok(())
+    })
+}
