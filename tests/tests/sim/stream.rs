@@ -207,7 +207,13 @@ impl World {
                 };
                 run.senders.insert(*link, sender);
                 run.note_rule(host.directory.flushed);
-                self.talk_down(node, *link, Talk::Accepted);
+                // Begun between a reload and its end: the signal reaches this process, too.
+                let (configured, link) = (run.configured.clone(), *link);
+                if run.rule != configured {
+                    let delay = self.rng.below(150 * MILLI);
+                    self.work(node, delay, Work::Reload { link: Some(link), rule: configured });
+                }
+                self.talk_down(node, link, Talk::Accepted);
                 self.feed_all(node);
             }
             Talk::Flushed { end } => {
