@@ -208,10 +208,10 @@ impl World {
                 run.senders.insert(*link, sender);
                 run.note_rule(host.directory.flushed);
                 // Begun between a reload and its end: the signal reaches this process, too.
-                let (configured, link) = (run.configured.clone(), *link);
-                if run.rule != configured {
+                let (is_changing, link) = (run.rule != run.configured, *link);
+                if is_changing {
                     let delay = self.rng.below(150 * MILLI);
-                    self.work(node, delay, Work::Reload { link: Some(link), rule: configured });
+                    self.work(node, delay, Work::Reload { link: Some(link) });
                 }
                 self.talk_down(node, link, Talk::Accepted);
                 self.feed_all(node);
