@@ -8,6 +8,7 @@ mod bench;
 mod demo;
 mod ebpf;
 mod lab;
+mod model;
 mod setup;
 mod sim;
 mod test;
@@ -47,6 +48,8 @@ enum Verb {
     Tidy(tidy::Args),
     /// Builds the BPF objects from source, ready to be committed
     Ebpf(ebpf::Args),
+    /// Walks every order of events of leases, within bounds
+    Model,
     /// Runs hosts in miniature: network namespaces with their own PostgreSQL and pgx
     Lab(lab::Args),
 }
@@ -75,6 +78,7 @@ fn task() -> anyhow::Result<()> {
         Verb::Fix => verify::fix(),
         Verb::Tidy(args) => tidy::run(&args),
         Verb::Ebpf(args) => ebpf::run(&args),
+        Verb::Model => model::run(),
         Verb::Lab(args) => lab::run(args),
     }
 }

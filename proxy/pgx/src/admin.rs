@@ -26,7 +26,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, is_host_and_port};
 use crate::controller::{Control, Question};
 use crate::forward::Forwarder;
 use crate::kernel::Kernel;
@@ -194,6 +194,12 @@ impl Node {
             return Body::Status(Box::new(self.status().await));
         }
         let Some(controller) = &self.controller else { return Body::Refused(Refusal::NoCluster) };
+        if let Verb::Node { address: Some(address), .. } = &verb
+            && !is_host_and_port(address)
+        {
+            let detail = format!("{address:?} is not host:port, such as db2:6433");
+            return Body::Refused(Refusal::Malformed { detail });
+        }
         let Some(request) = cluster_request(verb) else {
             let status = controller.status().await.filter(|status| status.halted.is_empty());
             return match status {

@@ -166,7 +166,8 @@ fn absolute(key: &str, text: String, problems: &mut Vec<String>) -> PathBuf {
     path
 }
 
-fn is_host_and_port(text: &str) -> bool {
+/// Whether this can be dialled.
+pub(crate) fn is_host_and_port(text: &str) -> bool {
     if text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0) {
         return true;
     }

@@ -7,6 +7,8 @@ mod check;
 pub(crate) mod command;
 mod raw;
 
+pub(crate) use check::is_host_and_port;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;

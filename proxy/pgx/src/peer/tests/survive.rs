@@ -15,7 +15,8 @@ use super::super::certificates::Certificates;
 use super::super::frame::{self, Class};
 use super::super::hello::Hello;
 use super::{
-    Channel, Cluster, Log, Node, WAIT_MAX, append, listener, pair, wait_for, wait_until_connected,
+    Channel, Cluster, Log, Node, WAIT_MAX, address_of, append, listener, pair, wait_for,
+    wait_until_connected,
 };
 
 #[tokio::test]
@@ -159,4 +160,27 @@ async fn authority_is_replaced_without_a_lost_connection() {
     let again = TcpListener::bind(control.listen).await.unwrap();
     let two = Node::start(control, again, &[(1, one_at)]);
     wait_until_connected(&[(&one, 2), (&two, 1)]).await;
+}
+
+#[tokio::test]
+async fn peers_come_and_go_at_run_time() {
+    let cluster = Cluster::new("main");
+    let (first, first_at) = listener().await;
+    let (second, second_at) = listener().await;
+    let mut one = Node::start(cluster.control_by("ca", 1, first_at), first, &[]);
+    let two = Node::start(cluster.control_by("ca", 2, second_at), second, &[(1, first_at)]);
+    wait_for("the stranger is refused", || two.state(1) == "down").await;
+    assert!(one.set.status().is_empty());
+
+    let peers = BTreeMap::from([(NodeId(2), address_of(second_at))]);
+    one.set.set_peers(&peers);
+    wait_for("they see each other", || one.state(2) == "connected").await;
+    two.send(1, Channel::Raft, b"hello");
+    assert_eq!(one.receive().await, (2, Channel::Raft, Bytes::from_static(b"hello")));
+
+    one.set.set_peers(&BTreeMap::new());
+    assert!(one.set.status().is_empty());
+    wait_for("its connections end", || two.state(1) == "down").await;
+    let refused = one.set.send(NodeId(2), Channel::Raft, Bytes::new());
+    assert_eq!(refused, Err(crate::peer::SendError::Unknown(NodeId(2))));
 }
