@@ -10,6 +10,7 @@ mod ebpf;
 mod lab;
 mod model;
 mod setup;
+mod sim;
 mod test;
 mod tidy;
 mod verify;
@@ -37,6 +38,8 @@ enum Verb {
     Bench(bench::Args),
     /// Passes the tests: unit, BPF, lab and end to end
     Test(test::Args),
+    /// Simulates whole clusters with virtual time; prints how to repeat a run that fails
+    Sim(sim::Args),
     /// Checks formatting, lints, the style guide and the committed BPF objects; edits nothing
     Verify,
     /// Mends what a program can mend: formatting and generated documentation
@@ -70,6 +73,7 @@ fn task() -> anyhow::Result<()> {
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Sim(args) => sim::run(&args),
         Verb::Verify => verify::verify(),
         Verb::Fix => verify::fix(),
         Verb::Tidy(args) => tidy::run(&args),

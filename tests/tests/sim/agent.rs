@@ -1,7 +1,7 @@
 //! The agent's thread: looks at PostgreSQL, asks the agent for steps, carries them out in order.
 
-use pgx_control::agent::{Local, Process as Postmaster, Step};
-use pgx_control::ids::{BootTime, Incarnation, Lsn, NodeId, SystemId, Timeline};
+use pgx_control::agent::{Local, Process as Postmaster, Record, Step};
+use pgx_control::ids::{BootTime, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline};
 use pgx_control::lease::Right;
 
 use crate::event::{Input, MICRO, MILLI, Thread, Time};
@@ -59,10 +59,9 @@ impl World {
         let wants = thread.agent.wants(&thread.state);
         let has_other_wants = thread.wants != Some(wants);
         thread.wants = Some(wants);
-        let soon = self.latency();
-        self.tell(node, Thread::Control, soon, Input::AgentFacts(facts));
+        self.say(node, Thread::Control, Input::AgentFacts(facts));
         if has_other_wants {
-            self.tell(node, Thread::Lease, soon, Input::Wants(wants));
+            self.say(node, Thread::Lease, Input::Wants(wants));
         }
         let Some(host) = self.hosts.get_mut(&node) else { return };
         let needed: Vec<_> = steps.into_iter().filter(|step| is_needed(host, step)).collect();
@@ -118,7 +117,9 @@ impl World {
                     host.kept = None;
                 }
                 host.record.sync(record.clone());
+                let line = show_record(node, &record);
                 process.agent.agent.handle_persisted(record);
+                self.note(&line);
                 return;
             }
             Step::Close(epoch) => {
@@ -127,8 +128,7 @@ impl World {
                 let directory = process.agent.agent.record().directory;
                 let right = Right::primary(epoch, node, directory);
                 self.note(&format!("node {node} closes epoch {}", epoch.0));
-                let soon = self.latency();
-                self.tell(node, Thread::Lease, soon, Input::Closed(right));
+                self.say(node, Thread::Lease, Input::Closed(right));
                 return;
             }
             Step::OpenToPeers(epoch) => host.gate.mode = GateMode::Peers(epoch),
@@ -265,6 +265,29 @@ fn local(host: &Host, shown: BootTime) -> Local {
         rule_since: lsn(run.and_then(|run| run.rule_since).unwrap_or(usize::MAX >> 1)),
         shut_down: directory.shut_down.map(lsn),
     }
+}
+
+/// A record in a line.
+fn show_record(node: NodeId, record: &Record) -> String {
+    let history: Vec<_> = record
+        .history
+        .0
+        .iter()
+        .map(|switch| (switch.timeline.0, switch.at.0, switch.epoch.0))
+        .collect();
+    let Record { directory, is_whole, obeyed, basis, closed, .. } = record;
+    let number =
+        |epoch: &Option<Epoch>| epoch.map_or(-1, |epoch| i64::try_from(epoch.0).unwrap_or(-1));
+    format!(
+        "node {node} notes: directory {}{}, history (timeline, at, epoch) {history:?}, obeyed \
+         {}.{}, basis {}, closed {}",
+        directory.0,
+        if *is_whole { "" } else { " (half)" },
+        obeyed.0.0,
+        obeyed.1.0,
+        number(basis),
+        number(closed)
+    )
 }
 
 /// A step in a line.

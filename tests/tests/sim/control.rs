@@ -66,10 +66,8 @@ impl World {
                 Output::Facts { to, facts } => self.send(node, to, Packet::Facts(facts)),
                 Output::State(state) => {
                     self.note_state(node, &state);
-                    let soon = self.latency();
-                    self.tell(node, Thread::Lease, soon, Input::State(Arc::clone(&state)));
-                    let soon = self.latency();
-                    self.tell(node, Thread::Agent, soon, Input::State(state));
+                    self.say(node, Thread::Lease, Input::State(Arc::clone(&state)));
+                    self.say(node, Thread::Agent, Input::State(state));
                 }
                 Output::Answer { request, answer } => self.handle_outcome(request, &answer),
                 Output::Note(note) => self.note_note(node, &note),
@@ -125,8 +123,7 @@ impl World {
             host.refusals.sync(refusals.clone());
         }
         self.check_refusals_of(node);
-        let soon = self.latency();
-        self.tell(node, Thread::Lease, soon, Input::Persisted(refusals));
+        self.say(node, Thread::Lease, Input::Persisted(refusals));
     }
 
     fn reopen(&mut self, node: NodeId) {
@@ -134,6 +131,10 @@ impl World {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(&node) else { return };
         let opened = if host.is_full { None } else { open(host, life, now) };
+        if host.disk.is_off() {
+            self.power_off(node);
+            return;
+        }
         let Some(process) = &mut host.process else { return };
         process.controller = opened;
         if process.controller.is_none() {
@@ -145,7 +146,7 @@ impl World {
         let facts = self.hosts.get(&node).and_then(|host| host.process.as_ref());
         let facts = facts.map(|process| process.station.facts().clone());
         if let Some(facts) = facts {
-            self.tell(node, Thread::Control, 0, Input::VoterFacts(facts));
+            self.say(node, Thread::Control, Input::VoterFacts(facts));
         }
     }
 

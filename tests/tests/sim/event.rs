@@ -32,6 +32,8 @@ pub(crate) enum Thread {
 /// What a thread finds in its inbox.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
+    /// It runs again.
+    Resume,
     /// The engine's tick.
     Tick,
     Raft {

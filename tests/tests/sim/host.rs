@@ -10,7 +10,7 @@ use pgx_control::lease::{Kind, Refusals, Right, Station, Wants};
 use pgx_controller::Controller;
 use pgx_quorum::sim::SimDisk;
 
-use crate::event::{Thread, Time};
+use crate::event::{Input, Thread, Time};
 use crate::postgres::{Directory, Run};
 
 /// A boot-time clock: it starts anew with the host, and runs too fast or too slow.
@@ -147,6 +147,10 @@ pub(crate) struct Process {
     pub(crate) agent: AgentThread,
     /// Until when each thread does not run.
     pub(crate) paused: BTreeMap<Thread, Time>,
+    /// What waits for a thread that does not run.
+    pub(crate) inboxes: BTreeMap<Thread, VecDeque<Input>>,
+    /// When the last word to each thread arrives.
+    pub(crate) said: BTreeMap<Thread, Time>,
 }
 
 /// A host that makes up one node.

@@ -55,8 +55,7 @@ impl World {
                     self.tell(node, Thread::Lease, soon, Input::Hold { right, until });
                 }
                 Output::Persist(refusals) => {
-                    let soon = self.latency();
-                    self.tell(node, Thread::Control, soon, Input::Write(refusals));
+                    self.say(node, Thread::Control, Input::Write(refusals));
                 }
                 Output::News => {
                     let Some(process) =
@@ -66,8 +65,7 @@ impl World {
                     };
                     let facts = process.station.facts().clone();
                     self.check_statement(node, &facts);
-                    let soon = self.latency();
-                    self.tell(node, Thread::Control, soon, Input::VoterFacts(facts));
+                    self.say(node, Thread::Control, Input::VoterFacts(facts));
                 }
             }
         }

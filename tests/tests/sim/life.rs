@@ -33,8 +33,7 @@ impl World {
         let shown = host.clock.read(now);
         let Some(controller) = (if host.is_full { None } else { open(host, life, now) }) else {
             // Power may fail while the file is opened.
-            let is_off = host.disk.is_off();
-            if is_off {
+            if host.disk.is_off() {
                 self.power_off(node);
             } else {
                 self.restart(node, 300 * MILLI);
@@ -56,14 +55,15 @@ impl World {
             answered: shown,
         };
         let controller = Some(controller);
-        let paused = BTreeMap::new();
-        host.process = Some(Process { life, controller, station, wake: None, agent, paused });
+        let (paused, inboxes, said) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let wake = None;
+        host.process =
+            Some(Process { life, controller, station, wake, agent, paused, inboxes, said });
         self.counters.starts += 1;
         self.note(&format!("node {node} starts, life {life}"));
         self.push_tick(node, life);
         self.drain_controller(node);
-        let soon = self.latency();
-        self.tell(node, Thread::Lease, soon, Input::State(state));
+        self.say(node, Thread::Lease, Input::State(state));
         let soon = 30 * MILLI + self.rng.below(30 * MILLI);
         self.tell(node, Thread::Agent, soon, Input::Look);
     }
@@ -142,7 +142,7 @@ impl World {
         }
     }
 
-    /// All that was done to hosts and network ends; nothing more is done.
+    /// All that was done to hosts and network ends, late threads and hung servers in their time.
     pub(crate) fn heal(&mut self) {
         self.note("all faults end");
         self.network.heal();
@@ -151,14 +151,8 @@ impl World {
         let nodes: Vec<_> = self.hosts.keys().copied().collect();
         for node in nodes {
             self.free_disk(node);
-            let now = self.now;
             let Some(host) = self.hosts.get_mut(&node) else { continue };
-            if let Some(process) = &mut host.process {
-                process.paused.clear();
-            }
-            if let Some(run) = &mut host.postgres {
-                run.hung_until = run.hung_until.min(now);
-            }
+            host.disk.cut_power_at(u64::MAX);
             if !host.has_power {
                 self.power_on(node);
             } else if host.process.is_none() {

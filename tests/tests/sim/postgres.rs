@@ -226,7 +226,6 @@ pub(crate) enum Work {
     /// The configuration reaches the backends, or a walsender.
     Reload {
         link: Option<u64>,
-        rule: Rule,
     },
     /// A clean end has had its time.
     EndAnyway,

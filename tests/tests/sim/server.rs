@@ -45,14 +45,15 @@ impl World {
                 self.flushed(node);
             }
             Work::Promoted => self.end_recovery(node),
-            Work::Reload { link: None, rule } => {
-                server.rule = rule;
+            // Whoever is signalled reads what is configured then.
+            Work::Reload { link: None } => {
+                server.rule = server.configured.clone();
                 server.note_rule(host.directory.flushed);
                 self.acknowledge(node);
             }
-            Work::Reload { link: Some(link), rule } => {
+            Work::Reload { link: Some(link) } => {
                 if let Some(sender) = server.senders.get_mut(&link) {
-                    sender.rule = rule;
+                    sender.rule = server.configured.clone();
                 }
                 server.note_rule(host.directory.flushed);
             }
@@ -169,7 +170,7 @@ impl World {
         let links: Vec<_> = run.senders.keys().copied().map(Some).chain([None]).collect();
         for link in links {
             let delay = self.rng.below(150 * MILLI);
-            self.work(node, delay, Work::Reload { link, rule: rule.clone() });
+            self.work(node, delay, Work::Reload { link });
         }
     }
 

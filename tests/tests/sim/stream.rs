@@ -188,6 +188,11 @@ impl World {
             Talk::Connect { directory, end, branches } => {
                 let is_ready = run.recovery_end.is_some() && !run.is_ending;
                 if !is_ready || !host.directory.can_feed(branches, *end) {
+                    let own = host.directory.branches.clone();
+                    self.note(&format!(
+                        "node {node} does not feed node {from}, ready {is_ready}: {branches:?} to \
+                         {end}, has {own:?}"
+                    ));
                     return;
                 }
                 let rule = run.rule.clone();
@@ -202,7 +207,13 @@ impl World {
                 };
                 run.senders.insert(*link, sender);
                 run.note_rule(host.directory.flushed);
-                self.talk_down(node, *link, Talk::Accepted);
+                // Begun between a reload and its end: the signal reaches this process, too.
+                let (is_changing, link) = (run.rule != run.configured, *link);
+                if is_changing {
+                    let delay = self.rng.below(150 * MILLI);
+                    self.work(node, delay, Work::Reload { link: Some(link) });
+                }
+                self.talk_down(node, link, Talk::Accepted);
                 self.feed_all(node);
             }
             Talk::Flushed { end } => {

@@ -3,7 +3,7 @@
 //! Here is what all share; what happens on a host is in `control.rs`, `lease.rs`, `agent.rs` and
 //! `server.rs`, what is done to hosts in `life.rs`, `fault.rs` and `operator.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use pgx_control::agent::Record;
@@ -179,7 +179,7 @@ impl World {
             failure: self.checks.failure.take(),
             counters: self.counters,
             hash: self.trace.hash(),
-            story: self.trace.last(220),
+            story: self.trace.last(400),
         }
     }
 
@@ -209,10 +209,37 @@ impl World {
             return;
         }
         let paused = process.paused.get(&thread).copied().unwrap_or(0);
+        let inbox = process.inboxes.entry(thread).or_default();
+        let is_resuming = matches!(input, Input::Resume);
         if paused > self.now {
-            self.queue.push(paused, Event::Thread { node, life, thread, input });
-            return;
+            // What comes while a thread is late waits for it in order.
+            if is_resuming || inbox.is_empty() {
+                let input = Input::Resume;
+                self.queue.push(paused, Event::Thread { node, life, thread, input });
+            }
+            if !is_resuming {
+                inbox.push_back(input);
+            }
+        } else if is_resuming {
+            self.resume(node, life, thread);
+        } else if inbox.is_empty() {
+            self.handle_input(node, thread, input);
+        } else {
+            inbox.push_back(input);
         }
+    }
+
+    fn resume(&mut self, node: NodeId, life: u64, thread: Thread) {
+        loop {
+            let process = self.hosts.get_mut(&node).and_then(|host| host.process.as_mut());
+            let Some(process) = process.filter(|process| process.life == life) else { return };
+            let inbox = process.inboxes.get_mut(&thread);
+            let Some(input) = inbox.and_then(VecDeque::pop_front) else { return };
+            self.handle_input(node, thread, input);
+        }
+    }
+
+    fn handle_input(&mut self, node: NodeId, thread: Thread, input: Input) {
         match thread {
             Thread::Control => self.control(node, input),
             Thread::Lease => self.lease(node, input),
@@ -256,6 +283,17 @@ impl World {
             let at = self.now + delay;
             self.queue.push(at, Event::Thread { node, life, thread, input });
         }
+    }
+
+    /// Says something to a thread: what was said to it first arrives first.
+    pub(crate) fn say(&mut self, node: NodeId, thread: Thread, input: Input) {
+        let soon = self.now + self.latency();
+        let process = self.hosts.get_mut(&node).and_then(|host| host.process.as_mut());
+        let Some(process) = process else { return };
+        let last = process.said.entry(thread).or_default();
+        *last = soon.max(*last);
+        let (at, life) = (*last, process.life);
+        self.queue.push(at, Event::Thread { node, life, thread, input });
     }
 
     /// Puts a datagram on the network.

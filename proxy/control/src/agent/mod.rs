@@ -406,11 +406,16 @@ impl Agent {
         let is_hung = now >= local.answered.after_ms(hung_ms_max);
         let postgres = match (local.process, goal) {
             (Process::Standby | Process::Primary, _) if is_hung => Postgres::Hung,
+            // The state takes it for a primary, and it is none: as after a restart of the host,
+            // also one that came while the epoch was not known here to be established.
+            (Process::Stopped | Process::Standby, Goal::Serve { .. })
+            | (Process::Standby, Goal::StepDown { .. }) => Postgres::Dead,
+            (Process::Stopped, Goal::StepDown { .. }) if local.shut_down.is_none() => {
+                Postgres::Dead
+            }
             (Process::Standby, _) => Postgres::Standby,
             (Process::Primary, _) => Postgres::Primary,
             (Process::Exited, _) => Postgres::Dead,
-            // The state takes it for running, and it is not: as after a restart of the host.
-            (Process::Stopped, Goal::Serve { .. }) => Postgres::Dead,
             (Process::Stopped, Goal::Promote { epoch, .. }) if self.has_promoted(*epoch) => {
                 Postgres::Dead
             }

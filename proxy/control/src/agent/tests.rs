@@ -198,6 +198,19 @@ fn primary_that_the_host_lost_in_a_restart_is_told_as_dead_and_not_started_again
 }
 
 #[test]
+fn standby_where_the_state_wants_a_primary_is_told_as_dead() {
+    // It was started as one before the node learned that its epoch was established.
+    let (mut agent, mut state) = (agent(1), three_nodes());
+    next(&mut agent, &state, &local(Process::Standby), Some(0));
+    assert_eq!(agent.facts().unwrap().postgres, Postgres::Dead);
+    apply_all(&mut state, [Entry::Switchover { epoch: Epoch(0), to: NodeId(3) }]);
+    for process in [Process::Standby, Process::Stopped] {
+        next(&mut agent, &state, &local(process), Some(0));
+        assert_eq!(agent.facts().unwrap().postgres, Postgres::Dead, "no clean end: {process:?}");
+    }
+}
+
+#[test]
 fn postgresql_that_leaves_probes_unanswered_is_told_as_hung() {
     let mut agent = agent(1);
     let mut local = local(Process::Primary);
