@@ -31,8 +31,11 @@ impl Observer {
     /// A node said something. Facts of one process that come out of order are dropped.
     pub fn handle_facts(&mut self, from: NodeId, facts: Facts, now: BootTime) {
         let known = self.nodes.get(&from).map(|seen| &seen.facts);
-        let is_old =
-            known.is_some_and(|known| known.life == facts.life && facts.sequence <= known.sequence);
+        let is_old = known.is_some_and(|known| {
+            // What an earlier life said may come after what this one has said.
+            known.installation == facts.installation
+                && (facts.life, facts.sequence) <= (known.life, known.sequence)
+        });
         if !is_old {
             let is_steady = self.nodes.get(&from).is_some_and(|seen| seen.is_steady);
             self.nodes.insert(from, Observation { heard: now, facts, is_steady });
@@ -168,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_that_come_out_of_order_are_dropped_except_those_of_a_new_life() {
+    fn facts_that_come_out_of_order_are_dropped_also_those_of_an_earlier_life() {
         let mut observer = Observer::default();
         observer.handle_facts(NodeId(2), facts(5, true), BootTime(1));
         observer.handle_facts(NodeId(2), facts(4, false), BootTime(2));
@@ -176,5 +179,11 @@ mod tests {
         let reborn = Facts { life: 9, ..facts(1, false) };
         observer.handle_facts(NodeId(2), reborn, BootTime(3));
         assert_eq!(observer.nodes()[&NodeId(2)].facts.sequence, 1);
+        let belated = Facts { life: 8, ..facts(6, true) };
+        observer.handle_facts(NodeId(2), belated, BootTime(4));
+        assert_eq!(observer.nodes()[&NodeId(2)].facts.life, 9);
+        let recovered = Facts { installation: Incarnation(2), ..facts(1, false) };
+        observer.handle_facts(NodeId(2), recovered, BootTime(5));
+        assert_eq!(observer.nodes()[&NodeId(2)].facts.life, 0, "another store counts for itself");
     }
 }

@@ -18,9 +18,9 @@ use crate::lease::Kind;
 /// skips them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// The process that says it; drawn at its start.
+    /// The node's life that says it; a later life has a higher number.
     pub life: u64,
-    /// Grows with each message of one process.
+    /// Grows with each message of one life.
     pub sequence: u64,
     /// The newest epoch that every part of the node goes by: leases, agent, proxy. `None` before
     /// the cluster has begun.

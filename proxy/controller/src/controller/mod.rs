@@ -132,15 +132,22 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// A node that starts on an open engine. `life` is drawn at random: it tells this process from
-    /// earlier ones. All that was applied before is applied again before this returns.
+    /// A node that starts on an open engine. Its proposals are numbered from `first_proposal` on,
+    /// which is drawn at random: what earlier processes proposed must not be taken for its own. All
+    /// that was applied before is applied again before this returns.
     ///
     /// # Panics
     /// When the engine's identity has no number.
     #[must_use]
-    pub fn new(quorum: Quorum, installation: Incarnation, life: u64, now: BootTime) -> Self {
+    pub fn new(
+        quorum: Quorum,
+        installation: Incarnation,
+        first_proposal: u64,
+        now: BootTime,
+    ) -> Self {
         let status = quorum.status();
         let me = NodeId(status.identity.node.get());
+        let life = quorum.life();
         let since = Since { tenure: (None, now), sealed: (None, now), handover: (None, now) };
         let mut controller = Self {
             me,
@@ -159,7 +166,7 @@ impl Controller {
             has_news: true,
             since,
             coordinates_since: None,
-            next_proposal: life,
+            next_proposal: first_proposal,
             proposed: BTreeMap::new(),
             asked: BTreeMap::new(),
             waits: None,

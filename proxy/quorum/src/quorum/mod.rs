@@ -35,6 +35,7 @@ pub struct Quorum {
     raft: RawNode<Mirror>,
     store: Store,
     identity: Identity,
+    life: u64,
     seed: u64,
     /// The membership from each index on, back to the one as of the snapshot. Empty on a joiner.
     memberships: BTreeMap<u64, Membership>,
@@ -65,9 +66,10 @@ impl Quorum {
     ///
     /// # Panics
     /// When the limits contradict what Raft demands of its settings.
-    pub fn open(store: Store, seed: u64) -> Result<Self, OpenError> {
+    pub fn open(mut store: Store, seed: u64) -> Result<Self, OpenError> {
         let identity = store.identity();
         let mirror = Mirror::new(store.load()?);
+        let life = store.begin_life()?;
         let snapshot = mirror.snapshot_position();
         let first = body::decode(mirror.snapshot());
         let config = config(identity.node, snapshot.index);
@@ -79,6 +81,7 @@ impl Quorum {
             raft,
             store,
             identity,
+            life,
             seed,
             memberships: BTreeMap::new(),
             actions: VecDeque::new(),
@@ -100,6 +103,13 @@ impl Quorum {
         }
         quorum.retune();
         Ok(quorum)
+    }
+
+    /// How often the engine was opened on this file, this time included: it orders what the node
+    /// says in its lives, whenever that arrives.
+    #[must_use]
+    pub fn life(&self) -> u64 {
+        self.life
     }
 
     /// One tick of the driver's clock has passed.

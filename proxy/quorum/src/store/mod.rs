@@ -211,6 +211,31 @@ impl Store {
         Ok(contents)
     }
 
+    /// Counts another life of the node that owns the file, durably: none of its lives ever has the
+    /// number of an earlier one.
+    pub(crate) fn begin_life(&mut self) -> Result<u64, StoreError> {
+        let transaction = begin(&self.database)?;
+        let life = {
+            let mut meta = transaction.open_table(META)?;
+            let last = match meta.get(record::LIFE)? {
+                Some(found) => record::life(record::unseal(
+                    record::LIFE,
+                    record::LIFE.as_bytes(),
+                    found.value(),
+                )?)?,
+                None => 0,
+            };
+            let life = last + 1;
+            meta.insert(
+                record::LIFE,
+                &*record::seal(record::LIFE.as_bytes(), &life.to_be_bytes()),
+            )?;
+            life
+        };
+        transaction.commit()?;
+        Ok(life)
+    }
+
     /// Makes a batch durable; all of it or nothing is there after power loss.
     ///
     /// # Panics

@@ -13,6 +13,7 @@ pub(super) const IDENTITY: &str = "identity";
 pub(super) const HARD_STATE: &str = "hard state";
 pub(super) const SNAPSHOT: &str = "snapshot";
 pub(super) const TRUNCATED: &str = "truncated";
+pub(super) const LIFE: &str = "life";
 const ENTRY: &str = "entry";
 
 /// Content with its checksum before it.
@@ -84,6 +85,10 @@ pub(super) fn identity(content: &[u8]) -> Result<Identity, Damage> {
         })
     };
     read().ok_or(Damage::Malformed(IDENTITY))
+}
+
+pub(super) fn life(content: &[u8]) -> Result<u64, Damage> {
+    Reader(content).u64().ok_or(Damage::Malformed(LIFE))
 }
 
 pub(super) fn format(content: &[u8]) -> Result<u32, Damage> {

@@ -12,7 +12,7 @@ use crate::membership::Membership;
 use crate::sim::{Rng, SimDisk};
 use crate::{
     Action, ClusterId, Event, Expected, Fate, Founding, Identity, Incarnation, MessageError,
-    NodeId, ProposalId, Quorum, Store, StoreError,
+    NodeId, OpenError, ProposalId, Quorum, Store, StoreError,
 };
 
 /// Within so many ticks after the last fault the cluster must have committed something new.
@@ -33,6 +33,8 @@ pub(super) struct Faults {
 pub(super) struct Node {
     pub(super) disk: SimDisk,
     pub(super) identity: Identity,
+    /// The number of its last life: each is above all before it, whatever power took.
+    pub(super) life: u64,
     /// `None` while the process is down.
     pub(super) quorum: Option<Quorum>,
     pub(super) machine: Machine,
@@ -108,6 +110,7 @@ impl Cluster {
         let node = Node {
             disk,
             identity,
+            life: 0,
             quorum: None,
             machine: Machine::default(),
             refused: Vec::new(),
@@ -123,16 +126,22 @@ impl Cluster {
     pub(super) fn start(&mut self, id: NodeId) {
         let seed = self.election_seed;
         let node = self.nodes.get_mut(&id).unwrap();
-        let store = match Store::open_on(node.disk.open(), Expected::default()) {
-            Ok(store) => store,
+        let store = Store::open_on(node.disk.open(), Expected::default());
+        let opened = store.map_err(OpenError::from).and_then(|store| {
+            assert_eq!(store.identity(), node.identity);
+            Quorum::open(store, seed)
+        });
+        let quorum = match opened {
+            Ok(quorum) => quorum,
             Err(error) => {
                 assert!(node.disk.is_off(), "{id} does not open: {error}");
                 return self.crash(id);
             }
         };
-        assert_eq!(store.identity(), node.identity);
+        assert!(quorum.life() > node.life, "{id} has lived this life before");
+        node.life = quorum.life();
         let known = std::mem::take(&mut node.machine).index;
-        node.quorum = Some(Quorum::open(store, seed).expect("it starts"));
+        node.quorum = Some(quorum);
         self.drain(id);
         let node = &self.nodes[&id];
         assert!(
