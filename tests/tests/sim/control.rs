@@ -38,6 +38,7 @@ impl World {
             Input::Raft { from, bytes } => drop(controller.handle_raft(from, &bytes, shown)),
             Input::Facts { from, facts } => controller.handle_facts(from, *facts, shown),
             Input::VoterFacts(facts) => controller.handle_voter_facts(facts),
+            Input::ProxyFacts(facts) => controller.handle_proxy_facts(Some(facts)),
             Input::AgentFacts(facts) => controller.handle_agent_facts(facts.map(|facts| *facts)),
             Input::Request(number, request) => controller.handle_request(number, &request, shown),
             other => unreachable!("not for this thread: {other:?}"),
@@ -67,6 +68,7 @@ impl World {
                 Output::State(state) => {
                     self.note_state(node, &state);
                     self.say(node, Thread::Lease, Input::State(Arc::clone(&state)));
+                    self.say(node, Thread::Proxy, Input::State(Arc::clone(&state)));
                     self.say(node, Thread::Agent, Input::State(state));
                 }
                 Output::Answer { request, answer } => self.handle_outcome(request, &answer),
@@ -142,12 +144,19 @@ impl World {
             return;
         }
         self.note(&format!("node {node}: the engine's file is open again"));
+        self.tell_all_again(node);
         self.drain_controller(node);
-        let facts = self.hosts.get(&node).and_then(|host| host.process.as_ref());
-        let facts = facts.map(|process| process.station.facts().clone());
-        if let Some(facts) = facts {
-            self.say(node, Thread::Control, Input::VoterFacts(facts));
-        }
+    }
+
+    /// What the parts of the node said last: a controller that begins anew must not speak before.
+    fn tell_all_again(&mut self, node: NodeId) {
+        let Some(process) = self.hosts.get_mut(&node).and_then(|host| host.process.as_mut()) else {
+            return;
+        };
+        let Some(controller) = &mut process.controller else { return };
+        controller.handle_voter_facts(process.station.facts().clone());
+        controller.handle_agent_facts(process.agent.agent.facts().cloned());
+        controller.handle_proxy_facts(Some(process.proxy.facts()));
     }
 
     /// Power fails in the middle of what the engine writes next.

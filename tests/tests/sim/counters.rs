@@ -18,6 +18,11 @@ pub(crate) struct Counters {
     pub(crate) rule_changes: u64,
     pub(crate) coordinators: u64,
     pub(crate) memberships: u64,
+    pub(crate) came: u64,
+    pub(crate) left: u64,
+    pub(crate) losses_accepted: u64,
+    pub(crate) addresses: u64,
+    pub(crate) retired: u64,
     pub(crate) faults: u64,
     pub(crate) starts: u64,
     pub(crate) power_losses: u64,
@@ -41,6 +46,11 @@ impl Counters {
         self.rule_changes += other.rule_changes;
         self.coordinators += other.coordinators;
         self.memberships += other.memberships;
+        self.came += other.came;
+        self.left += other.left;
+        self.losses_accepted += other.losses_accepted;
+        self.addresses += other.addresses;
+        self.retired += other.retired;
         self.faults += other.faults;
         self.starts += other.starts;
         self.power_losses += other.power_losses;
@@ -67,6 +77,10 @@ impl fmt::Display for Counters {
         )?;
         writeln!(out, "changes of the rule      {}", self.rule_changes)?;
         writeln!(out, "changes of voters        {}", self.memberships)?;
+        writeln!(out, "nodes that came, left    {}, {}", self.came, self.left)?;
+        writeln!(out, "elections with loss      {}", self.losses_accepted)?;
+        writeln!(out, "addresses handed over    {}", self.addresses)?;
+        writeln!(out, "nodes retired            {}", self.retired)?;
         writeln!(out, "elections of coordinator {}", self.coordinators)?;
         writeln!(out, "faults                   {}", self.faults)?;
         writeln!(out, "starts of processes      {}", self.starts)?;

@@ -1,14 +1,14 @@
 //! Everything that can happen in the world, as plain data in one queue.
 //!
-//! Time is true time in nanoseconds, which no node can read; see `clock.rs` for what nodes read.
+//! Time is true time in nanoseconds, which no node can read; see `host.rs` for what nodes read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pgx_control::agent::Step;
 use pgx_control::cluster::State;
-use pgx_control::facts::{AgentFacts, Facts, VoterFacts};
-use pgx_control::ids::{BootTime, NodeId};
+use pgx_control::facts::{AgentFacts, Facts, ProxyFacts, VoterFacts};
+use pgx_control::ids::{BootTime, Epoch, NodeId};
 use pgx_control::lease::{Message, Refusals, Right, Wants};
 use pgx_controller::Request;
 
@@ -27,6 +27,7 @@ pub(crate) enum Thread {
     Control,
     Lease,
     Agent,
+    Proxy,
 }
 
 /// What a thread finds in its inbox.
@@ -50,6 +51,7 @@ pub(crate) enum Input {
     Synced(Refusals),
     VoterFacts(VoterFacts),
     AgentFacts(Option<Box<AgentFacts>>),
+    ProxyFacts(ProxyFacts),
     Request(u64, Box<Request>),
     /// The engine's file failed a while ago.
     Reopen,
@@ -62,6 +64,8 @@ pub(crate) enum Input {
     Persisted(Refusals),
     Closed(Right),
     Wants(Wants),
+    /// The proxy goes by this epoch.
+    Proxy(Option<Epoch>),
     /// The way from the decision to hold to the kernel's table.
     Hold {
         right: Right,

@@ -1,12 +1,17 @@
 //! What goes wrong, and how often: drawn anew for each seed, so that some runs see one kind of
 //! trouble again and again and others a little of everything.
 
+use pgx_control::cluster::sync::Rule;
 use pgx_control::ids::NodeId;
 use pgx_quorum::sim::Rng;
 
 use crate::event::{Event, MILLI, SECOND, Thread, Time};
 use crate::network::Weather;
+use crate::postgres::Mode;
 use crate::world::World;
+
+/// Longer than any client may wait.
+const ENDLESS: Time = 300 * SECOND;
 
 /// Kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +28,11 @@ enum Kind {
     CutOneWay,
     DiskFull,
     Weather,
+    /// Somebody promotes by hand, past pgx.
+    PromotedByHand,
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 13] = [
     Kind::Crash,
     Kind::Power,
     Kind::PowerWhileWriting,
@@ -38,7 +45,10 @@ const KINDS: [Kind; 12] = [
     Kind::CutOneWay,
     Kind::DiskFull,
     Kind::Weather,
+    Kind::PromotedByHand,
 ];
+
+const THREADS: [Thread; 4] = [Thread::Control, Thread::Lease, Thread::Agent, Thread::Proxy];
 
 /// How often each kind comes in one run, and what operators do.
 #[derive(Clone, Copy, Debug)]
@@ -133,14 +143,13 @@ impl World {
                 }
             }
             Kind::PostgresDies => self.kill_postgres(node, true),
-            Kind::PostgresHangs => self.hang(node, self.now + 2 * length),
+            Kind::PostgresHangs => self.hang_for(node, length),
             Kind::LateThread => {
-                let threads = [Thread::Control, Thread::Lease, Thread::Agent];
-                let at = usize::try_from(self.rng.below(3)).unwrap_or(0);
-                self.pause(node, &threads[at..=at], until);
+                let at = usize::try_from(self.rng.below(THREADS.len() as u64)).unwrap_or(0);
+                self.pause(node, &THREADS[at..=at], until);
             }
             Kind::Stop => {
-                self.pause(node, &[Thread::Control, Thread::Lease, Thread::Agent], until);
+                self.pause(node, &THREADS, until);
                 if self.rng.chance(50) {
                     self.hang(node, until);
                 }
@@ -156,8 +165,35 @@ impl World {
                     self.kill_postgres(node, true);
                 }
             }
+            Kind::PromotedByHand => self.promote_by_hand(),
             Kind::Weather => self.network.weather = draw_weather(&mut self.rng),
         }
+    }
+
+    /// Somebody takes a standby for the primary's successor: once in a run, and not the directory
+    /// that alone may have everything, after which only a backup would help.
+    fn promote_by_hand(&mut self) {
+        let node = self.anybody();
+        let Some(host) = self.hosts.get(&node) else { return };
+        let state = host.process.as_ref().map(|process| &process.agent.state);
+        let established = state.and_then(|state| state.established());
+        let has_all = established.is_none_or(|one| one.incarnation == host.directory.incarnation);
+        let is_up =
+            host.postgres.as_ref().is_some_and(|run| run.is_up && run.mode == Mode::Standby);
+        if has_all || !is_up || self.operator.has_forked {
+            return;
+        }
+        self.operator.has_forked = true;
+        self.promote(node, Rule::degraded());
+    }
+
+    /// A standby that hangs has only itself to blame; a primary may hang for as good as ever.
+    fn hang_for(&mut self, node: NodeId, length: Time) {
+        let run = self.hosts.get(&node).and_then(|host| host.postgres.as_ref());
+        let is_primary = run.is_some_and(|run| run.mode == Mode::Primary);
+        let is_endless = is_primary && self.rng.chance(30);
+        let length = if is_endless { ENDLESS } else { 2 * length };
+        self.hang(node, self.now + length);
     }
 
     fn hang(&mut self, node: NodeId, until: Time) {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use pgx_control::agent::{Agent, Record, Step};
 use pgx_control::cluster::State;
-use pgx_control::ids::{BootTime, Epoch, Incarnation, NodeId};
+use pgx_control::ids::{BootTime, Epoch, Incarnation, NodeId, VipId};
 use pgx_control::lease::{Kind, Refusals, Right, Station, Wants};
 use pgx_controller::Controller;
 use pgx_quorum::sim::SimDisk;
 
 use crate::event::{Input, Thread, Time};
 use crate::postgres::{Directory, Run};
+use crate::proxy::Proxy;
 
 /// A boot-time clock: it starts anew with the host, and runs too fast or too slow.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +51,8 @@ pub(crate) struct Gate {
     pub(crate) closed: Option<Epoch>,
     until: BTreeMap<Epoch, BootTime>,
     member_until: Option<BootTime>,
+    /// Until when it answers for each address.
+    vips: BTreeMap<VipId, BootTime>,
 }
 
 impl Gate {
@@ -60,7 +63,12 @@ impl Gate {
                 *known = (*known).max(until);
             }
             Kind::Member(_) => self.member_until = self.member_until.max(Some(until)),
-            Kind::Route(_) | Kind::Vip(_) => {}
+            Kind::Vip(vip) => {
+                let known = self.vips.entry(vip).or_insert(until);
+                *known = (*known).max(until);
+            }
+            // The proxy itself looks at this one.
+            Kind::Route(_) => {}
         }
     }
 
@@ -76,6 +84,19 @@ impl Gate {
     fn is_held(&self, epoch: Epoch, now: BootTime) -> bool {
         let is_in_time = self.until.get(&epoch).is_some_and(|until| now < *until);
         is_in_time && self.closed < Some(epoch)
+    }
+
+    /// Whether it answers who asks for an address.
+    pub(crate) fn answers_for(&self, vip: VipId, now: BootTime) -> bool {
+        self.vips.get(&vip).is_some_and(|until| now < *until)
+    }
+
+    /// The epoch that it is open to everybody in, whether or not the lease is over.
+    pub(crate) fn open_in(&self) -> Option<Epoch> {
+        match self.mode {
+            Mode::Open(epoch) => Some(epoch),
+            Mode::Shut | Mode::Peers(_) => None,
+        }
     }
 
     /// Whether packets of replication pass.
@@ -145,6 +166,7 @@ pub(crate) struct Process {
     pub(crate) station: Station,
     pub(crate) wake: Option<Time>,
     pub(crate) agent: AgentThread,
+    pub(crate) proxy: Proxy,
     /// Until when each thread does not run.
     pub(crate) paused: BTreeMap<Thread, Time>,
     /// What waits for a thread that does not run.

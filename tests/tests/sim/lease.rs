@@ -28,10 +28,15 @@ impl World {
             Input::Persisted(refusals) => station.handle_persisted(&refusals, shown),
             Input::Closed(right) => station.handle_closed(right, shown),
             Input::Wants(wants) => station.handle_wants(wants, shown),
+            Input::Proxy(epoch) => station.handle_proxy(epoch, shown),
             Input::Hold { right, until } => {
                 let is_first = right.kind == Kind::Primary
                     && host.gate.held().is_none_or(|(epoch, _)| epoch.0 < right.number);
                 host.gate.hold(right, until);
+                if let Kind::Route(_) = right.kind {
+                    let proxy = &mut process.proxy;
+                    proxy.routes_until = proxy.routes_until.max(Some(until));
+                }
                 if is_first {
                     self.note(&format!("node {node} holds epoch {}", right.number));
                     self.tell(node, Thread::Agent, 50 * MICRO, Input::LookAgain);

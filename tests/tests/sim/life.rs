@@ -10,6 +10,7 @@ use pgx_control::lease::Station;
 use crate::control::open;
 use crate::event::{Event, Input, MILLI, Thread, Time};
 use crate::host::{AgentThread, Gate, Process};
+use crate::proxy::Proxy;
 use crate::world::World;
 
 impl World {
@@ -56,9 +57,9 @@ impl World {
         };
         let controller = Some(controller);
         let (paused, inboxes, said) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let wake = None;
+        let (wake, proxy) = (None, Proxy::default());
         host.process =
-            Some(Process { life, controller, station, wake, agent, paused, inboxes, said });
+            Some(Process { life, controller, station, wake, agent, proxy, paused, inboxes, said });
         self.counters.starts += 1;
         self.note(&format!("node {node} starts, life {life}"));
         self.push_tick(node, life);
@@ -118,6 +119,17 @@ impl World {
         self.restart(node, after);
     }
 
+    /// The node has left the cluster; nobody will ever hear from it again.
+    pub(crate) fn switch_off(&mut self, node: NodeId) {
+        self.kill_process(node);
+        let Some(host) = self.hosts.get_mut(&node) else { return };
+        host.postgres = None;
+        host.has_power = false;
+        host.is_gone = true;
+        self.counters.left += 1;
+        self.note(&format!("node {node} has left and is switched off"));
+    }
+
     pub(crate) fn pause(&mut self, node: NodeId, threads: &[Thread], until: Time) {
         let host = self.hosts.get_mut(&node);
         if let Some(process) = host.and_then(|host| host.process.as_mut()) {
@@ -153,6 +165,9 @@ impl World {
             self.free_disk(node);
             let Some(host) = self.hosts.get_mut(&node) else { continue };
             host.disk.cut_power_at(u64::MAX);
+            if host.is_gone {
+                continue;
+            }
             if !host.has_power {
                 self.power_on(node);
             } else if host.process.is_none() {

@@ -17,6 +17,7 @@ mod life;
 mod network;
 mod operator;
 mod postgres;
+mod proxy;
 mod server;
 mod stream;
 mod trace;

@@ -1,9 +1,11 @@
 //! Operators: they begin the cluster, and ask for things while it runs.
 
-use pgx_control::cluster::Durability;
+use std::collections::BTreeSet;
+
+use pgx_control::cluster::{Durability, Role, State};
 use pgx_control::ids::NodeId;
 use pgx_control::lease::Settings;
-use pgx_controller::{Answer, Change, Request};
+use pgx_controller::{Answer, Change, Request, Unanswered};
 
 use crate::event::{Event, Input, MILLI, SECOND, Thread};
 use crate::world::World;
@@ -13,9 +15,19 @@ use crate::world::World;
 pub(crate) struct Operator {
     has_begun: bool,
     asked: u64,
-    /// What must have been undone in the end.
-    wants_finally: Vec<Request>,
+    /// A directory was promoted past pgx, which makes it a fork that nobody may elect.
+    pub(crate) has_forked: bool,
+    /// Who was told to leave, and still runs.
+    leaving: BTreeSet<NodeId>,
+    /// The nodes that came later.
+    came: BTreeSet<NodeId>,
 }
+
+/// Nodes that a cluster has at most, and how few it is left with.
+const NODES: std::ops::RangeInclusive<usize> = 3..=5;
+
+/// How long operators let a fork be, before they give up what only it has.
+const FORKED_MAX: u64 = 30 * SECOND;
 
 impl World {
     pub(crate) fn begin_operating(&mut self) {
@@ -32,6 +44,7 @@ impl World {
         if self.mix.operator_gap == 0 {
             return;
         }
+        self.stop_those_who_left();
         let gap = self.mix.operator_gap / 4 + self.rng.below(self.mix.operator_gap * 3 / 2);
         self.queue.push(self.now + gap, Event::Operator);
         if let Some(request) = self.draw_request() {
@@ -60,7 +73,7 @@ impl World {
     }
 
     fn draw_request(&mut self) -> Option<Request> {
-        let kind = self.rng.below(9);
+        let kind = self.rng.below(13);
         if self.mix.requests & (1 << kind) == 0 {
             return None;
         }
@@ -93,6 +106,17 @@ impl World {
                 Request::Edit(Change { durability: Some(durability), ..Change::default() })
             }
             7 => Request::CancelSwitchover,
+            8 | 9 => return self.draw_newcomer(),
+            10 => return self.draw_leaver(),
+            11 => {
+                let sealed = |node: NodeId| {
+                    let process = self.hosts.get(&node)?.process.as_ref()?;
+                    process.agent.state.sealed()
+                };
+                // Operators who have waited for a while, which most of them do.
+                let waits = self.hosts.keys().any(|node| sealed(*node).is_some());
+                return (waits && self.rng.chance(30)).then_some(Request::AcceptLoss);
+            }
             _ => Request::Transfer { to: self.anybody() },
         })
     }
@@ -113,25 +137,114 @@ impl World {
 
     pub(crate) fn handle_outcome(&mut self, request: u64, answer: &Answer) {
         self.note(&format!("request {request}: {answer:?}"));
+        if let Err(Unanswered::NumberUsed { node, .. }) = answer {
+            // A later number was taken in first: the host needs another one, as a new node.
+            self.operator.came.remove(node);
+            self.operator.leaving.remove(node);
+            self.switch_off(*node);
+        }
+    }
+
+    /// A host that has never been there, with an empty disk.
+    fn draw_newcomer(&mut self) -> Option<Request> {
+        let node = self.hosts.keys().next_back()?.0 + 1;
+        if self.staying().count() >= *NODES.end() {
+            return None;
+        }
+        let file = self.unique();
+        self.make_newcomer(node, file);
+        self.operator.came.insert(NodeId(node));
+        self.start_process(NodeId(node));
+        Some(come(NodeId(node)))
+    }
+
+    fn draw_leaver(&mut self) -> Option<Request> {
+        let node = self.anybody();
+        let is_staying = self.staying().any(|staying| staying == node);
+        if !is_staying || self.staying().count() <= *NODES.start() {
+            return None;
+        }
+        self.operator.leaving.insert(node);
+        Some(leave(node))
+    }
+
+    fn staying(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let hosts = self.hosts.values().filter(|host| !host.is_gone);
+        hosts.map(|host| host.id).filter(|node| !self.operator.leaving.contains(node))
+    }
+
+    /// Whether any node believes that failover is left to operators.
+    pub(crate) fn is_paused_anywhere(&self) -> bool {
+        let mut processes = self.hosts.values().filter_map(|host| host.process.as_ref());
+        processes.any(|process| process.agent.state.is_paused())
+    }
+
+    /// Whether somebody who was told to leave still runs.
+    pub(crate) fn is_somebody_leaving(&self) -> bool {
+        !self.operator.leaving.is_empty()
+    }
+
+    /// Nodes that the log has no more are switched off for good, as the manual says.
+    fn stop_those_who_left(&mut self) {
+        let controllers = self
+            .hosts
+            .values()
+            .filter_map(|host| host.process.as_ref())
+            .filter_map(|process| process.controller.as_ref());
+        let coordinator = controllers.into_iter().find(|controller| controller.is_coordinator());
+        let Some(members) =
+            coordinator.and_then(|coordinator| coordinator.quorum_status().membership)
+        else {
+            return;
+        };
+        let is_in = |node: &NodeId| members.iter().any(|(member, _)| member.get() == node.0);
+        let left: Vec<_> =
+            self.operator.leaving.iter().filter(|node| !is_in(node)).copied().collect();
+        for node in left {
+            self.operator.leaving.remove(&node);
+            self.switch_off(node);
+        }
     }
 
     /// Whatever was tried, the cluster is to be left to itself in the end.
     pub(crate) fn operate_finally(&mut self) {
-        self.operator.wants_finally = vec![Request::Pause { is_paused: false }];
         self.queue.push(self.now + 300 * MILLI, Event::Operator);
     }
 
+    /// What was asked and lost is asked again, and nobody waits for operators any more.
     fn insist(&mut self) {
-        let is_paused = self
-            .hosts
-            .values()
-            .filter_map(|host| host.process.as_ref())
-            .any(|process| process.agent.state.is_paused());
-        if is_paused {
-            for request in self.operator.wants_finally.clone() {
-                self.ask(request);
-            }
+        self.stop_those_who_left();
+        if self.is_paused_anywhere() {
+            self.ask(Request::Pause { is_paused: false });
+        }
+        let processes = self.hosts.values().filter_map(|host| host.process.as_ref());
+        let states: Vec<_> = processes.map(|process| process.agent.state.clone()).collect();
+        // The longest log is the newest, and what it lacks is asked for.
+        let newest = states.iter().max_by_key(|state| state.nodes().len());
+        let named = newest.map(|state| state.nodes().clone()).unwrap_or_default();
+        let role = |node: &NodeId| named.get(node).map(|named| named.role);
+        // The fork may be the only directory that had everything: then pgx waits for people.
+        let patience = self.healed_at.is_some_and(|healed| self.now > healed + FORKED_MAX);
+        let waits =
+            |state: &State| state.sealed().is_some() && state.sealed() != state.loss_accepted();
+        let is_sealed = states.iter().any(|state| waits(state));
+        if self.operator.has_forked && patience && is_sealed {
+            self.ask(Request::AcceptLoss);
+        }
+        let came = self.operator.came.iter().filter(|node| role(node).is_none());
+        let leaving = self.operator.leaving.iter().filter(|node| role(node) != Some(Role::Gone));
+        let requests: Vec<_> = came.copied().map(come).chain(leaving.copied().map(leave)).collect();
+        for request in requests {
+            self.ask(request);
         }
         self.queue.push(self.now + 500 * MILLI, Event::Operator);
     }
+}
+
+fn come(node: NodeId) -> Request {
+    Request::Node { node, address: format!("host{node}:1"), role: Role::Voter }
+}
+
+fn leave(node: NodeId) -> Request {
+    Request::Node { node, address: String::new(), role: Role::Gone }
 }

@@ -190,11 +190,13 @@ impl World {
         let delay = 300_000 + self.rng.below(3 * MILLI);
         let Some(host) = self.hosts.get_mut(&node) else { return };
         let is_standby = host.postgres.as_ref().is_some_and(|run| run.mode == Mode::Standby);
-        if !host.gate.passes_clients(is_standby, host.clock.read(now)) {
-            return;
+        let is_passed = host.gate.passes_clients(is_standby, host.clock.read(now));
+        let hung = host.postgres.as_ref().filter(|run| now < run.hung_until);
+        if let Some(run) = hung.filter(|_| is_passed).map(|run| run.id) {
+            return self.note_wait(node, run);
         }
-        let accepts =
-            host.postgres.as_ref().is_some_and(|run| run.accepts_writes() && run.hung_until <= now);
+        // A gate that is shut answers with a reset.
+        let accepts = is_passed && host.postgres.as_ref().is_some_and(Run::accepts_writes);
         if !accepts || host.is_full {
             let packet = Packet::Written { client, op, is_done: false };
             let at = self.now + self.network.delay(&mut self.rng);

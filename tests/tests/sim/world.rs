@@ -128,7 +128,8 @@ impl World {
         let incarnation = installation(file);
         let identity = Identity { cluster: ClusterId(5), node: number, incarnation };
         Store::create_on(disk.open(), identity, founding).expect("the disk is new");
-        let record = Record::new(directory.incarnation, history);
+        let is_whole = !directory.is_half;
+        let record = Record { is_whole, ..Record::new(directory.incarnation, history) };
         let host = Host {
             id: NodeId(node),
             installation: file,
@@ -148,6 +149,15 @@ impl World {
             is_gone: false,
         };
         self.hosts.insert(NodeId(node), host);
+    }
+
+    /// A host that comes later: its disk is empty but for what joining makes.
+    pub(crate) fn make_newcomer(&mut self, node: u64, file: u64) {
+        let incarnation = Incarnation(u128::from(self.unique()));
+        let directory = Directory { is_half: true, ..Directory::new(incarnation) };
+        self.counters.came += 1;
+        self.note(&format!("node {node} is new"));
+        self.make_host(node, file, &Founding::Joiner, directory, History::default());
     }
 
     /// Two clocks differ by at most the drift that the default settings allow for.
@@ -244,6 +254,7 @@ impl World {
             Thread::Control => self.control(node, input),
             Thread::Lease => self.lease(node, input),
             Thread::Agent => self.agent(node, input),
+            Thread::Proxy => self.proxy(node, input),
         }
     }
 

@@ -178,8 +178,7 @@ impl Agent {
             epoch.filter(|epoch| self.draft.may_serve(*epoch) && self.record.may_serve(*epoch));
         Wants {
             primary: primary.map(|epoch| (epoch, directory)),
-            member: is_member.then_some(directory),
-            proxy: false,
+            member: epoch.filter(|_| is_member).map(|epoch| (epoch, directory)),
         }
     }
 

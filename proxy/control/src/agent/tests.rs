@@ -367,7 +367,7 @@ fn reads_are_wanted_only_by_who_receives_from_the_newest_primary() {
     agent.next(&state, &local(Process::Standby), None, NOW);
     assert_eq!(agent.wants(&state).member, None, "it is not on disk for which epoch it does");
     next(&mut agent, &state, &local(Process::Standby), None);
-    assert_eq!(agent.wants(&state).member, Some(directory(2)));
+    assert_eq!(agent.wants(&state).member, Some((Epoch(0), directory(2))));
     assert_eq!(agent.wants(&elected()).member, None);
 }
 

@@ -23,6 +23,14 @@ impl Membership {
         self.voters.intersection(who).count() >= majority(self.voters.len())
     }
 
+    /// Whether no majority is possible without one of `who`. Of four voters two are enough for that,
+    /// where a majority takes three.
+    #[must_use]
+    pub fn is_blocked_by(&self, who: &BTreeSet<NodeId>) -> bool {
+        let others = self.voters.difference(who).count();
+        others < majority(self.voters.len())
+    }
+
     /// Whether `next` may follow: one voter more or one fewer, never none. Two memberships that
     /// differ by one voter have no two majorities without a common voter; those that differ by two
     /// may.
@@ -56,6 +64,19 @@ mod tests {
                     assert!(x & y != 0, "{old:?} {new:?}: {some:?} and {others:?} do not meet");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn blocked_means_that_every_majority_has_one_of_them() {
+        for (voters, who) in (1..64_u64).flat_map(|voters| (0..64).map(move |who| (voters, who))) {
+            let membership = of(1, voters);
+            let avoids = |set: &u64| {
+                let is_within = set & !voters == 0;
+                is_within && set & who == 0 && membership.has_majority(&of(0, *set).voters)
+            };
+            let is_avoided = (0..64).any(|set| avoids(&set));
+            assert_eq!(membership.is_blocked_by(&of(0, who).voters), !is_avoided, "{voters:b}");
         }
     }
 

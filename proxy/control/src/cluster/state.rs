@@ -311,14 +311,15 @@ impl State {
         &self.unestablished
     }
 
-    /// Whether a majority of every membership that the holder may count in has released rights of
-    /// this kind up to `number`: nobody holds one or ever will.
+    /// Whether so many voters of every membership that the holder may count in have released rights
+    /// of this kind up to `number` that the others are no majority: nobody holds one or ever will.
     #[must_use]
     pub fn is_released(&self, kind: Kind, number: u64) -> bool {
         self.lacks_release(kind, number).is_none()
     }
 
-    /// The first membership of which no majority has released rights of this kind up to `number`.
+    /// The first membership of which too few voters have released rights of this kind up to
+    /// `number`.
     #[must_use]
     pub fn lacks_release(&self, kind: Kind, number: u64) -> Option<&Membership> {
         let stated = self.released.get(&kind).into_iter().flatten();
@@ -330,7 +331,7 @@ impl State {
             .map_or(0, |registration| registration.counts_in);
         self.memberships
             .iter()
-            .find(|known| known.version >= oldest && !known.has_majority(&voters))
+            .find(|known| known.version >= oldest && !known.is_blocked_by(&voters))
     }
 
     /// Who holds the newest right of a kind, if anybody does.

@@ -6,7 +6,7 @@
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-use super::{Change, View, rehearse};
+use super::{Change, LogMember, View, rehearse};
 use crate::cluster::{Entry, Member, Membership, Registration, Role};
 use crate::facts::Observation;
 use crate::ids::{BootTime, NodeId, VipId};
@@ -35,7 +35,6 @@ pub(super) fn next(view: &View<'_>, now: BootTime) -> Vec<Entry> {
 /// epoch stays until it does not: it must hear of what comes.
 pub(super) fn change_log(view: &View<'_>, now: BootTime) -> Vec<Change> {
     let wanted = view.state.nodes();
-    let holder = view.state.tenure().map(|tenure| tenure.holder);
     // The log takes only numbers above all that it had, so the lowest comes first, and later ones
     // wait for it: else it could never join.
     let last = view.log.keys().last();
@@ -46,18 +45,45 @@ pub(super) fn change_log(view: &View<'_>, now: BootTime) -> Vec<Change> {
         let installation = view.alive(*node, now)?.facts.installation;
         Some(Change::Add { node: *node, installation })
     });
-    let is = |node: &NodeId, role| wanted.get(node).is_some_and(|named| named.role == role);
-    let leaving =
-        view.log.iter().filter(|(node, _)| is(node, Role::Gone) && Some(**node) != holder);
-    let dead = leaving.clone().filter(|(_, member)| !member.is_heard);
-    let ready = view.log.iter().filter(|(node, member)| is(node, Role::Voter) && !member.is_voter);
-    let remove = |(node, _): (&NodeId, _)| Change::Remove { node: *node };
+    let dead = leavers(view).filter(|(_, member)| !member.is_heard);
+    let ready = ready(view).map(|node| Change::Promote { node });
+    let remove = |(node, _): (NodeId, _)| Change::Remove { node };
+    let dispensable = leavers(view).filter(|(node, _)| is_dispensable(view, *node, now));
     newcomer
         .into_iter()
         .chain(dead.map(remove))
-        .chain(ready.map(|(node, _)| Change::Promote { node: *node }))
-        .chain(leaving.map(remove))
+        .chain(ready)
+        .chain(dispensable.map(remove))
         .collect()
+}
+
+/// The members of the log that shall count and do not yet.
+fn ready<'a>(view: &'a View<'_>) -> impl Iterator<Item = NodeId> + 'a {
+    let is_wanted =
+        |node: &NodeId| view.state.nodes().get(node).is_some_and(|named| named.role == Role::Voter);
+    let ready = view.log.iter().filter(move |(node, member)| is_wanted(node) && !member.is_voter);
+    ready.map(|(node, _)| *node)
+}
+
+/// The members of the log that may leave it now: dead ones at once, so that their successors need
+/// not wait for them, living ones after their successors count. The primary leaves after it has
+/// handed over.
+fn leavers<'a>(view: &'a View<'_>) -> impl Iterator<Item = (NodeId, LogMember)> + 'a {
+    let holder = view.state.tenure().map(|tenure| tenure.holder);
+    let is_full = ready(view).next().is_none();
+    let leavers = view.log.iter().filter(move |(node, member)| {
+        view.state.is_gone(**node) && Some(**node) != holder && (is_full || !member.is_heard)
+    });
+    leavers.map(|(node, member)| (*node, *member))
+}
+
+/// Whether a node is not needed any more. Whoever has left the log hears of nothing and may be
+/// stopped for good, so neither commits nor the release of anybody's leases must depend on it.
+fn is_dispensable(view: &View<'_>, node: NodeId, now: BootTime) -> bool {
+    let directory = view.agent(node, now).map(|agent| agent.directory);
+    let has_commits = directory.is_some_and(|directory| view.state.needs(directory));
+    let counts = view.state.memberships().iter().any(|known| known.voters.contains(&node));
+    !has_commits && !counts
 }
 
 /// The voters that count for leases follow those of the log, one by one. Who is new comes before
@@ -65,8 +91,13 @@ pub(super) fn change_log(view: &View<'_>, now: BootTime) -> Vec<Change> {
 fn follow_voters(view: &View<'_>) -> Option<Entry> {
     let known = view.state.membership();
     let version = known.version + 1;
-    let of_log: BTreeSet<_> =
+    let mut of_log: BTreeSet<_> =
         view.log.iter().filter(|(_, member)| member.is_voter).map(|(node, _)| *node).collect();
+    // Who leaves counts for leases no more while it still has the log, so that it takes part in the
+    // release of those that it counted for.
+    for (leaver, _) in leavers(view) {
+        of_log.remove(&leaver);
+    }
     let mut voters = known.voters.clone();
     if let Some(new) = of_log.difference(&known.voters).next() {
         voters.insert(*new);

@@ -621,6 +621,23 @@ fn dead_voter_leaves_before_its_successor_counts_and_a_living_one_after() {
         if is_heard {
             assert_eq!(change(&scene), Some(promote));
             scene.log.get_mut(&NodeId(4)).unwrap().is_voter = true;
+            assert_eq!(change(&scene), None, "commits depend on its directory");
+            let (epoch, rule) = (Epoch(0), any(1, &[2]));
+            apply_all(&mut scene.state, [Entry::RuleJoint { epoch, rule }]);
+            let change_of_rule = scene.state.established().unwrap().change;
+            let settled = Entry::RuleSettled { epoch, change: change_of_rule };
+            apply_all(&mut scene.state, [settled]);
+            assert_eq!(change(&scene), None, "it counts for leases");
+            for counts_in in 2..5 {
+                let books = scene.proposed().into_iter().filter(|entry| {
+                    matches!(entry, Entry::Membership(_) | Entry::MembershipAdopted { .. })
+                });
+                apply_all(&mut scene.state, books);
+                for node in 1..=4 {
+                    scene.facts(node).counts_in = counts_in;
+                }
+            }
+            assert!(!scene.state.membership().voters.contains(&NodeId(3)));
             assert_eq!(change(&scene), Some(remove));
         } else {
             assert_eq!(change(&scene), Some(remove));

@@ -55,15 +55,13 @@ pub enum Output {
     News,
 }
 
-/// Which rights the node wants, of those that it has.
+/// Which rights the node's agent wants, of those that it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wants {
     /// To serve writes in this epoch, from this directory: its agent is ready to.
     pub primary: Option<(Epoch, Incarnation)>,
-    /// To serve reads, from this directory.
-    pub member: Option<Incarnation>,
-    /// To send clients to backends, and to answer for addresses.
-    pub proxy: bool,
+    /// To serve reads in this epoch, from this directory.
+    pub member: Option<(Epoch, Incarnation)>,
 }
 
 /// One node's leases.
@@ -74,6 +72,8 @@ pub struct Station {
     life: u64,
     state: Arc<State>,
     wants: Wants,
+    /// The epoch that the local proxy goes by.
+    proxy: Option<Epoch>,
     voter: Voter,
     holders: BTreeMap<Kind, Holder>,
     /// Rights that are never asked for again, by their numbers.
@@ -104,6 +104,7 @@ impl Station {
             life,
             state,
             wants: Wants::default(),
+            proxy: None,
             voter,
             holders: BTreeMap::new(),
             closed: BTreeMap::new(),
@@ -128,6 +129,13 @@ impl Station {
         if said != (self.said.counts_in, self.said.epoch) {
             self.outputs.push_back(Output::News);
         }
+    }
+
+    /// The local proxy goes by this epoch, and wants to send clients to backends and to answer for
+    /// addresses; `None` where there is none, or it knows of no epoch yet.
+    pub fn handle_proxy(&mut self, epoch: Option<Epoch>, now: BootTime) {
+        self.proxy = epoch;
+        self.update_holders(now);
     }
 
     /// The node wants other rights than before.
@@ -279,9 +287,15 @@ impl Station {
         if tenure.holder == me && self.wants.primary == Some((tenure.epoch, tenure.incarnation)) {
             rights.push(primary);
         }
-        rights.extend(self.wants.member.map(|directory| mine(Kind::Member(me), directory)));
-        if self.wants.proxy {
+        // A part that goes by an older epoch than this station must not act under a lease that is
+        // asked for in the name of the newest.
+        let newest = |epoch: &Epoch| *epoch == tenure.epoch;
+        let member = self.wants.member.filter(|(epoch, _)| newest(epoch));
+        rights.extend(member.map(|(_, directory)| mine(Kind::Member(me), directory)));
+        if self.proxy.as_ref().is_some_and(newest) {
             rights.push(mine(Kind::Route(me), self.installation));
+        }
+        if self.proxy.is_some() {
             rights.extend(state.vips().values().filter(|right| right.holder == me));
         }
         rights.retain(|right| {

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::*;
 use crate::cluster::Entry;
-use crate::cluster::testing::{apply_all, directory, three_nodes};
+use crate::cluster::testing::{apply_all, directory, elect, report, seal, three_nodes};
 use crate::ids::Attempt;
 use crate::lease::Settings;
 
@@ -21,7 +21,7 @@ fn station(node: u64, state: &State) -> Station {
 
 fn wants(node: u64) -> Wants {
     let primary = (node == 1).then_some((Epoch(0), directory(1)));
-    Wants { primary, member: Some(directory(node)), proxy: false }
+    Wants { primary, member: Some((Epoch(0), directory(node))) }
 }
 
 struct Net {
@@ -257,6 +257,31 @@ fn node_that_gives_up_what_another_holds_takes_nothing_from_it() {
     let renewed = AWAKE.after_ms(800 + Settings::default().lease_ms);
     assert_eq!(net.held(1, Kind::Primary), Some(renewed));
     assert_eq!(net.held(1, Kind::Member(NodeId(1))), Some(renewed));
+}
+
+#[test]
+fn part_that_goes_by_an_older_epoch_gets_no_lease_in_the_name_of_the_newest() {
+    let mut net = Net::new(&three_nodes());
+    net.at(2).handle_proxy(Some(Epoch(0)), AWAKE);
+    net.run(&[1, 2, 3], AWAKE);
+    let (member, route) = (Kind::Member(NodeId(2)), Kind::Route(NodeId(2)));
+    assert!(net.held(2, member).is_some() && net.held(2, route).is_some());
+
+    let mut state = three_nodes();
+    seal(&mut state, 1, &[1, 2, 3]);
+    let reports = [1, 3].map(|node| report(&state, node, 100)).to_vec();
+    let elected = elect(&state, 3, reports);
+    apply_all(&mut state, [elected]);
+    for node in 1..=3 {
+        let state = Arc::new(state.clone());
+        net.at(node).handle_state(state, AWAKE);
+    }
+    net.run(&[1, 2, 3], AWAKE.after_ms(400));
+    assert_eq!((net.held(2, member), net.held(2, route)), (None, None));
+    net.at(2).handle_proxy(Some(Epoch(1)), AWAKE.after_ms(400));
+    net.at(2).handle_wants(Wants { member: Some((Epoch(1), directory(2))), ..wants(2) }, AWAKE);
+    net.run(&[1, 2, 3], AWAKE.after_ms(401));
+    assert!(net.held(2, member).is_some() && net.held(2, route).is_some());
 }
 
 #[path = "attack_tests.rs"]

@@ -1,5 +1,6 @@
 //! Every acknowledged commit is in the log of each primary that is established later, at the place
-//! where it was.
+//! where it was: unless operators have accepted loss in an election in between, which costs the
+//! commits that this primary lacks and no others.
 
 use pgx_control::ids::NodeId;
 
@@ -14,6 +15,13 @@ pub(crate) struct Commits(Vec<(u64, usize)>);
 impl World {
     pub(crate) fn note_acknowledged(&mut self, op: u64, end: usize) {
         self.checks.commits.0.push((op, end));
+    }
+
+    /// A primary is established by an election with loss.
+    pub(crate) fn forget_lost(&mut self, primary: NodeId) {
+        let Some(host) = self.hosts.get(&primary) else { return };
+        let wal = &host.directory.wal;
+        self.checks.commits.0.retain(|(op, end)| wal.get(end - 1) == Some(op));
     }
 
     /// A primary is established, or it is over.

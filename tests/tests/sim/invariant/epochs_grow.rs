@@ -16,6 +16,8 @@ pub(crate) const NAME: &str = "epochs grow";
 pub(crate) struct Epochs {
     applied: BTreeMap<u64, (Entry, bool)>,
     newest: Option<Epoch>,
+    /// Whether loss was accepted in the election of the newest epoch.
+    lossy: bool,
     of_node: BTreeMap<NodeId, (Epoch, Option<Attempt>)>,
 }
 
@@ -60,7 +62,8 @@ impl World {
         }
         self.note(&format!("applied at {index}: {}", show(entry)));
         match entry {
-            Entry::NewEpoch { epoch, .. } => {
+            Entry::NewEpoch { epoch, accept_loss, .. } => {
+                self.checks.epochs.lossy = *accept_loss;
                 let newest = self.checks.epochs.newest.replace(*epoch);
                 if *epoch != newest.map_or(Epoch(1), Epoch::next) {
                     self.fail(NAME, format!("epoch {} follows upon {newest:?}", epoch.0));
@@ -69,6 +72,10 @@ impl World {
             Entry::Established { epoch, .. } => {
                 // One look for each epoch, when it begins to serve.
                 if let Some((_, holder)) = self.holder_of(*epoch) {
+                    if self.checks.epochs.lossy {
+                        self.forget_lost(holder);
+                    }
+                    self.checks.epochs.lossy = false;
                     self.check_commits(holder);
                 }
             }

@@ -45,7 +45,9 @@ impl World {
             return false;
         }
         let Some(primary) = self.serving() else { return false };
-        if !self.hosts.values().all(|host| self.is_with(host, primary)) {
+        if self.is_somebody_leaving()
+            || !self.hosts.values().all(|host| self.is_with(host, primary))
+        {
             return false;
         }
         let healing = self.now - healed_at;
@@ -77,7 +79,8 @@ impl World {
     pub(crate) fn count(&mut self, entry: &Entry) {
         let counters = &mut self.counters;
         match entry {
-            Entry::NewEpoch { holder, .. } => {
+            Entry::NewEpoch { holder, accept_loss, .. } => {
+                counters.losses_accepted += u64::from(*accept_loss);
                 let before = self.last_holder.replace(*holder);
                 if before == Some(*holder) {
                     counters.re_elections += 1;
@@ -101,6 +104,8 @@ impl World {
             Entry::Established { .. } => counters.established += 1,
             Entry::RuleSettled { .. } => counters.rule_changes += 1,
             Entry::Membership(_) => counters.memberships += 1,
+            Entry::GiveVip { .. } => counters.addresses += 1,
+            Entry::Retire { .. } => counters.retired += 1,
             _ => {}
         }
     }

@@ -4,14 +4,25 @@
 mod commits_kept;
 mod epochs_grow;
 mod goes_on;
+mod no_stale_reads;
+mod one_address;
 mod one_primary;
 mod refusals;
+mod waits_end;
 
 use crate::world::World;
 
 /// The names, for the table of planted bugs.
-pub(crate) const NAMES: [&str; 5] =
-    [one_primary::NAME, commits_kept::NAME, epochs_grow::NAME, goes_on::NAME, refusals::NAME];
+pub(crate) const NAMES: [&str; 8] = [
+    one_primary::NAME,
+    one_address::NAME,
+    no_stale_reads::NAME,
+    commits_kept::NAME,
+    epochs_grow::NAME,
+    goes_on::NAME,
+    waits_end::NAME,
+    refusals::NAME,
+];
 
 /// An invariant that does not hold.
 #[derive(Clone, Debug)]
@@ -28,12 +39,16 @@ pub(crate) struct Checks {
     commits: commits_kept::Commits,
     epochs: epochs_grow::Epochs,
     stated: refusals::Stated,
+    waits: waits_end::Waits,
 }
 
 impl World {
     /// To be called after each event.
     pub(crate) fn check(&mut self) {
         self.check_one_primary();
+        self.check_one_address();
+        self.check_no_stale_reads();
+        self.check_waits_end();
         self.check_goes_on();
     }
 

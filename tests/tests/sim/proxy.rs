@@ -1,0 +1,40 @@
+//! The proxy's thread, as far as the control plane can see it: it takes over each state, says so,
+//! and offers the cluster's one address. What goes through a proxy is not simulated.
+
+use std::collections::BTreeSet;
+
+use pgx_control::facts::ProxyFacts;
+use pgx_control::ids::{BootTime, Epoch, NodeId, VipId};
+
+use crate::event::{Input, Thread};
+use crate::world::World;
+
+/// The address that clients of the cluster connect to.
+pub(crate) const VIP: VipId = VipId(1);
+
+/// A proxy: it goes by an epoch, and routes under its lease.
+#[derive(Default)]
+pub(crate) struct Proxy {
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) routes_until: Option<BootTime>,
+}
+
+impl Proxy {
+    /// What it says of itself.
+    pub(crate) fn facts(&self) -> ProxyFacts {
+        ProxyFacts { epoch: self.epoch, vips: BTreeSet::from([VIP]), holds: None }
+    }
+}
+
+impl World {
+    pub(crate) fn proxy(&mut self, node: NodeId, input: Input) {
+        let Some(host) = self.hosts.get_mut(&node) else { return };
+        let Some(process) = &mut host.process else { return };
+        let Input::State(state) = input else { unreachable!("not for this thread: {input:?}") };
+        process.proxy.epoch = state.tenure().map(|tenure| tenure.epoch);
+        let facts = process.proxy.facts();
+        let epoch = facts.epoch;
+        self.say(node, Thread::Lease, Input::Proxy(epoch));
+        self.say(node, Thread::Control, Input::ProxyFacts(facts));
+    }
+}
