@@ -220,6 +220,11 @@ impl Agent {
         match goal {
             Goal::Idle => Vec::new(),
             Goal::Freeze { epoch, .. } => self.freeze(*epoch, state, local),
+            // Somebody made another thing of the directory that was elected.
+            Goal::Promote { .. } if !self.is_as_elected(state) => {
+                let is_primary = local.process == Process::Primary;
+                is_primary.then_some(Step::Kill).into_iter().collect()
+            }
             Goal::Promote { epoch, rule, .. } if leased == Some(*epoch) => {
                 self.promote(*epoch, rule, local)
             }
@@ -392,6 +397,19 @@ impl Agent {
         self.draft.history.0.last().is_some_and(|switch| switch.epoch == epoch)
     }
 
+    /// Whether the directory is the one that was elected: promoted for the newest epoch, or not at
+    /// all since.
+    fn is_as_elected(&self, state: &State) -> bool {
+        let Some(tenure) = state.tenure() else { return false };
+        let own = &self.draft.history.0;
+        let since = own.strip_prefix(&tenure.history.0[..]);
+        since.is_some_and(|since| match since {
+            [] => true,
+            [switch] => switch.epoch == tenure.epoch,
+            _ => false,
+        })
+    }
+
     /// Whether a recorded switch can be the one that this directory went through: it followed for
     /// that epoch or a later one, or made the switch itself.
     fn went_by(&self, upto: &[Switch], tenure: Option<&Tenure>) -> bool {
@@ -405,6 +423,8 @@ impl Agent {
         let is_hung = now >= local.answered.after_ms(hung_ms_max);
         let postgres = match (local.process, goal) {
             (Process::Standby | Process::Primary, _) if is_hung => Postgres::Hung,
+            // As after a promotion by hand: the next epoch needs another.
+            (_, Goal::Promote { .. }) if !self.is_as_elected(state) => Postgres::Dead,
             // The state takes it for a primary, and it is none: as after a restart of the host,
             // also one that came while the epoch was not known here to be established.
             (Process::Stopped | Process::Standby, Goal::Serve { .. })

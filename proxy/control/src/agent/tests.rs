@@ -399,6 +399,18 @@ fn new_primary_whose_walsenders_run_another_rule_does_not_open() {
 }
 
 #[test]
+fn elected_directory_that_somebody_promoted_by_hand_is_told_as_dead_and_not_established() {
+    let (mut agent, state) = (agent(3), elected());
+    let mut forked = local(Process::Primary);
+    (forked.timeline, forked.switch, forked.recovery_end) = (Timeline(2), Lsn(100), Some(Lsn(101)));
+    assert_eq!(next(&mut agent, &state, &forked, Some(1)), [Step::Kill]);
+    let facts = agent.facts().unwrap();
+    assert_eq!((facts.postgres, facts.recovered), (Postgres::Dead, None));
+    forked.process = Process::Exited;
+    assert_eq!(next(&mut agent, &state, &forked, Some(1)), [], "a second timeline hides nothing");
+}
+
+#[test]
 fn primary_that_ends_after_its_promotion_is_told_as_dead_and_not_promoted_again() {
     let (mut agent, state) = (agent(3), elected());
     let standby = Local { upstream: None, ..local(Process::Standby) };

@@ -494,7 +494,11 @@ impl State {
     fn switch_over(&mut self, epoch: Epoch, to: NodeId) -> Result<(), Void> {
         self.check_serving(epoch)?;
         let is_primary = self.tenure.as_ref().is_some_and(|tenure| tenure.holder == to);
-        let is_ready = self.members.contains_key(&to) && self.registrations.contains_key(&to);
+        // An election takes only directories that commits could depend on, so any other would have
+        // the primary stopped for nothing.
+        let directory = self.members.get(&to).map(|member| member.incarnation);
+        let is_ready = directory.is_some_and(|directory| self.needs(directory))
+            && self.registrations.contains_key(&to);
         if is_primary || !is_ready || self.handover.is_some() {
             return Err(Void::Switchover);
         }

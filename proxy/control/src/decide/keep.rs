@@ -14,7 +14,7 @@ use crate::lease::{Kind, Right};
 
 /// The entries that write down what is known, without those that would be void.
 pub(super) fn next(view: &View<'_>, now: BootTime) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = follow_voters(view).into_iter().collect();
+    let mut entries: Vec<Entry> = follow_voters(view, now).into_iter().collect();
     for (node, seen) in view.nodes {
         entries.extend(released(view, *node, seen));
         entries.extend(holder(view, *node, seen, now));
@@ -34,27 +34,25 @@ pub(super) fn next(view: &View<'_>, now: BootTime) -> Vec<Entry> {
 /// counts, so that no majority ever includes it in vain; a living one after. Who holds the newest
 /// epoch stays until it does not: it must hear of what comes.
 pub(super) fn change_log(view: &View<'_>, now: BootTime) -> Vec<Change> {
-    let wanted = view.state.nodes();
-    // The log takes only numbers above all that it had, so the lowest comes first, and later ones
-    // wait for it: else it could never join.
+    let dead = leavers(view, now).into_iter().filter(|(_, member)| !member.is_heard);
+    let living = leavers(view, now).into_iter().filter(|(_, member)| member.is_heard);
+    let dispensable = living.filter(|(node, _)| is_dispensable(view, *node, now));
+    let remove = |(node, _): (NodeId, _)| Change::Remove { node };
+    let ready = ready(view).map(|node| Change::Promote { node });
+    let newcomer = newcomer(view, now).into_iter();
+    newcomer.chain(dead.map(remove)).chain(ready).chain(dispensable.map(remove)).collect()
+}
+
+/// The next node to join the log. The log takes only numbers above all that it had, so the lowest
+/// comes first, and later ones wait for it: else it could never join.
+fn newcomer(view: &View<'_>, now: BootTime) -> Option<Change> {
     let last = view.log.keys().last();
-    let mut absent = wanted.iter().filter(|(node, named)| {
+    let mut absent = view.state.nodes().iter().filter(|(node, named)| {
         named.role != Role::Gone && !view.log.contains_key(node) && Some(*node) > last
     });
-    let newcomer = absent.next().and_then(|(node, _)| {
-        let installation = view.alive(*node, now)?.facts.installation;
-        Some(Change::Add { node: *node, installation })
-    });
-    let dead = leavers(view).filter(|(_, member)| !member.is_heard);
-    let ready = ready(view).map(|node| Change::Promote { node });
-    let remove = |(node, _): (NodeId, _)| Change::Remove { node };
-    let dispensable = leavers(view).filter(|(node, _)| is_dispensable(view, *node, now));
-    newcomer
-        .into_iter()
-        .chain(dead.map(remove))
-        .chain(ready)
-        .chain(dispensable.map(remove))
-        .collect()
+    let (node, _) = absent.next()?;
+    let installation = view.alive(*node, now)?.facts.installation;
+    Some(Change::Add { node: *node, installation })
 }
 
 /// The members of the log that shall count and do not yet.
@@ -65,16 +63,14 @@ fn ready<'a>(view: &'a View<'_>) -> impl Iterator<Item = NodeId> + 'a {
     ready.map(|(node, _)| *node)
 }
 
-/// The members of the log that may leave it now: dead ones at once, so that their successors need
-/// not wait for them, living ones after their successors count. The primary leaves after it has
-/// handed over.
-fn leavers<'a>(view: &'a View<'_>) -> impl Iterator<Item = (NodeId, LogMember)> + 'a {
+/// The members of the log that go next.
+fn leavers(view: &View<'_>, now: BootTime) -> Vec<(NodeId, LogMember)> {
     let holder = view.state.tenure().map(|tenure| tenure.holder);
-    let is_full = ready(view).next().is_none();
-    let leavers = view.log.iter().filter(move |(node, member)| {
+    let is_full = newcomer(view, now).is_none() && ready(view).next().is_none();
+    let leavers = view.log.iter().filter(|(node, member)| {
         view.state.is_gone(**node) && Some(**node) != holder && (is_full || !member.is_heard)
     });
-    leavers.map(|(node, member)| (*node, *member))
+    leavers.map(|(node, member)| (*node, *member)).collect()
 }
 
 /// Whether a node is not needed any more. Whoever has left the log hears of nothing and may be
@@ -88,22 +84,22 @@ fn is_dispensable(view: &View<'_>, node: NodeId, now: BootTime) -> bool {
 
 /// The voters that count for leases follow those of the log, one by one. Who is new comes before
 /// who goes, so that a replacement never leaves fewer.
-fn follow_voters(view: &View<'_>) -> Option<Entry> {
+fn follow_voters(view: &View<'_>, now: BootTime) -> Option<Entry> {
     let known = view.state.membership();
     let version = known.version + 1;
-    let mut of_log: BTreeSet<_> =
+    let of_log: BTreeSet<_> =
         view.log.iter().filter(|(_, member)| member.is_voter).map(|(node, _)| *node).collect();
-    // Who leaves counts for leases no more while it still has the log, so that it takes part in the
-    // release of those that it counted for.
-    for (leaver, _) in leavers(view) {
-        of_log.remove(&leaver);
-    }
     let mut voters = known.voters.clone();
-    if let Some(new) = of_log.difference(&known.voters).next() {
+    let new = of_log.difference(&known.voters).find(|node| !view.state.is_gone(**node));
+    if let Some(new) = new {
         voters.insert(*new);
     } else {
-        let gone = known.voters.difference(&of_log).next()?;
-        voters.remove(gone);
+        // Who leaves counts for leases no more while it still has the log, so that it takes part in
+        // the release of those that it counted for.
+        let leavers: BTreeSet<_> = leavers(view, now).into_iter().map(|(node, _)| node).collect();
+        let goes = |node: &&NodeId| !of_log.contains(node) || leavers.contains(node);
+        let gone = *known.voters.iter().find(goes)?;
+        voters.remove(&gone);
     }
     Some(Entry::Membership(Membership { version, voters }))
 }

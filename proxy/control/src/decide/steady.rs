@@ -25,7 +25,8 @@ fn leave(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Entry> {
     let standbys = view.state.members().keys().filter_map(|node| {
         let seen = view.alive(*node, now).filter(|seen| seen.is_steady)?;
         let agent = seen.facts.agent.as_ref()?;
-        (*node != tenure.holder).then_some((agent.end, *node))
+        let may_follow = *node != tenure.holder && view.state.needs(agent.directory);
+        may_follow.then_some((agent.end, *node))
     });
     let (_, to) = standbys.max()?;
     Some(Entry::Switchover { epoch: tenure.epoch, to })

@@ -181,7 +181,8 @@ impl Controller {
             let streams = agent.streams == Some((tenure.holder, tenure.epoch));
             let is_heard = now < seen.heard.after_ms(silent_ms_max);
             let priority = self.state.members().get(node)?.priority;
-            (streams && is_heard).then_some((agent.end, priority, *node))
+            let is_waited_for = self.state.needs(agent.directory);
+            (streams && is_heard && is_waited_for).then_some((agent.end, priority, *node))
         });
         standbys
             .max_by_key(|(end, priority, node)| (*end, *priority, core::cmp::Reverse(*node)))
