@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use pgx_control::admin::{ControlStatus, PeerStatus, Status};
+use pgx_control::admin::{ControlStatus, PeerStatus, ProbeStatus, Status};
 
 /// The status as lines of text.
 pub(super) fn table(status: &Status) -> String {
@@ -101,6 +101,17 @@ fn cluster(control: &ControlStatus, line: &mut dyn FnMut(&str, String)) {
     if let Some(agent) = &control.agent {
         let text = format!("{}, timeline {}, {}", agent.postgres, agent.timeline, agent.end);
         line("postgresql", text);
+        for probe in &agent.probes {
+            line(&format!("  {}", probe.asks), probe_text(probe));
+        }
+    }
+}
+
+fn probe_text(probe: &ProbeStatus) -> String {
+    match (probe.unanswered_ms, &*probe.detail) {
+        (None, why) => format!("NOT PROBED: {why}"),
+        (Some(ms), "") => format!("answered {ms} ms ago"),
+        (Some(ms), detail) => format!("answered {ms} ms ago; then: {detail}"),
     }
 }
 
