@@ -3,8 +3,8 @@
 //! It stands in front of `fsync` and `fdatasync`, the calls by which PostgreSQL waits for its disk
 //! (`wal_sync_method` is `fdatasync` on Linux; `open_sync` methods are not covered). At each call
 //! it reads how many milliseconds to wait from the file that `PGX_LAB_FSYNC_DELAY` names, so that
-//! the lab changes the disk's speed while PostgreSQL runs. Where `PGX_LAB_FSYNC_ONLY` is there, only
-//! files wait whose path contains it. `sync_file_range` and `msync` pass: the
+//! the lab changes the disk's speed while PostgreSQL runs. Where `PGX_LAB_FSYNC_ONLY` is there,
+//! only files wait whose path contains it. `sync_file_range` and `msync` pass: the
 //! first only starts writing, and PostgreSQL does not wait for the second.
 //!
 //! This must stay free of state that a fork could copy half-made: PostgreSQL forks for each

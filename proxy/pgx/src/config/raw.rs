@@ -121,7 +121,7 @@ pub(super) struct Postgres {
     /// The folder with its programs; pg_controldata is the one that is needed now.
     #[toml_example(default = "/usr/lib/postgresql/17/bin")]
     pub(super) bin_directory: String,
-    /// The role by which pgx asks it whether it still answers queries. Best is a superuser, who gets
+    /// The role by which pgx asks whether queries are still answered. Best is a superuser, who gets
     /// a connection when all others are taken. pgx connects by the Unix socket with the rights of
     /// the data directory's owner, so `peer` in pg_hba.conf lets it in.
     #[serde(default = "postgres_name")]

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// disk. Where the cluster's `hung_ms_max` is short, it is asked more often.
 pub(crate) const EVERY_MAX: Duration = Duration::from_secs(1);
 
+/// How long a try may be silent at most before a second one is made beside it.
+pub(crate) const PATIENCE_MAX: Duration = Duration::from_secs(5);
+
 /// How often the thread that asks the server says that it is awake.
 pub(crate) const BEAT: Duration = Duration::from_millis(250);
 

@@ -94,6 +94,11 @@ fn parse(text: &str) -> Result<Found, String> {
     })
 }
 
+/// Whom to ask, if it runs.
+pub(super) fn target(postgres: &Postgres) -> Option<Target> {
+    postmaster(postgres).map(|postmaster| postmaster.target)
+}
+
 /// The postmaster of the directory, if it runs. Its working directory is the data directory, by
 /// which another process of the same number is told from it.
 fn postmaster(postgres: &Postgres) -> Option<Postmaster> {

@@ -3,8 +3,8 @@
 //!
 //! Of the steps that the agent names, it carries out two: writing the record, and telling voters
 //! that a right is given up. So a primary that runs here holds the primary's lease. One thread
-//! looks ([`look`]), one waits for the postmaster's end, one decides, and some ask PostgreSQL whether
-//! it still works ([`probe`]); of those who look and ask, each may hang alone.
+//! looks ([`look`]), one waits for the postmaster's end, one decides, and some ask PostgreSQL
+//! whether it still works ([`probe`]); of those who look and ask, each may hang alone.
 
 mod look;
 mod probe;
@@ -26,6 +26,7 @@ use tracing::{error, info, warn};
 use self::look::{Found, Postmaster};
 pub(super) use self::probe::Shared as Answers;
 use self::probe::{Part, Probe};
+pub(crate) use self::probe::{Verdict, ask_once};
 use super::clock::{boot_time, random, until};
 use super::durable::{self, ReadError};
 use super::lease::{self, Board};

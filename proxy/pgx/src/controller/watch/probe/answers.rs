@@ -9,8 +9,7 @@ use std::time::Duration;
 use pgx_control::admin::ProbeStatus;
 use pgx_control::ids::BootTime;
 
-use crate::controller::ms;
-use crate::limits::probe::{EVERY_MAX, STALL_MAX};
+use crate::limits::probe::{EVERY_MAX, PATIENCE_MAX, STALL_MAX};
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +50,16 @@ impl Part {
 /// How one part stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Standing {
-    /// It is asked. What the last try met with is kept for people.
-    Asked { answered: BootTime, trouble: String },
+    /// It is asked.
+    Asked {
+        /// When it last answered, or began to be asked.
+        answered: BootTime,
+        /// When the first question was asked that has no answer yet. What nobody has asked is not
+        /// silence: pgx may be late as well.
+        open: Option<BootTime>,
+        /// What the last try met with, for people.
+        trouble: String,
+    },
     /// It cannot be asked, for this reason; an empty one needs no mention.
     Excused { why: String, passes: bool },
 }
@@ -102,6 +109,11 @@ impl Answers {
         }
     }
 
+    /// None runs any more.
+    pub(super) fn end(&mut self, now: BootTime) {
+        *self = Self { hung_ms_max: self.hung_ms_max, ..Self::new(now) };
+    }
+
     /// After how long without an answer PostgreSQL counts as hung.
     pub(in crate::controller) fn set_hung_ms_max(&mut self, hung_ms_max: u64) {
         self.hung_ms_max = hung_ms_max;
@@ -113,9 +125,9 @@ impl Answers {
     }
 
     /// How long one try may be silent before a second one is made beside it, so that one frozen
-    /// session is not taken for a frozen server.
+    /// session is not taken for a frozen server. The second has most of the time left.
     pub(super) fn patience(&self) -> Duration {
-        Duration::from_millis((self.hung_ms_max / 2).min(ms(EVERY_MAX) * 5))
+        Duration::from_millis(self.hung_ms_max / 4).min(PATIENCE_MAX)
     }
 
     /// Somebody who looks or asks is awake. If nobody was for long, the whole process was held, and
@@ -125,28 +137,33 @@ impl Answers {
         self.beat = self.beat.max(now);
         if u128::from(gap) > STALL_MAX.as_nanos() {
             for standing in &mut self.standings {
-                if let Standing::Asked { answered, .. } = standing {
-                    answered.0 = answered.0.saturating_add(gap).min(now.0);
+                if let Standing::Asked { open: Some(open), .. } = standing {
+                    open.0 = open.0.saturating_add(gap).min(now.0);
                 }
             }
         }
     }
 
-    /// A part is asked from now on, if it was not already.
+    /// A part is asked now, for the first time or again.
     pub(super) fn ask(&mut self, postmaster: i32, part: Part, now: BootTime) {
-        let Some(standing) = self.of(postmaster, part) else { return };
-        if matches!(standing, Standing::Excused { .. }) {
-            *standing = Standing::Asked { answered: now, trouble: String::new() };
+        match self.of(postmaster, part) {
+            Some(Standing::Asked { open, .. }) => *open = open.or(Some(now)),
+            Some(standing) => {
+                let trouble = String::new();
+                *standing = Standing::Asked { answered: now, open: Some(now), trouble };
+            }
+            None => {}
         }
     }
 
     /// A part has answered.
     pub(super) fn answered(&mut self, postmaster: i32, part: Part, now: BootTime) {
-        let Some(standing) = self.of(postmaster, part) else { return };
-        *standing = Standing::Asked { answered: now, trouble: String::new() };
+        if let Some(standing) = self.of(postmaster, part) {
+            *standing = Standing::Asked { answered: now, open: None, trouble: String::new() };
+        }
     }
 
-    /// A try came to nothing, which is no answer.
+    /// A try came to nothing, which is no answer: the question stays open.
     pub(super) fn failed(&mut self, postmaster: i32, part: Part, cause: &str) {
         if let Some(Standing::Asked { trouble, .. }) = self.of(postmaster, part) {
             cause.clone_into(trouble);
@@ -166,28 +183,29 @@ impl Answers {
         (self.postmaster == postmaster).then(|| &mut self.standings[part as usize])
     }
 
-    /// The last moment at which all that can be asked was answered.
+    /// The last moment at which all that had been asked was answered.
     pub(in crate::controller) fn in_full(&self, now: BootTime) -> BootTime {
-        let asked = self.standings.iter().filter_map(|standing| match standing {
-            Standing::Asked { answered, .. } => Some(*answered),
+        let open = self.standings.iter().filter_map(|standing| match standing {
+            Standing::Asked { open, .. } => *open,
             Standing::Excused { .. } => None,
         });
-        asked.min().unwrap_or(now)
+        open.min().unwrap_or(now)
     }
 
-    /// The part that has been silent longest, when that is longer than is usual.
+    /// The question that is open longest, when that is longer than is usual.
     pub(in crate::controller) fn silence(&self, now: BootTime) -> Option<Silence> {
         let silences = Part::ALL.into_iter().filter_map(|part| self.silence_of(part, now));
         let longest = silences.max_by_key(|silence| silence.ms)?;
-        (longest.ms >= ms(self.patience())).then_some(longest)
+        (longest.ms >= self.hung_ms_max / 2).then_some(longest)
     }
 
     fn silence_of(&self, part: Part, now: BootTime) -> Option<Silence> {
-        let Standing::Asked { answered, trouble } = &self.standings[part as usize] else {
-            return None;
-        };
-        let ms = now.0.saturating_sub(answered.0) / 1_000_000;
-        Some(Silence { part, ms, text: trouble.clone() })
+        match &self.standings[part as usize] {
+            Standing::Asked { open: Some(open), trouble, .. } => {
+                Some(Silence { part, ms: ms_since(*open, now), text: trouble.clone() })
+            }
+            _ => None,
+        }
     }
 
     /// Why queries or disks are not asked, and whether that is expected to pass.
@@ -204,9 +222,9 @@ impl Answers {
     /// All parts, for operators.
     pub(in crate::controller) fn status(&self, now: BootTime) -> Vec<ProbeStatus> {
         let status = |part: Part| match &self.standings[part as usize] {
-            Standing::Asked { trouble, .. } => Some(ProbeStatus {
+            Standing::Asked { answered, trouble, .. } => Some(ProbeStatus {
                 asks: part.name().to_owned(),
-                unanswered_ms: self.silence_of(part, now).map(|silence| silence.ms),
+                unanswered_ms: Some(ms_since(*answered, now)),
                 detail: trouble.clone(),
             }),
             Standing::Excused { why, .. } if why.is_empty() => None,
@@ -218,6 +236,10 @@ impl Answers {
         };
         Part::ALL.into_iter().filter_map(status).collect()
     }
+}
+
+fn ms_since(then: BootTime, now: BootTime) -> u64 {
+    now.0.saturating_sub(then.0) / 1_000_000
 }
 
 #[cfg(test)]
@@ -243,28 +265,32 @@ mod tests {
     }
 
     #[test]
-    fn full_answer_is_as_old_as_that_of_the_part_that_is_silent_longest() {
+    fn full_answer_is_as_old_as_the_oldest_open_question() {
         let mut answers = begun();
         pass(&mut answers, 1_000, 5_000);
-        answers.answered(PID, Part::Connection, at(4_000));
-        answers.answered(PID, Part::Query, at(3_000));
-        answers.answered(PID, Part::Data, at(5_000));
-        assert_eq!(answers.in_full(at(9_000)), at(3_000));
+        answers.answered(PID, Part::Connection, at(1_100));
+        assert_eq!(answers.in_full(at(2_000)), at(2_000), "nothing is asked");
+        answers.ask(PID, Part::Query, at(3_000));
+        answers.ask(PID, Part::Data, at(4_000));
+        answers.ask(PID, Part::Query, at(5_000));
+        assert_eq!(answers.in_full(at(9_000)), at(3_000), "the first try counts");
         let silence = answers.silence(at(9_200)).unwrap();
         assert_eq!(silence.to_string(), "PostgreSQL has not answered a query for 6.2 s");
         assert_eq!(answers.silence(at(5_000)), None, "nothing unusual");
+        answers.answered(PID, Part::Query, at(9_300));
+        assert_eq!(answers.in_full(at(9_300)), at(4_000));
     }
 
     #[test]
     fn what_refuses_at_once_is_left_out_and_named_until_it_is_asked_again() {
         let mut answers = begun();
         answers.answered(PID, Part::Connection, at(5_000));
+        answers.ask(PID, Part::Query, at(5_000));
         answers.excuse(PID, Part::Query, "no password".to_owned(), false);
-        assert_eq!(answers.in_full(at(6_000)), at(5_000));
+        assert_eq!(answers.in_full(at(6_000)), at(6_000));
         let said = [("query is not probed: no password".to_owned(), false)];
         assert_eq!(answers.excuses(), said);
         answers.ask(PID, Part::Query, at(7_000));
-        answers.answered(PID, Part::Connection, at(20_000));
         assert_eq!(answers.in_full(at(20_000)), at(7_000), "the new try counts");
     }
 
@@ -300,10 +326,12 @@ mod tests {
     }
 
     #[test]
-    fn probes_come_several_times_within_what_counts_as_hung() {
+    fn second_try_comes_early_enough_and_a_shorter_setting_makes_no_silence() {
         let mut answers = begun();
         assert_eq!(answers.every(), EVERY_MAX);
+        answers.answered(PID, Part::Connection, at(5_000));
         answers.set_hung_ms_max(pgx_control::limits::POLICY_MS_MIN);
-        assert!(answers.every() * 2 <= answers.patience());
+        assert!(answers.patience() * 2 <= Duration::from_millis(answers.hung_ms_max));
+        assert_eq!(answers.in_full(at(6_000)), at(6_000), "asked by the longer one's measure");
     }
 }

@@ -8,6 +8,7 @@
 
 mod answers;
 mod disk;
+mod once;
 mod owner;
 mod server;
 
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 pub(in crate::controller) use self::answers::{Answers, Part};
+pub(crate) use self::once::{Verdict, ask_once};
 pub(super) use self::owner::owner_of;
 use self::server::{Trouble, hedged};
 use crate::controller::clock::boot_time;
@@ -113,8 +115,9 @@ impl Probe {
 
     /// Asks this one from now on, or nobody.
     pub(super) fn set_target(&self, target: Option<Target>) {
-        if let Some(target) = &target {
-            self.answers.lock().begin(target.postmaster, boot_time());
+        match &target {
+            Some(target) => self.answers.lock().begin(target.postmaster, boot_time()),
+            None => self.answers.lock().end(boot_time()),
         }
         self.targets.send_if_modified(|known| {
             let is_new = *known != target;
@@ -152,6 +155,7 @@ async fn beat(answers: &Shared) {
 async fn knock(target: &Target, answers: &Shared) {
     let postmaster = target.postmaster;
     loop {
+        answers.ask(postmaster, Part::Connection);
         let patience = answers.lock().patience();
         match hedged(patience, server::knock(target), server::knock(target)).await {
             Some(Ok(())) => answers.answered(postmaster, Part::Connection),
