@@ -1,13 +1,16 @@
 //! A PostgreSQL that runs and does not work, and one that works and says no: the first is replaced
 //! within the cluster's `hung_ms_max`, the second never.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use pgx_tests::cluster::{WAIT_MAX, ask, control};
+use nix::unistd::{Pid, User, chown};
+use pgx_tests::cluster::{Cluster, WAIT_MAX, ask, control};
 use pgx_tests::database::Database;
 use pgx_tests::lab::{build, wait_for, wait_for_some};
 use pgx_tests::node::Node;
@@ -17,6 +20,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::cluster;
+use crate::disk::Disk;
 use crate::postgres::begin;
 
 /// What counts as hung in these tests.
@@ -28,13 +32,17 @@ const SEAL_MAX: Duration = Duration::from_secs(3);
 
 pub(crate) fn trials() -> Vec<Trial> {
     type Test = fn() -> anyhow::Result<()>;
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 7] = [
         ("frozen_postmaster_counts_as_hung", frozen_postmaster_counts_as_hung),
         (
             "frozen_session_alone_is_replaced_and_when_no_new_one_comes_it_counts_as_hung",
             frozen_session_alone_is_replaced_and_when_no_new_one_comes_it_counts_as_hung,
         ),
         ("disk_that_takes_no_write_counts_as_hung", disk_that_takes_no_write_counts_as_hung),
+        (
+            "disk_of_the_log_is_probed_where_it_is_another",
+            disk_of_the_log_is_probed_where_it_is_another,
+        ),
         (
             "server_without_a_free_connection_is_not_hung",
             server_without_a_free_connection_is_not_hung,
@@ -107,7 +115,7 @@ impl<'a> Sessions<'a> {
 }
 
 /// A cluster that takes PostgreSQL for hung soon.
-fn begin_impatient(cluster: &pgx_tests::cluster::Cluster) -> anyhow::Result<Vec<Node>> {
+fn begin_impatient(cluster: &Cluster) -> anyhow::Result<Vec<Node>> {
     let nodes = begin(cluster)?;
     let setting = format!("policy.hung_ms_max={HUNG_MS}");
     ask(&nodes[0], &["edit-config", "--set", &setting])?;
@@ -215,9 +223,7 @@ fn disk_that_takes_no_write_counts_as_hung() -> anyhow::Result<()> {
     let database = Database::start()?;
     cluster.configure(1, &database.section());
     let delay = cluster.path("delay");
-    cluster.set_variable(1, "LD_PRELOAD", &build::shim()?.display().to_string());
-    cluster.set_variable(1, "PGX_LAB_FSYNC_DELAY", &delay.display().to_string());
-    cluster.set_variable(1, "PGX_LAB_FSYNC_ONLY", &database.data().display().to_string());
+    slow(&mut cluster, &delay, &database.data())?;
     let nodes = begin_impatient(&cluster)?;
 
     // Slow is not hung.
@@ -229,6 +235,36 @@ fn disk_that_takes_no_write_counts_as_hung() -> anyhow::Result<()> {
     ensure!(answers(&nodes[0], "query"), "{}", nodes[0].log());
     std::fs::remove_file(&delay)?;
     wait_for("the disk answers again", WAIT_MAX, || answers(&nodes[0], "data disk"))
+}
+
+fn disk_of_the_log_is_probed_where_it_is_another() -> anyhow::Result<()> {
+    let mut cluster = cluster(3);
+    // Below a folder that everybody may enter.
+    let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir()?;
+    let wal = folder.path().join("wal");
+    let _disk = Disk::new(&wal, "128m")?;
+    let postgres = User::from_name("postgres")?.context("there is no user postgres")?;
+    chown(&wal, Some(postgres.uid), Some(postgres.gid))?;
+    let waldir = format!("--waldir={}", wal.display());
+    let database = Database::start_with(&["--auth=trust", &waldir], "")?;
+    cluster.configure(1, &database.section());
+    let delay = cluster.path("delay");
+    slow(&mut cluster, &delay, &wal)?;
+    let nodes = begin_impatient(&cluster)?;
+    wait_for("it is asked", WAIT_MAX, || answers(&nodes[0], "wal disk"))?;
+    let since = Instant::now();
+    std::fs::write(&delay, "3600000")?;
+    wait_for_seal(&nodes, since, "wal disk", "the disk of pg_wal has taken no write")?;
+    ensure!(answers(&nodes[0], "data disk"), "{}", nodes[0].log());
+    Ok(())
+}
+
+/// Lets node 1 wait for files below this folder as long as the file `delay` says.
+fn slow(cluster: &mut Cluster, delay: &Path, only: &Path) -> anyhow::Result<()> {
+    cluster.set_variable(1, "LD_PRELOAD", &build::shim()?.display().to_string());
+    cluster.set_variable(1, "PGX_LAB_FSYNC_DELAY", &delay.display().to_string());
+    cluster.set_variable(1, "PGX_LAB_FSYNC_ONLY", &only.display().to_string());
+    Ok(())
 }
 
 fn server_without_a_free_connection_is_not_hung() -> anyhow::Result<()> {
@@ -264,11 +300,8 @@ fn server_that_refuses_the_password_is_not_hung() -> anyhow::Result<()> {
     // The folder is root's; PostgreSQL's own user must read this one.
     let shown = tempfile::Builder::new().suffix(".pw").tempfile()?;
     std::fs::write(shown.path(), "right\n")?;
-    std::os::unix::fs::chown(
-        shown.path(),
-        nix::unistd::User::from_name("postgres")?.map(|user| user.uid.as_raw()),
-        None,
-    )?;
+    let postgres = User::from_name("postgres")?.context("there is no user postgres")?;
+    chown(shown.path(), Some(postgres.uid), None)?;
     let pwfile = format!("--pwfile={}", shown.path().display());
     let database = Database::start_with(&["--auth=scram-sha-256", &pwfile], "")?;
     cluster.configure(1, &format!("{}password_file = {given:?}\n", database.section()));

@@ -21,7 +21,7 @@ pub(super) struct Config {
     /// This node's part in the cluster: who it is, and who the others are.
     #[toml_example(nesting)]
     pub(super) control: Option<Control>,
-    /// This host's PostgreSQL. For now pgx watches it and touches nothing.
+    /// This host's PostgreSQL. For now pgx watches and probes it, and steers nothing.
     #[toml_example(nesting)]
     pub(super) postgres: Option<Postgres>,
 }

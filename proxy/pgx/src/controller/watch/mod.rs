@@ -1,5 +1,6 @@
 //! Watches this host's PostgreSQL and says what it would do about it. It touches nothing: neither
-//! does it start, stop or promote PostgreSQL, nor write into its directory.
+//! does it start, stop or promote PostgreSQL, nor write into its directory, the probe's own file
+//! excepted.
 //!
 //! Of the steps that the agent names, it carries out two: writing the record, and telling voters
 //! that a right is given up. So a primary that runs here holds the primary's lease. One thread
