@@ -22,8 +22,8 @@ fn finding(postgres: &Postgres, verdict: Verdict) -> Finding {
         Verdict::Refuses(text) => (
             State::Reduced,
             format!("lets {:?} into {:?} not: {text}", postgres.user, postgres.database),
-            "pgx notices only a server that accepts no connection or whose disk hangs; let the role \
-             in by pg_hba.conf, or see postgres.user, postgres.database and postgres.password_file",
+            "pgx notices only a server that accepts no connection or whose disk hangs; let the \
+             role in by pg_hba.conf, or see postgres.user, .database and .password_file",
         ),
         Verdict::Silent(text) => (
             State::Broken,
