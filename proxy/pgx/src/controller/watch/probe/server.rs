@@ -184,3 +184,42 @@ pub(super) async fn hedged<T>(
     };
     tokio::time::timeout(ABANDON, both).await.ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+    use tokio::sync::oneshot;
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    fn refused<T>() -> Result<T, Trouble> {
+        Err(Trouble::Refused { text: "no".to_owned(), passes: true })
+    }
+
+    #[test]
+    fn second_try_answers_for_a_first_that_is_silent() {
+        let outcome = run(hedged(Duration::ZERO, pending(), ready(Ok(2))));
+        assert!(matches!(outcome, Some(Ok(2))), "{outcome:?}");
+    }
+
+    #[test]
+    fn first_is_not_second_guessed_while_it_answers_in_time() {
+        let outcome = run(hedged(ABANDON, ready(refused::<u8>()), pending()));
+        assert!(matches!(outcome, Some(Err(Trouble::Refused { .. }))), "{outcome:?}");
+    }
+
+    #[test]
+    fn refusal_of_the_second_does_not_excuse_the_silence_of_the_first() {
+        let (sender, receiver) = oneshot::channel();
+        let first = async { receiver.await.map_err(|error| Trouble::Lost(error.to_string())) };
+        let second = async {
+            sender.send(1).unwrap();
+            refused()
+        };
+        let outcome = run(hedged(Duration::ZERO, first, second));
+        assert!(matches!(outcome, Some(Ok(1))), "{outcome:?}");
+    }
+}
