@@ -148,6 +148,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_probed_says_so_and_what_is_silent_says_with_what_it_met() {
+        let probe = |unanswered_ms, detail: &str| {
+            let (asks, detail) = ("query".to_owned(), detail.to_owned());
+            probe_text(&ProbeStatus { asks, unanswered_ms, detail })
+        };
+        assert_eq!(probe(None, "no password"), "NOT PROBED: no password");
+        assert_eq!(probe(Some(3), ""), "answered 3 ms ago");
+        assert_eq!(probe(Some(9), "refused"), "answered 9 ms ago; then: refused");
+    }
+
+    #[test]
     fn status_names_what_is_off_and_why() {
         let kernel = KernelStatus {
             interface: "eth0".to_owned(),
