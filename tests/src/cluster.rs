@@ -24,6 +24,8 @@ pub struct Cluster {
     addresses: Vec<SocketAddr>,
     /// More lines of the configuration, by node.
     extra: Vec<String>,
+    /// Variables in the environment, by node.
+    variables: Vec<Vec<(String, String)>>,
 }
 
 impl Cluster {
@@ -38,7 +40,8 @@ impl Cluster {
             (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
         let addresses: Result<Vec<_>, _> = listeners?.iter().map(TcpListener::local_addr).collect();
         let (addresses, extra) = (addresses?, vec![String::new(); count]);
-        let cluster = Self { binary: binary.to_owned(), folder, addresses, extra };
+        let (binary, variables) = (binary.to_owned(), vec![Vec::new(); count]);
+        let cluster = Self { binary, folder, addresses, extra, variables };
         cluster.authority("ca")?;
         for id in 1..=count {
             cluster.certificate("ca", id)?;
@@ -67,6 +70,11 @@ impl Cluster {
     /// Adds sections to a node's configuration.
     pub fn configure(&mut self, id: usize, sections: &str) {
         sections.clone_into(&mut self.extra[id - 1]);
+    }
+
+    /// Adds a variable to a node's environment.
+    pub fn set_variable(&mut self, id: usize, name: &str, value: &str) {
+        self.variables[id - 1].push((name.to_owned(), value.to_owned()));
     }
 
     /// Makes an authority in a folder of this name.
@@ -148,7 +156,7 @@ impl Cluster {
     /// # Errors
     /// When it does not start.
     pub fn start(&self, id: usize) -> anyhow::Result<Node> {
-        Node::start(&self.binary, &self.sections(id))
+        Node::start_with(&self.binary, &self.sections(id), &self.variables[id - 1])
     }
 
     /// Founds the cluster, joins the others up to `count`, and waits until all count.

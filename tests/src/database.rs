@@ -16,6 +16,7 @@ pub struct Database {
     folder: TempDir,
     bin: PathBuf,
     user: (Uid, Gid),
+    settings: String,
 }
 
 impl Database {
@@ -24,13 +25,22 @@ impl Database {
     /// # Errors
     /// When PostgreSQL or its user is missing, or it does not start.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_with(&["--auth=trust"], "")
+    }
+
+    /// As [`Self::start`], with these words for initdb and these options for the server.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with(words: &[&str], settings: &str) -> anyhow::Result<Self> {
         let bin = postgres::find_programs(None)?;
         let user = User::from_name("postgres")?.context("there is no user postgres")?;
         let folder = tempfile::tempdir().context("cannot make a folder")?;
         chown(folder.path(), Some(user.uid), Some(user.gid))?;
-        let database = Self { folder, bin, user: (user.uid, user.gid) };
+        let (user, settings) = ((user.uid, user.gid), settings.to_owned());
+        let database = Self { folder, bin, user, settings };
         let data = database.data().display().to_string();
-        database.run("initdb", &["--pgdata", &data, "--no-sync", "--auth=trust"])?;
+        database.run("initdb", &[&["--pgdata", &data, "--no-sync"], words].concat())?;
         database.begin()?;
         Ok(database)
     }
@@ -41,7 +51,8 @@ impl Database {
     /// When it does not start.
     pub fn begin(&self) -> anyhow::Result<()> {
         let (data, log) = (self.data(), self.folder.path().join("log"));
-        let options = format!("-c listen_addresses='' -k {} -F", self.folder.path().display());
+        let folder = self.folder.path().display();
+        let options = format!("-c listen_addresses='' -k {folder} -F {}", self.settings);
         let words = ["--pgdata", text(&data)?, "--log", text(&log)?, "--options", &options];
         self.run("pg_ctl", &[&words[..], &["--wait", "start"]].concat())
     }
@@ -59,6 +70,21 @@ impl Database {
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    /// The folder of its socket.
+    #[must_use]
+    pub fn socket_folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The process that accepts connections.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn postmaster(&self) -> anyhow::Result<i32> {
+        let text = std::fs::read_to_string(self.data().join("postmaster.pid"))?;
+        Ok(text.lines().next().context("an empty postmaster.pid")?.trim().parse()?)
     }
 
     /// The section of a pgx that is to watch it.

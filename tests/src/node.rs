@@ -25,6 +25,7 @@ pub struct Node {
     binary: PathBuf,
     folder: TempDir,
     process: Child,
+    variables: Vec<(String, String)>,
 }
 
 impl Node {
@@ -34,9 +35,22 @@ impl Node {
     /// # Errors
     /// When it ends at once, with what it said, or is not ready in time.
     pub fn start(binary: &Path, sections: &str) -> anyhow::Result<Self> {
+        Self::start_with(binary, sections, &[])
+    }
+
+    /// As [`Node::start`], with these variables in its environment.
+    ///
+    /// # Errors
+    /// As for [`Node::start`].
+    pub fn start_with(
+        binary: &Path,
+        sections: &str,
+        variables: &[(String, String)],
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder")?;
-        let process = spawn(binary, folder.path(), sections)?;
-        let mut node = Self { binary: binary.to_owned(), folder, process };
+        let process = spawn(binary, folder.path(), sections, variables)?;
+        let variables = variables.to_vec();
+        let mut node = Self { binary: binary.to_owned(), folder, process, variables };
         node.wait_until_ready()?;
         Ok(node)
     }
@@ -46,7 +60,7 @@ impl Node {
     /// # Errors
     /// As for [`Node::start`].
     pub fn start_again(&mut self, sections: &str) -> anyhow::Result<()> {
-        self.process = spawn(&self.binary, self.folder.path(), sections)?;
+        self.process = spawn(&self.binary, self.folder.path(), sections, &self.variables)?;
         self.wait_until_ready()
     }
 
@@ -174,7 +188,12 @@ fn log(folder: &Path) -> PathBuf {
     folder.join("log")
 }
 
-fn spawn(binary: &Path, folder: &Path, sections: &str) -> anyhow::Result<Child> {
+fn spawn(
+    binary: &Path,
+    folder: &Path,
+    sections: &str,
+    variables: &[(String, String)],
+) -> anyhow::Result<Child> {
     let config = folder.join("pgx.toml");
     let admin = format!("[admin]\nsocket = {:?}\n", socket(folder).display().to_string());
     std::fs::write(&config, admin + sections).context("cannot write the configuration")?;
@@ -183,5 +202,6 @@ fn spawn(binary: &Path, folder: &Path, sections: &str) -> anyhow::Result<Child> 
     let log = log.context("cannot open its log")?;
     let mut command = Command::new(binary);
     command.args(["serve", "--config"]).arg(config).stdin(Stdio::null()).stderr(log);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.spawn().with_context(|| format!("cannot run {}", binary.display()))
 }

@@ -7,8 +7,8 @@
 mod cluster;
 
 pub use cluster::{
-    AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, Shared,
-    SharedChange,
+    AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, ProbeStatus,
+    Shared, SharedChange,
 };
 
 use alloc::boxed::Box;

@@ -3,7 +3,8 @@
 //! It stands in front of `fsync` and `fdatasync`, the calls by which PostgreSQL waits for its disk
 //! (`wal_sync_method` is `fdatasync` on Linux; `open_sync` methods are not covered). At each call
 //! it reads how many milliseconds to wait from the file that `PGX_LAB_FSYNC_DELAY` names, so that
-//! the lab changes the disk's speed while PostgreSQL runs. `sync_file_range` and `msync` pass: the
+//! the lab changes the disk's speed while PostgreSQL runs. Where `PGX_LAB_FSYNC_ONLY` is there,
+//! only files wait whose path contains it. `sync_file_range` and `msync` pass: the
 //! first only starts writing, and PostgreSQL does not wait for the second.
 //!
 //! This must stay free of state that a fork could copy half-made: PostgreSQL forks for each
@@ -22,14 +23,14 @@ type Sync = unsafe extern "C" fn(c_int) -> c_int;
 /// Waits as long as the lab says, then calls the real `fsync`.
 #[unsafe(no_mangle)]
 pub extern "C" fn fsync(fd: c_int) -> c_int {
-    wait();
+    wait(fd);
     call(c"fsync", fd)
 }
 
 /// Waits as long as the lab says, then calls the real `fdatasync`.
 #[unsafe(no_mangle)]
 pub extern "C" fn fdatasync(fd: c_int) -> c_int {
-    wait();
+    wait(fd);
     call(c"fdatasync", fd)
 }
 
@@ -50,7 +51,10 @@ fn call(name: &CStr, fd: c_int) -> c_int {
 }
 
 /// Waits until the delay since the call's start is over, reading it anew in each slice.
-fn wait() {
+fn wait(fd: c_int) {
+    if !is_meant(fd) {
+        return;
+    }
     let start = Instant::now();
     while let Some(rest) = delay().checked_sub(start.elapsed()) {
         if rest.is_zero() {
@@ -58,6 +62,13 @@ fn wait() {
         }
         std::thread::sleep(rest.min(SLICE));
     }
+}
+
+/// Whether this file is one of those that wait.
+fn is_meant(fd: c_int) -> bool {
+    let Some(only) = std::env::var_os("PGX_LAB_FSYNC_ONLY") else { return true };
+    let path = std::fs::read_link(format!("/proc/self/fd/{fd}"));
+    path.is_ok_and(|path| path.to_string_lossy().contains(&*only.to_string_lossy()))
 }
 
 /// The delay that is in force; none when the lab names none, or is just writing it.

@@ -17,13 +17,14 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// A small disk, gone with the value.
-struct Disk<'a>(&'a Path);
+pub(crate) struct Disk<'a>(&'a Path);
 
 impl<'a> Disk<'a> {
-    fn new(path: &'a Path) -> anyhow::Result<Self> {
+    pub(crate) fn new(path: &'a Path, size: &str) -> anyhow::Result<Self> {
         std::fs::create_dir_all(path)?;
-        let size = Some("size=8m,mode=700");
-        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), size).context("mount")?;
+        let options = format!("size={size},mode=700");
+        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(&*options))
+            .context("mount")?;
         Ok(Self(path))
     }
 }
@@ -38,7 +39,7 @@ impl Drop for Disk<'_> {
 fn full_disk_halts_a_node_and_space_heals_it() -> anyhow::Result<()> {
     let cluster = cluster(3);
     let data = cluster.data(3);
-    let _disk = Disk::new(&data)?;
+    let _disk = Disk::new(&data, "8m")?;
     let nodes = cluster.begin(3)?;
     ask(&nodes[0], &["transfer", "--to", "1"]).ok();
     let fill = data.join("fill");

@@ -3,7 +3,9 @@
 //!
 //! What is decided is tested beside its code, in `proxy/control` and `proxy/controller`.
 
+mod calm;
 mod disk;
+mod hang;
 mod postgres;
 
 use std::path::PathBuf;
@@ -24,6 +26,8 @@ fn main() -> ExitCode {
     let mut trials = trials();
     trials.extend(disk::trials());
     trials.extend(postgres::trials());
+    trials.extend(hang::trials());
+    trials.extend(calm::trials());
     libtest_mimic::run(&args, trials).exit_code()
 }
 

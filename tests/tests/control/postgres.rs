@@ -1,10 +1,11 @@
 //! A real PostgreSQL under a watching agent: its lease, its loss, and that it is left alone.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
-use pgx_tests::cluster::{WAIT_MAX, ask, control, wait_for_coordinator};
+use pgx_tests::cluster::{Cluster, WAIT_MAX, ask, control, wait_for_coordinator};
 use pgx_tests::database::Database;
 use pgx_tests::lab::wait_for;
+use pgx_tests::node::Node;
 use pgx_tests::skip::{self, Requirement};
 use serde_json::Value;
 
@@ -16,7 +17,24 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![skip::trial(name, &[Requirement::Root], test)]
 }
 
-fn lease(seen: &Value) -> Option<u64> {
+/// A cluster of three that has begun with this database on node 1.
+pub(crate) fn begin(cluster: &Cluster) -> anyhow::Result<Vec<Node>> {
+    let nodes = cluster.begin(3)?;
+    wait_for("the agent tells", WAIT_MAX, || {
+        control(&nodes[0]).is_some_and(|seen| seen["agent"]["postgres"] == "primary")
+    })
+    .with_context(|| nodes[0].log())?;
+    // A coordinator that has not heard of the directory yet refuses.
+    wait_for("the cluster begins", WAIT_MAX, || {
+        ask(&nodes[1], &["bootstrap", "--node", "1"]).is_ok()
+    })?;
+    wait_for("the lease is held", WAIT_MAX, || {
+        control(&nodes[0]).is_some_and(|seen| lease(&seen).is_some_and(|left| left > 0))
+    })?;
+    Ok(nodes)
+}
+
+pub(crate) fn lease(seen: &Value) -> Option<u64> {
     let leases = seen["leases"].as_array()?;
     leases.iter().find(|lease| lease["kind"] == "primary")?["remaining_ms"].as_u64()
 }
@@ -25,18 +43,7 @@ fn primary_holds_its_lease_through_elections_and_its_death_is_sealed() -> anyhow
     let mut cluster = cluster(3);
     let database = Database::start()?;
     cluster.configure(1, &database.section());
-    let nodes = cluster.begin(3)?;
-    wait_for("the agent tells", WAIT_MAX, || {
-        control(&nodes[0]).is_some_and(|seen| seen["agent"]["postgres"] == "primary")
-    })?;
-    // A coordinator that has not heard of the directory yet refuses.
-    wait_for("the cluster begins", WAIT_MAX, || {
-        ask(&nodes[1], &["bootstrap", "--node", "1"]).is_ok()
-    })?;
-    wait_for("the lease is held", WAIT_MAX, || {
-        control(&nodes[0]).is_some_and(|seen| lease(&seen).is_some_and(|left| left > 0))
-    })?;
-
+    let nodes = begin(&cluster)?;
     for to in ["2", "3"] {
         ask(&nodes[0], &["transfer", "--to", to])?;
         wait_for_coordinator(&nodes.iter().collect::<Vec<_>>())?;

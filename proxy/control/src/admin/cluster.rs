@@ -145,4 +145,19 @@ pub struct AgentStatus {
     pub timeline: u32,
     /// How far it is known to have flushed.
     pub end: String,
+    /// What it is asked again and again.
+    #[serde(default)]
+    pub probes: Vec<ProbeStatus>,
+}
+
+/// One thing that PostgreSQL or a disk of its is asked again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// `connection`, `query`, `data disk` or `wal disk`.
+    pub asks: String,
+    /// Milliseconds since the last answer; absent when it is not asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unanswered_ms: Option<u64>,
+    /// What the last try met with, or why it is not asked; empty when all is well.
+    pub detail: String,
 }

@@ -152,9 +152,18 @@ fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {
 }
 
 fn postgres(raw: raw::Postgres, problems: &mut Vec<String>) -> Postgres {
+    for (key, text) in [("user", &raw.user), ("database", &raw.database)] {
+        if text.is_empty() || text.contains('\0') {
+            problems.push(format!("postgres.{key}: {text:?} cannot be a name in PostgreSQL"));
+        }
+    }
+    let password_file = raw.password_file;
     Postgres {
         data_directory: absolute("postgres.data_directory", raw.data_directory, problems),
         bin_directory: absolute("postgres.bin_directory", raw.bin_directory, problems),
+        user: raw.user,
+        database: raw.database,
+        password_file: password_file.map(|text| absolute("postgres.password_file", text, problems)),
     }
 }
 

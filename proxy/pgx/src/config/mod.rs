@@ -65,6 +65,9 @@ pub(crate) struct Control {
 pub(crate) struct Postgres {
     pub(crate) data_directory: PathBuf,
     pub(crate) bin_directory: PathBuf,
+    pub(crate) user: String,
+    pub(crate) database: String,
+    pub(crate) password_file: Option<PathBuf>,
 }
 
 /// Everything that is wrong with a configuration file.

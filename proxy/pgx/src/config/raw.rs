@@ -21,7 +21,7 @@ pub(super) struct Config {
     /// This node's part in the cluster: who it is, and who the others are.
     #[toml_example(nesting)]
     pub(super) control: Option<Control>,
-    /// This host's PostgreSQL. For now pgx watches it and touches nothing.
+    /// This host's PostgreSQL. For now pgx watches and probes it, and steers nothing.
     #[toml_example(nesting)]
     pub(super) postgres: Option<Postgres>,
 }
@@ -121,6 +121,23 @@ pub(super) struct Postgres {
     /// The folder with its programs; pg_controldata is the one that is needed now.
     #[toml_example(default = "/usr/lib/postgresql/17/bin")]
     pub(super) bin_directory: String,
+    /// The role by which pgx asks whether queries are still answered. Best is a superuser, who gets
+    /// a connection when all others are taken. pgx connects by the Unix socket with the rights of
+    /// the data directory's owner, so `peer` in pg_hba.conf lets it in.
+    #[serde(default = "postgres_name")]
+    #[toml_example(default = "postgres")]
+    pub(super) user: String,
+    /// The database that it connects to.
+    #[serde(default = "postgres_name")]
+    #[toml_example(default = "postgres")]
+    pub(super) database: String,
+    /// A file with that role's password on its first line, where one is asked for.
+    #[toml_example(default = "/etc/pgx/postgres.password")]
+    pub(super) password_file: Option<String>,
+}
+
+fn postgres_name() -> String {
+    "postgres".to_owned()
 }
 
 #[derive(Debug, Deserialize, TomlExample)]

@@ -84,7 +84,7 @@ pub(super) fn start(prepared: Prepared, peers: Arc<PeerSet>) -> Result<(), Strin
         };
         watch::start(postgres, &files, owner, (me, config.priority), outlets)
     });
-    let agent = agent.transpose()?;
+    let (agent, answers) = agent.transpose()?.unzip();
     let driver = Driver {
         me,
         config,
@@ -94,6 +94,7 @@ pub(super) fn start(prepared: Prepared, peers: Arc<PeerSet>) -> Result<(), Strin
         engine: Engine::Running(Box::new(controller)),
         leases: lease_inputs.0,
         agent,
+        answers,
         voter: None,
         facts: None,
         waiting: Waiting::default(),
@@ -129,6 +130,8 @@ struct Driver {
     engine: Engine,
     leases: SyncSender<lease::Input>,
     agent: Option<Sender<watch::Input>>,
+    /// What PostgreSQL has answered, for operators.
+    answers: Option<watch::Answers>,
     /// What the voter and the agent said last, for a controller that begins anew.
     voter: Option<VoterFacts>,
     facts: Option<AgentFacts>,
@@ -366,8 +369,10 @@ impl Driver {
 
     fn status(&self) -> ControlStatus {
         let held = self.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let probes = self.answers.as_ref().map(|answers| answers.lock().status(boot_time()));
+        let agent = self.facts.as_ref().zip(probes);
         match &self.engine {
-            Engine::Running(controller) => status::of(controller, &held, self.facts.as_ref()),
+            Engine::Running(controller) => status::of(controller, &held, agent),
             Engine::Halted { cause, .. } => status::of_halted(self.me, cause, &held),
         }
     }

@@ -34,6 +34,7 @@ use self::driver::Input;
 use self::message::Said;
 pub(crate) use self::message::{Outcome, Question};
 use self::storage::Opened;
+pub(crate) use self::watch::{Verdict, ask_once};
 use crate::config::{self, Config};
 use crate::exit::Failure;
 use crate::limits::control::{ANSWER_MAX, INBOX_MAX, LEASE_INBOX_MAX, STATUS_MAX};

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use pgx_control::admin::{
-    AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, Shared,
+    AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, ProbeStatus,
+    Shared,
 };
 use pgx_control::cluster::State;
 use pgx_control::decide::{Action, Change, Reason};
@@ -25,7 +26,7 @@ const GATE: &str = "none";
 pub(super) fn of(
     controller: &Controller,
     held: &BTreeMap<Kind, Held>,
-    agent: Option<&AgentFacts>,
+    agent: Option<(&AgentFacts, Vec<ProbeStatus>)>,
 ) -> ControlStatus {
     let (state, log) = (controller.state(), controller.quorum_status());
     let node = |(id, node): (&NodeId, &pgx_control::cluster::Node)| NodeStatus {
@@ -51,10 +52,11 @@ pub(super) fn of(
         gate: GATE.to_owned(),
         is_paused: state.is_paused(),
         settings: shared(state),
-        agent: agent.map(|facts| AgentStatus {
+        agent: agent.map(|(facts, probes)| AgentStatus {
             postgres: format!("{:?}", facts.postgres).to_lowercase(),
             timeline: facts.timeline.0,
             end: facts.end.to_string(),
+            probes,
         }),
     }
 }

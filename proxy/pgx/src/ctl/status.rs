@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use pgx_control::admin::{ControlStatus, PeerStatus, Status};
+use pgx_control::admin::{ControlStatus, PeerStatus, ProbeStatus, Status};
 
 /// The status as lines of text.
 pub(super) fn table(status: &Status) -> String {
@@ -101,6 +101,17 @@ fn cluster(control: &ControlStatus, line: &mut dyn FnMut(&str, String)) {
     if let Some(agent) = &control.agent {
         let text = format!("{}, timeline {}, {}", agent.postgres, agent.timeline, agent.end);
         line("postgresql", text);
+        for probe in &agent.probes {
+            line(&format!("  {}", probe.asks), probe_text(probe));
+        }
+    }
+}
+
+fn probe_text(probe: &ProbeStatus) -> String {
+    match (probe.unanswered_ms, &*probe.detail) {
+        (None, why) => format!("NOT PROBED: {why}"),
+        (Some(ms), "") => format!("answered {ms} ms ago"),
+        (Some(ms), detail) => format!("answered {ms} ms ago; then: {detail}"),
     }
 }
 
@@ -134,6 +145,17 @@ mod tests {
             received_total: 3,
             untaken_total: 0,
         }
+    }
+
+    #[test]
+    fn what_is_not_probed_says_so_and_what_is_silent_says_with_what_it_met() {
+        let probe = |unanswered_ms, detail: &str| {
+            let (asks, detail) = ("query".to_owned(), detail.to_owned());
+            probe_text(&ProbeStatus { asks, unanswered_ms, detail })
+        };
+        assert_eq!(probe(None, "no password"), "NOT PROBED: no password");
+        assert_eq!(probe(Some(3), ""), "answered 3 ms ago");
+        assert_eq!(probe(Some(9), "refused"), "answered 9 ms ago; then: refused");
     }
 
     #[test]

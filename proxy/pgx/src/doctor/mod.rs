@@ -2,6 +2,7 @@
 
 mod backend;
 mod certificates;
+mod postgres;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -65,6 +66,8 @@ fn examine(config: Option<&Config>) -> Vec<Finding> {
     }
     let control = config.and_then(|config| config.control.as_ref());
     findings.extend(control.into_iter().flat_map(certificates::examine));
+    let postgres = config.and_then(|config| config.postgres.as_ref());
+    findings.extend(postgres.map(postgres::examine));
     findings
 }
 

@@ -1,7 +1,8 @@
 //! Looks at a PostgreSQL from outside: by `pg_controldata`, its files and its process.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::Sender;
 
@@ -10,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Input;
+use super::probe::{Target, owner_of};
 use crate::config::Postgres;
 use crate::limits::control::LOOK_EVERY;
 
@@ -30,6 +32,7 @@ pub(in crate::controller) struct Found {
 pub(in crate::controller) struct Postmaster {
     pub(super) pid: i32,
     pub(super) handle: OwnedFd,
+    pub(super) target: Target,
 }
 
 /// Looks again and again, for as long as somebody wants to know.
@@ -57,7 +60,7 @@ fn look(postgres: &Postgres) -> Result<Found, String> {
     }
     let mut found = parse(&String::from_utf8_lossy(&output.stdout))?;
     found.is_standby = postgres.data_directory.join("standby.signal").exists();
-    found.postmaster = postmaster(&postgres.data_directory);
+    found.postmaster = postmaster(postgres);
     Ok(found)
 }
 
@@ -91,15 +94,63 @@ fn parse(text: &str) -> Result<Found, String> {
     })
 }
 
+/// Whom to ask, if it runs.
+pub(super) fn target(postgres: &Postgres) -> Option<Target> {
+    postmaster(postgres).map(|postmaster| postmaster.target)
+}
+
 /// The postmaster of the directory, if it runs. Its working directory is the data directory, by
 /// which another process of the same number is told from it.
-fn postmaster(data_directory: &Path) -> Option<Postmaster> {
+fn postmaster(postgres: &Postgres) -> Option<Postmaster> {
+    let data_directory = &postgres.data_directory;
     let text = std::fs::read_to_string(data_directory.join("postmaster.pid")).ok()?;
     let pid: i32 = text.lines().next()?.trim().parse().ok()?;
     let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     let own = std::fs::canonicalize(format!("/proc/{pid}/cwd")).ok()?;
     let is_it = std::fs::canonicalize(data_directory).is_ok_and(|folder| folder == own);
-    is_it.then_some(Postmaster { pid, handle })
+    if !is_it {
+        return None;
+    }
+    let (socket, address) = listens(&text);
+    let target = Target {
+        postmaster: pid,
+        data_directory: data_directory.clone(),
+        owner: owner_of(data_directory).ok()?,
+        socket,
+        address,
+        user: postgres.user.clone(),
+        database: postgres.database.clone(),
+        password: postgres.password_file.as_deref().map_or(Ok(None), password),
+    };
+    Some(Postmaster { pid, handle, target })
+}
+
+/// Where a postmaster listens, as its file says: the port is on the fourth line, the folder of its
+/// socket on the fifth, what it listens on beside that on the sixth. Names other than `localhost`
+/// are not looked up: the probe waits for no DNS server.
+fn listens(text: &str) -> (Option<PathBuf>, Option<SocketAddr>) {
+    let mut lines = text.lines().skip(3).map(str::trim);
+    let Some(port) = lines.next().and_then(|port| port.parse::<u16>().ok()) else {
+        return (None, None);
+    };
+    let folder = lines.next().filter(|folder| folder.starts_with('/'));
+    let socket = folder.map(|folder| Path::new(folder).join(format!(".s.PGSQL.{port}")));
+    let address = match lines.next().unwrap_or_default() {
+        "*" | "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        text => match text.parse().ok() {
+            Some(IpAddr::V4(any)) if any.is_unspecified() => Some(Ipv4Addr::LOCALHOST.into()),
+            Some(IpAddr::V6(any)) if any.is_unspecified() => Some(Ipv6Addr::LOCALHOST.into()),
+            other => other,
+        },
+    };
+    (socket, address.map(|address| SocketAddr::new(address, port)))
+}
+
+/// Read here, by the thread that may hang with a disk.
+fn password(path: &Path) -> Result<Option<String>, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("postgres.password_file {}: {error}", path.display()))?;
+    Ok(text.lines().next().map(str::to_owned))
 }
 
 #[cfg(test)]
@@ -137,10 +188,40 @@ Min recovery ending loc's timeline:   0
     fn process_of_another_folder_is_no_postmaster() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("postmaster.pid");
-        assert!(postmaster(folder.path()).is_none());
+        let postgres = |data_directory: &Path| Postgres {
+            data_directory: data_directory.to_owned(),
+            bin_directory: "/".into(),
+            user: "postgres".to_owned(),
+            database: "postgres".to_owned(),
+            password_file: None,
+        };
+        assert!(postmaster(&postgres(folder.path())).is_none());
         std::fs::write(&file, format!("{}\n", std::process::id())).unwrap();
-        assert!(postmaster(folder.path()).is_none(), "it works elsewhere");
+        assert!(postmaster(&postgres(folder.path())).is_none(), "it works elsewhere");
         let own = std::env::current_dir().unwrap();
-        assert!(postmaster(&own).is_none(), "it has no such file");
+        assert!(postmaster(&postgres(&own)).is_none(), "it has no such file");
+    }
+
+    #[test]
+    fn places_where_it_listens_are_those_that_it_has_written_so_far() {
+        let socket = Some(PathBuf::from("/run/pg/.s.PGSQL.5433"));
+        let address = |text: &str| Some(text.parse::<SocketAddr>().unwrap());
+        let said = |rest: &str| listens(&format!("7\n/data\n1700000000\n5433\n{rest}"));
+        assert_eq!(said(""), (None, None));
+        assert_eq!(said("/run/pg\n"), (socket.clone(), None));
+        assert_eq!(said("/run/pg\n*\n"), (socket.clone(), address("127.0.0.1:5433")));
+        assert_eq!(said("/run/pg\n10.1.0.1\n"), (socket.clone(), address("10.1.0.1:5433")));
+        assert_eq!(said("\n::\n"), (None, address("[::1]:5433")));
+        assert_eq!(said("/run/pg\ndb1.example\n"), (socket, None));
+        assert_eq!(listens("7\n"), (None, None));
+    }
+
+    #[test]
+    fn password_is_the_first_line_and_a_missing_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        assert!(password(&path).unwrap_err().contains("secret"));
+        std::fs::write(&path, "a b\nmore\n").unwrap();
+        assert_eq!(password(&path), Ok(Some("a b".to_owned())));
     }
 }

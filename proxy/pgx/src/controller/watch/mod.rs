@@ -1,16 +1,19 @@
 //! Watches this host's PostgreSQL and says what it would do about it. It touches nothing: neither
-//! does it start, stop or promote PostgreSQL, nor write into its directory.
+//! does it start, stop or promote PostgreSQL, nor write into its directory, the probe's own file
+//! excepted.
 //!
 //! Of the steps that the agent names, it carries out two: writing the record, and telling voters
 //! that a right is given up. So a primary that runs here holds the primary's lease. One thread
-//! looks ([`look`]), one waits for the postmaster's end, one decides; only the first may hang with
-//! the disk.
+//! looks ([`look`]), one waits for the postmaster's end, one decides, and some ask PostgreSQL
+//! whether it still works ([`probe`]); of those who look and ask, each may hang alone.
 
 mod look;
+mod probe;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
+use std::time::Duration;
 
 use pgx_control::agent::{Agent, Local, Process, Record, Step};
 use pgx_control::cluster::State;
@@ -22,7 +25,10 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use self::look::{Found, Postmaster};
-use super::clock::{boot_time, random};
+pub(super) use self::probe::Shared as Answers;
+use self::probe::{Part, Probe};
+pub(crate) use self::probe::{Verdict, ask_once};
+use super::clock::{boot_time, random, until};
 use super::durable::{self, ReadError};
 use super::lease::{self, Board};
 use super::storage::{Files, Kept, Owner};
@@ -32,6 +38,10 @@ use crate::limits::control::LOOK_EVERY;
 
 /// How often the record may be written in one round: a write may make the next step possible.
 const ROUNDS_MAX: usize = 4;
+
+/// Texts about what is not probed that are remembered, so that each is logged once in the life of a
+/// postmaster; beyond them, the memory is emptied.
+const EXCUSES_MAX: usize = 16;
 
 /// What the agent is told.
 pub(super) enum Input {
@@ -67,7 +77,7 @@ pub(super) fn start(
     owner: Owner,
     (me, priority): (NodeId, u32),
     outlets: Outlets,
-) -> Result<Sender<Input>, String> {
+) -> Result<(Sender<Input>, Answers), String> {
     let kept = match durable::read::<Kept<Memory>>(&files.agent) {
         // Also one of a store that was recovered since: the directory is what it was.
         Ok(kept) => Some(kept.value),
@@ -83,6 +93,8 @@ pub(super) fn start(
     let (sender, inbox) = channel();
     let looking = sender.clone();
     spawn("pgx-look", move || look::run(&postgres, &looking))?;
+    let probe = Probe::start()?;
+    let answers = probe.answers.clone();
     let watcher = Watcher {
         me,
         priority,
@@ -95,12 +107,15 @@ pub(super) fn start(
         agent: None,
         local: None,
         postmaster: None,
+        probe,
+        silent: None,
+        excuses: Vec::new(),
         told: (None, Wants::default()),
         closed: None,
         said: String::new(),
     };
     spawn("pgx-agent", move || watcher.run(&inbox))?;
-    Ok(sender)
+    Ok((sender, answers))
 }
 
 struct Watcher {
@@ -115,6 +130,11 @@ struct Watcher {
     agent: Option<Agent>,
     local: Option<Local>,
     postmaster: Option<i32>,
+    probe: Probe,
+    /// What was logged of the probe last: who is silent and whether that counts as hung, and what
+    /// is not asked.
+    silent: Option<(Part, bool)>,
+    excuses: Vec<String>,
     /// What the controller and the leases were told last.
     told: (Option<AgentFacts>, Wants),
     closed: Option<Epoch>,
@@ -124,12 +144,13 @@ struct Watcher {
 impl Watcher {
     fn run(mut self, inbox: &Receiver<Input>) {
         loop {
-            match inbox.recv_timeout(LOOK_EVERY) {
+            match inbox.recv_timeout(self.wait()) {
                 Ok(Input::State(state)) => self.state = Some(state),
                 Ok(Input::Looked(looked)) => self.looked(*looked),
                 Ok(Input::Ended(pid)) if self.postmaster == Some(pid) => {
                     warn!(pid, "PostgreSQL has ended");
                     self.postmaster = None;
+                    self.probe.set_target(None);
                     if let Some(local) = &mut self.local {
                         local.process = Process::Exited;
                     }
@@ -139,6 +160,17 @@ impl Watcher {
             }
             self.step();
         }
+    }
+
+    /// Until the next look at the clock: not later than the moment at which PostgreSQL counts as
+    /// hung if it stays silent.
+    fn wait(&self) -> Duration {
+        let hung_ms_max = self.state.as_ref().map(|state| state.policy().hung_ms_max);
+        let now = boot_time();
+        let left = hung_ms_max
+            .filter(|_| self.postmaster.is_some())
+            .map(|ms| until(self.probe.answers.lock().in_full(now).after_ms(ms), now));
+        left.filter(|left| !left.is_zero()).map_or(LOOK_EVERY, |left| left.min(LOOK_EVERY))
     }
 
     fn looked(&mut self, looked: Result<Found, String>) {
@@ -172,6 +204,7 @@ impl Watcher {
         self.local = Some(Local {
             system,
             process,
+            // Told anew at each step.
             answered: boot_time(),
             upstream: None,
             is_streaming: false,
@@ -205,7 +238,8 @@ impl Watcher {
 
     /// Waits for the end of a postmaster in a thread of its own.
     fn watch(&mut self, postmaster: Postmaster) {
-        let Postmaster { pid, handle } = postmaster;
+        let Postmaster { pid, handle, target } = postmaster;
+        self.probe.set_target(Some(target));
         if self.postmaster == Some(pid) {
             return;
         }
@@ -223,10 +257,14 @@ impl Watcher {
     }
 
     fn step(&mut self) {
-        let (Some(state), Some(local)) = (self.state.clone(), self.local.clone()) else { return };
+        let (Some(state), Some(mut local)) = (self.state.clone(), self.local.clone()) else {
+            return;
+        };
         let mut others = Vec::new();
         for _ in 0..ROUNDS_MAX {
             let held = self.held();
+            // In each round, for writing the record may have taken long.
+            local.answered = self.answered(&state);
             let Some(agent) = &mut self.agent else { return };
             let steps = agent.next(&state, &local, held, boot_time());
             let mut has_written = false;
@@ -256,6 +294,47 @@ impl Watcher {
             self.say(&format!("not carried out, pgx only watches for now: {}", others.join(", ")));
         }
         self.tell(&state);
+    }
+
+    /// When PostgreSQL last answered in full; what is out of the ordinary about that is logged.
+    fn answered(&mut self, state: &State) -> BootTime {
+        let hung_ms_max = state.policy().hung_ms_max;
+        let now = boot_time();
+        let mut answers = self.probe.answers.lock();
+        answers.beat(now);
+        answers.set_hung_ms_max(hung_ms_max);
+        let (answered, silence, excuses) =
+            (answers.in_full(now), answers.silence(now), answers.excuses());
+        drop(answers);
+        if self.postmaster.is_none() {
+            (self.silent, self.excuses) = (None, Vec::new());
+            return answered;
+        }
+        let silent = silence.as_ref().map(|silence| (silence.part, silence.ms >= hung_ms_max));
+        match silence {
+            _ if silent == self.silent => {}
+            Some(silence) if silence.ms >= hung_ms_max => {
+                warn!(hung_ms_max, "{silence}; it counts as hung");
+            }
+            Some(silence) => warn!(hung_ms_max, "{silence}"),
+            None => info!("PostgreSQL answers in full again"),
+        }
+        self.silent = silent;
+        for (text, passes) in excuses {
+            if self.excuses.contains(&text) {
+                continue;
+            }
+            if passes {
+                info!("{text}");
+            } else {
+                warn!("{text}; that it hangs there would not be noticed, see 'pgx doctor'");
+            }
+            if self.excuses.len() >= EXCUSES_MAX {
+                self.excuses.clear();
+            }
+            self.excuses.push(text);
+        }
+        answered
     }
 
     fn tell(&mut self, state: &State) {

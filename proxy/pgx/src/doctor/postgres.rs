@@ -1,0 +1,56 @@
+//! Whether the agent can ask this host's PostgreSQL a query, without which one that hangs there is
+//! not noticed.
+
+use super::{Finding, State};
+use crate::config::Postgres;
+use crate::controller::{Verdict, ask_once};
+
+/// Asks it once.
+pub(super) fn examine(postgres: &Postgres) -> Finding {
+    finding(postgres, ask_once(postgres))
+}
+
+fn finding(postgres: &Postgres, verdict: Verdict) -> Finding {
+    let directory = postgres.data_directory.display();
+    let (state, found, next_step) = match verdict {
+        Verdict::Answers => (State::Good, "answers a query".to_owned(), ""),
+        Verdict::Stopped => (
+            State::Reduced,
+            format!("no postmaster runs in {directory}"),
+            "check postgres.data_directory, or start PostgreSQL",
+        ),
+        Verdict::Refuses(text) => (
+            State::Reduced,
+            format!("lets {:?} into {:?} not: {text}", postgres.user, postgres.database),
+            "pgx notices only a server that accepts no connection or whose disk hangs; let the \
+             role in by pg_hba.conf, or see postgres.user, .database and .password_file",
+        ),
+        Verdict::Silent(text) => (
+            State::Broken,
+            format!("does not answer: {text}"),
+            "a running node would take it for hung; see PostgreSQL's own log",
+        ),
+    };
+    let next_step = next_step.to_owned();
+    Finding { name: "PostgreSQL".to_owned(), state, found, next_step }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_is_a_reduction_with_a_way_out_and_silence_is_trouble() {
+        let postgres = Postgres {
+            data_directory: "/data".into(),
+            bin_directory: "/".into(),
+            user: "watcher".to_owned(),
+            database: "postgres".to_owned(),
+            password_file: None,
+        };
+        let refused = finding(&postgres, Verdict::Refuses("no".to_owned()));
+        assert_eq!(refused.state, State::Reduced);
+        assert!(refused.found.contains("watcher") && refused.next_step.contains("password_file"));
+        assert_eq!(finding(&postgres, Verdict::Silent(String::new())).state, State::Broken);
+    }
+}
