@@ -208,12 +208,15 @@ impl State {
         established.change
     }
 
-    /// Directories of nodes that have left are members no more, but for the newest primary's.
+    /// Directories of nodes that have left are members no more, but for the newest primary's and
+    /// those that commits depend on.
     fn drop_gone_members(&mut self) {
         let holder = self.tenure.as_ref().map(|tenure| tenure.holder);
-        let gone: BTreeSet<_> =
-            self.members.keys().copied().filter(|node| self.is_gone(*node)).collect();
-        self.members.retain(|node, _| Some(*node) == holder || !gone.contains(node));
+        let mut members = core::mem::take(&mut self.members);
+        members.retain(|node, member| {
+            Some(*node) == holder || !self.is_gone(*node) || self.needs(member.incarnation)
+        });
+        self.members = members;
     }
 
     fn check_released(&self, kind: Kind, number: u64) -> Result<(), Void> {
@@ -329,7 +332,10 @@ impl State {
 
     /// A rule must name directories of other nodes than the primary's, and be possible to fulfil.
     fn check_rule(&self, rule: &Rule, primary: NodeId, accept_loss: bool) -> Result<(), Void> {
-        let others = self.members.values().filter(|member| member.node != primary);
+        let others = self
+            .members
+            .values()
+            .filter(|member| member.node != primary && !self.is_gone(member.node));
         let known: BTreeSet<_> = others.map(|member| member.incarnation).collect();
         let may_degrade = accept_loss || self.durability == Durability::Available;
         let usable = rule.can_be_fulfilled()
@@ -377,6 +383,7 @@ impl State {
             established.history.0.push(Switch { timeline, at: switch, epoch });
         }
         self.unestablished.clear();
+        self.drop_gone_members();
         Ok(())
     }
 
@@ -408,6 +415,7 @@ impl State {
             return Err(Void::RuleChange);
         }
         established.rules.drain(..established.rules.len() - 1);
+        self.drop_gone_members();
         Ok(())
     }
 
@@ -498,7 +506,8 @@ impl State {
         // the primary stopped for nothing.
         let directory = self.members.get(&to).map(|member| member.incarnation);
         let is_ready = directory.is_some_and(|directory| self.needs(directory))
-            && self.registrations.contains_key(&to);
+            && self.registrations.contains_key(&to)
+            && !self.is_gone(to);
         if is_primary || !is_ready || self.handover.is_some() {
             return Err(Void::Switchover);
         }

@@ -124,8 +124,19 @@ fn rule_of_a_new_epoch_does_not_depend_on_nodes_that_have_left_for_good() {
             let _ = scene.state.apply(&entry);
         }
     }
-    let members: Vec<_> = scene.state.members().keys().copied().collect();
-    assert_eq!(members, [NodeId(1)], "directories of nodes that are gone are waited for");
+    let members: Vec<_> = scene.state.members().keys().map(|node| node.0).collect();
+    assert_eq!(members, [1, 3], "the rule was changed once, and commits depend on node 3");
+
+    seal(&mut scene.state, 1, &[1, 2, 3]);
+    scene.reports(1, 100);
+    apply_all(&mut scene.state, [Entry::Durability(Durability::Available)]);
+    let entry = scene.proposed().into_iter().find(|entry| matches!(entry, Entry::NewEpoch { .. }));
+    let Some(Entry::NewEpoch { rule, .. }) = &entry else { panic!("{:?}", scene.decide()) };
+    assert!(rule.is_degraded(), "{rule:?}");
+    apply_all(&mut scene.state, entry);
+    crate::cluster::testing::establish(&mut scene.state, 2, 100).unwrap();
+    let members: Vec<_> = scene.state.members().keys().map(|node| node.0).collect();
+    assert_eq!(members, [1], "nothing depends on the others any more");
 }
 
 #[test]

@@ -83,7 +83,8 @@ fn elect(
         let member = view.state.members().get(&report.node);
         let priority = member.map_or(0, |member| member.priority);
         let (is_other, is_new) = (Some(report.node) != wanted, Some(report.node) != old);
-        (Reverse(report.end), is_other, Reverse(priority), is_new, report.node)
+        let is_gone = view.state.is_gone(report.node);
+        (Reverse(report.end), is_gone, is_other, Reverse(priority), is_new, report.node)
     });
     let hung = |node| {
         let agent = view.agent(node, now);
@@ -122,7 +123,8 @@ fn elect(
 }
 
 fn is_only_member(view: &View<'_>, node: NodeId) -> bool {
-    view.state.members().keys().all(|member| *member == node)
+    let mut others = view.state.members().keys().filter(|member| **member != node);
+    others.all(|other| view.state.is_gone(*other))
 }
 
 /// The rule of a new epoch: as many standbys as wanted, of those that live and can follow as they
@@ -133,8 +135,8 @@ fn first_rule(
     reports: &[Report],
     accept_loss: bool,
 ) -> Rule {
-    let current: BTreeSet<_> =
-        view.state.members().values().map(|member| member.incarnation).collect();
+    let staying = view.state.members().values().filter(|member| !view.state.is_gone(member.node));
+    let current: BTreeSet<_> = staying.map(|member| member.incarnation).collect();
     let counting = reports.iter().filter(|report| view.state.counts(report));
     let reported = counting.map(|report| report.incarnation);
     let living: BTreeSet<_> = reported

@@ -36,7 +36,7 @@ pub(super) fn next(view: &View<'_>, now: BootTime) -> Vec<Entry> {
 pub(super) fn change_log(view: &View<'_>, now: BootTime) -> Vec<Change> {
     let dead = leavers(view, now).into_iter().filter(|(_, member)| !member.is_heard);
     let living = leavers(view, now).into_iter().filter(|(_, member)| member.is_heard);
-    let dispensable = living.filter(|(node, _)| is_dispensable(view, *node, now));
+    let dispensable = living.filter(|(node, _)| is_dispensable(view, *node));
     let remove = |(node, _): (NodeId, _)| Change::Remove { node };
     let ready = ready(view).map(|node| Change::Promote { node });
     let newcomer = newcomer(view, now).into_iter();
@@ -75,9 +75,9 @@ fn leavers(view: &View<'_>, now: BootTime) -> Vec<(NodeId, LogMember)> {
 
 /// Whether a node is not needed any more. Whoever has left the log hears of nothing and may be
 /// stopped for good, so neither commits nor the release of anybody's leases must depend on it.
-fn is_dispensable(view: &View<'_>, node: NodeId, now: BootTime) -> bool {
-    let directory = view.agent(node, now).map(|agent| agent.directory);
-    let has_commits = directory.is_some_and(|directory| view.state.needs(directory));
+fn is_dispensable(view: &View<'_>, node: NodeId) -> bool {
+    // Who is gone is a member only as long as commits depend on its directory.
+    let has_commits = view.state.members().contains_key(&node);
     let counts = view.state.memberships().iter().any(|known| known.voters.contains(&node));
     !has_commits && !counts
 }

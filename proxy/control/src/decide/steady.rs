@@ -25,7 +25,9 @@ fn leave(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Entry> {
     let standbys = view.state.members().keys().filter_map(|node| {
         let seen = view.alive(*node, now).filter(|seen| seen.is_steady)?;
         let agent = seen.facts.agent.as_ref()?;
-        let may_follow = *node != tenure.holder && view.state.needs(agent.directory);
+        let may_follow = *node != tenure.holder
+            && !view.state.is_gone(*node)
+            && view.state.needs(agent.directory);
         may_follow.then_some((agent.end, *node))
     });
     let (_, to) = standbys.max()?;
@@ -104,6 +106,7 @@ fn fitting_rule(view: &View<'_>, tenure: &Tenure, current: &Rule, now: BootTime)
         });
         let is_steady = seen.is_some_and(|seen| seen.is_steady);
         member.node != tenure.holder
+            && !view.state.is_gone(member.node)
             && streams
             && (is_steady || current.members.contains(&member.incarnation))
     });
