@@ -180,10 +180,10 @@ impl World {
         let has_all = established.is_none_or(|one| one.incarnation == host.directory.incarnation);
         let is_up =
             host.postgres.as_ref().is_some_and(|run| run.is_up && run.mode == Mode::Standby);
-        if has_all || !is_up || self.operator.has_forked {
+        if has_all || !is_up || self.operator.may_need_loss {
             return;
         }
-        self.operator.has_forked = true;
+        self.operator.may_need_loss = true;
         self.promote(node, Rule::degraded());
     }
 

@@ -15,8 +15,9 @@ use crate::world::World;
 pub(crate) struct Operator {
     has_begun: bool,
     asked: u64,
-    /// A directory was promoted past pgx, which makes it a fork that nobody may elect.
-    pub(crate) has_forked: bool,
+    /// A directory that commits may depend on is none any more: somebody promoted it past pgx, or
+    /// its node was switched off as dead.
+    pub(crate) may_need_loss: bool,
     /// Who was told to leave, and still runs.
     leaving: BTreeSet<NodeId>,
     /// The nodes that came later.
@@ -200,6 +201,10 @@ impl World {
         let is_in = |node: &NodeId| members.iter().any(|(member, _)| member.get() == node.0);
         let left: Vec<_> =
             self.operator.leaving.iter().filter(|node| !is_in(node)).copied().collect();
+        let members = coordinator.map(|coordinator| coordinator.state().members().clone());
+        let is_needed = |node: &NodeId| members.iter().any(|members| members.contains_key(node));
+        // Only who was taken for dead leaves while commits depend on its directory.
+        self.operator.may_need_loss |= left.iter().any(is_needed);
         for node in left {
             self.operator.leaving.remove(&node);
             self.switch_off(node);
@@ -228,7 +233,7 @@ impl World {
         let waits =
             |state: &State| state.sealed().is_some() && state.sealed() != state.loss_accepted();
         let is_sealed = states.iter().any(|state| waits(state));
-        if self.operator.has_forked && patience && is_sealed {
+        if self.operator.may_need_loss && patience && is_sealed {
             self.ask(Request::AcceptLoss);
         }
         let came = self.operator.came.iter().filter(|node| role(node).is_none());
