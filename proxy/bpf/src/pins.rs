@@ -87,9 +87,19 @@ impl Pins {
         self.dir.join(MAPS).join(name)
     }
 
+    /// Removes the pins of links whose names end so, and detaches what they hold.
+    pub(crate) fn forget(&self, ending: &str) -> Result<(), Error> {
+        for link in list(&self.dir.join(LINKS))? {
+            if link.to_string_lossy().ends_with(ending) {
+                unlink(&link)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Where the link of a hook's program is pinned: `place` and `number` tell the interface or the
     /// cgroup.
-    pub(crate) fn hook(&self, program: &str, place: u64, number: u64) -> PathBuf {
+    pub(crate) fn hook(&self, program: &str, place: &str, number: u64) -> PathBuf {
         self.dir.join(LINKS).join(format!("{program}-{place}-{number}"))
     }
 

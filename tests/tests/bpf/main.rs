@@ -6,6 +6,7 @@
 mod attach;
 mod fence;
 mod gate;
+mod guard;
 #[path = "../../../ebpf/rules/tests/classify/packets.rs"]
 mod packets;
 mod refuse;
@@ -20,6 +21,7 @@ fn main() {
     let mut trials = verdict::trials();
     trials.extend(fence::trials());
     trials.extend(gate::trials());
+    trials.extend(guard::trials());
     trials.extend(vip::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
