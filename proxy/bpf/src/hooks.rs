@@ -129,7 +129,10 @@ pub(crate) fn classifier<'a>(
     Ok(program)
 }
 
-fn cgroup_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSkb, Error> {
+pub(crate) fn cgroup_program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut CgroupSkb, Error> {
     let lacks = || Error::ObjectInvalid {
         object: PGX_OBJECT,
         reason: format!("no cgroup program {name} in it"),

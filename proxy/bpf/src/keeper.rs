@@ -246,7 +246,8 @@ pub(crate) fn key(address: &IpAddr) -> [u8; 16] {
     }
 }
 
-fn lock(pins: &Pins) -> Result<Flock<File>, Error> {
+/// Takes the lock of whoever writes the words of these pins.
+pub(crate) fn lock(pins: &Pins) -> Result<Flock<File>, Error> {
     let path = pins.keeper_lock();
     let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = opened.map_err(|source| Error::Pin { doing: "open", path: path.clone(), source })?;

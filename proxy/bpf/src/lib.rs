@@ -13,6 +13,7 @@ mod device;
 mod diag;
 mod error;
 mod guard;
+mod handover;
 mod hooks;
 mod keeper;
 mod knock;

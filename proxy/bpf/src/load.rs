@@ -22,10 +22,10 @@ const CAPABILITIES: &str = "CAP_BPF CAP_NET_ADMIN";
 const LOADS_MAX: usize = 10;
 
 /// A pinned map: its name, the sizes of key and value in bytes, and its slots.
-type Layout = (&'static str, usize, usize, u32);
+pub(crate) type Layout = (&'static str, usize, usize, u32);
 
 /// Every pinned map.
-const PINNED: [Layout; 7] = [
+pub(crate) const PINNED: [Layout; 7] = [
     (REASONS, 4, size_of::<Counter>(), COUNTER_SLOTS),
     (LEASES, 4, 8, LEASE_SLOTS),
     (PEERS, 16, 8, PEERS_MAX),

@@ -6,7 +6,7 @@ use aya::Ebpf;
 use pgx_abi::{PGX_OBJECT, PGX_ROOT, Program};
 
 use crate::hooks::{self, Way};
-use crate::{Attachment, Counters, Error, Mode, Objects, Pins, attach, load};
+use crate::{Attachment, Counters, Error, Mode, Objects, Pins, attach, handover, load};
 
 /// The kernel plane of this host: the programs are in the kernel, the maps are pinned.
 ///
@@ -19,13 +19,16 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// Loads the programs over the maps that are pinned in `pins`, or new ones.
+    /// Loads the programs over the maps that are pinned in `pins`, or new ones. What pins of another
+    /// version hold beside them is taken over: words first, then each program in its place.
     ///
     /// # Errors
     /// [`Error::Unprivileged`], [`Error::KernelLacks`], [`Error::Verifier`],
-    /// [`Error::ObjectInvalid`], [`Error::PinLayout`] or [`Error::Pin`].
+    /// [`Error::ObjectInvalid`], [`Error::PinLayout`], [`Error::Pin`], and [`Error::KeeperBusy`] while
+    /// a pgx of another pin version works here.
     pub fn load(objects: &Objects, pins: Pins) -> Result<Self, Error> {
         let mut ebpf = load::pgx(objects, &pins)?;
+        handover::take_over(&mut ebpf, &pins)?;
         load::program(&mut ebpf, PGX_OBJECT, PGX_ROOT)?;
         let counters = Counters::open(&pins)?;
         Ok(Self { ebpf, pins, counters })

@@ -7,6 +7,7 @@ mod attach;
 mod fence;
 mod gate;
 mod guard;
+mod handover;
 #[path = "../../../ebpf/rules/tests/classify/packets.rs"]
 mod packets;
 mod refuse;
@@ -22,6 +23,7 @@ fn main() {
     trials.extend(fence::trials());
     trials.extend(gate::trials());
     trials.extend(guard::trials());
+    trials.extend(handover::trials());
     trials.extend(vip::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
