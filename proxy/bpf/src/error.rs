@@ -178,6 +178,16 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The rules of nftables could not be read or changed.
+    #[error(
+        "nftables refuses: {source}; that needs CAP_NET_ADMIN and the program nft (Debian: \
+         nftables)"
+    )]
+    Nftables {
+        /// What it said.
+        source: io::Error,
+    },
+
     /// Another process writes the fence's words.
     #[error(
         "another process on this host keeps the fence (it holds the lock {}); stop it first",

@@ -8,6 +8,7 @@ mod fence;
 mod gate;
 mod guard;
 mod handover;
+mod nft;
 #[path = "../../../ebpf/rules/tests/classify/packets.rs"]
 mod packets;
 mod refuse;
@@ -24,6 +25,7 @@ fn main() {
     trials.extend(gate::trials());
     trials.extend(guard::trials());
     trials.extend(handover::trials());
+    trials.extend(nft::trials());
     trials.extend(vip::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
