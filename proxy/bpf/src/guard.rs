@@ -12,14 +12,14 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pgx_abi::Reason;
+use pgx_abi::{PORT_DEFAULT, Reason};
 
 use crate::device;
 use crate::hooks::{CGROUP, Way};
 use crate::links::{self, Framing, Link, Watch};
 use crate::listener::{Listener, cgroup_folder, listeners};
 use crate::place::{At, Hook, Place, Trial};
-use crate::{Error, Mode, Objects, Pins, Plane, knock};
+use crate::{Error, Keeper, Mode, Objects, Pins, Plane, keeper, knock};
 
 /// How long a packet over loopback may take to the program that counts it, on a host with a busy
 /// processor.
@@ -28,7 +28,7 @@ const ARRIVAL_MAX: Duration = Duration::from_millis(200);
 /// What is to be guarded, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// PostgreSQL's port. Only for finding its sockets: the programs go by what the keeper wrote.
+    /// PostgreSQL's port.
     pub port: u16,
     /// The best hook that may be used on interfaces.
     pub best: Hook,
@@ -62,10 +62,12 @@ impl Guard {
     /// Puts the fence around all that is there.
     ///
     /// # Errors
-    /// Those of [`Plane::load`], and [`Error::Watch`]. That one interface or cgroup cannot be
+    /// Those of [`Plane::load`], [`Error::Watch`], and [`Error::KeeperBusy`] when another process keeps
+    /// the fence around another port. That one interface or cgroup cannot be
     /// guarded is none: its place says so.
     pub fn raise(objects: &Objects, pins: Pins, options: Options) -> Result<Self, Error> {
         let mut plane = Plane::load(objects, pins)?;
+        set_port(plane.pins(), options.port)?;
         plane.guard()?;
         let watch = Watch::open().map_err(|source| Error::Watch { source })?;
         let mut guard = Self { plane, options, watch, places: BTreeMap::new() };
@@ -255,6 +257,15 @@ impl Guard {
         }
         Ok(())
     }
+}
+
+/// Lets the programs know the port. Who keeps the fence already may go on if it is the same.
+fn set_port(pins: &Pins, port: u16) -> Result<(), Error> {
+    let known = match keeper::standing(pins)?.port {
+        0 => PORT_DEFAULT.into(),
+        known => known,
+    };
+    if known == u64::from(port) { Ok(()) } else { Keeper::open(pins)?.set_port(port) }
 }
 
 /// What differs.

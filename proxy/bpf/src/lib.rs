@@ -41,7 +41,7 @@ pub use keeper::{KeepError, Keeper, Role, Stale, Standing, standing};
 pub use load::can_load;
 pub use nft::{Nftables, Renewal};
 pub use objects::Objects;
-pub use pgx_abi::{Counter, Gate, LeaseWord, PIN_BASE, Reason};
+pub use pgx_abi::{Counter, Gate, LeaseWord, PIN_BASE, PORT_DEFAULT, Reason};
 pub use pins::{BPFFS, Pins};
 pub use place::{At, Hook, Place, Trial};
 pub use plane::Plane;
