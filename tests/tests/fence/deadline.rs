@@ -26,7 +26,8 @@ const RESET_NS: u64 = 10 * MS;
 
 pub(crate) fn under_load(lab: &Lab) -> anyhow::Result<()> {
     fresh(lab)?;
-    lab.host("client")?.output(None, &["pgbench", "-h", "10.77.0.11", "-i", "-q", "app"])?;
+    lab.host("client")?
+        .output(None, &["pgbench", "-h", "10.77.0.11", "-p", "5432", "-i", "-q", "app"])?;
     let shut = pgx(lab, &["fence", "shut"])?;
     ensure!(shut.status.success(), "{shut:?}");
     ensure_answers(lab, false, "shut")?;
@@ -54,7 +55,10 @@ pub(crate) fn under_load(lab: &Lab) -> anyhow::Result<()> {
 
 /// Clients that ask without a pause, until they are cut off.
 fn load(lab: &Lab, from: &str, address: &str) -> anyhow::Result<Child> {
-    let words = ["pgbench", "-h", address, "-U", "app", "-S", "-n", "-c", "4", "-T", "30", "app"];
+    let words = [
+        "pgbench", "-h", address, "-p", "5432", "-U", "app", "-S", "-n", "-c", "4", "-T", "30",
+        "app",
+    ];
     let mut command = lab.host(from)?.command(&words)?;
     command.env("PGPASSWORD", lab.password()?).stdout(Stdio::null()).stderr(Stdio::null());
     Ok(command.stdin(Stdio::null()).spawn()?)

@@ -81,7 +81,8 @@ pub(crate) const ADDRESSES: [(&str, &str); 4] =
 /// Whether PostgreSQL answers a query there; an answer that is no refusal is an error.
 pub(crate) fn answers(lab: &Lab, from: &str, address: &str) -> anyhow::Result<bool> {
     let mut command = lab.host(from)?.command(&[
-        "timeout", "10", "psql", "-XAtq", "-h", address, "-U", "app", "-d", "app", "-c", "select 1",
+        "timeout", "10", "psql", "-XAtq", "-h", address, "-p", "5432", "-U", "app", "-d", "app",
+        "-c", "select 1",
     ])?;
     let output = command.env("PGPASSWORD", lab.password()?).output()?;
     let said = String::from_utf8_lossy(&output.stderr);

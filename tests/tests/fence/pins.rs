@@ -92,7 +92,7 @@ struct Session {
 
 impl Session {
     fn open(lab: &Lab) -> anyhow::Result<Self> {
-        let words = ["psql", "-XAtq", "-h", "10.77.0.11", "-U", "app", "-d", "app"];
+        let words = ["psql", "-XAtq", "-h", "10.77.0.11", "-p", "5432", "-U", "app", "-d", "app"];
         let mut command = lab.host("client")?.command(&words)?;
         command.env("PGPASSWORD", lab.password()?).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut psql = command.stderr(Stdio::null()).spawn()?;
