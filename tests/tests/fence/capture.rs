@@ -19,7 +19,7 @@ use crate::inside::boot_ns;
 /// Bytes kept of a packet: every header fits.
 const SNAP: usize = 256;
 /// What may wait to be read.
-const WAITING_BYTES: usize = 64 << 20;
+const WAITING_BYTES: usize = 256 << 20;
 /// Says that the capture runs.
 pub(crate) const READY: &str = "ready";
 
@@ -51,10 +51,15 @@ pub(crate) fn serve(port: u16, from_ns: u64, until_ns: u64) -> anyhow::Result<()
     let mut out = std::io::stdout().lock();
     writeln!(out, "{READY}")?;
     out.flush()?;
-    while boot_ns()? < until_ns {
+    // Printed at the end: a reader that is late must not hold up the capture.
+    let mut all = Vec::new();
+    loop {
         let mut fds = [PollFd::new(tap.as_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, PollTimeout::from(50_u8))? == 0 {
-            continue;
+            if boot_ns()? < until_ns {
+                continue;
+            }
+            break;
         }
         let mut frame = [0; SNAP];
         let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
@@ -71,12 +76,17 @@ pub(crate) fn serve(port: u16, from_ns: u64, until_ns: u64) -> anyhow::Result<()
         let time = time.context("the kernel gives no times")?;
         let at_ns = u64::try_from(time.tv_sec())? * 1_000_000_000 + u64::try_from(time.tv_nsec())?;
         let at_ns = at_ns - boot_behind_ns;
+        // By their own times: on a busy host they are read later than they came.
+        if at_ns > until_ns {
+            break;
+        }
         if at_ns < from_ns {
             continue;
         }
-        if let Some(seen) = read(&frame[..length], port, at_ns, interface) {
-            writeln!(out, "{}", serde_json::to_string(&seen)?)?;
-        }
+        all.extend(read(&frame[..length], port, at_ns, interface));
+    }
+    for seen in all {
+        writeln!(out, "{}", serde_json::to_string(&seen)?)?;
     }
     Ok(())
 }

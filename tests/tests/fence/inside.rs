@@ -1,10 +1,14 @@
 //! What this program does when it is started inside of a host: the test writer of leases, and the
 //! capture of packets.
 
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
 use pgx_bpf::{BPFFS, Gate, Keeper, Nftables, PIN_BASE, Pins, Role};
 use pgx_tests::lab::Lab;
@@ -26,7 +30,9 @@ pub(crate) fn dispatch() -> anyhow::Result<bool> {
 pub(crate) fn command(lab: &Lab, host: &str, words: &[&str]) -> anyhow::Result<Command> {
     let program = std::env::current_exe()?;
     let program = program.to_str().context("the path of this program is not UTF-8")?;
-    lab.host(host)?.command(&[&[program, MARK], words].concat())
+    // Before the load that it watches: a capture that falls behind loses packets.
+    let first = ["chrt", "--fifo", "10", program, MARK];
+    lab.host(host)?.command(&[&first[..], words].concat())
 }
 
 /// Does it, and returns what it printed.
@@ -66,9 +72,28 @@ fn serve(words: &[String]) -> anyhow::Result<()> {
             let _ = Nftables::remove();
             Ok(())
         }
+        ["drip", address, until_ns] => drip(address, until_ns.parse()?),
         ["capture", port, from_ns, until_ns] => {
             capture::serve(port.parse()?, from_ns.parse()?, until_ns.parse()?)
         }
         _ => bail!("{words:?} is nothing to do inside of a host"),
     }
+}
+
+/// A client that sends a byte each millisecond and waits for no answer, until it is told of its end.
+fn drip(address: &str, until_ns: u64) -> anyhow::Result<()> {
+    let mut server = TcpStream::connect(address)?;
+    server.set_nodelay(true)?;
+    // The length of a start-up packet that never gets whole: PostgreSQL reads on and says nothing.
+    server.write_all(&9_000_u32.to_be_bytes())?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", capture::READY)?;
+    out.flush()?;
+    while boot_ns()? < until_ns {
+        let mut fds = [PollFd::new(server.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::from(1_u8))? > 0 || server.write_all(&[0]).is_err() {
+            return Ok(());
+        }
+    }
+    bail!("nobody has told this client")
 }
