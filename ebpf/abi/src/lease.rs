@@ -31,7 +31,8 @@ pub const PORT_DEFAULT: u16 = 5432;
 pub const PROBE_PORT: u16 = 0;
 /// Their destination port when a program that sees what leaves is to drop them.
 pub const PROBE_OUT: u16 = 1;
-/// The same for a program that sees what comes in. To PostgreSQL's port, a cgroup's program is meant.
+/// The same for a program that sees what comes in. To PostgreSQL's port, a cgroup's program is
+/// meant.
 pub const PROBE_IN: u16 = 2;
 
 /// Peers that may be let in while the gate is open to peers only: the data nodes' addresses.

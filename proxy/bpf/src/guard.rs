@@ -2,10 +2,11 @@
 //! says where it stands.
 //!
 //! [`Guard::raise`] attaches to what is there, [`Guard::wait`] hears of what appears later, and
-//! [`Guard::tend`] attaches to that at once, drops what is gone, and tries every place out with real
-//! packets. It writes no lease: that is the [`Keeper`](crate::Keeper)'s. An interface whose packets
-//! begin with no Ethernet header (a tunnel) has no hook that reads them; the cgroup of PostgreSQL's
-//! sockets guards there, as it does between the moment an interface appears and its attachment.
+//! [`Guard::tend`] attaches to that at once, drops what is gone, and tries every place out with
+//! real packets. It writes no lease: that is the [`Keeper`](crate::Keeper)'s. An interface whose
+//! packets begin with no Ethernet header (a tunnel) has no hook that reads them; the cgroup of
+//! PostgreSQL's sockets guards there, as it does between the moment an interface appears and its
+//! attachment.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -62,6 +63,7 @@ impl Guard {
     /// Puts the fence around all that is there.
     ///
     /// # Errors
+    ///
     /// Those of [`Plane::load`], [`Error::Watch`], and [`Error::KeeperBusy`] when another process keeps
     /// the fence around another port. That one interface or cgroup cannot be
     /// guarded is none: its place says so.

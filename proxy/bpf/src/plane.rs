@@ -19,13 +19,13 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// Loads the programs over the maps that are pinned in `pins`, or new ones. What pins of another
-    /// version hold beside them is taken over: words first, then each program in its place.
+    /// Loads the programs over the maps that are pinned in `pins`, or new ones. What pins of
+    /// another version hold beside them is taken over: words first, then each program in its place.
     ///
     /// # Errors
     /// [`Error::Unprivileged`], [`Error::KernelLacks`], [`Error::Verifier`],
-    /// [`Error::ObjectInvalid`], [`Error::PinLayout`], [`Error::Pin`], and [`Error::KeeperBusy`] while
-    /// a pgx of another pin version works here.
+    /// [`Error::ObjectInvalid`], [`Error::PinLayout`], [`Error::Pin`], and [`Error::KeeperBusy`]
+    /// while a pgx of another pin version works here.
     pub fn load(objects: &Objects, pins: Pins) -> Result<Self, Error> {
         let mut ebpf = load::pgx(objects, &pins)?;
         handover::take_over(&mut ebpf, &pins)?;

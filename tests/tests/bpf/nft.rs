@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) fn trials() -> Vec<Trial> {
     let needs = &[Requirement::Bpf, Requirement::Lab];
-    let trials: [(&str, fn() -> anyhow::Result<()>); 3] = [
+    type Test = fn() -> anyhow::Result<()>;
+    let trials: [(&str, Test); 3] = [
         ("nftables_shut_by_themselves_when_the_agent_is_dead", dead_agent),
         ("nftables_open_after_the_deadline_when_an_agent_thaws_and_bpf_does_not", thawed),
         ("nftables_let_peers_in_and_keep_a_lease_over_a_restart", peers),

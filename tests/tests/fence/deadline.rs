@@ -104,8 +104,8 @@ fn check_data(packets: &[Seen], deadline: u64, paths: usize) -> anyhow::Result<(
 
 /// Who sends after the deadline hears of it at once.
 fn check_resets(packets: &[Seen], deadline: u64, paths: usize) -> anyhow::Result<()> {
-    // Of each connection: its first packet after the deadline, and when it was reset. One within the
-    // tolerance may have been judged before the deadline, and then the next one counts.
+    // Of each connection: its first packet after the deadline, and when it was reset. One within
+    // the tolerance may have been judged before the deadline, and then the next one counts.
     let mut flows: BTreeMap<_, (u64, Option<u64>)> = BTreeMap::new();
     let is_surely_late = |at_ns: u64| at_ns > deadline + TOLERANCE_NS;
     for seen in packets.iter().filter(|seen| seen.at_ns > deadline) {
@@ -116,10 +116,11 @@ fn check_resets(packets: &[Seen], deadline: u64, paths: usize) -> anyhow::Result
             if !is_surely_late(flow.0) && flow.1.is_none() {
                 flow.0 = seen.at_ns;
             }
-        } else if seen.from == PORT && seen.is_reset {
-            if let Some((_, reset @ None)) = flows.get_mut(&key) {
-                *reset = Some(seen.at_ns);
-            }
+        } else if seen.from == PORT
+            && seen.is_reset
+            && let Some((_, reset @ None)) = flows.get_mut(&key)
+        {
+            *reset = Some(seen.at_ns);
         }
     }
     flows.retain(|_, (asked, reset)| reset.is_some() || is_surely_late(*asked));

@@ -80,7 +80,8 @@ fn serve(words: &[String]) -> anyhow::Result<()> {
     }
 }
 
-/// A client that sends a byte each millisecond and waits for no answer, until it is told of its end.
+/// A client that sends a byte each millisecond and waits for no answer, until it is told of its
+/// end.
 fn drip(address: &str, until_ns: u64) -> anyhow::Result<()> {
     let mut server = TcpStream::connect(address)?;
     server.set_nodelay(true)?;

@@ -1,4 +1,5 @@
-//! The fence in replies of the admin socket: by what it stands, where, and how far the gate is open.
+//! The fence in replies of the admin socket: by what it stands, where, and how far the gate is
+//! open.
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,8 +1,8 @@
 //! The fence of a running pgx: brought up before anything serves, kept up by a thread of its own,
 //! shown in `pgx ctl status`, and shut by operators.
 //!
-//! Who gives leases is not known here. Where the kernel's programs cannot be had, nftables stand in,
-//! and where those cannot be had either, pgx runs without a fence and says what is lost.
+//! Who gives leases is not known here. Where the kernel's programs cannot be had, nftables stand
+//! in, and where those cannot be had either, pgx runs without a fence and says what is lost.
 
 pub(crate) mod command;
 mod show;
@@ -31,7 +31,7 @@ const LOST: &str = "nothing in the kernel keeps clients from this PostgreSQL: if
 /// By what means PostgreSQL is fenced.
 enum Stands {
     /// The kernel's programs.
-    Programs { keeper: Mutex<Keeper>, counters: Counters },
+    Programs { keeper: Box<Mutex<Keeper>>, counters: Counters },
     /// Rules of nftables.
     Nftables,
     /// Nothing.
@@ -77,7 +77,7 @@ impl Fence {
                     open().map_err(|error: Error| Failure::Failed(error.to_string()))?;
                 tell(guard.places().cloned().map(Change::Stands));
                 keep_up(*guard, Arc::clone(&found))?;
-                Stands::Programs { keeper: Mutex::new(keeper), counters }
+                Stands::Programs { keeper: Box::new(Mutex::new(keeper)), counters }
             }
             Raised::Nftables => {
                 warn!(port = config.port, cause, "PostgreSQL is fenced by nftables");
@@ -95,9 +95,9 @@ impl Fence {
     /// Returns what was done, or why not.
     pub(crate) fn fence(&self) -> Result<String, String> {
         let mut keeper = self.keeper()?;
-        let epoch = keeper.standing().map_err(text)?.newest_epoch();
-        keeper.fence(epoch).map_err(text)?;
-        let standing = keeper.standing().map_err(text)?;
+        let epoch = keeper.standing().map_err(|error| error.to_string())?.newest_epoch();
+        keeper.fence(epoch).map_err(|error| error.to_string())?;
+        let standing = keeper.standing().map_err(|error| error.to_string())?;
         let epoch = standing.fenced_up_to().unwrap_or(epoch);
         // The gate is shut already; this tells those who only wait.
         let ended = match destroy(Side::Local, self.port) {
@@ -114,12 +114,13 @@ impl Fence {
     /// Takes an operator's fence back; who does must name the epoch.
     pub(crate) fn unfence(&self, epoch: u64) -> Result<String, String> {
         let mut keeper = self.keeper()?;
-        let Some(fenced) = keeper.standing().map_err(text)?.fenced_up_to() else {
+        let Some(fenced) = keeper.standing().map_err(|error| error.to_string())?.fenced_up_to()
+        else {
             return Err("no operator fences this host; 'pgx ctl status' shows why the gate is \
                         shut, if it is"
                 .to_owned());
         };
-        if !keeper.unfence(epoch).map_err(text)? {
+        if !keeper.unfence(epoch).map_err(|error| error.to_string())? {
             warn!(epoch, fenced, "refused to take an operator's fence back");
             return Err(format!(
                 "this host is fenced up to epoch {fenced}, not {epoch}; see who did that, and \
@@ -145,10 +146,6 @@ impl Fence {
 /// A thread that died while it held a lock has left what it wrote whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn text(error: Error) -> String {
-    error.to_string()
 }
 
 /// Goes down the ladder until something stands.
