@@ -64,8 +64,8 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// Those of [`Plane::load`], [`Error::Watch`], and [`Error::KeeperBusy`] when another process keeps
-    /// the fence around another port. That one interface or cgroup cannot be
+    /// Those of [`Plane::load`], [`Error::Watch`], and [`Error::KeeperBusy`] when another process
+    /// keeps the fence around another port. That one interface or cgroup cannot be
     /// guarded is none: its place says so.
     pub fn raise(objects: &Objects, pins: Pins, options: Options) -> Result<Self, Error> {
         let mut plane = Plane::load(objects, pins)?;
