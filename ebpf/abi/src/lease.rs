@@ -27,6 +27,14 @@ pub const LEASE_SLOTS: u32 = 8;
 /// The port that is fenced when none was set: a map that nobody has filled must not fence nothing.
 pub const PORT_DEFAULT: u16 = 5432;
 
+/// Source port of the packets by which pgx tries the fence out. Nobody else's TCP comes from there.
+pub const PROBE_PORT: u16 = 0;
+/// Their destination port when a program that sees what leaves is to drop them.
+pub const PROBE_OUT: u16 = 1;
+/// The same for a program that sees what comes in. To PostgreSQL's port, a cgroup's program is
+/// meant.
+pub const PROBE_IN: u16 = 2;
+
 /// Peers that may be let in while the gate is open to peers only: the data nodes' addresses.
 pub const PEERS_MAX: u32 = 256;
 

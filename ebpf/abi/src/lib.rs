@@ -15,7 +15,8 @@ mod vip;
 
 pub use counter::{COUNTER_SLOTS, Counter};
 pub use lease::{
-    EPOCH_MAX, FENCED_MAX, Gate, LEASE_SLOTS, LeaseWord, PEERS_MAX, PORT_DEFAULT, Slot,
+    EPOCH_MAX, FENCED_MAX, Gate, LEASE_SLOTS, LeaseWord, PEERS_MAX, PORT_DEFAULT, PROBE_IN,
+    PROBE_OUT, PROBE_PORT, Slot,
 };
 pub use names::{
     FENCE, FENCE_CGROUP_IN, FENCE_CGROUP_OUT, FENCE_IN, FENCE_OUT, FENCED, LAB_OBJECT, LAB_PASS,

@@ -79,6 +79,8 @@ reasons! {
     VipAnswered = 23, "vip_answered";
     /// Who has this virtual address? Another host, as far as is known here: not answered.
     VipNotHeld = 24, "vip_not_held";
+    /// A packet by which pgx tried the fence out: dropped where it was meant to be.
+    FenceProbe = 25, "fence_probe";
 }
 
 impl Reason {

@@ -5,7 +5,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use pgx_abi::{CGROUP_DROP, CGROUP_PASS, Reason};
-use pgx_rules::{Bytes as _, Direction, Fence, facts_of_ip, fence, subject};
+use pgx_rules::{Bytes as _, Direction, Fence, facts_of_ip, fence, is_socket_probe, subject};
 
 use crate::counters::count;
 use crate::maps;
@@ -29,6 +29,10 @@ extern "C" fn fence_cgroup_out(context: *mut __sk_buff) -> i32 {
 fn guard(context: *mut __sk_buff, direction: Direction) -> i32 {
     let packet = Skb::new(context);
     let whose = subject(facts_of_ip(&packet), direction, maps::port());
+    if matches!(direction, Direction::In) && is_socket_probe(whose) {
+        count(Reason::FenceProbe, packet.size());
+        return CGROUP_DROP;
+    }
     let judged = fence(&packet, whose, direction, maps::gate, maps::is_peer, maps::is_fenced);
     let (reason, verdict) = match judged {
         Fence::Ignore => return CGROUP_PASS,

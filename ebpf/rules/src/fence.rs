@@ -3,7 +3,7 @@
 //! A packet that is certainly none of PostgreSQL's is not judged here at all. While the gate is
 //! shut, what may be PostgreSQL's and cannot be read is dropped: the fence fails shut.
 
-use pgx_abi::{Gate, LeaseWord, Reason};
+use pgx_abi::{Gate, LeaseWord, PROBE_IN, PROBE_OUT, PROBE_PORT, Reason};
 
 use crate::Bytes;
 use crate::facts::{Facts, Flaw, Segment, TCP, Transport};
@@ -27,6 +27,8 @@ pub enum Subject {
     Local(Segment),
     /// From or to that port on another host: a backend, as a proxy here sees it.
     Remote(Segment),
+    /// A packet by which pgx tries out the program that judges it now.
+    Probe,
     /// It may be TCP, and its ports cannot be read.
     Unreadable,
     /// Certainly none of the above.
@@ -98,6 +100,8 @@ pub fn subject(found: Result<Facts, Flaw>, direction: Direction, port: u16) -> S
                 Subject::Local(segment)
             } else if far == port {
                 Subject::Remote(segment)
+            } else if is_probe(&segment, direction) {
+                Subject::Probe
             } else {
                 Subject::Other
             }
@@ -105,6 +109,23 @@ pub fn subject(found: Result<Facts, Flaw>, direction: Direction, port: u16) -> S
         Transport::Fragment { may_be_tcp: true } | Transport::Unreached => Subject::Unreadable,
         _ => Subject::Other,
     }
+}
+
+/// Whether pgx sent it to see that a program runs that sees packets of this direction.
+#[inline(always)]
+fn is_probe(segment: &Segment, direction: Direction) -> bool {
+    let meant = match direction {
+        Direction::In => PROBE_IN,
+        Direction::Out => PROBE_OUT,
+    };
+    segment.ports.source == PROBE_PORT && segment.ports.destination == meant
+}
+
+/// Whether pgx sent it to see that the socket it is for has a cgroup's program before it.
+#[inline(always)]
+#[must_use]
+pub fn is_socket_probe(whose: Subject) -> bool {
+    matches!(whose, Subject::Local(segment) if segment.ports.source == PROBE_PORT)
 }
 
 /// Judges a packet. The gate is asked for only where it matters, the addresses too.
@@ -119,6 +140,7 @@ pub fn fence<B: Bytes + ?Sized>(
 ) -> Fence {
     match subject {
         Subject::Other => Fence::Ignore,
+        Subject::Probe => Fence::Drop(Reason::FenceProbe),
         Subject::Unreadable => match gate() {
             Gate::Open => Fence::Ignore,
             Gate::Shut | Gate::Peers => Fence::Drop(Reason::FenceUnreadable),

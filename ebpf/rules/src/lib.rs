@@ -18,7 +18,7 @@ mod verdict;
 
 pub use bytes::Bytes;
 pub use facts::{Facts, Flaw, Ports, Segment, Transport, facts, facts_of_ip};
-pub use fence::{Address, Direction, Fence, Lease, Subject, fence, subject};
+pub use fence::{Address, Direction, Fence, Lease, Subject, fence, is_socket_probe, subject};
 pub use limits::{EXTENSION_HEADERS_MAX, VLAN_TAGS_MAX};
 pub use neighbour::{
     ADVERTISEMENT_FRAME, ARP_FRAME, Mac, Question, advertisement, arp_answer, question,

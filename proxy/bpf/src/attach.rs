@@ -26,7 +26,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    const ALL: [Self; 2] = [Self::Native, Self::Generic];
+    pub(crate) const ALL: [Self; 2] = [Self::Native, Self::Generic];
 
     /// The kernel's word for it.
     #[must_use]
@@ -64,13 +64,14 @@ pub struct Attachment {
     pub native_refused: Option<io::Error>,
 }
 
-/// Attaches `program` to `interface` and pins the link, or replaces the program of the link that is
-/// pinned.
+/// Attaches `program` to `interface` in the first of `modes` that works and pins the link, or
+/// replaces the program of the link that is pinned, whose mode stays.
 pub(crate) fn attach(
     program: &mut Xdp,
     name: &'static str,
     pins: &Pins,
     interface: &str,
+    modes: &[Mode],
 ) -> Result<Attachment, Error> {
     let device = Device::find(interface)?;
     for mode in Mode::ALL {
@@ -94,14 +95,18 @@ pub(crate) fn attach(
             }
         }
     };
-    let native = match fresh(program, &device, Mode::Native) {
-        Ok(link) => return pin(link, Mode::Native, None),
-        Err(source) => refusal(source, &device)?,
+    let native = match modes.contains(&Mode::Native) {
+        false => None,
+        true => match fresh(program, &device, Mode::Native) {
+            Ok(link) => return pin(link, Mode::Native, None),
+            Err(source) => Some(refusal(source, &device)?),
+        },
     };
     match fresh(program, &device, Mode::Generic) {
-        Ok(link) => pin(link, Mode::Generic, Some(native)),
+        Ok(link) => pin(link, Mode::Generic, native),
         Err(source) => {
             let generic = refusal(source, &device)?;
+            let native = native.unwrap_or_else(|| io::Error::other("not to be tried"));
             Err(Error::Attach { interface: device.name, native, generic })
         }
     }

@@ -27,11 +27,16 @@ impl Device {
     pub(crate) fn find(name: &str) -> Result<Self, Error> {
         let index =
             if_nametoindex(name).map_err(|_| Error::InterfaceUnknown { name: name.to_owned() })?;
-        let namespace = fs::metadata(NAMESPACE).map_err(|source| Error::Pin {
-            doing: "read",
-            path: PathBuf::from(NAMESPACE),
-            source,
-        })?;
-        Ok(Self { name: name.to_owned(), index, namespace: namespace.ino() })
+        Ok(Self { name: name.to_owned(), index, namespace: namespace()? })
     }
+}
+
+/// The inode that stands for the network namespace of this thread on this host.
+pub(crate) fn namespace() -> Result<u64, Error> {
+    let found = fs::metadata(NAMESPACE).map_err(|source| Error::Pin {
+        doing: "read",
+        path: PathBuf::from(NAMESPACE),
+        source,
+    })?;
+    Ok(found.ino())
 }

@@ -159,6 +159,35 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The kernel does not tell which interfaces or sockets there are.
+    #[error(
+        "cannot learn which interfaces and sockets there are: {source}; the fence stands where it \
+         stood and covers nothing new; see `pgx doctor`"
+    )]
+    Watch {
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// A hook does not do here what it should.
+    #[error("the fence does not work in the hook {hook} on this kernel: {source}")]
+    Rehearsal {
+        /// The hook.
+        hook: &'static str,
+        /// What happened.
+        source: io::Error,
+    },
+
+    /// The rules of nftables could not be read or changed.
+    #[error(
+        "nftables refuses: {source}; that needs CAP_NET_ADMIN and the program nft (Debian: \
+         nftables)"
+    )]
+    Nftables {
+        /// What it said.
+        source: io::Error,
+    },
+
     /// Another process writes the fence's words.
     #[error(
         "another process on this host keeps the fence (it holds the lock {}); stop it first",

@@ -89,6 +89,30 @@ pub struct Standing {
     pub port: u64,
 }
 
+impl Standing {
+    /// How far the gate is open at this moment of the boot-time clock, as the programs judge it.
+    #[must_use]
+    pub fn gate(&self, now_ns: u64) -> Gate {
+        let lowest = self.floor.max(self.operator);
+        let counts = |word: &LeaseWord| now_ns < word.deadline_ns() && word.epoch() >= lowest;
+        let gates = [self.primary, self.member].into_iter().filter(counts).map(LeaseWord::gate);
+        gates.max().unwrap_or_default()
+    }
+
+    /// The newest epoch that this node has heard of.
+    #[must_use]
+    pub fn newest_epoch(&self) -> u64 {
+        let closed = self.floor.saturating_sub(1);
+        self.primary.epoch().max(self.member.epoch()).max(closed)
+    }
+
+    /// The epoch up to which an operator fences this node.
+    #[must_use]
+    pub fn fenced_up_to(&self) -> Option<u64> {
+        self.operator.checked_sub(1)
+    }
+}
+
 /// The writer of the fence's words on this host.
 pub struct Keeper {
     leases: Array<MapData, u64>,
@@ -158,11 +182,13 @@ impl Keeper {
     }
 
     /// Fences this node on an operator's word: nothing opens up to this epoch, whatever the lease.
+    /// One that reaches further already stays.
     ///
     /// # Errors
     /// [`Error::Map`].
     pub fn fence(&mut self, epoch: u64) -> Result<(), Error> {
-        self.set(Slot::Operator, epoch.saturating_add(1))
+        let before = self.get(Slot::Operator)?;
+        self.set(Slot::Operator, before.max(epoch.saturating_add(1)))
     }
 
     /// Takes an operator's fence back. Who does must know which epoch was fenced. Returns whether
@@ -199,22 +225,39 @@ impl Keeper {
     /// # Errors
     /// [`Error::Map`].
     pub fn standing(&self) -> Result<Standing, Error> {
-        Ok(Standing {
-            primary: LeaseWord(self.get(Slot::Primary)?),
-            member: LeaseWord(self.get(Slot::Member)?),
-            floor: self.get(Slot::Floor)?,
-            operator: self.get(Slot::Operator)?,
-            port: self.get(Slot::Port)?,
-        })
+        read(&self.leases)
     }
 
     fn get(&self, slot: Slot) -> Result<u64, Error> {
-        self.leases.get(&(slot as u32), 0).map_err(failed(LEASES))
+        get(&self.leases, slot)
     }
 
     fn set(&mut self, slot: Slot, word: u64) -> Result<(), Error> {
         self.leases.set(slot as u32, word, 0).map_err(failed(LEASES))
     }
+}
+
+/// How the fence stands, whoever writes its words.
+///
+/// # Errors
+/// [`Error::Map`] when nothing is pinned.
+pub fn standing(pins: &Pins) -> Result<Standing, Error> {
+    let leases = Array::try_from(Map::Array(open(pins, LEASES)?)).map_err(failed(LEASES))?;
+    read(&leases)
+}
+
+fn read(leases: &Array<MapData, u64>) -> Result<Standing, Error> {
+    Ok(Standing {
+        primary: LeaseWord(get(leases, Slot::Primary)?),
+        member: LeaseWord(get(leases, Slot::Member)?),
+        floor: get(leases, Slot::Floor)?,
+        operator: get(leases, Slot::Operator)?,
+        port: get(leases, Slot::Port)?,
+    })
+}
+
+fn get(leases: &Array<MapData, u64>, slot: Slot) -> Result<u64, Error> {
+    leases.get(&(slot as u32), 0).map_err(failed(LEASES))
 }
 
 /// Makes a list hold exactly these addresses; new ones come in before old ones go, so that the rest
@@ -246,7 +289,8 @@ pub(crate) fn key(address: &IpAddr) -> [u8; 16] {
     }
 }
 
-fn lock(pins: &Pins) -> Result<Flock<File>, Error> {
+/// Takes the lock of whoever writes the words of these pins.
+pub(crate) fn lock(pins: &Pins) -> Result<Flock<File>, Error> {
     let path = pins.keeper_lock();
     let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = opened.map_err(|source| Error::Pin { doing: "open", path: path.clone(), source })?;

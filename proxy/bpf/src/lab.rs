@@ -2,7 +2,7 @@
 
 use pgx_abi::{LAB_OBJECT, LAB_PASS};
 
-use crate::{Attachment, Error, Objects, Pins, attach, load};
+use crate::{Attachment, Error, Mode, Objects, Pins, attach, load};
 
 /// Attaches the program that passes everything to an interface and pins its link.
 ///
@@ -13,7 +13,7 @@ use crate::{Attachment, Error, Objects, Pins, attach, load};
 pub fn attach_pass(objects: &Objects, pins: &Pins, interface: &str) -> Result<Attachment, Error> {
     let mut ebpf = load::unpinned(LAB_OBJECT, &objects.lab)?;
     let program = load::program(&mut ebpf, LAB_OBJECT, LAB_PASS)?;
-    attach::attach(program, LAB_PASS, pins, interface)
+    attach::attach(program, LAB_PASS, pins, interface, &Mode::ALL)
 }
 
 /// Detaches it again and removes the pin. Returns whether there was one.

@@ -18,11 +18,14 @@ use crate::{Error, Objects, Pins};
 /// Since Linux 5.8; before it, and where the two are not known, `CAP_SYS_ADMIN`.
 const CAPABILITIES: &str = "CAP_BPF CAP_NET_ADMIN";
 
+/// How often a program is handed to the verifier that is interrupted.
+const LOADS_MAX: usize = 10;
+
 /// A pinned map: its name, the sizes of key and value in bytes, and its slots.
-type Layout = (&'static str, usize, usize, u32);
+pub(crate) type Layout = (&'static str, usize, usize, u32);
 
 /// Every pinned map.
-const PINNED: [Layout; 7] = [
+pub(crate) const PINNED: [Layout; 7] = [
     (REASONS, 4, size_of::<Counter>(), COUNTER_SLOTS),
     (LEASES, 4, 8, LEASE_SLOTS),
     (PEERS, 16, 8, PEERS_MAX),
@@ -56,12 +59,29 @@ pub(crate) fn program<'a>(
     let lacks = || Error::ObjectInvalid { object, reason: format!("no XDP program {name} in it") };
     let found = ebpf.program_mut(name).ok_or_else(lacks)?;
     let xdp: &mut Xdp = found.try_into().map_err(|_| lacks())?;
-    verified(name, xdp.load())?;
+    verified(name, || xdp.load())?;
     Ok(xdp)
 }
 
 /// What the verifier made of a program.
-pub(crate) fn verified(name: &'static str, loaded: Result<(), ProgramError>) -> Result<(), Error> {
+pub(crate) fn verified(
+    name: &'static str,
+    mut load: impl FnMut() -> Result<(), ProgramError>,
+) -> Result<(), Error> {
+    let is_interrupted = |loaded: &Result<(), ProgramError>| match loaded {
+        Err(ProgramError::LoadError { io_error, .. }) => {
+            io_error.raw_os_error() == Some(libc::EAGAIN)
+        }
+        _ => false,
+    };
+    // The verifier gives up when a signal comes, whoever it is for.
+    let mut loaded = load();
+    for _ in 1..LOADS_MAX {
+        if !is_interrupted(&loaded) {
+            break;
+        }
+        loaded = load();
+    }
     match loaded {
         // A second attachment uses the program that the first one loaded.
         Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),

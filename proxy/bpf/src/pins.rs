@@ -42,8 +42,16 @@ impl Pins {
     /// # Errors
     /// [`Error::BpffsMount`], [`Error::Unprivileged`] or [`Error::Pin`].
     pub fn open(mount: &Path, base: &str) -> Result<Self, Error> {
+        Self::open_version(mount, base, PIN_VERSION)
+    }
+
+    /// The same for another pin version than that of this build.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_version(mount: &Path, base: &str, version: &str) -> Result<Self, Error> {
         ensure_bpffs(mount)?;
-        let dir = mount.join(base).join(PIN_VERSION);
+        let dir = mount.join(base).join(version);
         for part in [MAPS, LINKS] {
             let path = dir.join(part);
             // Whoever may open a pin may change the map behind it.
@@ -82,14 +90,45 @@ impl Pins {
         }
     }
 
+    /// The pins that other versions left beside these.
+    pub(crate) fn others(&self) -> Result<Vec<Self>, Error> {
+        let Some(base) = self.dir.parent() else { return Ok(Vec::new()) };
+        let is_version = |dir: &PathBuf| {
+            let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let number = name.strip_prefix('v').unwrap_or_default();
+            *dir != self.dir && number.parse::<u32>().is_ok()
+        };
+        Ok(list(base)?.into_iter().filter(is_version).map(|dir| Self { dir }).collect())
+    }
+
+    /// Every pinned link, sorted.
+    pub(crate) fn links(&self) -> Result<Vec<PathBuf>, Error> {
+        list(&self.dir.join(LINKS))
+    }
+
+    /// Where a link of that name is pinned.
+    pub(crate) fn link_named(&self, name: &std::ffi::OsStr) -> PathBuf {
+        self.dir.join(LINKS).join(name)
+    }
+
     /// Where a map is pinned.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.dir.join(MAPS).join(name)
     }
 
+    /// Removes the pins of links whose names end so, and detaches what they hold.
+    pub(crate) fn forget(&self, ending: &str) -> Result<(), Error> {
+        for link in list(&self.dir.join(LINKS))? {
+            if link.to_string_lossy().ends_with(ending) {
+                unlink(&link)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Where the link of a hook's program is pinned: `place` and `number` tell the interface or the
     /// cgroup.
-    pub(crate) fn hook(&self, program: &str, place: u64, number: u64) -> PathBuf {
+    pub(crate) fn hook(&self, program: &str, place: &str, number: u64) -> PathBuf {
         self.dir.join(LINKS).join(format!("{program}-{place}-{number}"))
     }
 

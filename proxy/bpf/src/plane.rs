@@ -6,7 +6,7 @@ use aya::Ebpf;
 use pgx_abi::{PGX_OBJECT, PGX_ROOT, Program};
 
 use crate::hooks::{self, Way};
-use crate::{Attachment, Counters, Error, Objects, Pins, attach, load};
+use crate::{Attachment, Counters, Error, Mode, Objects, Pins, attach, handover, load};
 
 /// The kernel plane of this host: the programs are in the kernel, the maps are pinned.
 ///
@@ -19,13 +19,16 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// Loads the programs over the maps that are pinned in `pins`, or new ones.
+    /// Loads the programs over the maps that are pinned in `pins`, or new ones. What pins of
+    /// another version hold beside them is taken over: words first, then each program in its place.
     ///
     /// # Errors
     /// [`Error::Unprivileged`], [`Error::KernelLacks`], [`Error::Verifier`],
-    /// [`Error::ObjectInvalid`], [`Error::PinLayout`] or [`Error::Pin`].
+    /// [`Error::ObjectInvalid`], [`Error::PinLayout`], [`Error::Pin`], and [`Error::KeeperBusy`]
+    /// while a pgx of another pin version works here.
     pub fn load(objects: &Objects, pins: Pins) -> Result<Self, Error> {
         let mut ebpf = load::pgx(objects, &pins)?;
+        handover::take_over(&mut ebpf, &pins)?;
         load::program(&mut ebpf, PGX_OBJECT, PGX_ROOT)?;
         let counters = Counters::open(&pins)?;
         Ok(Self { ebpf, pins, counters })
@@ -40,7 +43,27 @@ impl Plane {
     /// [`Error::Unprivileged`] or [`Error::Pin`].
     pub fn attach(&mut self, interface: &str) -> Result<Attachment, Error> {
         let program = load::program(&mut self.ebpf, PGX_OBJECT, PGX_ROOT)?;
-        attach::attach(program, PGX_ROOT, &self.pins, interface)
+        attach::attach(program, PGX_ROOT, &self.pins, interface, &Mode::ALL)
+    }
+
+    /// The same, in one of these modes only, tried in their order.
+    pub(crate) fn attach_in(
+        &mut self,
+        interface: &str,
+        modes: &[Mode],
+    ) -> Result<Attachment, Error> {
+        let program = load::program(&mut self.ebpf, PGX_OBJECT, PGX_ROOT)?;
+        attach::attach(program, PGX_ROOT, &self.pins, interface, modes)
+    }
+
+    /// Guards one way of an interface by clsact, for kernels without tcx.
+    pub(crate) fn guard_by_clsact(&mut self, interface: &str, way: Way) -> Result<(), Error> {
+        hooks::clsact(&mut self.ebpf, interface, way)
+    }
+
+    /// Where everything is pinned.
+    pub(crate) fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// Puts the fence where the root program finds it. From here on PostgreSQL's port is shut on
@@ -66,7 +89,7 @@ impl Plane {
     /// # Errors
     /// [`Error::InterfaceUnknown`], [`Error::Hook`], [`Error::Unprivileged`] or [`Error::Pin`].
     pub fn guard_out(&mut self, interface: &str) -> Result<(), Error> {
-        hooks::interface(&mut self.ebpf, &self.pins, interface, Way::Out)
+        hooks::tcx(&mut self.ebpf, &self.pins, interface, Way::Out)
     }
 
     /// Guards what comes in by an interface that has no XDP program, such as loopback.
@@ -74,7 +97,7 @@ impl Plane {
     /// # Errors
     /// As [`Self::guard_out`].
     pub fn guard_in(&mut self, interface: &str) -> Result<(), Error> {
-        hooks::interface(&mut self.ebpf, &self.pins, interface, Way::In)
+        hooks::tcx(&mut self.ebpf, &self.pins, interface, Way::In)
     }
 
     /// Guards the sockets of a cgroup, on whatever interface.

@@ -5,11 +5,14 @@
 //! [`Refusal::Version`], so that tools of another release get a sentence and not a parse error.
 
 mod cluster;
+mod fence;
 
 pub use cluster::{
     AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, ProbeStatus,
     Shared, SharedChange,
 };
+
+pub use fence::{FenceStatus, PlaceStatus, RehearsalStatus, WordStatus};
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -92,6 +95,13 @@ pub enum Verb {
         /// The voter.
         to: u64,
     },
+    /// Fence this host's PostgreSQL on an operator's word. Asked of this process, not the cluster.
+    Fence,
+    /// Take that back. Asked of this process, not the cluster.
+    Unfence {
+        /// The epoch up to which it is fenced.
+        epoch: u64,
+    },
 }
 
 /// A reply as it is sent.
@@ -157,6 +167,11 @@ pub enum Refusal {
     NoCluster,
     /// The controller waits for its disk.
     Stalled,
+    /// The fence of this host did not carry it out.
+    Fence {
+        /// Why, for people.
+        detail: String,
+    },
     /// The cluster did not carry it out.
     Cluster {
         /// Why, for people.
@@ -186,7 +201,7 @@ impl fmt::Display for Refusal {
             Self::Stalled => {
                 write!(out, "the controller waits for the disk under control.data; try again")
             }
-            Self::Cluster { detail } => out.write_str(detail),
+            Self::Fence { detail } | Self::Cluster { detail } => out.write_str(detail),
         }
     }
 }
@@ -212,6 +227,9 @@ pub struct Status {
     /// The cluster as this node sees it; absent while the controller waits for its disk.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub control: Option<Box<ControlStatus>>,
+    /// The fence around this host's PostgreSQL, where this process keeps one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fence: Option<FenceStatus>,
 }
 
 /// How the proxy fares.

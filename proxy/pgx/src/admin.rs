@@ -28,6 +28,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, is_host_and_port};
 use crate::controller::{Control, Question};
+use crate::fence::Fence;
 use crate::forward::Forwarder;
 use crate::kernel::Kernel;
 use crate::peer::PeerSet;
@@ -65,6 +66,7 @@ pub(crate) struct Node {
     pub(crate) kernel: Option<Kernel>,
     pub(crate) peers: Option<Arc<PeerSet>>,
     pub(crate) controller: Option<Control>,
+    pub(crate) fence: Option<Fence>,
 }
 
 impl AdminSocket {
@@ -193,6 +195,9 @@ impl Node {
         if verb == Verb::Status {
             return Body::Status(Box::new(self.status().await));
         }
+        if let Verb::Fence | Verb::Unfence { .. } = verb {
+            return self.fence_verb(&verb);
+        }
         let Some(controller) = &self.controller else { return Body::Refused(Refusal::NoCluster) };
         if let Verb::Node { address: Some(address), .. } = &verb
             && !is_host_and_port(address)
@@ -211,6 +216,21 @@ impl Node {
         match controller.ask(question).await {
             Ok(lines) => Body::Done(lines),
             Err(unanswered) => Body::Refused(Refusal::Cluster { detail: unanswered.to_string() }),
+        }
+    }
+
+    /// What operators ask of this host's fence; it needs no quorum, and no disk.
+    fn fence_verb(&self, verb: &Verb) -> Body {
+        let carried_out = match (&self.fence, verb) {
+            (None, _) => {
+                Err("this pgx keeps no fence: its configuration has no [fence]".to_owned())
+            }
+            (Some(fence), Verb::Unfence { epoch }) => fence.unfence(*epoch),
+            (Some(fence), _) => fence.fence(),
+        };
+        match carried_out {
+            Ok(line) => Body::Done(vec![line]),
+            Err(detail) => Body::Refused(Refusal::Fence { detail }),
         }
     }
 
@@ -238,6 +258,7 @@ impl Node {
             kernel: self.kernel.as_ref().map(Kernel::status),
             peers: self.peers.as_ref().map(|peers| peers.status()),
             control,
+            fence: self.fence.as_ref().map(Fence::status),
         }
     }
 }
@@ -245,7 +266,7 @@ impl Node {
 /// What a verb asks of the cluster; `None` for those that only look.
 fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
     Some(match verb {
-        Verb::Status | Verb::ShowConfig => return None,
+        Verb::Status | Verb::ShowConfig | Verb::Fence | Verb::Unfence { .. } => return None,
         Verb::EditConfig(SharedChange { durability, lease, policy }) => {
             ClusterRequest::Edit(Change { lease, durability, policy })
         }

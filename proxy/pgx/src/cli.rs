@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::builder::RangedI64ValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+use crate::config::Means;
+
 /// Where pgx looks for its configuration unless told otherwise.
 pub(crate) const CONFIG_PATH: &str = "/etc/pgx/pgx.toml";
 
@@ -41,6 +43,37 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
+    /// Fences this host's PostgreSQL without a running pgx
+    Fence {
+        #[command(subcommand)]
+        verb: FenceVerb,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum FenceVerb {
+    /// Pins the fence around PostgreSQL's port; it opens nothing and ends no lease that is held
+    Shut(FenceShut),
+    /// Prints the systemd unit that does so before network and PostgreSQL start
+    Unit {
+        /// PostgreSQL's port
+        #[arg(long, default_value_t = pgx_bpf::PORT_DEFAULT, value_parser = port())]
+        port: u16,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct FenceShut {
+    /// PostgreSQL's port
+    #[arg(long, default_value_t = pgx_bpf::PORT_DEFAULT, value_parser = port())]
+    pub(crate) port: u16,
+    /// The best means that may be used, and all that come after it
+    #[arg(long, value_name = "MEANS", default_value = "native", value_parser = Means::WORDS)]
+    pub(crate) best: String,
+}
+
+fn port() -> RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..)
 }
 
 #[derive(Args)]
@@ -103,6 +136,14 @@ pub(crate) enum CtlVerb {
         /// The voter's number
         #[arg(long, value_name = "NUMBER")]
         to: u64,
+    },
+    /// Fences the PostgreSQL of this pgx's host, whatever its lease; needs no quorum
+    Fence,
+    /// Takes that back; needs no quorum
+    Unfence {
+        /// The epoch up to which it is fenced, as 'pgx ctl fence' and 'pgx ctl status' print it
+        #[arg(long, value_name = "NUMBER")]
+        epoch: u64,
     },
 }
 

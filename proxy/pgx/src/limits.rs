@@ -26,4 +26,8 @@ pub(crate) const LISTEN_BACKLOG: i32 = 4096;
 /// Backends tried for one client before it is told that none can be reached.
 pub(crate) const CONNECT_TRIES_MAX: usize = 3;
 
+/// How often each place of the fence is tried out by a packet when nothing else happens: soon
+/// enough to notice a hook that somebody emptied, at a cost that does not show.
+pub(crate) const FENCE_TRIAL: Duration = Duration::from_secs(1);
+
 const _: () = assert!(CONNECT_TRIES_MAX > 0);

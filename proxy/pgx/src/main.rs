@@ -12,6 +12,7 @@ mod controller;
 mod ctl;
 mod doctor;
 mod exit;
+mod fence;
 mod forward;
 mod init;
 mod kernel;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         cli::Verb::Doctor(arguments) => doctor::run(&arguments),
         cli::Verb::Init { verb } => init::run(&verb),
         cli::Verb::Config { verb } => config::command::run(&verb),
+        cli::Verb::Fence { verb } => fence::command::run(&verb),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,6 +16,7 @@ use crate::admin::{AdminSocket, Node};
 use crate::config::{self, Config};
 use crate::controller;
 use crate::exit::Failure;
+use crate::fence::Fence;
 use crate::forward::Forwarder;
 use crate::kernel::Kernel;
 use crate::limits::{DRAIN_MAX, LISTEN_BACKLOG};
@@ -44,6 +45,8 @@ async fn serve(config: Config) -> Result<(), Failure> {
         .map_err(|error| Failure::Failed(error.to_string()))?;
     // Files next: a node without its memory starts no role.
     let prepared = controller::prepare(&config)?;
+    // Before anything serves: PostgreSQL's port is shut from here on, as far as no lease opens it.
+    let fence = config.fence.map(Fence::start).transpose()?;
     let kernel = config.vip.as_ref().map(Kernel::attach);
     let mut listeners = Vec::new();
     let forwarder = config.proxy.as_ref().map(Forwarder::new);
@@ -68,7 +71,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         _ => (None, None),
     };
     let control = config.control.clone().zip(peers.clone());
-    let node = Node { started, config, listen, forwarder, kernel, peers, controller };
+    let node = Node { started, config, listen, forwarder, kernel, peers, controller, fence };
     let admin = tokio::spawn(admin.serve(Arc::new(node)));
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 

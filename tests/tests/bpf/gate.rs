@@ -36,7 +36,7 @@ fn boot_ns() -> anyhow::Result<u64> {
     Ok(seconds * 1_000_000_000 + ns)
 }
 
-fn in_ms(ms: u64) -> anyhow::Result<u64> {
+pub(crate) fn in_ms(ms: u64) -> anyhow::Result<u64> {
     Ok(boot_ns()? + ms * 1_000_000)
 }
 

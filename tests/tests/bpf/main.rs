@@ -6,6 +6,9 @@
 mod attach;
 mod fence;
 mod gate;
+mod guard;
+mod handover;
+mod nft;
 #[path = "../../../ebpf/rules/tests/classify/packets.rs"]
 mod packets;
 mod refuse;
@@ -20,6 +23,9 @@ fn main() {
     let mut trials = verdict::trials();
     trials.extend(fence::trials());
     trials.extend(gate::trials());
+    trials.extend(guard::trials());
+    trials.extend(handover::trials());
+    trials.extend(nft::trials());
     trials.extend(vip::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());

@@ -5,10 +5,10 @@
 mod packets;
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
-use pgx_abi::{Gate, LeaseWord, Reason};
+use pgx_abi::{Gate, LeaseWord, PROBE_IN, PROBE_OUT, PROBE_PORT, Reason};
 use pgx_rules::{
     Address, Direction, Facts, Fence, Lease, Reset, Subject, Transport, facts, facts_of_ip, fence,
-    reset, subject,
+    is_socket_probe, reset, subject,
 };
 
 const PORT: u16 = 5432;
@@ -316,4 +316,30 @@ fn no_bytes_make_the_rules_panic_or_pass_postgresqls_data_out_of_a_shut_gate() {
             }
         }
     }
+}
+
+/// A reset without data, from the port that only probes come from.
+fn probe(to: u16) -> Vec<u8> {
+    let ip = PacketBuilder::ethernet2([2; 6], [2; 6]).ipv4(CLIENT, SERVER, 64);
+    let mut frame = Vec::new();
+    ip.tcp(PROBE_PORT, to, 0, 0).rst().write(&mut frame, &[]).unwrap();
+    frame
+}
+
+#[test]
+fn probes_end_at_the_program_that_is_meant_and_reach_it_whatever_the_gate() {
+    for gate in [Gate::Shut, Gate::Peers, Gate::Open] {
+        let dropped = Fence::Drop(Reason::FenceProbe);
+        assert_eq!(judge(&probe(PROBE_OUT), Direction::Out, gate), dropped);
+        assert_eq!(judge(&probe(PROBE_OUT), Direction::In, gate), Fence::Ignore);
+        assert_eq!(judge(&probe(PROBE_IN), Direction::Out, gate), Fence::Ignore);
+        assert_eq!(judge(&probe(PROBE_IN), Direction::In, gate), dropped);
+        assert_eq!(judge(&probe(PORT), Direction::Out, gate), Fence::Ignore);
+        let passed = judge(&probe(PORT), Direction::In, gate);
+        assert!(matches!(passed, Fence::Pass(_)), "the cgroup's program never sees it: {passed:?}");
+    }
+    let whose = subject(facts(&*probe(PORT)), Direction::In, PORT);
+    assert!(is_socket_probe(whose));
+    let client = segment(false, Direction::In, "R", &[]);
+    assert!(!is_socket_probe(subject(facts(&*client), Direction::In, PORT)));
 }

@@ -8,7 +8,7 @@ use pgx_control::ids::NodeId;
 use pgx_session::limits::BACKENDS_MAX;
 use pgx_session::route::ServerAddress;
 
-use super::{Config, Control, Postgres, Proxy, Vip, raw};
+use super::{Config, Control, Fence, Means, Postgres, Proxy, Vip, raw};
 use crate::limits::peer::PEERS_MAX;
 
 /// Longest name that Linux gives an interface, in bytes (`IFNAMSIZ` less its terminator).
@@ -20,8 +20,11 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Checks every value; problems are collected, not returned one by one.
 pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
     let mut problems = Vec::new();
-    if raw.proxy.is_none() && raw.vip.is_none() && raw.control.is_none() {
-        problems.push("no role: at least one of [proxy], [vip] and [control] is needed".to_owned());
+    let has_role = raw.proxy.is_some() || raw.vip.is_some() || raw.control.is_some();
+    if !has_role && raw.fence.is_none() {
+        problems.push(
+            "no role: at least one of [proxy], [vip], [control] and [fence] is needed".to_owned(),
+        );
     }
     if raw.postgres.is_some() && raw.control.is_none() {
         problems.push("postgres: the section needs [control] beside it".to_owned());
@@ -32,6 +35,7 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
         vip: raw.vip.map(|section| vip(section, &mut problems)),
         control: raw.control.map(|section| control(section, &mut problems)),
         postgres: raw.postgres.map(|section| postgres(section, &mut problems)),
+        fence: raw.fence.map(|section| fence(&section, &mut problems)),
     };
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
@@ -167,6 +171,18 @@ fn postgres(raw: raw::Postgres, problems: &mut Vec<String>) -> Postgres {
     }
 }
 
+fn fence(raw: &raw::Fence, problems: &mut Vec<String>) -> Fence {
+    if raw.port == 0 {
+        problems.push("fence.port: 0 is no port that PostgreSQL could listen on".to_owned());
+    }
+    let best = Means::from_word(&raw.best).unwrap_or_else(|| {
+        let words = Means::WORDS.join(", ");
+        problems.push(format!("fence.best: {:?} is none of {words}", raw.best));
+        Means::Nothing
+    });
+    Fence { port: raw.port, best }
+}
+
 fn absolute(key: &str, text: String, problems: &mut Vec<String>) -> PathBuf {
     let path = PathBuf::from(text);
     if !path.is_absolute() {
@@ -189,7 +205,7 @@ pub(crate) fn is_host_and_port(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, parse};
+    use crate::config::{Config, Means, parse};
 
     fn problems(text: &str) -> Vec<String> {
         parse(text).expect_err("must be refused")
@@ -235,6 +251,19 @@ mod tests {
         let peers = [peer(1, "db1:6433"), peer(2, "db2:6433"), peer(2, "db2:6433"), peer(0, "x")];
         let found = problems(&format!("[control]\nnode = 1\n{files}{}", peers.concat()));
         assert_eq!(found.len(), 6, "{found:#?}");
+    }
+
+    #[test]
+    fn fence_alone_is_a_role_and_its_means_have_names() {
+        let fence = parse("[fence]\n").unwrap().fence.unwrap();
+        assert_eq!(fence.port, 5432);
+        assert_eq!(fence.best, Means::Programs(pgx_bpf::Hook::Native));
+        for word in Means::WORDS {
+            parse(&format!("[fence]\nbest = \"{word}\"\n")).unwrap();
+        }
+        let found = problems("[fence]\nport = 0\nbest = \"ebtables\"\n");
+        assert_eq!(found.len(), 2, "{found:#?}");
+        assert!(found[1].contains("ebtables") && found[1].contains("clsact"), "{found:#?}");
     }
 
     #[test]

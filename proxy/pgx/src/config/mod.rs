@@ -14,6 +14,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use pgx_bpf::Hook;
 use pgx_control::ids::NodeId;
 use pgx_session::route::ServerAddress;
 
@@ -31,6 +32,42 @@ pub(crate) struct Config {
     pub(crate) vip: Option<Vip>,
     pub(crate) control: Option<Control>,
     pub(crate) postgres: Option<Postgres>,
+    pub(crate) fence: Option<Fence>,
+}
+
+/// What `[fence]` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fence {
+    pub(crate) port: u16,
+    pub(crate) best: Means,
+}
+
+/// By what means PostgreSQL may be fenced at best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Means {
+    /// The kernel's programs, on interfaces by this hook at best.
+    Programs(Hook),
+    /// Rules of nftables.
+    Nftables,
+    /// Nothing.
+    Nothing,
+}
+
+impl Means {
+    /// The words for them, the best first.
+    pub(crate) const WORDS: [&str; 6] = ["native", "generic", "tcx", "clsact", "nftables", "none"];
+
+    /// What a word means.
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "nftables" => Some(Self::Nftables),
+            "none" => Some(Self::Nothing),
+            word => {
+                let mut hooks = Hook::INTERFACE.into_iter();
+                hooks.find(|hook| hook.name() == word).map(Self::Programs)
+            }
+        }
+    }
 }
 
 /// What `[proxy]` says.

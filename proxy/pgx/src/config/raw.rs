@@ -24,6 +24,9 @@ pub(super) struct Config {
     /// This host's PostgreSQL. For now pgx watches and probes it, and steers nothing.
     #[toml_example(nesting)]
     pub(super) postgres: Option<Postgres>,
+    /// The kernel's fence around this host's PostgreSQL: its port is shut until a lease opens it.
+    #[toml_example(nesting)]
+    pub(super) fence: Option<Fence>,
 }
 
 #[derive(Debug, Deserialize, TomlExample)]
@@ -149,4 +152,26 @@ pub(super) struct Peer {
     /// Its control.listen as host:port.
     #[toml_example(default = "db2:6433")]
     pub(super) address: String,
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fence {
+    /// PostgreSQL's port.
+    #[serde(default = "postgres_port")]
+    #[toml_example(default = 5432)]
+    pub(super) port: u16,
+    /// The best means that may be used: native, generic, tcx, clsact, nftables or none. Each stands
+    /// for itself and all that come after it.
+    #[serde(default = "fence_best")]
+    #[toml_example(default = "native")]
+    pub(super) best: String,
+}
+
+fn postgres_port() -> u16 {
+    pgx_bpf::PORT_DEFAULT
+}
+
+fn fence_best() -> String {
+    "native".to_owned()
 }

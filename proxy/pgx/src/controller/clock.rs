@@ -6,7 +6,7 @@ use pgx_control::ids::BootTime;
 use rustix::time::{ClockId, clock_gettime};
 
 /// The boot-time clock, which goes on while the host sleeps.
-pub(super) fn boot_time() -> BootTime {
+pub(crate) fn boot_time() -> BootTime {
     let now = clock_gettime(ClockId::Boottime);
     // Neither is ever negative for this clock.
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();

@@ -6,7 +6,7 @@
 //! a voter must not forget. [`storage`] is the files, [`message`] what goes between nodes beside
 //! Raft and leases, [`watch`] this host's PostgreSQL.
 
-mod clock;
+pub(crate) mod clock;
 mod driver;
 mod durable;
 mod journal;

@@ -69,6 +69,8 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
             (Verb::EditConfig(change), edit.dry.dry_run)
         }
         CtlVerb::Transfer { to } => plain(Verb::Transfer { to: *to }),
+        CtlVerb::Fence => plain(Verb::Fence),
+        CtlVerb::Unfence { epoch } => plain(Verb::Unfence { epoch: *epoch }),
     };
     Ok(Some(Request { dry_run, ..Request::new(verb) }))
 }

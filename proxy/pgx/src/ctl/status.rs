@@ -1,5 +1,7 @@
 //! How a status looks to a person.
 
+mod fence;
+
 use std::fmt::Write;
 
 use pgx_control::admin::{ControlStatus, PeerStatus, ProbeStatus, Status};
@@ -29,6 +31,9 @@ pub(super) fn table(status: &Status) -> String {
         for (verdict, packets) in &kernel.packets {
             line(&format!("  {verdict}"), format!("{packets} packets"));
         }
+    }
+    if let Some(fence) = &status.fence {
+        fence::lines(fence, &mut line);
     }
     match &status.control {
         Some(control) => cluster(control, &mut line),
@@ -173,6 +178,7 @@ mod tests {
             proxy: None,
             kernel: Some(kernel),
             control: None,
+            fence: None,
             peers: Some(vec![peer("down", "no route to host"), peer("connected", "long gone")]),
         };
         let text = table(&status);

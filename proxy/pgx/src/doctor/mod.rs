@@ -2,6 +2,7 @@
 
 mod backend;
 mod certificates;
+mod fence;
 mod postgres;
 
 use std::fmt::Write;
@@ -60,6 +61,7 @@ fn examine(config: Option<&Config>) -> Vec<Finding> {
     let interfaces: Vec<_> = vip.iter().map(|vip| &*vip.interface).collect();
     let features = pgx_bpf::probe(&Objects::embedded(), Path::new(BPFFS), &interfaces);
     findings.extend(features.into_iter().map(|feature| bpf(feature, vip.is_some())));
+    findings.extend(fence::examine(config.and_then(|config| config.fence.as_ref())));
     let proxy = config.and_then(|config| config.proxy.as_ref());
     for address in proxy.iter().flat_map(|proxy| &proxy.backends) {
         findings.push(backend::examine(address));

@@ -1,0 +1,239 @@
+//! The fence of a running pgx: brought up before anything serves, kept up by a thread of its own,
+//! shown in `pgx ctl status`, and shut by operators.
+//!
+//! Who gives leases is not known here. Where the kernel's programs cannot be had, nftables stand
+//! in, and where those cannot be had either, pgx runs without a fence and says what is lost.
+
+pub(crate) mod command;
+mod show;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use pgx_bpf::{
+    BPFFS, Change, Counters, Error, Guard, Keeper, Nftables, Objects, Options, PIN_BASE, Pins,
+    Place, Rehearsal, Side, Trial, destroy, rehearse,
+};
+use tracing::{error, info, warn};
+
+use crate::config::{self, Means};
+use crate::exit::Failure;
+use crate::limits::FENCE_TRIAL;
+
+/// What is lost with nftables.
+const DEGRADED: &str = "the fence is degraded: it bounds an agent that is dead, not one that is \
+    stopped in mid-renewal and goes on later, and it knows no epochs";
+/// What is lost without any fence.
+const LOST: &str = "nothing in the kernel keeps clients from this PostgreSQL: if pgx or the host \
+    hangs when its lease ends, it goes on answering while another node is primary";
+
+/// By what means PostgreSQL is fenced.
+enum Stands {
+    /// The kernel's programs.
+    Programs { keeper: Box<Mutex<Keeper>>, counters: Counters },
+    /// Rules of nftables.
+    Nftables,
+    /// Nothing.
+    Nothing,
+}
+
+/// What the thread has found.
+#[derive(Default)]
+struct Found {
+    places: Vec<Place>,
+    rehearsals: Vec<Rehearsal>,
+}
+
+/// The fence around this host's PostgreSQL.
+pub(crate) struct Fence {
+    port: u16,
+    stands: Stands,
+    /// Why by no better means.
+    cause: String,
+    found: Arc<Mutex<Found>>,
+}
+
+/// A fence that stands, and why by no better means.
+enum Raised {
+    Programs(Box<Guard>, Pins),
+    Nftables,
+    Nothing,
+}
+
+impl Fence {
+    /// Brings the fence up, by the best means that are allowed and to be had.
+    ///
+    /// # Errors
+    /// When another process keeps a fence here, or its pins are of another build: then this one
+    /// must not stand beside it.
+    pub(crate) fn start(config: config::Fence) -> Result<Self, Failure> {
+        let (raised, cause) = raise(config).map_err(|error| Failure::Failed(error.to_string()))?;
+        let found = Arc::new(Mutex::new(Found::default()));
+        let stands = match raised {
+            Raised::Programs(guard, pins) => {
+                let open = || Ok((Keeper::open(&pins)?, Counters::open(&pins)?));
+                let (keeper, counters) =
+                    open().map_err(|error: Error| Failure::Failed(error.to_string()))?;
+                tell(guard.places().cloned().map(Change::Stands));
+                keep_up(*guard, Arc::clone(&found))?;
+                Stands::Programs { keeper: Box::new(Mutex::new(keeper)), counters }
+            }
+            Raised::Nftables => {
+                warn!(port = config.port, cause, "PostgreSQL is fenced by nftables");
+                Stands::Nftables
+            }
+            Raised::Nothing => {
+                warn!(port = config.port, cause, "PostgreSQL is not fenced");
+                Stands::Nothing
+            }
+        };
+        Ok(Self { port: config.port, stands, cause, found })
+    }
+
+    /// Fences PostgreSQL on an operator's word, up to the newest epoch that this node has heard of.
+    /// Returns what was done, or why not.
+    pub(crate) fn fence(&self) -> Result<String, String> {
+        let mut keeper = self.keeper()?;
+        let epoch = keeper.standing().map_err(|error| error.to_string())?.newest_epoch();
+        keeper.fence(epoch).map_err(|error| error.to_string())?;
+        let standing = keeper.standing().map_err(|error| error.to_string())?;
+        let epoch = standing.fenced_up_to().unwrap_or(epoch);
+        // The gate is shut already; this tells those who only wait.
+        let ended = match destroy(Side::Local, self.port) {
+            Ok(count) => format!("{count} connections ended"),
+            Err(error) => format!("idle connections were not told: {error}"),
+        };
+        warn!(epoch, port = self.port, ended, "fenced by an operator");
+        Ok(format!(
+            "fenced up to epoch {epoch}, {ended}; a newer epoch opens it, and so does \
+             'pgx ctl unfence --epoch {epoch}' while the lease lasts"
+        ))
+    }
+
+    /// Takes an operator's fence back; who does must name the epoch.
+    pub(crate) fn unfence(&self, epoch: u64) -> Result<String, String> {
+        let mut keeper = self.keeper()?;
+        let Some(fenced) = keeper.standing().map_err(|error| error.to_string())?.fenced_up_to()
+        else {
+            return Err("no operator fences this host; 'pgx ctl status' shows why the gate is \
+                        shut, if it is"
+                .to_owned());
+        };
+        if !keeper.unfence(epoch).map_err(|error| error.to_string())? {
+            warn!(epoch, fenced, "refused to take an operator's fence back");
+            return Err(format!(
+                "this host is fenced up to epoch {fenced}, not {epoch}; see who did that, and \
+                 why, before you name that one"
+            ));
+        }
+        warn!(epoch, port = self.port, "an operator's fence was taken back");
+        Ok(format!("no operator fences this host any more; epoch {epoch} may open by its lease"))
+    }
+
+    fn keeper(&self) -> Result<MutexGuard<'_, Keeper>, String> {
+        match &self.stands {
+            Stands::Programs { keeper, .. } => Ok(lock(keeper)),
+            Stands::Nftables | Stands::Nothing => Err(format!(
+                "only the kernel's programs can be shut by an operator, and they do not stand \
+                 here: {}; stop PostgreSQL instead",
+                self.cause
+            )),
+        }
+    }
+}
+
+/// A thread that died while it held a lock has left what it wrote whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Goes down the ladder until something stands.
+fn raise(config: config::Fence) -> Result<(Raised, String), Error> {
+    let port = config.port;
+    let mut causes = Vec::new();
+    if let Means::Programs(best) = config.best {
+        match programs(Options { port, best }) {
+            Ok((guard, pins)) => {
+                return Ok((Raised::Programs(Box::new(guard), pins), String::new()));
+            }
+            Err(error @ (Error::KeeperBusy { .. } | Error::PinLayout { .. })) => return Err(error),
+            Err(error) => causes.push(error.to_string()),
+        }
+    }
+    if config.best != Means::Nothing {
+        match nftables(port) {
+            Ok(()) => {
+                causes.push(DEGRADED.to_owned());
+                return Ok((Raised::Nftables, causes.join("; ")));
+            }
+            Err(error) => causes.push(error.to_string()),
+        }
+    }
+    causes.push(LOST.to_owned());
+    Ok((Raised::Nothing, causes.join("; ")))
+}
+
+fn programs(options: Options) -> Result<(Guard, Pins), Error> {
+    let pins = Pins::open(Path::new(BPFFS), PIN_BASE)?;
+    let guard = Guard::raise(&Objects::embedded(), pins.clone(), options)?;
+    Ok((guard, pins))
+}
+
+fn nftables(port: u16) -> Result<(), Error> {
+    let fence = Nftables::raise(port)?;
+    match fence.try_out()? {
+        Trial::Missed => {
+            let source = std::io::Error::other("a packet passed that was to end in the rules");
+            Err(Error::Nftables { source })
+        }
+        Trial::Seen | Trial::Untried(_) => Ok(()),
+    }
+}
+
+/// Keeps the fence up until the process ends.
+fn keep_up(mut guard: Guard, found: Arc<Mutex<Found>>) -> Result<(), Failure> {
+    lock(&found).places = guard.places().cloned().collect();
+    let run = move || {
+        let rehearsals = rehearse(&Objects::embedded());
+        for Rehearsal { hook, result } in &rehearsals {
+            match result {
+                Ok(()) => info!(%hook, "the fence works in this hook on this kernel"),
+                Err(error) => warn!(%hook, %error, "the fence does not work in this hook here"),
+            }
+        }
+        lock(&found).rehearsals = rehearsals;
+        let mut told = String::new();
+        loop {
+            let tended = guard.wait(FENCE_TRIAL).and_then(|_| guard.tend());
+            match tended {
+                Ok(changes) => {
+                    lock(&found).places = guard.places().cloned().collect();
+                    tell(changes);
+                    told.clear();
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if error != told {
+                        error!(error, "the fence cannot be kept up; it stands where it stood");
+                        told = error;
+                    }
+                    // What fails at once must not spin.
+                    thread::sleep(FENCE_TRIAL);
+                }
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("pgx-fence".to_owned()).spawn(run);
+    thread.map(drop).map_err(|error| Failure::Failed(format!("cannot start a thread: {error}")))
+}
+
+fn tell(changes: impl IntoIterator<Item = Change>) {
+    for change in changes {
+        match change {
+            Change::Stands(place) if place.is_guarded() => info!("the fence stands at {place}"),
+            Change::Stands(place) => error!("THE FENCE DOES NOT STAND at {place}"),
+            Change::Gone(at) => info!("{at} is gone, and the fence there with it"),
+        }
+    }
+}
