@@ -1,4 +1,5 @@
-//! What must hold of the rules for any bytes: each function takes a frame and panics if it does not.
+//! What must hold of the rules for any bytes: each function takes a frame, and panics if it does
+//! not.
 //!
 //! The oracle is etherparse, which shares no line with the rules. What it takes for TCP to a port
 //! is what the rules must fence; what it refuses, the network stack may still take, so nothing

@@ -21,6 +21,7 @@ mod plane;
 mod probe;
 mod sys;
 mod vips;
+mod wire;
 mod xdp_features;
 
 pub use attach::{Attachment, Mode};
@@ -35,3 +36,4 @@ pub use pins::{BPFFS, Pins};
 pub use plane::Plane;
 pub use probe::{Feature, probe};
 pub use vips::Vips;
+pub use wire::Wire;

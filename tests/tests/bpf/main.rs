@@ -6,21 +6,28 @@
 mod attach;
 mod fence;
 mod gate;
+mod net;
 #[path = "../../../ebpf/rules/tests/classify/packets.rs"]
 mod packets;
 mod refuse;
 mod space;
+mod takeover;
 mod verdict;
 mod vip;
 
 use libtest_mimic::Arguments;
 
 fn main() {
+    // What is to be killed in a test is this program, in another process.
+    if takeover::helper().unwrap_or_else(|error| panic!("{error:?}")) {
+        return;
+    }
     let arguments = Arguments::from_args();
     let mut trials = verdict::trials();
     trials.extend(fence::trials());
     trials.extend(gate::trials());
     trials.extend(vip::trials());
+    trials.extend(takeover::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
     libtest_mimic::run(&arguments, trials).exit();

@@ -5,6 +5,7 @@
 #[expect(dead_code, reason = "the table is shared, only its frames are used here")]
 mod packets;
 #[path = "../../../fuzz/src/properties.rs"]
+#[expect(unreachable_pub, reason = "the fuzzer's crate exports it")]
 mod properties;
 
 /// Runs a property over every variant of every packet.
