@@ -6,6 +6,7 @@
 mod attach;
 mod fence;
 mod gate;
+mod instructions;
 mod net;
 #[path = "../../../ebpf/rules/tests/classify/packets.rs"]
 mod packets;
@@ -28,6 +29,7 @@ fn main() {
     trials.extend(gate::trials());
     trials.extend(vip::trials());
     trials.extend(takeover::trials());
+    trials.extend(instructions::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
     libtest_mimic::run(&arguments, trials).exit();
