@@ -19,6 +19,7 @@ mod limits;
 mod peer;
 mod serve;
 mod telemetry;
+mod vip;
 
 use std::process::ExitCode;
 

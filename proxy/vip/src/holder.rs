@@ -131,6 +131,14 @@ impl Holder {
         Ok(())
     }
 
+    /// This host lets all addresses go, and holds none under the numbers that it has.
+    pub fn release_all(&self) {
+        for post in self.posts.values() {
+            post.known().wanted.is_closed = true;
+            post.waker.wake();
+        }
+    }
+
     /// Whether the local proxy serves: the addresses stand on loopback only while it does.
     pub fn set_serving(&self, is_serving: bool) {
         if let Some(loopback) = &self.loopback {

@@ -2,6 +2,7 @@
 
 mod backend;
 mod certificates;
+mod vip;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -59,6 +60,7 @@ fn examine(config: Option<&Config>) -> Vec<Finding> {
     let interfaces: Vec<_> = vip.iter().map(|vip| &*vip.interface).collect();
     let features = pgx_bpf::probe(&Objects::embedded(), Path::new(BPFFS), &interfaces);
     findings.extend(features.into_iter().map(|feature| bpf(feature, vip.is_some())));
+    findings.extend(vip.into_iter().flat_map(vip::examine));
     let proxy = config.and_then(|config| config.proxy.as_ref());
     for address in proxy.iter().flat_map(|proxy| &proxy.backends) {
         findings.push(backend::examine(address));
