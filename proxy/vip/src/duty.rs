@@ -51,15 +51,17 @@ enum State {
 #[derive(Clone, Debug)]
 pub(crate) struct Duty {
     state: State,
-    /// After a failure the same is not tried before this.
-    not_before_ns: u64,
+    /// After a taking or a renewal that failed it is not tried again before this.
+    take_after_ns: u64,
+    /// The same of a release; a taking that failed is undone at once.
+    release_after_ns: u64,
     /// When the addresses were last announced, whoever held them in between.
     announced_ns: Option<u64>,
 }
 
 impl Duty {
     pub(crate) fn new() -> Self {
-        Self { state: State::Unclear, not_before_ns: 0, announced_ns: None }
+        Self { state: State::Unclear, take_after_ns: 0, release_after_ns: 0, announced_ns: None }
     }
 
     pub(crate) fn is_taken(&self) -> bool {
@@ -68,9 +70,9 @@ impl Duty {
 
     /// What is to be done now; [`Self::handle_done`] hears of it before the next is asked for.
     pub(crate) fn next_action(&self, wanted: Wanted, now_ns: u64) -> Option<Action> {
-        let may_try = now_ns >= self.not_before_ns;
+        let may_try = now_ns >= self.take_after_ns;
         match self.state {
-            State::Unclear => may_try.then_some(Action::Release(wanted)),
+            State::Unclear => (now_ns >= self.release_after_ns).then_some(Action::Release(wanted)),
             State::Free => (may_try && wanted.is_valid(now_ns)).then_some(Action::Take(wanted)),
             State::Taken { under, .. } if under.number != wanted.number => {
                 // A new holder, even if it is the same host: what was taken under the old number
@@ -89,11 +91,11 @@ impl Duty {
     /// When the next thing has to be done if nothing else happens.
     pub(crate) fn poll_timeout(&self, wanted: Wanted, now_ns: u64) -> Option<u64> {
         match self.state {
-            State::Unclear => Some(self.not_before_ns.max(now_ns)),
-            State::Free => wanted.is_valid(now_ns).then_some(self.not_before_ns.max(now_ns)),
+            State::Unclear => Some(self.release_after_ns.max(now_ns)),
+            State::Free => wanted.is_valid(now_ns).then_some(self.take_after_ns.max(now_ns)),
             State::Taken { under, .. } => {
                 let is_behind = wanted.until_ns > under.until_ns;
-                let renew_ns = if is_behind { self.not_before_ns } else { u64::MAX };
+                let renew_ns = if is_behind { self.take_after_ns } else { u64::MAX };
                 Some(wanted.until_ns.min(self.announce_at_ns()).min(renew_ns))
             }
         }
@@ -107,7 +109,11 @@ impl Duty {
             self.announced_ns = Some(now_ns);
             return;
         }
-        self.not_before_ns = if is_success { 0 } else { now_ns + ms(RETRY_MS) };
+        let after_ns = if is_success { 0 } else { now_ns + ms(RETRY_MS) };
+        match action {
+            Action::Release(_) => self.release_after_ns = after_ns,
+            Action::Take(_) | Action::Renew(_) | Action::Announce => self.take_after_ns = after_ns,
+        }
         self.state = match (action, is_success, self.state) {
             (Action::Take(under), true, _) => {
                 State::Taken { under, since_ns: now_ns, announced: 0 }
@@ -232,6 +238,17 @@ mod tests {
         let done = carry_out(&mut duty, wanted(2, 9_000), 1_000 + RETRY_MS, 1_000 + RETRY_MS);
         assert_eq!(done[0].1, Action::Release(wanted(2, 9_000)));
         assert_eq!(done[1].1, Action::Take(wanted(2, 9_000)));
+    }
+
+    #[test]
+    fn taking_that_fails_is_undone_at_once_and_tried_again_later() {
+        let mut duty = Duty::new();
+        carry_out(&mut duty, Wanted::default(), 0, 0);
+        let lease = wanted(1, 9_000);
+        duty.handle_done(Action::Take(lease), false, ms(100));
+        let done = carry_out(&mut duty, lease, 100, 100 + RETRY_MS);
+        assert_eq!(done[0], (100, Action::Release(lease)));
+        assert_eq!(done[1], (100 + RETRY_MS, Action::Take(lease)));
     }
 
     #[test]
