@@ -67,7 +67,7 @@ fn max_client_conn() -> u32 {
 #[derive(Debug, Deserialize, TomlExample)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Vip {
-    /// Network interface whose packets the XDP program sees, and on whose network the addresses are.
+    /// Network interface whose packets the XDP program sees; the addresses are on its network.
     #[toml_example(default = "eth0")]
     pub(super) interface: String,
     /// How addresses are held: "xdp" (answered in the kernel, under the lease), "address" (on the
