@@ -1,5 +1,6 @@
 //! Writes until when this host may answer for which virtual address.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use aya::maps::{HashMap, Map, MapData, MapError};
@@ -55,6 +56,22 @@ impl Vips {
             }
             found => found.map(drop).map_err(failed(VIPS)),
         }
+    }
+
+    /// Forgets every address but these: questions for them reach the network stack again, which
+    /// answers for what stands on its interfaces.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn keep_only(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        let kept: BTreeSet<_> = addresses.iter().map(key).collect();
+        let known: Result<Vec<_>, _> = self.vips.keys().collect();
+        for address in known.map_err(failed(VIPS))? {
+            if !kept.contains(&address) {
+                self.vips.remove(&address).map_err(failed(VIPS))?;
+            }
+        }
+        Ok(())
     }
 
     /// This host answers for the address, as its holder of that number, until `until_ns` of the

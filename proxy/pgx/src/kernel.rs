@@ -7,6 +7,7 @@ use std::path::Path;
 
 use pgx_bpf::{Attachment, BPFFS, Error, Objects, PIN_BASE, Pins, Plane};
 use pgx_control::admin::KernelStatus;
+use pgx_vip::Mode;
 use tracing::{info, warn};
 
 use crate::config;
@@ -22,7 +23,7 @@ impl Kernel {
     /// stops; its next start replaces it without a gap.
     pub(crate) fn attach(config: &config::Vip) -> Self {
         let interface = config.interface.clone();
-        let state = attach(&interface, !config.leases.is_empty());
+        let state = attach(&interface, config.mode == Mode::Xdp);
         match &state {
             Ok((_, attachment)) => info!(
                 %interface,

@@ -98,6 +98,10 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// Mode `xdp` without the pins of its programs.
+    #[error("mode \"xdp\" needs the pinned maps of pgx's BPF programs, and there are none")]
+    NoPins,
+
     /// Mode `command` without a program.
     #[error("mode \"command\" needs a program; name it in vip.command")]
     NoProgram,

@@ -1,12 +1,12 @@
 //! The holder of virtual addresses: a thread for each lease, which takes the addresses and lets
 //! them go by the deadline, whatever the rest of the process does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use pgx_bpf::{Pins, Wire};
+use pgx_bpf::{Pins, Vips, Wire};
 use serde::Serialize;
 use tracing::{info, warn};
 
@@ -77,6 +77,9 @@ impl Holder {
     /// [`Error`] when a thread or the kernel's configuration cannot be had. Nothing is held then.
     pub fn start(settings: &Settings, pins: Option<&Pins>) -> Result<Self, Error> {
         record::clean(&settings.record)?;
+        if let Some(pins) = pins {
+            forget_others(settings, pins)?;
+        }
         let mut posts = BTreeMap::new();
         for lease in &settings.leases {
             let means = Means::new(settings, pins)?;
@@ -161,6 +164,19 @@ impl Holder {
 
     fn post(&self, lease: LeaseId) -> Result<&Post, Refused> {
         self.posts.get(&lease).ok_or(Refused::Unknown(lease))
+    }
+}
+
+/// The programs of an earlier run are still attached, and drop questions for what is in their map:
+/// what another mode holds, or nobody any more, must not be in there.
+fn forget_others(settings: &Settings, pins: &Pins) -> Result<(), Error> {
+    let ours = settings.leases.iter().flat_map(|lease| lease.addresses.iter().copied());
+    let kept = if settings.mode == Mode::Xdp { ours.collect() } else { BTreeSet::new() };
+    match Vips::open(pins) {
+        Ok(mut vips) => Ok(vips.keep_only(&kept)?),
+        // Without the map no program can be there.
+        Err(_) if settings.mode != Mode::Xdp => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -72,6 +72,7 @@ impl Loopback {
             path: record,
             netlink,
             record: None,
+            is_up: false,
             groups: Vec::new(),
         };
         let thread = thread::Builder::new().name("vip-loopback".to_owned());
@@ -112,6 +113,8 @@ struct Work {
     netlink: Netlink,
     /// What was changed; nothing yet if there is none.
     record: Option<Record>,
+    /// Whether they have been put there, so that it is logged once.
+    is_up: bool,
     /// Sockets that are members of the addresses' groups.
     groups: Vec<UdpSocket>,
 }
@@ -167,11 +170,15 @@ impl Work {
                 source,
             })?;
         }
-        info!(addresses = ?self.addresses, "virtual addresses are on loopback");
+        if !self.is_up {
+            info!(addresses = ?self.addresses, "virtual addresses are on loopback");
+        }
+        self.is_up = true;
         Ok(())
     }
 
     fn take_off(&mut self) -> Result<(), Error> {
+        self.is_up = false;
         for address in &self.addresses {
             if remove(&self.netlink, *address)? {
                 info!(%address, "a virtual address is off loopback");

@@ -36,7 +36,8 @@ impl Means {
     pub(crate) fn new(settings: &Settings, pins: Option<&Pins>) -> Result<Self, Error> {
         Ok(match (settings.mode, pins) {
             (Mode::Xdp, Some(pins)) => Self::Xdp(Box::new(Vips::open(pins)?)),
-            (Mode::Xdp, None) | (Mode::None, _) => Self::None,
+            (Mode::Xdp, None) => return Err(Error::NoPins),
+            (Mode::None, _) => Self::None,
             (Mode::Address, _) => {
                 Self::Address(Netlink::open().map_err(|source| Error::Netlink { source })?)
             }

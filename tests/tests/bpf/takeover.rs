@@ -40,6 +40,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         }),
         trial("taking_an_address_moves_the_neighbours_of_clients", needs, || moved(Mode::Xdp)),
         trial("address_mode_moves_the_neighbours_of_clients", address, || moved(Mode::Address)),
+        trial("address_mode_works_where_xdp_mode_was_before", needs, mode_changed),
         trial("address_goes_by_its_deadline_though_nobody_asks", address, deadline),
         trial("kernel_takes_the_address_of_a_killed_holder_off", address, killed),
         trial("stack_is_silent_about_addresses_on_loopback", needs, silent),
@@ -214,6 +215,30 @@ fn moved(mode: Mode) -> anyhow::Result<()> {
         }
         let refused = one.holder.hold(LEASE, 1, boot_ns() + LONG_NS);
         ensure!(refused.is_err(), "a late thread took them again");
+        Ok(())
+    })
+}
+
+/// The programs of the first run stay attached when it ends.
+fn mode_changed() -> anyhow::Result<()> {
+    Space::run(|space| {
+        let net = Net::make(space, Cable::Native)?;
+        let station = Station::start(space, &net, &net.one, "one", Mode::Xdp)?;
+        station.holder.hold(LEASE, 1, boot_ns() + LONG_NS)?;
+        wait_for("taken by XDP", || Ok(station.is_taken()))?;
+        drop(station);
+        let station = Station::start(space, &net, &net.one, "one", Mode::Address)?;
+        station.holder.hold(LEASE, 2, boot_ns() + LONG_NS)?;
+        wait_for("taken as an address", || Ok(station.is_taken()))?;
+        // Asked for, not only announced: a program that drops questions would hide behind that.
+        let (heard, _) = net.client.run(|| {
+            let (ear, wire) = (Ear::open(Duration::from_millis(1))?, Wire::open(ETH)?);
+            ask_until(&ear, &wire, boot_ns() + 300 * MS)
+        })?;
+        for vip in vips()? {
+            let answers = of(&heard, Saying::Answer, vip);
+            ensure!(!answers.is_empty(), "{vip}: the stack does not answer");
+        }
         Ok(())
     })
 }
