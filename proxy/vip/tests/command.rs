@@ -92,7 +92,7 @@ fn program_takes_and_releases_and_one_that_hangs_is_killed_with_its_children() {
     wait_for("released at its end", || {
         log(&program).matches("release eth9 192.0.2.1 fd00::1").count() == 2
     });
-    assert!(!status(&holder, 1).is_taken);
+    wait_for("and known to be", || !status(&holder, 1).is_taken);
 }
 
 #[test]
