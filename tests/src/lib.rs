@@ -5,4 +5,5 @@ pub mod database;
 pub mod lab;
 pub mod node;
 pub mod objects;
+pub mod programs;
 pub mod skip;

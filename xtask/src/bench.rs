@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: measures on this machine what the documentation states.
 
+mod xdp;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -41,6 +43,8 @@ enum What {
         #[arg(long)]
         release: bool,
     },
+    /// The BPF programs, each with its packets: nanoseconds a packet
+    Xdp(xdp::Args),
 }
 
 /// Measures and prints.
@@ -48,9 +52,13 @@ enum What {
 /// # Errors
 /// When the cluster does not do what is to be measured.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let What::Control { rounds, idle_s, release } = args.what;
-    let binary = build::pgx(release)?;
-    control_plane(&binary, rounds, Duration::from_secs(idle_s))
+    match &args.what {
+        What::Control { rounds, idle_s, release } => {
+            let binary = build::pgx(*release)?;
+            control_plane(&binary, *rounds, Duration::from_secs(*idle_s))
+        }
+        What::Xdp(args) => xdp::run(args),
+    }
 }
 
 fn control_plane(binary: &Path, rounds: usize, idle: Duration) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod lab;
 mod model;
 mod setup;
@@ -48,6 +49,8 @@ enum Verb {
     Tidy(tidy::Args),
     /// Builds the BPF objects from source, ready to be committed
     Ebpf(ebpf::Args),
+    /// Feeds the rules of packets with whatever bytes a fuzzer makes up
+    Fuzz(fuzz::Args),
     /// Walks every order of events of leases, within bounds
     Model,
     /// Runs hosts in miniature: network namespaces with their own PostgreSQL and pgx
@@ -78,6 +81,7 @@ fn task() -> anyhow::Result<()> {
         Verb::Fix => verify::fix(),
         Verb::Tidy(args) => tidy::run(&args),
         Verb::Ebpf(args) => ebpf::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Model => model::run(),
         Verb::Lab(args) => lab::run(args),
     }

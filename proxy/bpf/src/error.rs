@@ -198,6 +198,15 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// No socket for whole frames could be had.
+    #[error("cannot send frames by {interface}: {source}; `ip link show {interface}` shows it")]
+    Wire {
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
     /// A map could not be read or written.
     #[error("cannot use the BPF map {map}: {source}; was it removed while pgx was running?")]
     Map {

@@ -30,6 +30,7 @@ mod probe;
 mod rehearse;
 mod sys;
 mod vips;
+mod wire;
 mod xdp_features;
 
 pub use attach::{Attachment, Mode};
@@ -48,3 +49,4 @@ pub use plane::Plane;
 pub use probe::{Feature, probe};
 pub use rehearse::{Rehearsal, rehearse};
 pub use vips::Vips;
+pub use wire::Wire;

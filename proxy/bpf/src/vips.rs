@@ -1,14 +1,15 @@
 //! Writes until when this host may answer for which virtual address.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use aya::maps::{HashMap, Map, MapData, MapError};
-use nix::ifaddrs::getifaddrs;
 use pgx_abi::{Gate, LINKS, LeaseWord, LinkAddress, VIPS, Vip};
 
 use crate::device::Device;
 use crate::error::root_cause;
 use crate::keeper::{KeepError, Stale, key};
+use crate::wire::link_address;
 use crate::{Error, Pins};
 
 /// The writer of virtual addresses' leases on this host.
@@ -37,12 +38,7 @@ impl Vips {
     /// [`Error::InterfaceUnknown`], also for one without a link address; [`Error::Map`].
     pub fn add_interface(&mut self, interface: &str) -> Result<(), Error> {
         let device = Device::find(interface)?;
-        let unknown = || Error::InterfaceUnknown { name: interface.to_owned() };
-        // Not from sysfs, which shows the network namespace that it was mounted in.
-        let addresses = getifaddrs().map_err(|_| unknown())?;
-        let mut own = addresses.filter(|one| one.interface_name == device.name);
-        let link = own.find_map(|one| one.address?.as_link_addr()?.addr());
-        let [a, b, c, d, e, f] = link.ok_or_else(unknown)?;
+        let [a, b, c, d, e, f] = link_address(interface)?;
         let address: LinkAddress = [a, b, c, d, e, f, 0, 0];
         self.links.insert(device.index, address, 0).map_err(failed(LINKS))
     }
@@ -60,6 +56,22 @@ impl Vips {
             }
             found => found.map(drop).map_err(failed(VIPS)),
         }
+    }
+
+    /// Forgets every address but these: questions for them reach the network stack again, which
+    /// answers for what stands on its interfaces.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn keep_only(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        let kept: BTreeSet<_> = addresses.iter().map(key).collect();
+        let known: Result<Vec<_>, _> = self.vips.keys().collect();
+        for address in known.map_err(failed(VIPS))? {
+            if !kept.contains(&address) {
+                self.vips.remove(&address).map_err(failed(VIPS))?;
+            }
+        }
+        Ok(())
     }
 
     /// This host answers for the address, as its holder of that number, until `until_ns` of the

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use pgx_control::admin::{
-    Body, ProxyStatus, Refusal, Reply, Request, SharedChange, Status, VERSION, Verb,
+    Body, KernelStatus, ProxyStatus, Refusal, Reply, Request, SharedChange, Status, VERSION, Verb,
 };
 use pgx_control::ids::NodeId;
 use pgx_control::limits::{ADMIN_CLIENT_MS_MAX, ADMIN_CLIENTS_MAX, ADMIN_REQUEST_BYTES_MAX};
@@ -32,6 +32,7 @@ use crate::fence::Fence;
 use crate::forward::Forwarder;
 use crate::kernel::Kernel;
 use crate::peer::PeerSet;
+use crate::vip::Addresses;
 
 /// Why the admin socket cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +68,7 @@ pub(crate) struct Node {
     pub(crate) peers: Option<Arc<PeerSet>>,
     pub(crate) controller: Option<Control>,
     pub(crate) fence: Option<Fence>,
+    pub(crate) vips: Option<Arc<Addresses>>,
 }
 
 impl AdminSocket {
@@ -234,6 +236,15 @@ impl Node {
         }
     }
 
+    fn kernel_status(&self, kernel: &Kernel) -> KernelStatus {
+        let mut status = kernel.status();
+        let vips = self.vips.as_ref().map(|vips| vips.summary()).unwrap_or_default();
+        let parts = [std::mem::take(&mut status.cause), vips];
+        status.cause =
+            parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+        status
+    }
+
     async fn status(&self) -> Status {
         let control = match &self.controller {
             Some(controller) => controller.status().await.map(Box::new),
@@ -255,7 +266,7 @@ impl Node {
                     .connect_failures_total
                     .load(Ordering::Relaxed),
             }),
-            kernel: self.kernel.as_ref().map(Kernel::status),
+            kernel: self.kernel.as_ref().map(|kernel| self.kernel_status(kernel)),
             peers: self.peers.as_ref().map(|peers| peers.status()),
             control,
             fence: self.fence.as_ref().map(Fence::status),

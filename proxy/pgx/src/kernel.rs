@@ -7,6 +7,7 @@ use std::path::Path;
 
 use pgx_bpf::{Attachment, BPFFS, Error, Objects, PIN_BASE, Pins, Plane};
 use pgx_control::admin::KernelStatus;
+use pgx_vip::Mode;
 use tracing::{info, warn};
 
 use crate::config;
@@ -22,7 +23,7 @@ impl Kernel {
     /// stops; its next start replaces it without a gap.
     pub(crate) fn attach(config: &config::Vip) -> Self {
         let interface = config.interface.clone();
-        let state = attach(&interface);
+        let state = attach(&interface, config.mode == Mode::Xdp);
         match &state {
             Ok((_, attachment)) => info!(
                 %interface,
@@ -37,6 +38,11 @@ impl Kernel {
             ),
         }
         Self { interface, state }
+    }
+
+    /// Whether XDP can answer for addresses, and if not, why.
+    pub(crate) fn answers(&self) -> Result<(), String> {
+        self.state.as_ref().map(|_| ()).map_err(ToString::to_string)
     }
 
     /// What `pgx ctl status` shows.
@@ -68,9 +74,12 @@ impl Kernel {
     }
 }
 
-fn attach(interface: &str) -> Result<(Plane, Attachment), Error> {
+fn attach(interface: &str, answers: bool) -> Result<(Plane, Attachment), Error> {
     let pins = Pins::open(Path::new(BPFFS), PIN_BASE)?;
     let mut plane = Plane::load(&Objects::embedded(), pins)?;
+    if answers {
+        plane.answer()?;
+    }
     let attachment = plane.attach(interface)?;
     Ok((plane, attachment))
 }

@@ -20,6 +20,7 @@ mod limits;
 mod peer;
 mod serve;
 mod telemetry;
+mod vip;
 
 use std::process::ExitCode;
 

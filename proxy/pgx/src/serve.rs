@@ -23,6 +23,7 @@ use crate::limits::{DRAIN_MAX, LISTEN_BACKLOG};
 use crate::peer::certificates::Certificates;
 use crate::peer::{PeerSet, Takers};
 use crate::telemetry;
+use crate::vip::Addresses;
 
 /// Runs until a signal asks it to stop.
 ///
@@ -71,11 +72,20 @@ async fn serve(config: Config) -> Result<(), Failure> {
         _ => (None, None),
     };
     let control = config.control.clone().zip(peers.clone());
-    let node = Node { started, config, listen, forwarder, kernel, peers, controller, fence };
+    let addresses = config.vip.as_ref().zip(kernel.as_ref());
+    let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));
+    if let Some(addresses) = &addresses {
+        addresses.set_serving(config.proxy.is_some());
+    }
+    let vips = addresses.clone();
+    let node = Node { started, config, listen, forwarder, kernel, peers, controller, fence, vips };
     let admin = tokio::spawn(admin.serve(Arc::new(node)));
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
     wait_for_signal(control.as_ref()).await?;
+    if let Some(addresses) = &addresses {
+        addresses.release_all();
+    }
     // Receivers may be gone already when no role listens.
     let _ = stop.send(true);
     let drained = tokio::time::timeout(DRAIN_MAX, async {
@@ -89,6 +99,11 @@ async fn serve(config: Config) -> Result<(), Failure> {
         warn!("sessions still open after {DRAIN_MAX:?} are cut");
     }
     roles.shutdown().await;
+    if let Some(addresses) = addresses {
+        // Until the last session has ended packets for the addresses have to arrive.
+        let stopped = tokio::task::spawn_blocking(move || addresses.stop()).await;
+        stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
+    }
     admin.abort();
     info!("pgx has stopped");
     Ok(())

@@ -8,17 +8,24 @@ mod fence;
 mod gate;
 mod guard;
 mod handover;
+mod instructions;
+mod net;
 mod nft;
 #[path = "../../../ebpf/rules/tests/classify/packets.rs"]
 mod packets;
 mod refuse;
 mod space;
+mod takeover;
 mod verdict;
 mod vip;
 
 use libtest_mimic::Arguments;
 
 fn main() {
+    // What is to be killed in a test is this program, in another process.
+    if takeover::helper().unwrap_or_else(|error| panic!("{error:?}")) {
+        return;
+    }
     let arguments = Arguments::from_args();
     let mut trials = verdict::trials();
     trials.extend(fence::trials());
@@ -27,6 +34,8 @@ fn main() {
     trials.extend(handover::trials());
     trials.extend(nft::trials());
     trials.extend(vip::trials());
+    trials.extend(takeover::trials());
+    trials.extend(instructions::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
     libtest_mimic::run(&arguments, trials).exit();

@@ -36,6 +36,7 @@ const RULES: &[Rule] = &[
     },
     Rule { name: "pgx-ring", ours: &[], others: Some(&["io-uring"]) },
     Rule { name: "pgx-bpf", ours: &["pgx-abi"], others: None },
+    Rule { name: "pgx-vip", ours: &["pgx-bpf", "pgx-rules"], others: None },
     Rule {
         name: "pgx",
         ours: &[
@@ -46,6 +47,7 @@ const RULES: &[Rule] = &[
             "pgx-quorum",
             "pgx-ring",
             "pgx-bpf",
+            "pgx-vip",
         ],
         others: None,
     },

@@ -8,11 +8,8 @@ use pgx_control::ids::NodeId;
 use pgx_session::limits::BACKENDS_MAX;
 use pgx_session::route::ServerAddress;
 
-use super::{Config, Control, Fence, Means, Postgres, Proxy, Vip, raw};
+use super::{Config, Control, Fence, Means, Postgres, Proxy, raw, vip};
 use crate::limits::peer::PEERS_MAX;
-
-/// Longest name that Linux gives an interface, in bytes (`IFNAMSIZ` less its terminator).
-const INTERFACE_BYTES_MAX: usize = 15;
 
 /// Longest path that a Unix socket may have, in bytes (`sun_path` less its terminator).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -32,7 +29,7 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
     let config = Config {
         admin_socket: admin_socket(&raw.admin.socket, &mut problems),
         proxy: raw.proxy.map(|section| proxy(&section, &mut problems)),
-        vip: raw.vip.map(|section| vip(section, &mut problems)),
+        vip: raw.vip.map(|section| vip::check(section, &mut problems)),
         control: raw.control.map(|section| control(section, &mut problems)),
         postgres: raw.postgres.map(|section| postgres(section, &mut problems)),
         fence: raw.fence.map(|section| fence(&section, &mut problems)),
@@ -93,17 +90,6 @@ fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
         backends: raw.backends.iter().cloned().map(ServerAddress).collect(),
         max_client_conn: usize::try_from(raw.max_client_conn).unwrap_or(usize::MAX),
     }
-}
-
-fn vip(raw: raw::Vip, problems: &mut Vec<String>) -> Vip {
-    let bytes = raw.interface.len();
-    if bytes == 0 || bytes > INTERFACE_BYTES_MAX || raw.interface.contains(['/', ' ']) {
-        problems.push(format!(
-            "vip.interface: {:?} cannot be a name of an interface ('ip link' lists them)",
-            raw.interface
-        ));
-    }
-    Vip { interface: raw.interface }
 }
 
 fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {

@@ -6,6 +6,7 @@
 mod check;
 pub(crate) mod command;
 mod raw;
+mod vip;
 
 pub(crate) use check::is_host_and_port;
 
@@ -82,6 +83,9 @@ pub(crate) struct Proxy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Vip {
     pub(crate) interface: String,
+    pub(crate) mode: pgx_vip::Mode,
+    pub(crate) program: Option<pgx_vip::Program>,
+    pub(crate) leases: Vec<pgx_vip::Lease>,
 }
 
 /// What `[control]` says. The files are read by [`crate::peer::certificates`].

@@ -70,9 +70,46 @@ fn max_client_conn() -> u32 {
 #[derive(Debug, Deserialize, TomlExample)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Vip {
-    /// Network interface whose packets the XDP program sees.
+    /// Network interface whose packets the XDP program sees; the addresses are on its network.
     #[toml_example(default = "eth0")]
     pub(super) interface: String,
+    /// How addresses are held: "xdp" (answered in the kernel, under the lease), "address" (on the
+    /// interface while the lease lasts), "command" (by a program of yours) or "none".
+    #[serde(default = "vip_mode")]
+    #[toml_example(default = "xdp")]
+    pub(super) mode: String,
+    /// The program of mode "command", called as PROGRAM take|release INTERFACE ADDRESS...
+    #[toml_example(default = "/usr/local/sbin/move-address")]
+    pub(super) command: Option<String>,
+    /// Milliseconds that one call of it may take before it is killed.
+    #[serde(default = "command_ms_max")]
+    #[toml_example(default = 5000)]
+    pub(super) command_ms_max: u32,
+    /// Addresses that come and go together: whoever holds the lease answers for them.
+    #[toml_example(nesting)]
+    pub(super) leases: Option<Vec<VipLease>>,
+}
+
+fn vip_mode() -> String {
+    "xdp".to_owned()
+}
+
+fn command_ms_max() -> u32 {
+    5000
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VipLease {
+    /// The lease's number, from 1, the same on every node.
+    #[toml_example(default = 1)]
+    pub(super) id: u32,
+    /// What clients find there: "read-write" (the primary) or "read-only" (standbys).
+    #[toml_example(default = "read-write")]
+    pub(super) role: String,
+    /// The addresses, without a prefix; usually one of each family.
+    #[toml_example(default = ["10.0.0.50", "fd00::50"])]
+    pub(super) addresses: Vec<String>,
 }
 
 #[derive(Debug, Deserialize, TomlExample)]

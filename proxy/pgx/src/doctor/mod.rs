@@ -4,6 +4,7 @@ mod backend;
 mod certificates;
 mod fence;
 mod postgres;
+mod vip;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -62,6 +63,7 @@ fn examine(config: Option<&Config>) -> Vec<Finding> {
     let features = pgx_bpf::probe(&Objects::embedded(), Path::new(BPFFS), &interfaces);
     findings.extend(features.into_iter().map(|feature| bpf(feature, vip.is_some())));
     findings.extend(fence::examine(config.and_then(|config| config.fence.as_ref())));
+    findings.extend(vip.into_iter().flat_map(vip::examine));
     let proxy = config.and_then(|config| config.proxy.as_ref());
     for address in proxy.iter().flat_map(|proxy| &proxy.backends) {
         findings.push(backend::examine(address));
