@@ -7,6 +7,11 @@ use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::libc;
 use pgx_abi::{
+    BUCKET_SLOTS, FLOWS_MAX, FlowKey, HOPS_MAX, HeadingNote, Inflow, REFUSE, SERVER_SLOTS,
+    SERVICES_MAX, STEER, STEER_AWAY, STEER_BUCKETS, STEER_FLOWS, STEER_HOPS, STEER_INFLOW,
+    STEER_NOTE, STEER_SERVERS, STEER_SERVICES, STEER_TABLES, ServiceKey, TABLES_MAX,
+};
+use pgx_abi::{
     COUNTER_SLOTS, Counter, FENCE, FENCED, FENCED_MAX, LEASE_SLOTS, LEASES, LINKS, LINKS_MAX,
     LinkAddress, PEERS, PEERS_MAX, PGX_OBJECT, PGX_ROOT, PROGRAM_SLOTS, PROGRAMS, Program, REASONS,
     VIP, VIPS, VIPS_MAX, Vip,
@@ -22,7 +27,7 @@ const CAPABILITIES: &str = "CAP_BPF CAP_NET_ADMIN";
 type Layout = (&'static str, usize, usize, u32);
 
 /// Every pinned map.
-const PINNED: [Layout; 7] = [
+const PINNED: [Layout; 15] = [
     (REASONS, 4, size_of::<Counter>(), COUNTER_SLOTS),
     (LEASES, 4, 8, LEASE_SLOTS),
     (PEERS, 16, 8, PEERS_MAX),
@@ -30,6 +35,14 @@ const PINNED: [Layout; 7] = [
     (PROGRAMS, 4, 4, PROGRAM_SLOTS),
     (VIPS, 16, size_of::<Vip>(), VIPS_MAX),
     (LINKS, 4, size_of::<LinkAddress>(), LINKS_MAX),
+    (STEER_TABLES, 4, 8, TABLES_MAX),
+    (STEER_BUCKETS, 4, 8, BUCKET_SLOTS),
+    (STEER_SERVERS, 4, 8, SERVER_SLOTS),
+    (STEER_SERVICES, size_of::<ServiceKey>(), 8, SERVICES_MAX),
+    (STEER_HOPS, size_of::<LinkAddress>(), 8, HOPS_MAX),
+    (STEER_FLOWS, size_of::<FlowKey>(), 4, FLOWS_MAX),
+    (STEER_NOTE, 4, size_of::<HeadingNote>(), 1),
+    (STEER_INFLOW, 4, size_of::<Inflow>(), 1),
 ];
 
 /// Makes the maps of the object `pgx`, or takes those that are pinned already.
@@ -84,6 +97,9 @@ pub(crate) fn install(ebpf: &mut Ebpf, place: Program) -> Result<(), Error> {
     let name = match place {
         Program::Fence => FENCE,
         Program::Vip => VIP,
+        Program::Steer => STEER,
+        Program::SteerAway => STEER_AWAY,
+        Program::Refuse => REFUSE,
     };
     let fence = program(ebpf, PGX_OBJECT, name)?;
     let failed = |error: &(dyn std::error::Error + 'static)| Error::Map {

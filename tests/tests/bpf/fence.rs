@@ -111,7 +111,7 @@ fn judge(frame: &[u8], direction: Direction, gate: Gate, port: u16) -> Fence {
 fn expected(frame: &[u8], gate: Gate) -> (u32, Vec<u8>) {
     match judge(frame, Direction::In, gate, DESTINATION_PORT) {
         Fence::Ignore | Fence::Pass(_) => (XDP_PASS, frame.to_vec()),
-        Fence::Drop(_) => (XDP_DROP, frame.to_vec()),
+        Fence::Drop(_) | Fence::Refuse(_) => (XDP_DROP, frame.to_vec()),
         Fence::Reset(segment) => match reset(frame, &segment) {
             Some(Reset::Ipv4(bytes)) => (XDP_TX, answer(&frame[..segment.ip], &bytes)),
             Some(Reset::Ipv6(bytes)) => (XDP_TX, answer(&frame[..segment.ip], &bytes)),
@@ -197,7 +197,7 @@ fn check_tc(
     let wanted = match judged {
         Fence::Ignore | Fence::Pass(_) => TC_NEXT,
         Fence::Drop(_) => TC_SHOT,
-        Fence::Reset(_) => TC_REDIRECT,
+        Fence::Reset(_) | Fence::Refuse(_) => TC_REDIRECT,
     };
     ensure!(verdict == wanted, "{name}, {}: {verdict}, {judged:?}", packet.name);
     if verdict == TC_REDIRECT {
@@ -226,7 +226,7 @@ fn check_cgroup(
     let verdict = run.return_value.cast_signed();
     let wanted = match judged {
         Fence::Ignore | Fence::Pass(_) => CGROUP_PASS,
-        Fence::Drop(_) | Fence::Reset(_) => CGROUP_DROP,
+        Fence::Drop(_) | Fence::Reset(_) | Fence::Refuse(_) => CGROUP_DROP,
     };
     ensure!(verdict == wanted, "{name}, {}: {verdict}, {judged:?}", packet.name);
     Ok(())

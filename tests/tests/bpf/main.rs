@@ -10,6 +10,7 @@ mod gate;
 mod packets;
 mod refuse;
 mod space;
+mod steer;
 mod verdict;
 mod vip;
 
@@ -21,6 +22,7 @@ fn main() {
     trials.extend(fence::trials());
     trials.extend(gate::trials());
     trials.extend(vip::trials());
+    trials.extend(steer::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
     libtest_mimic::run(&arguments, trials).exit();
