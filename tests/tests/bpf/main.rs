@@ -5,7 +5,9 @@
 
 mod attach;
 mod fence;
+mod flows;
 mod gate;
+mod hosts;
 #[path = "../../../ebpf/rules/tests/classify/packets.rs"]
 mod packets;
 mod refuse;
@@ -23,6 +25,7 @@ fn main() {
     trials.extend(gate::trials());
     trials.extend(vip::trials());
     trials.extend(steer::trials());
+    trials.extend(flows::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
     libtest_mimic::run(&arguments, trials).exit();
