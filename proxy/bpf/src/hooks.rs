@@ -87,7 +87,7 @@ fn classifier<'a>(
     };
     let program: &mut SchedClassifier =
         ebpf.program_mut(name).ok_or_else(lacks)?.try_into().map_err(|_| lacks())?;
-    crate::load::verified(name, program.load())?;
+    crate::load::verified(name, || program.load())?;
     Ok(program)
 }
 
@@ -98,7 +98,7 @@ fn cgroup_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut 
     };
     let program: &mut CgroupSkb =
         ebpf.program_mut(name).ok_or_else(lacks)?.try_into().map_err(|_| lacks())?;
-    crate::load::verified(name, program.load())?;
+    crate::load::verified(name, || program.load())?;
     Ok(program)
 }
 

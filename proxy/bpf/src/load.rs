@@ -23,6 +23,9 @@ use crate::{Error, Objects, Pins};
 /// Since Linux 5.8; before it, and where the two are not known, `CAP_SYS_ADMIN`.
 const CAPABILITIES: &str = "CAP_BPF CAP_NET_ADMIN";
 
+/// How often a program is handed to the verifier before a disturbance is an error; libbpf's number.
+const LOAD_ATTEMPTS: usize = 5;
+
 /// A pinned map: its name, the sizes of key and value in bytes, and its slots.
 type Layout = (&'static str, usize, usize, u32);
 
@@ -69,12 +72,27 @@ pub(crate) fn program<'a>(
     let lacks = || Error::ObjectInvalid { object, reason: format!("no XDP program {name} in it") };
     let found = ebpf.program_mut(name).ok_or_else(lacks)?;
     let xdp: &mut Xdp = found.try_into().map_err(|_| lacks())?;
-    verified(name, xdp.load())?;
+    verified(name, || xdp.load())?;
     Ok(xdp)
 }
 
-/// What the verifier made of a program.
-pub(crate) fn verified(name: &'static str, loaded: Result<(), ProgramError>) -> Result<(), Error> {
+/// Hands a program to the verifier, which gives up (`EAGAIN`) when its thread gets a signal, and is
+/// asked again then, a few times.
+pub(crate) fn verified(
+    name: &'static str,
+    mut load: impl FnMut() -> Result<(), ProgramError>,
+) -> Result<(), Error> {
+    let was_disturbed = |result: &Result<(), ProgramError>| {
+        let error = result.as_ref().err();
+        error.is_some_and(|error| root_cause(error).raw_os_error() == Some(libc::EAGAIN))
+    };
+    let mut loaded = load();
+    for _ in 1..LOAD_ATTEMPTS {
+        if !was_disturbed(&loaded) {
+            break;
+        }
+        loaded = load();
+    }
     match loaded {
         // A second attachment uses the program that the first one loaded.
         Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),

@@ -16,6 +16,7 @@ use pgx_tests::objects::objects;
 use pgx_tests::skip::{Requirement, trial};
 
 use crate::packets::{self, DESTINATION_PORT};
+use crate::space::verify;
 
 /// The kernel's test-run takes no frame without an Ethernet header.
 const FRAME_BYTES_MIN: usize = 14;
@@ -46,15 +47,15 @@ impl Bench {
         let mut ebpf = Ebpf::load(objects()?.pgx())?;
         for name in [PGX_ROOT, FENCE] {
             let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
-            xdp.load().with_context(|| format!("load {name}"))?;
+            verify(|| xdp.load()).with_context(|| format!("load {name}"))?;
         }
         for name in [FENCE_IN, FENCE_OUT] {
             let tc: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
-            tc.load().with_context(|| format!("load {name}"))?;
+            verify(|| tc.load()).with_context(|| format!("load {name}"))?;
         }
         for name in [FENCE_CGROUP_IN, FENCE_CGROUP_OUT] {
             let cgroup: &mut CgroupSkb = ebpf.program_mut(name).context(name)?.try_into()?;
-            cgroup.load().with_context(|| format!("load {name}"))?;
+            verify(|| cgroup.load()).with_context(|| format!("load {name}"))?;
         }
         let xdp: &Xdp = ebpf.program(FENCE).context("no fence")?.try_into()?;
         let fd = xdp.fd()?.try_clone()?;

@@ -16,8 +16,6 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// A host. Its interface is `eth0`, the switch's end of the cable has the host's name.
 pub(crate) struct Host {
-    /// Its name.
-    pub(crate) name: String,
     /// Its number: the last byte of its addresses.
     pub(crate) number: u8,
     jobs: Sender<Job>,
@@ -34,7 +32,7 @@ impl Host {
             queue.into_iter().for_each(|job| job());
         });
         let tid = tid.recv()??;
-        let host = Self { name: name.to_owned(), number, jobs };
+        let host = Self { number, jobs };
         ip(&format!("link add {name} type veth peer name far-{name}"))?;
         ip(&format!("link set far-{name} netns {tid}"))?;
         ip(&format!("link set {name} {options} master switch"))?;

@@ -27,7 +27,7 @@ use pgx_tests::objects::objects;
 use pgx_tests::skip::{Requirement, trial};
 
 use crate::packets;
-use crate::space::{Space, ip};
+use crate::space::{Space, ip, verify};
 
 /// The link address that every packet of the table comes to, so this host's.
 const OWN: Mac = [2, 0, 0, 0, 0, 2];
@@ -92,10 +92,10 @@ impl Bench {
 
     fn chain(mut ebpf: Ebpf, chain: &[(Program, &'static str)]) -> anyhow::Result<Self> {
         let root: &mut Xdp = ebpf.program_mut(PGX_ROOT).context(PGX_ROOT)?.try_into()?;
-        root.load()?;
+        verify(|| root.load())?;
         for (place, name) in chain {
             let xdp: &mut Xdp = ebpf.program_mut(name).context(*name)?.try_into()?;
-            xdp.load().with_context(|| format!("load {name}"))?;
+            verify(|| xdp.load()).with_context(|| format!("load {name}"))?;
             let fd = xdp.fd()?.try_clone()?;
             let mut programs = ProgramArray::try_from(ebpf.map_mut(PROGRAMS).context("array")?)?;
             programs.set(*place as u32, &fd, 0)?;
