@@ -5,6 +5,7 @@
 
 mod attach;
 mod fence;
+mod fenced;
 mod flows;
 mod gate;
 mod hosts;
@@ -26,6 +27,7 @@ fn main() {
     trials.extend(vip::trials());
     trials.extend(steer::trials());
     trials.extend(flows::trials());
+    trials.extend(fenced::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
     libtest_mimic::run(&arguments, trials).exit();
