@@ -1,9 +1,10 @@
 //! Steering: which proxy gets which flow to a virtual address.
 //!
-//! A table is a row of buckets; a flow's hash picks one. Each table is there twice: packets read the
-//! half that its header names, and the writer fills the other one. One word, the header, swaps them.
-//! Every word of a half also carries the number of the swap that it belongs to, so that a packet that
-//! was held up while its half was written anew finds out, and no packet reads half a table.
+//! A table is a row of buckets; a flow's hash picks one. Each table is there twice: packets read
+//! the half that its header names, and the writer fills the other one. One word, the header, swaps
+//! them. Every word of a half also carries the number of the swap that it belongs to, so that a
+//! packet that was held up while its half was written anew finds out, and no packet reads half a
+//! table.
 //!
 //! All zero means that there is no table: everything passes to the local network stack.
 

@@ -88,7 +88,7 @@ pub(crate) fn noted(heading: &Heading) -> Option<Heading> {
         is_cut: u8::from(segment.is_some_and(|segment| segment.is_cut)),
     };
     // SAFETY: the kernel gave us this CPU's slot of the map, which holds a note for as long as the
-    // map exists. XDP runs to its end on one CPU with softirqs off, so nobody else has it meanwhile.
+    // map exists. XDP runs to its end on one CPU with softirqs off, so nobody else has it now.
     unsafe { *NOTE.get_ptr_mut(0)? = note };
     // SAFETY: as above. The address is asked for again, so that the compiler forgets as well.
     let HeadingNote { flow, ip, at, kind, is_cut } = unsafe { *NOTE.get_ptr(0)? };

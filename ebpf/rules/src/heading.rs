@@ -165,8 +165,8 @@ pub fn hash(flow: &FlowKey) -> u32 {
     (mixed >> 32) as u32
 }
 
-// The constants of a published finaliser (Stafford's thirteenth): each input bit changes each output
-// bit about half of the time.
+// The constants of a published finaliser (Stafford's thirteenth): each input bit changes each
+// output bit about half of the time.
 const MIX_A: u64 = 0xbf58_476d_1ce4_e5b9;
 const MIX_B: u64 = 0x94d0_49bb_1331_11eb;
 

@@ -187,9 +187,9 @@ impl Shares {
         self.weights.iter().min_by(|a, b| lighter(*a, *b)).map(|(node, _)| *node)
     }
 
-    /// Whether the heir should have one of the owner's buckets: any if that one drains, else as long
-    /// as that one has more and this one less than its share, rounded down. So the remainders of
-    /// the division move nothing to and fro.
+    /// Whether the heir should have one of the owner's buckets: any if that one drains, else as
+    /// long as that one has more and this one less than its share, rounded down. So the remainders
+    /// of the division move nothing to and fro.
     fn should_move(&self, owner: NodeId, heir: NodeId, owned: &BTreeMap<NodeId, usize>) -> bool {
         let has = |node| owned.get(&node).copied().unwrap_or(0) as u64;
         match (self.share(owner), self.share(heir)) {
