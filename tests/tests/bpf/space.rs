@@ -82,7 +82,7 @@ impl Space {
 pub(crate) fn verify(
     mut load: impl FnMut() -> Result<(), aya::programs::ProgramError>,
 ) -> anyhow::Result<()> {
-    const ATTEMPTS: usize = 5;
+    const ATTEMPTS: usize = 20;
     let mut attempt = 1;
     loop {
         match load() {
