@@ -23,8 +23,8 @@ use crate::{Error, Objects, Pins};
 /// Since Linux 5.8; before it, and where the two are not known, `CAP_SYS_ADMIN`.
 const CAPABILITIES: &str = "CAP_BPF CAP_NET_ADMIN";
 
-/// How often a program is handed to the verifier before a disturbance is an error. libbpf's five were
-/// not always enough on a busy machine; one costs milliseconds.
+/// How often a program is handed to the verifier before a disturbance is an error. libbpf's five
+/// were not always enough on a busy machine; one costs milliseconds.
 const LOAD_ATTEMPTS: usize = 20;
 
 /// A pinned map: its name, the sizes of key and value in bytes, and its slots.
