@@ -19,6 +19,8 @@ pub enum Slot {
     Operator = 3,
     /// PostgreSQL's port; zero stands for [`PORT_DEFAULT`]. A plain number.
     Port = 4,
+    /// The epoch of the newest list of fenced backends; grows only. A plain number.
+    Fenced = 5,
 }
 
 /// Slots of the map of words.
@@ -106,7 +108,7 @@ impl LeaseWord {
 
 const _: () = {
     assert!(size_of::<LeaseWord>() == 8);
-    assert!((Slot::Port as u32) < LEASE_SLOTS);
+    assert!((Slot::Fenced as u32) < LEASE_SLOTS);
 };
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod lease;
 mod names;
 mod program;
 mod reason;
+mod steer;
 mod vip;
 
 pub use counter::{COUNTER_SLOTS, Counter};
@@ -23,8 +24,17 @@ pub use names::{
     LEASES, LINKS, OBJECTS, PEERS, PGX_OBJECT, PGX_ROOT, PIN_BASE, PIN_VERSION, PROGRAMS, REASONS,
     VIP, VIPS,
 };
+pub use names::{
+    REFUSE, STEER, STEER_AWAY, STEER_BUCKETS, STEER_FLOWS, STEER_HOPS, STEER_INFLOW, STEER_NOTE,
+    STEER_SERVERS, STEER_SERVICES, STEER_TABLES,
+};
 pub use program::{PROGRAM_SLOTS, Program};
 pub use reason::Reason;
+pub use steer::{
+    BUCKET_SLOTS, BUCKETS, BucketWord, FLOWS_MAX, FLOWS_NEW_PER_S_MAX, FlowKey, HOPS_MAX,
+    HeadingNote, Inflow, SERVER_SLOTS, SERVERS_MAX, SERVICES_MAX, ServerWord, ServiceKey,
+    ServiceWord, TABLES_MAX, TableWord, bucket_slot, server_slot,
+};
 pub use vip::{LINKS_MAX, LinkAddress, VIPS_MAX, Vip};
 
 /// The kernel's `XDP_DROP`: the packet goes nowhere (`enum xdp_action` in `linux/bpf.h`).

@@ -60,6 +60,39 @@ macro_rules! name {
     (links) => {
         "pgx_links"
     };
+    (steer) => {
+        "pgx_steer"
+    };
+    (steer_away) => {
+        "pgx_steer_away"
+    };
+    (refuse) => {
+        "pgx_refuse"
+    };
+    (steer_tables) => {
+        "pgx_st_tables"
+    };
+    (steer_buckets) => {
+        "pgx_st_buckets"
+    };
+    (steer_servers) => {
+        "pgx_st_servers"
+    };
+    (steer_services) => {
+        "pgx_st_services"
+    };
+    (steer_hops) => {
+        "pgx_st_hops"
+    };
+    (steer_flows) => {
+        "pgx_st_flows"
+    };
+    (steer_note) => {
+        "pgx_st_note"
+    };
+    (steer_inflow) => {
+        "pgx_st_inflow"
+    };
     (section classifier) => {
         "classifier"
     };
@@ -116,6 +149,29 @@ pub const FENCED: &str = name!(fenced);
 /// The program array of the root program, see [`Program`](crate::Program).
 pub const PROGRAMS: &str = name!(programs);
 
+/// The XDP program that steers flows to virtual addresses; the VIP's program calls it.
+pub const STEER: &str = name!(steer);
+/// The same for packets that the fence would answer with a reset if they were to stay here.
+pub const STEER_AWAY: &str = name!(steer_away);
+/// The XDP program that answers with a reset; steering calls it.
+pub const REFUSE: &str = name!(refuse);
+/// The map of the tables' headers, see [`TableWord`](crate::TableWord).
+pub const STEER_TABLES: &str = name!(steer_tables);
+/// The map of the tables' buckets, see [`BucketWord`](crate::BucketWord).
+pub const STEER_BUCKETS: &str = name!(steer_buckets);
+/// The map of the tables' servers, see [`ServerWord`](crate::ServerWord).
+pub const STEER_SERVERS: &str = name!(steer_servers);
+/// The map of what is steered, see [`ServiceKey`](crate::ServiceKey).
+pub const STEER_SERVICES: &str = name!(steer_services);
+/// The map of the link addresses of hosts that steer.
+pub const STEER_HOPS: &str = name!(steer_hops);
+/// The map of direct services' flows, with the epoch that each began in.
+pub const STEER_FLOWS: &str = name!(steer_flows);
+/// The map of the packet in hand, see [`HeadingNote`](crate::HeadingNote).
+pub const STEER_NOTE: &str = name!(steer_note);
+/// The map that bounds how many of them are written, see [`Inflow`](crate::Inflow).
+pub const STEER_INFLOW: &str = name!(steer_inflow);
+
 /// The map that counts packets and bytes by [`Reason`](crate::Reason), per CPU.
 pub const REASONS: &str = name!(reasons);
 
@@ -145,4 +201,15 @@ const _: () = {
     assert!(VIP.len() <= NAME_LEN_MAX);
     assert!(VIPS.len() <= NAME_LEN_MAX);
     assert!(LINKS.len() <= NAME_LEN_MAX);
+    assert!(STEER.len() <= NAME_LEN_MAX);
+    assert!(STEER_AWAY.len() <= NAME_LEN_MAX);
+    assert!(REFUSE.len() <= NAME_LEN_MAX);
+    assert!(STEER_TABLES.len() <= NAME_LEN_MAX);
+    assert!(STEER_BUCKETS.len() <= NAME_LEN_MAX);
+    assert!(STEER_SERVERS.len() <= NAME_LEN_MAX);
+    assert!(STEER_SERVICES.len() <= NAME_LEN_MAX);
+    assert!(STEER_HOPS.len() <= NAME_LEN_MAX);
+    assert!(STEER_FLOWS.len() <= NAME_LEN_MAX);
+    assert!(STEER_NOTE.len() <= NAME_LEN_MAX);
+    assert!(STEER_INFLOW.len() <= NAME_LEN_MAX);
 };

@@ -79,8 +79,39 @@ reasons! {
     VipAnswered = 23, "vip_answered";
     /// Who has this virtual address? Another host, as far as is known here: not answered.
     VipNotHeld = 24, "vip_not_held";
+    /// To a virtual address's port, and this host is the flow's owner: it stays here.
+    SteerHere = 25, "steer_here";
+    /// The same, and a socket here has the flow, whoever its owner is.
+    SteerSocket = 26, "steer_socket";
+    /// Sent on to the flow's owner.
+    SteerOwner = 27, "steer_owner";
+    /// Sent on to the flow's previous owner: here is no socket for it.
+    SteerPrevious = 28, "steer_previous";
+    /// It has been sent on often enough, and stays here.
+    SteerEnough = 29, "steer_enough";
+    /// Nobody serves that port now: it stays here.
+    SteerNobody = 30, "steer_nobody";
+    /// The first fragment of a segment whose owner is elsewhere: dropped.
+    SteerFragment = 31, "steer_fragment";
+    /// A segment of a direct service's flow from before the newest epoch: answered with a reset.
+    SteerStale = 32, "steer_stale";
+    /// The same, and not answerable: dropped.
+    SteerStaleDropped = 33, "steer_stale_dropped";
+    /// To a direct service whose server is this host or nobody, while the gate is not open:
+    /// answered with a reset.
+    SteerShut = 34, "steer_shut";
+    /// A new flow of a direct service whose epoch was not written down: too many at once.
+    SteerFlood = 35, "steer_flood";
+    /// The tables were written twice while the packet was looked at: dropped, it comes again.
+    SteerTorn = 36, "steer_torn";
+    /// An ICMP error about a flow, sent on with it.
+    SteerError = 37, "steer_error";
+    /// From a fenced backend: a reset without data, which harms nobody and passes.
+    FencedResetPassed = 38, "fenced_reset_passed";
+    /// To a fenced backend: answered with a reset in its name.
+    FencedReset = 39, "fenced_reset";
     /// A packet by which pgx tried the fence out: dropped where it was meant to be.
-    FenceProbe = 25, "fence_probe";
+    FenceProbe = 40, "fence_probe";
 }
 
 impl Reason {

@@ -90,6 +90,7 @@ pub fn fence(frame: &[u8]) {
                     assert_eq!(direction, Direction::In, "a reset in answer to ourselves");
                     assert_eq!(flags(frame, &segment) & RST, 0, "a reset for a reset");
                 }
+                Fence::Refuse(_) => panic!("{whose:?}, and no backend is fenced"),
                 Fence::Drop(_) => assert!(!is_others, "{whose:?} was dropped"),
             }
         }

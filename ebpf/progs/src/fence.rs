@@ -29,7 +29,11 @@ extern "C" fn fence_xdp(context: *mut xdp_md) -> u32 {
             count(reason, frame.size());
             XDP_DROP
         }
+        // What comes in is from a backend, and has been dropped.
+        Fence::Refuse(_) => XDP_DROP,
         Fence::Reset(segment) => {
+            // Another host may be meant, and this one only be asked first. It never comes in here.
+            maps::go_to(context, Program::SteerAway);
             count(Reason::FenceReset, frame.size());
             answer(context, &frame, &segment)
         }
@@ -40,11 +44,13 @@ extern "C" fn fence_xdp(context: *mut xdp_md) -> u32 {
 #[inline(always)]
 fn go_on(context: *mut xdp_md) -> u32 {
     maps::go_to(context, Program::Vip);
+    maps::go_to(context, Program::Steer);
     XDP_PASS
 }
 
+/// Answers a segment with a reset.
 #[inline(always)]
-fn answer(context: *mut xdp_md, frame: &Frame, segment: &Segment) -> u32 {
+pub(crate) fn answer(context: *mut xdp_md, frame: &Frame, segment: &Segment) -> u32 {
     match reset(frame, segment) {
         Some(Reset::Ipv4(bytes)) => send_back(context, frame, segment.ip, &bytes),
         Some(Reset::Ipv6(bytes)) => send_back(context, frame, segment.ip, &bytes),

@@ -38,6 +38,7 @@ fn guard(context: *mut __sk_buff, direction: Direction) -> i32 {
         Fence::Ignore => return CGROUP_PASS,
         Fence::Pass(reason) => (reason, CGROUP_PASS),
         Fence::Drop(reason) => (reason, CGROUP_DROP),
+        Fence::Refuse(_) => (Reason::FencedBackend, CGROUP_DROP),
         Fence::Reset(_) => (Reason::FenceDropIn, CGROUP_DROP),
     };
     count(reason, packet.size());

@@ -43,24 +43,33 @@ fn guard(context: *mut __sk_buff, direction: Direction) -> i32 {
         }
         Fence::Reset(segment) => {
             count(Reason::FenceReset, packet.size());
-            answer(&packet, &segment)
+            answer(&packet, &segment, OUT_AGAIN)
+        }
+        Fence::Refuse(segment) => {
+            count(Reason::FencedReset, packet.size());
+            answer(&packet, &segment, IN)
         }
     }
 }
 
+/// Sent out of the interface: on loopback that is the way back to its sender.
+const OUT_AGAIN: u64 = 0;
+/// `BPF_F_INGRESS`: as if the interface had received it; its sender is this host.
+const IN: u64 = 1;
+
 #[inline(always)]
-fn answer(packet: &Skb, segment: &Segment) -> i32 {
+fn answer(packet: &Skb, segment: &Segment, way: u64) -> i32 {
     match reset(packet, segment) {
-        Some(Reset::Ipv4(bytes)) => send_back(packet, segment.ip, &bytes),
-        Some(Reset::Ipv6(bytes)) => send_back(packet, segment.ip, &bytes),
+        Some(Reset::Ipv4(bytes)) => send_back(packet, segment.ip, &bytes, way),
+        Some(Reset::Ipv6(bytes)) => send_back(packet, segment.ip, &bytes, way),
         None => TC_SHOT,
     }
 }
 
-/// Makes the packet end behind `bytes`, puts them behind its link header and sends it out of the
-/// interface that it came by. On loopback that is the way back to its sender.
+/// Makes the packet end behind `bytes`, puts them behind its link header and sends it that way
+/// by the interface that it came by.
 #[inline(always)]
-fn send_back<const N: usize>(packet: &Skb, ip: usize, bytes: &[u8; N]) -> i32 {
+fn send_back<const N: usize>(packet: &Skb, ip: usize, bytes: &[u8; N], way: u64) -> i32 {
     let Ok(length) = u32::try_from(ip + N) else { return TC_SHOT };
     // SAFETY: the context is the kernel's, and no pointer into the packet is kept.
     if unsafe { bpf_skb_change_tail(packet.context(), length, 0) } != 0 {
@@ -71,6 +80,6 @@ fn send_back<const N: usize>(packet: &Skb, ip: usize, bytes: &[u8; N]) -> i32 {
         return TC_SHOT;
     }
     // SAFETY: it reads the interface of the context that the kernel gave us.
-    let action = unsafe { bpf_redirect(packet.interface(), 0) };
+    let action = unsafe { bpf_redirect(packet.interface(), way) };
     i32::try_from(action).unwrap_or(TC_SHOT)
 }

@@ -110,11 +110,13 @@ pub(crate) fn is_peer(address: &Address) -> bool {
     unsafe { PEERS.get(address) }.is_some()
 }
 
-/// Whether the address is a fenced backend's.
+/// Whether the address is a fenced backend's: listed, and not by an older list than the newest.
 #[inline(always)]
 pub(crate) fn is_fenced(address: &Address) -> bool {
-    // SAFETY: as above.
-    unsafe { FENCED.get(address) }.is_some()
+    // SAFETY: the kernel gave us the address of an entry, which holds an aligned `u64` until the
+    // program ends, whatever user space does with it meanwhile.
+    let listed = FENCED.get_ptr(address).map(|epoch| unsafe { epoch.read_volatile() });
+    listed.is_some_and(|epoch| epoch >= word(Slot::Fenced))
 }
 
 /// Hands the packet to another program. It returns only if there is none in that place.

@@ -1,8 +1,8 @@
 //! `pgx_root`, the XDP program that sees every packet first.
 //!
-//! It classifies and counts, then hands the packet to the fence, and that one to the VIP's program.
-//! Each stands in the program array, where it can be replaced without a gap; an empty place is
-//! passed over.
+//! It classifies and counts, then hands the packet to the fence, that one to the VIP's program, and
+//! that one to steering. Each stands in the program array, where it can be replaced without a gap;
+//! an empty place is passed over.
 
 use aya_ebpf::bindings::xdp_md;
 use pgx_abi::Program;
@@ -20,6 +20,7 @@ extern "C" fn root(context: *mut xdp_md) -> u32 {
             count(reason, frame.size());
             go_to(context, Program::Fence);
             go_to(context, Program::Vip);
+            go_to(context, Program::Steer);
             pgx_abi::XDP_PASS
         }
     }

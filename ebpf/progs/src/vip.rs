@@ -5,7 +5,7 @@
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_xdp_adjust_tail;
-use pgx_abi::{Reason, XDP_DROP, XDP_PASS, XDP_TX};
+use pgx_abi::{Program, Reason, XDP_DROP, XDP_PASS, XDP_TX};
 use pgx_rules::{Bytes as _, Question, advertisement, arp_answer, question};
 
 use crate::counters::count;
@@ -17,7 +17,10 @@ use crate::maps::{self, Holding};
 #[unsafe(link_section = pgx_abi::name!(section xdp))]
 extern "C" fn vip(context: *mut xdp_md) -> u32 {
     let frame = Frame::new(context);
-    let Some(asked) = question(&frame) else { return XDP_PASS };
+    let Some(asked) = question(&frame) else {
+        maps::go_to(context, Program::Steer);
+        return XDP_PASS;
+    };
     let (reason, own) = match maps::holding(&asked.target()) {
         Holding::NotOurs => return XDP_PASS,
         // The address stands on this host's loopback, so the stack might answer for it.

@@ -30,13 +30,22 @@ pub enum Transport {
     /// TCP, header of minimum length readable.
     Tcp(Segment),
     /// ICMP over IPv4; its header is not read.
-    Icmp,
+    Icmp {
+        /// Offset of the IP header in the packet.
+        ip: usize,
+        /// Offset of the ICMP header in the packet, which may not be there.
+        at: usize,
+    },
     /// ICMP over IPv6.
     Icmpv6 {
         /// The type field.
         kind: u8,
         /// The IPv6 hop limit: 255 only if the packet was sent on this link.
         hop_limit: u8,
+        /// Offset of the IP header in the packet.
+        ip: usize,
+        /// Offset of the ICMP header in the packet.
+        at: usize,
     },
     /// A fragment that is not the first: there is no transport header in it.
     Fragment {
@@ -60,6 +69,8 @@ pub struct Segment {
     pub at: usize,
     /// Offset of the end of the segment, by the IP header.
     pub end: usize,
+    /// Whether this is but its first fragment.
+    pub is_cut: bool,
 }
 
 /// The ports of a TCP segment.
@@ -98,8 +109,10 @@ pub(crate) const TCP: usize = 20;
 const ICMPV6: usize = 4;
 // RFC 791: flags take three bits of the field, the offset the rest.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+const MORE_FRAGMENTS: u16 = 0x2000;
 // RFC 8200, section 4.5: here the flags are at the other end.
 const FRAGMENT_OFFSET_V6: u16 = 0xfff8;
+const MORE_FRAGMENTS_V6: u16 = 1;
 const FRAGMENT_HEADER: usize = 8;
 
 // IANA "Assigned Internet Protocol Numbers".
@@ -170,12 +183,13 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, ip: usize) -> Result<Transport, Flaw> {
         return Err(Flaw::Malformed);
     }
     let end = if length == 0 { frame.size() } else { ip + length };
-    if u16::from_be_bytes([flags, offset]) & FRAGMENT_OFFSET != 0 {
+    let fragment = u16::from_be_bytes([flags, offset]);
+    if fragment & FRAGMENT_OFFSET != 0 {
         return Ok(Transport::Fragment { may_be_tcp: protocol == PROTOCOL_TCP });
     }
     match protocol {
-        PROTOCOL_TCP => tcp(frame, ip, at, end),
-        PROTOCOL_ICMP => Ok(Transport::Icmp),
+        PROTOCOL_TCP => tcp(frame, ip, at, end, fragment & MORE_FRAGMENTS != 0),
+        PROTOCOL_ICMP => Ok(Transport::Icmp { ip, at }),
         _ => Ok(Transport::Other),
     }
 }
@@ -191,13 +205,14 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, ip: usize) -> Result<Transport, Flaw> {
     // A jumbogram (RFC 2675) announces no length here.
     let end = if length == 0 { frame.size() } else { ip + IPV6 + length };
     let mut at = ip + IPV6;
+    let mut is_cut = false;
     if frame.size() < at {
         return Err(Flaw::Truncated);
     }
     for _ in 0..=EXTENSION_HEADERS_MAX {
         let step = match next {
-            PROTOCOL_TCP => return tcp(frame, ip, at, end),
-            PROTOCOL_ICMPV6 => return icmpv6(frame, at, end, hop_limit),
+            PROTOCOL_TCP => return tcp(frame, ip, at, end, is_cut),
+            PROTOCOL_ICMPV6 => return icmpv6(frame, ip, at, end, hop_limit),
             FRAGMENT => FRAGMENT_HEADER,
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY | AUTHENTICATION => {
                 let [_, units] = frame.array(at).ok_or(Flaw::Truncated)?;
@@ -211,13 +226,14 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, ip: usize) -> Result<Transport, Flaw> {
             return Err(Flaw::Truncated);
         }
         let [after, _, high, low] = frame.array(at).ok_or(Flaw::Truncated)?;
-        let is_later = u16::from_be_bytes([high, low]) & FRAGMENT_OFFSET_V6 != 0;
-        if next == FRAGMENT && is_later {
+        let fragment = u16::from_be_bytes([high, low]);
+        if next == FRAGMENT && fragment & FRAGMENT_OFFSET_V6 != 0 {
             // Behind further headers, which only the first fragment has, there may be anything.
             return Ok(Transport::Fragment {
                 may_be_tcp: is_extension(after) || after == PROTOCOL_TCP,
             });
         }
+        is_cut |= next == FRAGMENT && fragment & MORE_FRAGMENTS_V6 != 0;
         next = after;
         at += step;
     }
@@ -233,7 +249,13 @@ fn is_extension(next: u8) -> bool {
 }
 
 #[inline(always)]
-fn tcp<B: Bytes + ?Sized>(frame: &B, ip: usize, at: usize, end: usize) -> Result<Transport, Flaw> {
+fn tcp<B: Bytes + ?Sized>(
+    frame: &B,
+    ip: usize,
+    at: usize,
+    end: usize,
+    is_cut: bool,
+) -> Result<Transport, Flaw> {
     if at + TCP > end || at + TCP > frame.size() {
         return Err(Flaw::Truncated);
     }
@@ -241,12 +263,13 @@ fn tcp<B: Bytes + ?Sized>(frame: &B, ip: usize, at: usize, end: usize) -> Result
         frame.array(at).ok_or(Flaw::Truncated)?;
     let source = u16::from_be_bytes([source_high, source_low]);
     let destination = u16::from_be_bytes([destination_high, destination_low]);
-    Ok(Transport::Tcp(Segment { ports: Ports { source, destination }, ip, at, end }))
+    Ok(Transport::Tcp(Segment { ports: Ports { source, destination }, ip, at, end, is_cut }))
 }
 
 #[inline(always)]
 fn icmpv6<B: Bytes + ?Sized>(
     frame: &B,
+    ip: usize,
     at: usize,
     end: usize,
     hop_limit: u8,
@@ -255,5 +278,5 @@ fn icmpv6<B: Bytes + ?Sized>(
         return Err(Flaw::Truncated);
     }
     let [kind, _, _, _] = frame.array(at).ok_or(Flaw::Truncated)?;
-    Ok(Transport::Icmpv6 { kind, hop_limit })
+    Ok(Transport::Icmpv6 { kind, hop_limit, ip, at })
 }

@@ -75,6 +75,8 @@ pub enum Fence {
     Pass(Reason),
     /// It is answered with a reset, see [`reset`](crate::reset()).
     Reset(Segment),
+    /// It is for a fenced backend: it is answered with a reset in that one's name.
+    Refuse(Segment),
     /// It is dropped.
     Drop(Reason),
 }
@@ -146,7 +148,7 @@ pub fn fence<B: Bytes + ?Sized>(
             Gate::Shut | Gate::Peers => Fence::Drop(Reason::FenceUnreadable),
         },
         Subject::Remote(segment) => match far_address(packet, &segment, direction) {
-            Some(address) if is_fenced(&address) => Fence::Drop(Reason::FencedBackend),
+            Some(address) if is_fenced(&address) => fenced(packet, segment, direction),
             _ => Fence::Ignore,
         },
         Subject::Local(segment) => match gate() {
@@ -157,6 +159,21 @@ pub fn fence<B: Bytes + ?Sized>(
             },
             Gate::Shut => shut(packet, segment, direction),
         },
+    }
+}
+
+/// Nothing comes from a fenced backend, and who sends to it is told at once. Resets without data do
+/// no harm in either direction.
+#[inline(always)]
+fn fenced<B: Bytes + ?Sized>(packet: &B, segment: Segment, direction: Direction) -> Fence {
+    let Some([words, flags]) = packet.array(segment.at + DATA_OFFSET) else {
+        return Fence::Drop(Reason::FencedBackend);
+    };
+    let is_empty = segment.at + usize::from(words >> 4) * 4 >= segment.end;
+    match direction {
+        _ if flags & RST != 0 && is_empty => Fence::Pass(Reason::FencedResetPassed),
+        Direction::Out if flags & RST == 0 => Fence::Refuse(segment),
+        Direction::In | Direction::Out => Fence::Drop(Reason::FencedBackend),
     }
 }
 

@@ -3,7 +3,8 @@
 //! The same code runs in the kernel, over the bounds-checked accessor of `ebpf/progs`, and in the
 //! tests below it, over a slice. It must not know BPF: no maps, no helpers, no contexts. Start at
 //! [`facts()`], then [`decide`]; the fence
-//! is [`subject`], then [`fence()`], then [`reset()`]; the reasons themselves are in `ebpf/abi`.
+//! is [`subject`], then [`fence()`], then [`reset()`]; steering is [`heading()`], then [`hash`],
+//! then [`steer()`] or [`direct`]; the reasons themselves are in `ebpf/abi`.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -11,17 +12,21 @@
 mod bytes;
 mod facts;
 mod fence;
+mod heading;
 mod limits;
 mod neighbour;
 mod reset;
+mod steer;
 mod verdict;
 
 pub use bytes::Bytes;
 pub use facts::{Facts, Flaw, Ports, Segment, Transport, facts, facts_of_ip};
 pub use fence::{Address, Direction, Fence, Lease, Subject, fence, is_socket_probe, subject};
+pub use heading::{Heading, Kind, hash, heading};
 pub use limits::{EXTENSION_HEADERS_MAX, VLAN_TAGS_MAX};
 pub use neighbour::{
     ADVERTISEMENT_FRAME, ARP_FRAME, Mac, Question, advertisement, arp_answer, question,
 };
 pub use reset::{RESET_IPV4, RESET_IPV6, Reset, reset};
+pub use steer::{Choice, Hops, Limit, Server, Steer, direct, hop_limit, set_hop_limit, steer};
 pub use verdict::{Verdict, decide};

@@ -38,7 +38,7 @@ pub fn decide(found: Result<Facts, Flaw>) -> Verdict {
 fn ipv4(transport: Transport) -> Reason {
     match transport {
         Transport::Tcp(_) => Reason::Ipv4Tcp,
-        Transport::Icmp => Reason::Ipv4Icmp,
+        Transport::Icmp { .. } => Reason::Ipv4Icmp,
         Transport::Fragment { .. } => Reason::Ipv4Fragment,
         Transport::Icmpv6 { .. } | Transport::Unreached | Transport::Other => Reason::Ipv4Other,
     }
@@ -48,7 +48,7 @@ fn ipv4(transport: Transport) -> Reason {
 fn ipv6(transport: Transport) -> Reason {
     match transport {
         Transport::Tcp(_) => Reason::Ipv6Tcp,
-        Transport::Icmpv6 { kind, hop_limit: HOP_LIMIT_ON_LINK }
+        Transport::Icmpv6 { kind, hop_limit: HOP_LIMIT_ON_LINK, .. }
             if NEIGHBOUR_DISCOVERY.contains(&kind) =>
         {
             Reason::Ipv6NeighbourDiscovery
@@ -56,6 +56,6 @@ fn ipv6(transport: Transport) -> Reason {
         Transport::Icmpv6 { .. } => Reason::Ipv6Icmp,
         Transport::Fragment { .. } => Reason::Ipv6Fragment,
         Transport::Unreached => Reason::Ipv6ExtensionLimit,
-        Transport::Icmp | Transport::Other => Reason::Ipv6Other,
+        Transport::Icmp { .. } | Transport::Other => Reason::Ipv6Other,
     }
 }

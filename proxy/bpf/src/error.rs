@@ -207,6 +207,16 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// Another process writes the steering tables.
+    #[error(
+        "another process on this host steers (it holds the lock {}); stop it first",
+        path.display()
+    )]
+    SteeringBusy {
+        /// The lock file.
+        path: PathBuf,
+    },
+
     /// A map could not be read or written.
     #[error("cannot use the BPF map {map}: {source}; was it removed while pgx was running?")]
     Map {

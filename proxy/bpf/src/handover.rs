@@ -27,11 +27,17 @@ use crate::{Error, Pins, hooks, keeper, load, sys};
 pub(crate) fn take_over(ebpf: &mut Ebpf, pins: &Pins) -> Result<usize, Error> {
     let mut replaced = 0;
     for other in pins.others()? {
-        let _silenced = keeper::lock(&other)?;
+        let _silenced = [
+            keeper::lock(other.keeper_lock(), |path| Error::KeeperBusy { path })?,
+            keeper::lock(other.steer_lock(), |path| Error::SteeringBusy { path })?,
+        ];
         for (name, ..) in PINNED.into_iter().filter(|(name, ..)| *name != PROGRAMS) {
             copy(&other.map(name), &pins.map(name), name)?;
         }
-        for place in [Program::Fence, Program::Vip] {
+        // Who is called comes before who calls.
+        for place in
+            [Program::Refuse, Program::SteerAway, Program::Steer, Program::Fence, Program::Vip]
+        {
             if has_program(&other.map(PROGRAMS), place)? {
                 load::install(ebpf, place)?;
             }

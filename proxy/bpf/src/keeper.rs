@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use nix::fcntl::{Flock, FlockArg};
@@ -128,7 +129,7 @@ impl Keeper {
     /// [`Error::KeeperBusy`] when another process writes them, [`Error::Map`] when nothing is
     /// pinned.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
-        let lock = lock(pins)?;
+        let lock = lock(pins.keeper_lock(), |path| Error::KeeperBusy { path })?;
         let leases = open(pins, LEASES)?;
         let leases = Array::try_from(Map::Array(leases)).map_err(failed(LEASES))?;
         let peers = open(pins, PEERS)?;
@@ -209,15 +210,37 @@ impl Keeper {
     /// # Errors
     /// [`Error::Map`].
     pub fn set_peers(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        replace(&mut self.peers, PEERS, addresses, 1)
+        replace(&mut self.peers, PEERS, &addresses.iter().map(key).collect())
     }
 
-    /// The backends that are fenced elsewhere, by the snapshot of this epoch.
+    /// The backends that are fenced elsewhere, by the snapshot of this epoch: exactly these if it
+    /// is a newer one, else these as well. What comes off the list comes off in one step; what
+    /// comes on may do so before. Who applies it ends the flows that only wait by
+    /// [`destroy`](crate::destroy).
     ///
     /// # Errors
-    /// [`Error::Map`].
-    pub fn set_fenced(&mut self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Result<(), Error> {
-        replace(&mut self.fenced, FENCED, addresses, epoch)
+    /// [`Stale`] for a snapshot that is older than the newest, [`Error::Map`].
+    pub fn set_fenced(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+        epoch: u64,
+    ) -> Result<(), KeepError> {
+        let newest = self.get(Slot::Fenced)?;
+        if epoch < newest {
+            return Err(Stale::Older { epoch, newest }.into());
+        }
+        for address in addresses {
+            self.fenced.insert(key(address), epoch, 0).map_err(failed(FENCED))?;
+        }
+        // From here on what is of an older epoch counts no more.
+        self.set(Slot::Fenced, epoch)?;
+        let listed: Result<Vec<_>, _> = self.fenced.iter().collect();
+        for (address, of) in listed.map_err(failed(FENCED))? {
+            if of < epoch {
+                self.fenced.remove(&address).map_err(failed(FENCED))?;
+            }
+        }
+        Ok(())
     }
 
     /// How the fence stands.
@@ -260,22 +283,20 @@ fn get(leases: &Array<MapData, u64>, slot: Slot) -> Result<u64, Error> {
     leases.get(&(slot as u32), 0).map_err(failed(LEASES))
 }
 
-/// Makes a list hold exactly these addresses; new ones come in before old ones go, so that the rest
-/// is never absent.
-fn replace(
-    map: &mut HashMap<MapData, [u8; 16], u64>,
+/// Makes a list hold exactly these keys; new ones come in before old ones go, so that the rest is
+/// never absent.
+pub(crate) fn replace<K: aya::Pod + Ord>(
+    map: &mut HashMap<MapData, K, u64>,
     name: &'static str,
-    addresses: &BTreeSet<IpAddr>,
-    value: u64,
+    wanted: &BTreeSet<K>,
 ) -> Result<(), Error> {
-    let wanted: BTreeSet<_> = addresses.iter().map(key).collect();
-    for address in &wanted {
-        map.insert(address, value, 0).map_err(failed(name))?;
+    for key in wanted {
+        map.insert(key, 1, 0).map_err(failed(name))?;
     }
     let known: Result<Vec<_>, _> = map.keys().collect();
-    for address in known.map_err(failed(name))? {
-        if !wanted.contains(&address) {
-            map.remove(&address).map_err(failed(name))?;
+    for key in known.map_err(failed(name))? {
+        if !wanted.contains(&key) {
+            map.remove(&key).map_err(failed(name))?;
         }
     }
     Ok(())
@@ -289,15 +310,15 @@ pub(crate) fn key(address: &IpAddr) -> [u8; 16] {
     }
 }
 
-/// Takes the lock of whoever writes the words of these pins.
-pub(crate) fn lock(pins: &Pins) -> Result<Flock<File>, Error> {
-    let path = pins.keeper_lock();
+/// Takes a lock that one process at a time has.
+pub(crate) fn lock(path: PathBuf, busy: fn(PathBuf) -> Error) -> Result<Flock<File>, Error> {
     let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = opened.map_err(|source| Error::Pin { doing: "open", path: path.clone(), source })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::KeeperBusy { path })
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| busy(path))
 }
 
-fn open(pins: &Pins, name: &'static str) -> Result<MapData, Error> {
+/// Opens a pinned map.
+pub(crate) fn open(pins: &Pins, name: &'static str) -> Result<MapData, Error> {
     MapData::from_pin(pins.map(name)).map_err(failed(name))
 }
 

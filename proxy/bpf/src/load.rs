@@ -7,6 +7,11 @@ use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::libc;
 use pgx_abi::{
+    BUCKET_SLOTS, FLOWS_MAX, FlowKey, HOPS_MAX, HeadingNote, Inflow, REFUSE, SERVER_SLOTS,
+    SERVICES_MAX, STEER, STEER_AWAY, STEER_BUCKETS, STEER_FLOWS, STEER_HOPS, STEER_INFLOW,
+    STEER_NOTE, STEER_SERVERS, STEER_SERVICES, STEER_TABLES, ServiceKey, TABLES_MAX,
+};
+use pgx_abi::{
     COUNTER_SLOTS, Counter, FENCE, FENCED, FENCED_MAX, LEASE_SLOTS, LEASES, LINKS, LINKS_MAX,
     LinkAddress, PEERS, PEERS_MAX, PGX_OBJECT, PGX_ROOT, PROGRAM_SLOTS, PROGRAMS, Program, REASONS,
     VIP, VIPS, VIPS_MAX, Vip,
@@ -18,14 +23,15 @@ use crate::{Error, Objects, Pins};
 /// Since Linux 5.8; before it, and where the two are not known, `CAP_SYS_ADMIN`.
 const CAPABILITIES: &str = "CAP_BPF CAP_NET_ADMIN";
 
-/// How often a program is handed to the verifier that is interrupted.
-const LOADS_MAX: usize = 10;
+/// How often a program is handed to the verifier before a disturbance is an error. libbpf's five
+/// were not always enough on a busy machine; one costs milliseconds.
+const LOAD_ATTEMPTS: usize = 20;
 
 /// A pinned map: its name, the sizes of key and value in bytes, and its slots.
 pub(crate) type Layout = (&'static str, usize, usize, u32);
 
 /// Every pinned map.
-pub(crate) const PINNED: [Layout; 7] = [
+pub(crate) const PINNED: [Layout; 15] = [
     (REASONS, 4, size_of::<Counter>(), COUNTER_SLOTS),
     (LEASES, 4, 8, LEASE_SLOTS),
     (PEERS, 16, 8, PEERS_MAX),
@@ -33,6 +39,14 @@ pub(crate) const PINNED: [Layout; 7] = [
     (PROGRAMS, 4, 4, PROGRAM_SLOTS),
     (VIPS, 16, size_of::<Vip>(), VIPS_MAX),
     (LINKS, 4, size_of::<LinkAddress>(), LINKS_MAX),
+    (STEER_TABLES, 4, 8, TABLES_MAX),
+    (STEER_BUCKETS, 4, 8, BUCKET_SLOTS),
+    (STEER_SERVERS, 4, 8, SERVER_SLOTS),
+    (STEER_SERVICES, size_of::<ServiceKey>(), 8, SERVICES_MAX),
+    (STEER_HOPS, size_of::<LinkAddress>(), 8, HOPS_MAX),
+    (STEER_FLOWS, size_of::<FlowKey>(), 4, FLOWS_MAX),
+    (STEER_NOTE, 4, size_of::<HeadingNote>(), 1),
+    (STEER_INFLOW, 4, size_of::<Inflow>(), 1),
 ];
 
 /// Makes the maps of the object `pgx`, or takes those that are pinned already.
@@ -63,21 +77,19 @@ pub(crate) fn program<'a>(
     Ok(xdp)
 }
 
-/// What the verifier made of a program.
+/// Hands a program to the verifier, which gives up (`EAGAIN`) when its thread gets a signal, and is
+/// asked again then, a few times.
 pub(crate) fn verified(
     name: &'static str,
     mut load: impl FnMut() -> Result<(), ProgramError>,
 ) -> Result<(), Error> {
-    let is_interrupted = |loaded: &Result<(), ProgramError>| match loaded {
-        Err(ProgramError::LoadError { io_error, .. }) => {
-            io_error.raw_os_error() == Some(libc::EAGAIN)
-        }
-        _ => false,
+    let was_disturbed = |result: &Result<(), ProgramError>| {
+        let error = result.as_ref().err();
+        error.is_some_and(|error| root_cause(error).raw_os_error() == Some(libc::EAGAIN))
     };
-    // The verifier gives up when a signal comes, whoever it is for.
     let mut loaded = load();
-    for _ in 1..LOADS_MAX {
-        if !is_interrupted(&loaded) {
+    for _ in 1..LOAD_ATTEMPTS {
+        if !was_disturbed(&loaded) {
             break;
         }
         loaded = load();
@@ -104,6 +116,9 @@ pub(crate) fn install(ebpf: &mut Ebpf, place: Program) -> Result<(), Error> {
     let name = match place {
         Program::Fence => FENCE,
         Program::Vip => VIP,
+        Program::Steer => STEER,
+        Program::SteerAway => STEER_AWAY,
+        Program::Refuse => REFUSE,
     };
     let fence = program(ebpf, PGX_OBJECT, name)?;
     let failed = |error: &(dyn std::error::Error + 'static)| Error::Map {

@@ -135,8 +135,17 @@ impl Pins {
     /// The lock of whoever writes the fence's words. Not among the pins: those are no files that
     /// could be locked.
     pub(crate) fn keeper_lock(&self) -> PathBuf {
+        self.lock("keeper")
+    }
+
+    /// The lock of whoever writes the steering tables.
+    pub(crate) fn steer_lock(&self) -> PathBuf {
+        self.lock("steer")
+    }
+
+    fn lock(&self, what: &str) -> PathBuf {
         let name = self.dir.to_string_lossy().replace('/', "-");
-        PathBuf::from(RUN).join(format!("pgx-keeper{name}.lock"))
+        PathBuf::from(RUN).join(format!("pgx-{what}{name}.lock"))
     }
 
     /// Where the link of a program on a device is pinned.

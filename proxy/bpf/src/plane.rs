@@ -84,6 +84,17 @@ impl Plane {
         load::install(&mut self.ebpf, Program::Vip)
     }
 
+    /// Puts the program that steers where the others find it. It steers by the tables that
+    /// [`Steering`](crate::Steering) writes, on interfaces that [`Vips`](crate::Vips) was told of.
+    ///
+    /// # Errors
+    /// As [`Self::guard`].
+    pub fn steer(&mut self) -> Result<(), Error> {
+        load::install(&mut self.ebpf, Program::Refuse)?;
+        load::install(&mut self.ebpf, Program::SteerAway)?;
+        load::install(&mut self.ebpf, Program::Steer)
+    }
+
     /// Guards what leaves by an interface.
     ///
     /// # Errors

@@ -17,3 +17,4 @@ pub mod facts;
 pub mod ids;
 pub mod lease;
 pub mod limits;
+pub mod steer;

@@ -39,6 +39,12 @@ pub const ADDRESS_BYTES_MAX: usize = 262;
 /// How often a standby's wait for trust doubles at most: from the default of a second to a minute.
 pub const FLAPS_MAX: u32 = 6;
 
+/// Proxies that flows may be steered to: as many as the kernel's tables number.
+pub const PROXIES_MAX: usize = 63;
+
+/// The weight of a proxy that takes so many times the flows of one with weight one.
+pub const WEIGHT_MAX: u32 = 100;
+
 const _: () = assert!(POLICY_MS_MAX << FLAPS_MAX < u64::MAX / 16);
 const _: () = assert!(RULES_MAX >= 2);
 const _: () = assert!(MEMBERSHIPS_PENDING_MAX >= 2);

@@ -16,6 +16,7 @@ use pgx_tests::objects::objects;
 use pgx_tests::skip::{Requirement, trial};
 
 use crate::packets::{self, DESTINATION_PORT};
+use crate::space::verify;
 
 /// The kernel's test-run takes no frame without an Ethernet header.
 const FRAME_BYTES_MIN: usize = 14;
@@ -46,15 +47,15 @@ impl Bench {
         let mut ebpf = Ebpf::load(objects()?.pgx())?;
         for name in [PGX_ROOT, FENCE] {
             let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
-            xdp.load().with_context(|| format!("load {name}"))?;
+            verify(|| xdp.load()).with_context(|| format!("load {name}"))?;
         }
         for name in [FENCE_IN, FENCE_OUT] {
             let tc: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
-            tc.load().with_context(|| format!("load {name}"))?;
+            verify(|| tc.load()).with_context(|| format!("load {name}"))?;
         }
         for name in [FENCE_CGROUP_IN, FENCE_CGROUP_OUT] {
             let cgroup: &mut CgroupSkb = ebpf.program_mut(name).context(name)?.try_into()?;
-            cgroup.load().with_context(|| format!("load {name}"))?;
+            verify(|| cgroup.load()).with_context(|| format!("load {name}"))?;
         }
         let xdp: &Xdp = ebpf.program(FENCE).context("no fence")?.try_into()?;
         let fd = xdp.fd()?.try_clone()?;
@@ -111,7 +112,7 @@ fn judge(frame: &[u8], direction: Direction, gate: Gate, port: u16) -> Fence {
 fn expected(frame: &[u8], gate: Gate) -> (u32, Vec<u8>) {
     match judge(frame, Direction::In, gate, DESTINATION_PORT) {
         Fence::Ignore | Fence::Pass(_) => (XDP_PASS, frame.to_vec()),
-        Fence::Drop(_) => (XDP_DROP, frame.to_vec()),
+        Fence::Drop(_) | Fence::Refuse(_) => (XDP_DROP, frame.to_vec()),
         Fence::Reset(segment) => match reset(frame, &segment) {
             Some(Reset::Ipv4(bytes)) => (XDP_TX, answer(&frame[..segment.ip], &bytes)),
             Some(Reset::Ipv6(bytes)) => (XDP_TX, answer(&frame[..segment.ip], &bytes)),
@@ -197,7 +198,7 @@ fn check_tc(
     let wanted = match judged {
         Fence::Ignore | Fence::Pass(_) => TC_NEXT,
         Fence::Drop(_) => TC_SHOT,
-        Fence::Reset(_) => TC_REDIRECT,
+        Fence::Reset(_) | Fence::Refuse(_) => TC_REDIRECT,
     };
     ensure!(verdict == wanted, "{name}, {}: {verdict}, {judged:?}", packet.name);
     if verdict == TC_REDIRECT {
@@ -226,7 +227,7 @@ fn check_cgroup(
     let verdict = run.return_value.cast_signed();
     let wanted = match judged {
         Fence::Ignore | Fence::Pass(_) => CGROUP_PASS,
-        Fence::Drop(_) | Fence::Reset(_) => CGROUP_DROP,
+        Fence::Drop(_) | Fence::Reset(_) | Fence::Refuse(_) => CGROUP_DROP,
     };
     ensure!(verdict == wanted, "{name}, {}: {verdict}, {judged:?}", packet.name);
     Ok(())

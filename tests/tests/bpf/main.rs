@@ -5,9 +5,12 @@
 
 mod attach;
 mod fence;
+mod fenced;
+mod flows;
 mod gate;
 mod guard;
 mod handover;
+mod hosts;
 mod instructions;
 mod net;
 mod nft;
@@ -15,6 +18,7 @@ mod nft;
 mod packets;
 mod refuse;
 mod space;
+mod steer;
 mod takeover;
 mod verdict;
 mod vip;
@@ -36,6 +40,9 @@ fn main() {
     trials.extend(vip::trials());
     trials.extend(takeover::trials());
     trials.extend(instructions::trials());
+    trials.extend(steer::trials());
+    trials.extend(flows::trials());
+    trials.extend(fenced::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
     libtest_mimic::run(&arguments, trials).exit();

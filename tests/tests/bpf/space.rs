@@ -78,6 +78,24 @@ impl Space {
     }
 }
 
+/// Hands a program to the verifier, which gives up (`EAGAIN`) when its thread gets a signal.
+pub(crate) fn verify(
+    mut load: impl FnMut() -> Result<(), aya::programs::ProgramError>,
+) -> anyhow::Result<()> {
+    const ATTEMPTS: usize = 20;
+    let mut attempt = 1;
+    loop {
+        match load() {
+            Err(aya::programs::ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == std::io::ErrorKind::WouldBlock && attempt < ATTEMPTS =>
+            {
+                attempt += 1;
+            }
+            done => return Ok(done?),
+        }
+    }
+}
+
 /// Runs `ip` in the namespace of this thread.
 pub(crate) fn ip(arguments: &str) -> anyhow::Result<()> {
     read_ip(arguments).map(|_| ())

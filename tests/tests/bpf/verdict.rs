@@ -11,6 +11,7 @@ use pgx_tests::objects::objects;
 use pgx_tests::skip::{Requirement, trial};
 
 use crate::packets;
+use crate::space::verify;
 
 /// The kernel's test-run takes no frame without an Ethernet header.
 const FRAME_BYTES_MIN: usize = 14;
@@ -35,7 +36,7 @@ impl Bench {
     fn load(object: &[u8], program: &'static str) -> anyhow::Result<Self> {
         let mut ebpf = Ebpf::load(object)?;
         let xdp: &mut Xdp = ebpf.program_mut(program).context("no such program")?.try_into()?;
-        xdp.load()?;
+        verify(|| xdp.load())?;
         Ok(Self { ebpf, program })
     }
 

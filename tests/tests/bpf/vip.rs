@@ -20,7 +20,7 @@ use pgx_tests::objects::objects;
 use pgx_tests::skip::{Requirement, trial};
 
 use crate::packets;
-use crate::space::{FAR, FAR_ADDRESS, NEAR, Space, ip, read_ip};
+use crate::space::{FAR, FAR_ADDRESS, NEAR, Space, ip, read_ip, verify};
 
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const NEVER_NS: u64 = 1_000_000_000_000_000_000;
@@ -47,7 +47,7 @@ impl Bench {
         let mut ebpf = Ebpf::load(objects()?.pgx())?;
         for name in [PGX_ROOT, VIP] {
             let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
-            xdp.load().with_context(|| format!("load {name}"))?;
+            verify(|| xdp.load()).with_context(|| format!("load {name}"))?;
         }
         let xdp: &Xdp = ebpf.program(VIP).context("no program")?.try_into()?;
         let fd = xdp.fd()?.try_clone()?;

@@ -142,7 +142,28 @@ fn ipv4() -> Vec<Packet> {
         packet("IPv4 without a length (BIG TCP)", Reason::Ipv4Tcp, 54, uncut),
         packet("IPv4 UDP", Reason::Ipv4Other, 34, udp),
         packet("IPv4 ping", Reason::Ipv4Icmp, 34, icmp),
+        packet("IPv4 error about an answer", Reason::Ipv4Icmp, 34, error_ipv4()),
     ]
+}
+
+/// A router says that a segment, which went the other way, was too long for it.
+fn error_ipv4() -> Vec<u8> {
+    let (mut answer, mut frame) = (Vec::new(), Vec::new());
+    let ip = PacketBuilder::ipv4(DESTINATION, SOURCE, 64);
+    ip.tcp(DESTINATION_PORT, SOURCE_PORT, 1, 512).write(&mut answer, PAYLOAD).unwrap();
+    let error = ethernet().ipv4(SOURCE, DESTINATION, 64).icmpv4_raw(3, 4, [0, 0, 5, 0]);
+    error.write(&mut frame, &answer).unwrap();
+    frame
+}
+
+/// The same for IPv6.
+fn error_ipv6() -> Vec<u8> {
+    let (mut answer, mut frame) = (Vec::new(), Vec::new());
+    let ip = PacketBuilder::ipv6(DESTINATION_V6, SOURCE_V6, 64);
+    ip.tcp(DESTINATION_PORT, SOURCE_PORT, 1, 512).write(&mut answer, PAYLOAD).unwrap();
+    let error = ethernet().ipv6(SOURCE_V6, DESTINATION_V6, 64).icmpv6_raw(2, 0, [0, 0, 5, 0]);
+    error.write(&mut frame, &answer).unwrap();
+    frame
 }
 
 fn ipv4_broken() -> Vec<Packet> {
@@ -190,6 +211,7 @@ fn ipv6() -> Vec<Packet> {
         packet("IPv6 TCP", Reason::Ipv6Tcp, 74, plain),
         packet("IPv6 UDP", Reason::Ipv6Other, 54, udp),
         packet("IPv6 ping", Reason::Ipv6Icmp, 58, echo),
+        packet("IPv6 error about an answer", Reason::Ipv6Icmp, 58, error_ipv6()),
         packet("IPv6 of version 4", Reason::Malformed, 22, version),
         packet("IPv6 without a length", Reason::Ipv6Tcp, 74, jumbo),
         packet("IPv6 that ends within TCP", Reason::Truncated, 74, short),

@@ -202,8 +202,29 @@ fn backend_that_is_fenced_elsewhere_is_neither_heard_nor_spoken_to() {
             let judged = |is_fenced| {
                 fence(&*frame, found, direction, || Gate::Shut, |_| false, |_| is_fenced)
             };
-            assert_eq!(judged(true), Fence::Drop(Reason::FencedBackend));
+            match direction {
+                Direction::In => assert_eq!(judged(true), Fence::Drop(Reason::FencedBackend)),
+                Direction::Out => assert!(matches!(judged(true), Fence::Refuse(_))),
+            }
             assert_eq!(judged(false), Fence::Ignore, "the local gate is no matter for it");
+        }
+    }
+}
+
+#[test]
+fn resets_alone_pass_between_a_host_and_a_fenced_backend() {
+    for v6 in [false, true] {
+        for (direction, seen) in [(Direction::In, Direction::Out), (Direction::Out, Direction::In)]
+        {
+            for (payload, expected) in [
+                (&b""[..], Fence::Pass(Reason::FencedResetPassed)),
+                (b"row", Fence::Drop(Reason::FencedBackend)),
+            ] {
+                let frame = segment(v6, seen, "R", payload);
+                let found = subject(facts(&*frame), direction, PORT);
+                let judged = fence(&*frame, found, direction, || Gate::Shut, |_| false, |_| true);
+                assert_eq!(judged, expected, "{direction:?}");
+            }
         }
     }
 }
