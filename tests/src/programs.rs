@@ -12,7 +12,8 @@ use aya::programs::{Program as Loaded, Xdp};
 use aya::{Ebpf, TestRun as _, TestRunOptions, TestRunResult};
 use pgx_abi::{
     FENCE, FENCE_CGROUP_IN, FENCE_CGROUP_OUT, FENCE_IN, FENCE_OUT, Gate, LAB_PASS, LEASES, LINKS,
-    LeaseWord, LinkAddress, PGX_ROOT, PROGRAMS, Program, Slot, VIP, VIPS, Vip,
+    LeaseWord, LinkAddress, PGX_ROOT, PROGRAMS, Program, REFUSE, STEER, STEER_AWAY, Slot, VIP,
+    VIPS, Vip,
 };
 use pgx_rules::{Facts, Transport, facts, question};
 use serde::Serialize;
@@ -24,11 +25,27 @@ use crate::objects::objects;
 mod packets;
 
 /// Every program of the product.
-pub const ALL: [&str; 7] =
-    [PGX_ROOT, FENCE, VIP, FENCE_IN, FENCE_OUT, FENCE_CGROUP_IN, FENCE_CGROUP_OUT];
+pub const ALL: [&str; 10] = [
+    PGX_ROOT,
+    FENCE,
+    VIP,
+    STEER,
+    STEER_AWAY,
+    REFUSE,
+    FENCE_IN,
+    FENCE_OUT,
+    FENCE_CGROUP_IN,
+    FENCE_CGROUP_OUT,
+];
 
 /// Those that the root program finds in its array.
-const BEHIND_ROOT: [(Program, &str); 2] = [(Program::Fence, FENCE), (Program::Vip, VIP)];
+const BEHIND_ROOT: [(Program, &str); 5] = [
+    (Program::Fence, FENCE),
+    (Program::Vip, VIP),
+    (Program::Steer, STEER),
+    (Program::SteerAway, STEER_AWAY),
+    (Program::Refuse, REFUSE),
+];
 
 /// The interface that the kernel's test-run pretends to have got a frame from: loopback.
 const INTERFACE: u32 = 1;

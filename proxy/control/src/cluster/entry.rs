@@ -356,10 +356,7 @@ impl fmt::Display for Void {
                 write!(out, "node {node} may still go by an earlier epoch")
             }
             Self::Switchover => {
-                write!(
-                    out,
-                    "that node is no standby that commits wait for, or a switchover is under way, or none is"
-                )
+                out.write_str("commits wait for no such standby, or a switchover is under way")
             }
             Self::LossNotAccepted => write!(out, "no operator has accepted a loss in this attempt"),
             Self::Member => write!(out, "that node is no member with that directory"),

@@ -23,8 +23,8 @@ impl Membership {
         self.voters.intersection(who).count() >= majority(self.voters.len())
     }
 
-    /// Whether no majority is possible without one of `who`. Of four voters two are enough for that,
-    /// where a majority takes three.
+    /// Whether no majority is possible without one of `who`. Of four voters two are enough for
+    /// that, where a majority takes three.
     #[must_use]
     pub fn is_blocked_by(&self, who: &BTreeSet<NodeId>) -> bool {
         let others = self.voters.difference(who).count();

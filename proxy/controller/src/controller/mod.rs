@@ -136,9 +136,9 @@ impl Controller {
     /// which is drawn at random: what earlier processes proposed must not be taken for its own. All
     /// that was applied before is applied again before this returns.
     ///
-    /// Where the node's other parts run already, because only the engine's file was opened anew, the
-    /// driver tells what they said last before anything else: a node confirms an epoch for all its
-    /// parts, and what it has not heard of it takes for absent.
+    /// Where the node's other parts run already, because only the engine's file was opened anew,
+    /// the driver tells what they said last before anything else: a node confirms an epoch for all
+    /// its parts, and what it has not heard of it takes for absent.
     ///
     /// # Panics
     /// When the engine's identity has no number.

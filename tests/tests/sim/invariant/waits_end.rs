@@ -13,8 +13,8 @@ use crate::world::World;
 
 pub(crate) const NAME: &str = "waits end";
 
-/// How long a client may wait: the longest `hung_ms_max`, lateness of each thread that has a part in
-/// the seal, and a lease that runs out.
+/// How long a client may wait: the longest `hung_ms_max`, lateness of each thread that has a part
+/// in the seal, and a lease that runs out.
 const WAIT_MAX: Time = 60 * SECOND;
 
 /// Since when a client waits at a node, for the run of the server that it has asked.
