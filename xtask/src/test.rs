@@ -28,6 +28,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     step("wire tests");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "wire", "--test", "peer"])?;
 
+    step("simulated clusters");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "sim"])?;
+
     step("clusters of real nodes on loopback");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "control"])?;
 
@@ -42,6 +45,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         ebpf::build(&fresh)?;
         bpf_tests_on(&fresh)?;
     }
+
+    step("the fence around a real PostgreSQL");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "fence"])?;
 
     step("lab tests");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "lab"])?;
