@@ -3,7 +3,7 @@
 //!
 //! [`Guard::raise`] attaches to what is there, [`Guard::wait`] hears of what appears later, and
 //! [`Guard::tend`] attaches to that at once, drops what is gone, and tries every place out with
-//! real packets. It writes no lease: that is the [`Keeper`](crate::Keeper)'s. An interface whose
+//! real packets. It writes no lease: that is the [`Keeper`]'s. An interface whose
 //! packets begin with no Ethernet header (a tunnel) has no hook that reads them; the cgroup of
 //! PostgreSQL's sockets guards there, as it does between the moment an interface appears and its
 //! attachment.
@@ -199,7 +199,7 @@ impl Guard {
     }
 
     /// Sends packets that the interface's programs are to drop. What comes in by a cable cannot be
-    /// sent from here; that XDP works on this kernel is what [`rehearse`](crate::rehearse) shows.
+    /// sent from here; that XDP works on this kernel is what [`rehearse()`](crate::rehearse()) shows.
     fn try_interface(&self, link: &Link, place: &Place) -> Result<Trial, Error> {
         if !link.is_up {
             return Ok(Trial::Untried("it is down".to_owned()));

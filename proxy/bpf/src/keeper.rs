@@ -216,7 +216,7 @@ impl Keeper {
     /// The backends that are fenced elsewhere, by the snapshot of this epoch: exactly these if it
     /// is a newer one, else these as well. What comes off the list comes off in one step; what
     /// comes on may do so before. Who applies it ends the flows that only wait by
-    /// [`destroy`](crate::destroy).
+    /// [`destroy()`](crate::destroy()).
     ///
     /// # Errors
     /// [`Stale`] for a snapshot that is older than the newest, [`Error::Map`].

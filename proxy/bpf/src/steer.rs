@@ -38,7 +38,7 @@ pub struct Table<'a> {
     pub servers: &'a [[u8; 6]],
     /// Which of them is this host.
     pub local: Option<usize>,
-    /// Exactly [`BUCKETS`](pgx_abi::BUCKETS) of them.
+    /// Exactly [`BUCKETS`] of them.
     pub buckets: &'a [Bucket],
 }
 
@@ -141,7 +141,7 @@ impl Steering {
 
     /// Steers a port of a virtual address by a table: to proxies, whose flows stay where they are,
     /// or, `is_direct`, to PostgreSQL itself, whose flows end with the table's epoch. Whoever
-    /// publishes a newer one then ends the old connections here by [`destroy`](crate::destroy):
+    /// publishes a newer one then ends the old connections here by [`destroy()`](crate::destroy()):
     /// clients that only wait hear of it by that alone.
     ///
     /// # Errors

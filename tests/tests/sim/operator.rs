@@ -198,11 +198,16 @@ impl World {
         else {
             return;
         };
-        let is_in = |node: &NodeId| members.iter().any(|(member, _)| member.get() == node.0);
+        // A request to leave that was lost is asked again, and until then the node may yet come.
+        let state = coordinator.map(|coordinator| coordinator.state().clone());
+        let is_in = |node: &NodeId| {
+            members.iter().any(|(member, _)| member.get() == node.0)
+                || !state.iter().any(|state| state.is_gone(*node))
+        };
         let left: Vec<_> =
             self.operator.leaving.iter().filter(|node| !is_in(node)).copied().collect();
-        let members = coordinator.map(|coordinator| coordinator.state().members().clone());
-        let is_needed = |node: &NodeId| members.iter().any(|members| members.contains_key(node));
+        let is_needed =
+            |node: &NodeId| state.iter().any(|state| state.members().contains_key(node));
         // Only who was taken for dead leaves while commits depend on its directory.
         self.operator.may_need_loss |= left.iter().any(is_needed);
         for node in left {
