@@ -199,7 +199,7 @@ impl Guard {
     }
 
     /// Sends packets that the interface's programs are to drop. What comes in by a cable cannot be
-    /// sent from here; that XDP works on this kernel is what [`rehearse()`](crate::rehearse()) shows.
+    /// sent from here; that XDP works here is what [`rehearse()`](crate::rehearse()) shows.
     fn try_interface(&self, link: &Link, place: &Place) -> Result<Trial, Error> {
         if !link.is_up {
             return Ok(Trial::Untried("it is down".to_owned()));
