@@ -117,6 +117,12 @@ impl Holder {
         self.promised.clear();
     }
 
+    /// The version of the membership in which it counts.
+    #[must_use]
+    pub fn counts_in(&self) -> u64 {
+        self.membership.version
+    }
+
     /// Until when the holder may act, by its own clock, or `None` when it may not.
     ///
     /// With a majority of `m` voters, the `m`-th latest request counts: each of `m` voters has

@@ -78,6 +78,9 @@ pub struct Station {
     holders: BTreeMap<Kind, Holder>,
     /// Rights that are never asked for again, by their numbers.
     closed: BTreeMap<Kind, u64>,
+    /// Until when something may be held by promises that were counted in a membership, by its
+    /// version. Releases are asked of no older one than this node says, so it says the oldest.
+    counted: BTreeMap<u64, BootTime>,
     /// When each right that somebody holds was last asked for here, or first known of.
     asked: BTreeMap<(Kind, u64), BootTime>,
     said: VoterFacts,
@@ -97,7 +100,8 @@ impl Station {
         life: u64,
         now: BootTime,
     ) -> Self {
-        let voter = Voter::new(me, refusals, state.longest_promise_ms(), now);
+        let longest_ms = state.longest_promise_ms();
+        let voter = Voter::new(me, refusals, longest_ms, now);
         Self {
             me,
             installation,
@@ -108,6 +112,8 @@ impl Station {
             voter,
             holders: BTreeMap::new(),
             closed: BTreeMap::new(),
+            // What an earlier life held, the kernel may still hold: by promises of nobody knows whom.
+            counted: BTreeMap::from([(0, now.after_ms(longest_ms))]),
             asked: BTreeMap::new(),
             said: VoterFacts::default(),
             outputs: VecDeque::new(),
@@ -222,7 +228,8 @@ impl Station {
             .iter()
             .filter(|((kind, number), _)| self.said.missed.get(kind) != Some(number));
         let missed = unmissed.map(|(_, asked)| asked.after_ms(silent_ms_max));
-        holders.chain(self.voter.poll_timeout()).chain(missed).min()
+        let counted = self.counted.values().copied();
+        holders.chain(self.voter.poll_timeout()).chain(missed).chain(counted).min()
     }
 
     /// What the coordinator is to know.
@@ -267,6 +274,8 @@ impl Station {
         if let Some(until) = holder.deadline().filter(|until| Some(*until) > before)
             && holder.right() == right
         {
+            let counted = self.counted.entry(holder.counts_in()).or_insert(until);
+            *counted = (*counted).max(until);
             self.outputs.push_back(Output::Hold { right, until });
         }
     }
@@ -347,7 +356,14 @@ impl Station {
         });
         let vips = state.vips().iter().map(|(vip, right)| (Kind::Vip(*vip), right.number));
         let held: BTreeSet<_> = tenure.into_iter().chain(nodes).chain(vips).collect();
-        self.said.counts_in = state.membership().version;
+        self.counted.retain(|_, until| now < *until);
+        let oldest = self.counted.keys().next().copied();
+        let newest = state.membership().version;
+        let counts_in = oldest.map_or(newest, |oldest| oldest.min(newest));
+        if self.said.counts_in != counts_in {
+            self.said.counts_in = counts_in;
+            self.outputs.push_back(Output::News);
+        }
         self.said.epoch = state.tenure().map(|tenure| tenure.epoch);
         self.asked.retain(|right, _| held.contains(right));
         for right in held {

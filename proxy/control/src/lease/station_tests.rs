@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use super::*;
-use crate::cluster::Entry;
 use crate::cluster::testing::{apply_all, directory, elect, report, seal, three_nodes};
+use crate::cluster::{Entry, Membership};
 use crate::ids::Attempt;
 use crate::lease::Settings;
 
@@ -282,6 +282,31 @@ fn part_that_goes_by_an_older_epoch_gets_no_lease_in_the_name_of_the_newest() {
     net.at(2).handle_wants(Wants { member: Some((Epoch(1), directory(2))), ..wants(2) }, AWAKE);
     net.run(&[1, 2, 3], AWAKE.after_ms(401));
     assert!(net.held(2, member).is_some() && net.held(2, route).is_some());
+}
+
+#[test]
+fn node_says_that_it_counts_in_a_later_membership_when_it_holds_nothing_by_an_earlier_one() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    assert_eq!(net.at(1).facts().counts_in, 1);
+    let mut state = three_nodes();
+    let voters = (1..=4).map(NodeId).collect();
+    apply_all(&mut state, [Entry::Membership(Membership { version: 2, voters })]);
+    net.at(1).handle_state(Arc::new(state), AWAKE);
+    assert_eq!(net.at(1).facts().counts_in, 1, "the kernel goes on by what three voters promised");
+    net.at(1).handle_timeout(AWAKE.after_ms(Settings::default().lease_ms));
+    assert_eq!(net.at(1).facts().counts_in, 2);
+}
+
+#[test]
+fn node_that_starts_does_not_know_by_whom_the_kernel_still_holds_for_it() {
+    let (me, state) = (NodeId(1), Arc::new(three_nodes()));
+    let mut station =
+        Station::new(me, Incarnation(1), Refusals::default(), Arc::clone(&state), 1, BootTime(0));
+    station.handle_state(state, BootTime(1));
+    assert_eq!(station.facts().counts_in, 0);
+    station.handle_timeout(AWAKE);
+    assert_eq!(station.facts().counts_in, 1);
 }
 
 #[path = "attack_tests.rs"]
