@@ -112,7 +112,7 @@ impl Station {
             voter,
             holders: BTreeMap::new(),
             closed: BTreeMap::new(),
-            // What an earlier life held, the kernel may still hold: by promises of nobody knows whom.
+            // What an earlier life held the kernel may still hold, by whose promises nobody knows.
             counted: BTreeMap::from([(0, now.after_ms(longest_ms))]),
             asked: BTreeMap::new(),
             said: VoterFacts::default(),
