@@ -50,7 +50,7 @@ pub struct VoterFacts {
     /// The newest epoch that its leases go by.
     #[serde(default)]
     pub epoch: Option<Epoch>,
-    /// The membership that its leases count in.
+    /// The oldest membership by which it may hold something, or the newest where it holds nothing.
     #[serde(default)]
     pub counts_in: u64,
     /// What it has refused for ever, on disk, of what the quorum wants released.

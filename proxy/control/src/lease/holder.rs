@@ -1,8 +1,8 @@
 //! The side that holds a lease: asks voters, and knows until when it may act.
 //!
-//! A holder counts in one membership at a time and only moves to later ones; the driver makes the
-//! move durable before it tells the holder, because the quorum forgets memberships that the holder
-//! has left behind (see [`crate::cluster`]).
+//! A holder counts in one membership at a time and only moves to later ones. The quorum forgets
+//! memberships that a node says it has left behind, so the node says so only when nothing is held
+//! by promises that were counted in them (see [`super::Station`]).
 
 use alloc::collections::BTreeMap;
 
