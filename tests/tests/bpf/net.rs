@@ -195,6 +195,8 @@ impl Ear {
             let got = match recvmsg::<()>(fd, &mut parts, Some(&mut control), MsgFlags::empty()) {
                 Ok(got) => got,
                 Err(nix::errno::Errno::EAGAIN) => return Ok(None),
+                // A read with a patience ends so when the process was stopped and went on.
+                Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
             };
             let stamps = got.cmsgs()?.find_map(|each| match each {
