@@ -87,7 +87,7 @@ impl World {
         }
     }
 
-    /// From a primary to one of its standbys.
+    /// From a primary to one of its standbys. Records that a cut stops are sent again after it.
     fn talk_down(&mut self, node: NodeId, link: u64, what: Talk) {
         let Some(host) = self.hosts.get(&node).filter(|host| host.passes_peers(self.now)) else {
             return;
@@ -96,11 +96,16 @@ impl World {
             return;
         };
         let (to, arrives) = (sender.to, sender.arrives);
+        let end = match &what {
+            Talk::Records { start, records, .. } => start + records.len(),
+            _ => sender.sent,
+        };
         if let Some(at) = self.carry(node, to, link, what, arrives)
             && let Some(host) = self.hosts.get_mut(&node)
             && let Some(sender) = host.postgres.as_mut().and_then(|run| run.senders.get_mut(&link))
         {
             sender.arrives = at;
+            sender.sent = end;
         }
     }
 
@@ -128,21 +133,19 @@ impl World {
 
     /// Sends each standby what it lacks.
     pub(crate) fn feed_all(&mut self, node: NodeId) {
-        let Some(host) = self.hosts.get_mut(&node) else { return };
-        if !host.passes_peers(self.now) {
-            return;
-        }
-        let end = host.directory.flushed;
-        let Some(run) = host.postgres.as_mut().filter(|run| run.recovery_end.is_some()) else {
+        let Some(host) = self.hosts.get(&node).filter(|host| host.passes_peers(self.now)) else {
             return;
         };
-        let mut behind = Vec::new();
-        for (link, sender) in &mut run.senders {
-            if sender.sent < end {
-                behind.push((*link, sender.sent));
-                sender.sent = end;
-            }
-        }
+        let end = host.directory.flushed;
+        let Some(run) = host.postgres.as_ref().filter(|run| run.recovery_end.is_some()) else {
+            return;
+        };
+        let behind: Vec<_> = run
+            .senders
+            .iter()
+            .filter(|(_, sender)| sender.sent < end)
+            .map(|(link, sender)| (*link, sender.sent))
+            .collect();
         if behind.is_empty() {
             return;
         }
@@ -242,11 +245,8 @@ impl World {
             return;
         };
         receiver.heard = now;
+        receiver.is_up = true;
         match what {
-            Talk::Accepted => {
-                receiver.is_up = true;
-                self.say_flushed(node);
-            }
             Talk::Records { start, records, branches } => {
                 if *start != directory.wal.len() || host.is_full {
                     self.talk_up(node, Talk::Bye);
@@ -258,7 +258,7 @@ impl World {
                 let end = directory.wal.len();
                 self.work(node, delay, Work::Flush { end });
             }
-            Talk::Alive => self.say_flushed(node),
+            Talk::Accepted | Talk::Alive => self.say_flushed(node),
             _ => {}
         }
     }
