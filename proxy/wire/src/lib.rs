@@ -14,7 +14,9 @@ pub mod error_response;
 pub mod frame;
 pub mod limits;
 pub mod startup;
+pub mod stream;
 
 pub use error_response::{ErrorResponse, Severity, SqlState};
 pub use frame::{Frame, FrameError, Frames};
 pub use startup::{Startup, StartupError};
+pub use stream::{Share, Walker};

@@ -1,0 +1,336 @@
+//! What a server still owes for the messages that were sent to it, in order.
+//!
+//! It tells when a server connection is at rest, which replies are the proxy's own business, and
+//! where replies that the proxy gives itself have their place. A reply that does not fit makes the
+//! connection doubtful: its next user could read another's answers.
+//! Source: PostgreSQL's documentation, "Message Flow"; `PostgresMain` and `CopyGetData` for what a
+//! server skips.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use pgx_wire::backend::{Status, tag as reply};
+use pgx_wire::frontend::tag;
+
+/// One message that has to be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Owed {
+    /// A simple query; ends with `ReadyForQuery`.
+    Query,
+    /// A function call; ends with `ReadyForQuery`.
+    Function,
+    /// Ends a batch of the extended protocol.
+    Sync,
+    /// `ParseComplete`, for a statement that the server then has by this number.
+    Parse(Option<u64>),
+    /// `BindComplete`.
+    Bind,
+    /// `RowDescription` or `NoData`.
+    Describe,
+    /// The end of a portal's rows.
+    Execute,
+    /// `CloseComplete`.
+    Close,
+    /// The client ended its copy.
+    CopyEnd,
+    /// The proxy prepares a statement of the client's once more.
+    OurParse(u64),
+    /// The proxy makes room for a statement.
+    OurClose,
+    /// The proxy's own simple query.
+    OurQuery,
+    /// The proxy makes the batch fail; the client reads this error in place of the server's.
+    OurFailure(Vec<u8>),
+    /// A reply that needs no server.
+    Answer(&'static [u8]),
+}
+
+impl Owed {
+    fn ends_with_ready(&self) -> bool {
+        matches!(self, Self::Query | Self::Function | Self::Sync | Self::OurQuery)
+    }
+}
+
+/// What becomes of a server's message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The client gets it.
+    Forward,
+    /// It answers the proxy.
+    Swallow,
+    /// The client gets this instead.
+    Replace(Vec<u8>),
+}
+
+/// The exchange on one server connection.
+#[derive(Debug, Default)]
+pub(crate) struct Exchange {
+    owed: VecDeque<Owed>,
+    status: Status,
+    /// The server skips what comes until a Sync that the client has not sent yet.
+    skips: bool,
+    /// The client has begun a batch and not ended it.
+    batch: bool,
+    /// The server waits for copy data; what comes before its end is not answered.
+    copies: bool,
+    /// A Sync was taken for ignored by such a server; if the copy fails first, it was not.
+    unsure: bool,
+    /// The place of a Sync could not be told any more, or a reply did not fit.
+    doubtful: bool,
+    /// Replication: nothing more is understood.
+    opaque: bool,
+}
+
+impl Exchange {
+    /// The client's message goes to the server. Messages of the extended protocol that need more
+    /// than their tag to be told have their own calls.
+    pub(crate) fn send(&mut self, kind: u8) {
+        let owed = match kind {
+            tag::QUERY => Owed::Query,
+            tag::FUNCTION_CALL => Owed::Function,
+            tag::SYNC => return self.send_sync(),
+            tag::PARSE => Owed::Parse(None),
+            tag::BIND => Owed::Bind,
+            tag::DESCRIBE => Owed::Describe,
+            tag::EXECUTE => Owed::Execute,
+            tag::CLOSE => Owed::Close,
+            tag::COPY_DONE | tag::COPY_FAIL => return self.send_copy_end(),
+            _ => return,
+        };
+        self.owe(owed);
+    }
+
+    /// Something that has to be answered goes to the server, or is answered by the proxy in its
+    /// place.
+    pub(crate) fn owe(&mut self, owed: Owed) {
+        if self.skips {
+            return;
+        }
+        let ends_batch = owed.ends_with_ready();
+        self.batch |= !ends_batch;
+        self.owed.push_back(owed);
+    }
+
+    fn send_sync(&mut self) {
+        self.batch = false;
+        if self.copies {
+            // The server ignores it until the copy has ended.
+            self.unsure = true;
+            return;
+        }
+        self.skips = false;
+        self.owed.push_back(Owed::Sync);
+    }
+
+    fn send_copy_end(&mut self) {
+        if self.copies {
+            self.copies = false;
+        } else if !self.owed.is_empty() {
+            self.owed.push_back(Owed::CopyEnd);
+        }
+    }
+
+    /// The next reply that the proxy gives itself, if it is due. To be asked for after each message
+    /// in either direction, until there is none.
+    pub(crate) fn next_answer(&mut self) -> Option<&'static [u8]> {
+        loop {
+            match self.owed.front() {
+                Some(Owed::Answer(answer)) => {
+                    let answer = *answer;
+                    self.owed.pop_front();
+                    return Some(answer);
+                }
+                Some(Owed::CopyEnd) => {
+                    self.owed.pop_front();
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// The server sent a message other than `ReadyForQuery`. Statements that it will not have, by
+    /// their numbers, are put into `lost`.
+    pub(crate) fn receive(&mut self, kind: u8, lost: &mut Vec<u64>) -> Fate {
+        if self.opaque {
+            return Fate::Forward;
+        }
+        let is_ours = matches!(self.owed.front(), Some(Owed::OurQuery));
+        match kind {
+            reply::NOTIFICATION => Fate::Forward,
+            reply::NOTICE | reply::PARAMETER_STATUS if is_ours => Fate::Swallow,
+            reply::NOTICE | reply::PARAMETER_STATUS => Fate::Forward,
+            reply::ERROR => self.fail(lost),
+            _ if is_ours => Fate::Swallow,
+            reply::PARSE_COMPLETE => {
+                self.pop(|owed| matches!(owed, Owed::Parse(_) | Owed::OurParse(_)))
+            }
+            reply::BIND_COMPLETE => self.pop(|owed| *owed == Owed::Bind),
+            reply::CLOSE_COMPLETE => {
+                self.pop(|owed| matches!(owed, Owed::Close | Owed::OurClose))
+            }
+            reply::ROW_DESCRIPTION | reply::NO_DATA => match self.owed.front() {
+                Some(Owed::Query | Owed::Execute) => Fate::Forward,
+                _ => self.pop(|owed| *owed == Owed::Describe),
+            },
+            reply::COMMAND_COMPLETE | reply::EMPTY_QUERY | reply::PORTAL_SUSPENDED => {
+                self.end_copy();
+                match self.owed.front() {
+                    Some(Owed::Query) => Fate::Forward,
+                    _ => self.pop(|owed| *owed == Owed::Execute),
+                }
+            }
+            reply::COPY_IN => {
+                self.begin_copy();
+                Fate::Forward
+            }
+            reply::COPY_BOTH => {
+                self.opaque = true;
+                Fate::Forward
+            }
+            reply::DATA_ROW
+            | reply::COPY_OUT
+            | reply::COPY_DATA
+            | reply::COPY_DONE
+            | reply::FUNCTION_RESULT
+            | reply::PARAMETER_DESCRIPTION => {
+                self.doubtful |= self.owed.is_empty();
+                Fate::Forward
+            }
+            _ => {
+                self.doubtful = true;
+                Fate::Forward
+            }
+        }
+    }
+
+    /// The server is ready for the next query.
+    pub(crate) fn receive_ready(&mut self, status: Status) -> Fate {
+        self.status = status;
+        if self.opaque {
+            return Fate::Forward;
+        }
+        self.end_copy();
+        match self.owed.front() {
+            Some(Owed::OurQuery) => {
+                self.owed.pop_front();
+                Fate::Swallow
+            }
+            Some(owed) if owed.ends_with_ready() => {
+                self.owed.pop_front();
+                Fate::Forward
+            }
+            _ => {
+                self.doubtful = true;
+                Fate::Forward
+            }
+        }
+    }
+
+    /// Nothing is owed, no batch is open and no transaction block: the server may serve another.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.is_answered() && self.status == Status::Idle && !self.doubtful && !self.opaque
+    }
+
+    /// Nothing is owed and no batch is open.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.owed.is_empty() && !self.batch && !self.skips && !self.copies
+    }
+
+    /// Whether the server skips what the client sends, up to a Sync.
+    pub(crate) fn skips(&self) -> bool {
+        self.skips
+    }
+
+    /// Whether replies have not fitted, so that nobody else may use the connection.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    /// Whether replication has begun.
+    pub(crate) fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
+    /// The state of the transaction as the server last told.
+    pub(crate) fn status(&self) -> Status {
+        self.status
+    }
+
+    /// What is owed first.
+    pub(crate) fn front(&self) -> Option<&Owed> {
+        self.owed.front()
+    }
+
+    /// Whether the client is owed a `ReadyForQuery`, how often.
+    pub(crate) fn readies_owed(&self) -> usize {
+        let is_clients = |owed: &&Owed| owed.ends_with_ready() && **owed != Owed::OurQuery;
+        self.owed.iter().filter(is_clients).count()
+    }
+
+    /// Whether a batch is open that the client has to end with a Sync.
+    pub(crate) fn is_batch_open(&self) -> bool {
+        self.batch || self.skips
+    }
+
+    fn pop(&mut self, fits: impl Fn(&Owed) -> bool) -> Fate {
+        let Some(front) = self.owed.front().filter(|owed| fits(owed)) else {
+            self.doubtful = true;
+            return Fate::Forward;
+        };
+        let is_ours = matches!(front, Owed::OurParse(_) | Owed::OurClose);
+        self.owed.pop_front();
+        if is_ours { Fate::Swallow } else { Fate::Forward }
+    }
+
+    /// The server reports an error: within a batch it skips all that was sent up to its Sync.
+    fn fail(&mut self, lost: &mut Vec<u64>) -> Fate {
+        self.doubtful |= self.unsure;
+        self.end_copy();
+        let fate = match self.owed.front() {
+            Some(Owed::OurQuery) => return Fate::Swallow,
+            Some(Owed::Query | Owed::Function) => return Fate::Forward,
+            // Nobody asked: the server is going.
+            None => return Fate::Forward,
+            Some(Owed::OurFailure(error)) => Fate::Replace(error.clone()),
+            Some(_) => Fate::Forward,
+        };
+        while let Some(owed) = self.owed.front() {
+            match owed {
+                Owed::Sync => return fate,
+                Owed::Parse(Some(number)) | Owed::OurParse(number) => lost.push(*number),
+                _ => {}
+            }
+            self.owed.pop_front();
+        }
+        self.skips = true;
+        fate
+    }
+
+    fn end_copy(&mut self) {
+        self.copies = false;
+        self.unsure = false;
+    }
+
+    /// From here on the server takes copy data, and ignores each Sync up to its end.
+    fn begin_copy(&mut self) {
+        let mut at = 1;
+        while at < self.owed.len() {
+            match self.owed[at] {
+                Owed::CopyEnd => {
+                    self.owed.remove(at);
+                    return;
+                }
+                Owed::Sync => {
+                    self.owed.remove(at);
+                    self.unsure = true;
+                }
+                _ => at += 1,
+            }
+        }
+        self.copies = true;
+    }
+}
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;

@@ -1,0 +1,196 @@
+//! Which server connections are free, who waits for one, and whether another may be opened.
+//!
+//! Servers are handed out last-in-first-out, so that few are kept warm and the others may go;
+//! clients are served first-in-first-out.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use crate::ids::{ClientId, ServerId};
+use crate::time::Now;
+
+/// What a client gets that asks for a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lease {
+    /// This one.
+    Server(ServerId),
+    /// None yet; one more may be opened.
+    Open,
+    /// None yet.
+    Wait,
+}
+
+/// The servers of one user in one database.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    idle: Vec<(ServerId, Now)>,
+    waiting: VecDeque<(ClientId, Now)>,
+    /// Servers that clients have.
+    busy: usize,
+    /// Servers that are not ready yet.
+    opening: usize,
+}
+
+impl Pool {
+    /// Takes an idle server for a client, or lets it wait behind the others.
+    pub(crate) fn ask(&mut self, client: ClientId, max: usize, now: Now) -> Lease {
+        if self.waiting.is_empty()
+            && let Some((server, _)) = self.idle.pop()
+        {
+            self.busy += 1;
+            return Lease::Server(server);
+        }
+        self.waiting.push_back((client, now));
+        if self.wants_more(max) { Lease::Open } else { Lease::Wait }
+    }
+
+    /// Whether one more server should be opened for those who wait.
+    pub(crate) fn wants_more(&self, max: usize) -> bool {
+        self.waiting.len() > self.opening && self.total() < max
+    }
+
+    /// A server is being opened.
+    pub(crate) fn opening(&mut self) {
+        self.opening += 1;
+    }
+
+    /// The opening of a server came to nothing.
+    pub(crate) fn failed(&mut self) {
+        self.opening = self.opening.saturating_sub(1);
+    }
+
+    /// A server has been opened; it is free.
+    pub(crate) fn opened(&mut self, server: ServerId, now: Now) {
+        self.failed();
+        self.idle.push((server, now));
+    }
+
+    /// A client gives its server back.
+    pub(crate) fn give_back(&mut self, server: ServerId, now: Now) {
+        self.busy = self.busy.saturating_sub(1);
+        self.idle.push((server, now));
+    }
+
+    /// A client's server is gone.
+    pub(crate) fn lost_busy(&mut self) {
+        self.busy = self.busy.saturating_sub(1);
+    }
+
+    /// An idle server is gone.
+    pub(crate) fn lost_idle(&mut self, server: ServerId) {
+        self.idle.retain(|(known, _)| *known != server);
+    }
+
+    /// The next client with the server that it gets, if somebody waits and one is free.
+    pub(crate) fn match_up(&mut self) -> Option<(ClientId, ServerId)> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let (server, _) = self.idle.pop()?;
+        let (client, _) = self.waiting.pop_front()?;
+        self.busy += 1;
+        Some((client, server))
+    }
+
+    /// A client waits no more.
+    pub(crate) fn leave(&mut self, client: ClientId) {
+        self.waiting.retain(|(known, _)| *known != client);
+    }
+
+    /// The client that has waited longest, and since when.
+    pub(crate) fn first_waiting(&self) -> Option<(ClientId, Now)> {
+        self.waiting.front().copied()
+    }
+
+    /// The server that has been idle longest, and since when.
+    pub(crate) fn longest_idle(&self) -> Option<(ServerId, Now)> {
+        self.idle.first().copied()
+    }
+
+    /// All idle servers.
+    pub(crate) fn idle(&self) -> impl Iterator<Item = ServerId> {
+        self.idle.iter().map(|(server, _)| *server)
+    }
+
+    /// All clients that wait.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = ClientId> {
+        self.waiting.iter().map(|(client, _)| *client)
+    }
+
+    /// All servers, in whatever state.
+    pub(crate) fn total(&self) -> usize {
+        self.idle.len() + self.busy + self.opening
+    }
+
+    /// Nobody uses it and nothing is open.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.total() == 0 && self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: Now = Now(0);
+
+    fn client(number: u32) -> ClientId {
+        ClientId::new(number, 0)
+    }
+
+    fn server(number: u32) -> ServerId {
+        ServerId::new(number, 0)
+    }
+
+    #[test]
+    fn server_that_came_back_last_is_handed_out_first() {
+        let mut pool = Pool::default();
+        for number in [1, 2] {
+            pool.opening();
+            pool.opened(server(number), T);
+        }
+        assert_eq!(pool.ask(client(1), 2, T), Lease::Server(server(2)));
+        assert_eq!(pool.ask(client(2), 2, T), Lease::Server(server(1)));
+        pool.give_back(server(2), T);
+        assert_eq!(pool.ask(client(3), 2, T), Lease::Server(server(2)));
+    }
+
+    #[test]
+    fn clients_are_served_in_the_order_in_which_they_came() {
+        let mut pool = Pool::default();
+        assert_eq!(pool.ask(client(1), 1, T), Lease::Open);
+        pool.opening();
+        assert_eq!(pool.ask(client(2), 1, T), Lease::Wait);
+        assert_eq!(pool.ask(client(3), 1, T), Lease::Wait);
+        pool.opened(server(1), T);
+        assert_eq!(pool.match_up(), Some((client(1), server(1))));
+        assert_eq!(pool.match_up(), None);
+        pool.leave(client(2));
+        pool.give_back(server(1), T);
+        assert_eq!(pool.match_up(), Some((client(3), server(1))));
+    }
+
+    #[test]
+    fn client_that_comes_later_does_not_overtake() {
+        let mut pool = Pool::default();
+        assert_eq!(pool.ask(client(1), 1, T), Lease::Open);
+        pool.opening();
+        pool.opened(server(1), T);
+        assert_eq!(pool.ask(client(2), 1, T), Lease::Wait, "the first has not been served yet");
+        assert_eq!(pool.match_up(), Some((client(1), server(1))));
+    }
+
+    #[test]
+    fn no_more_servers_are_opened_than_clients_wait_or_the_limit_allows() {
+        let mut pool = Pool::default();
+        for number in 1..=3 {
+            let lease = pool.ask(client(number), 2, T);
+            assert_eq!(lease == Lease::Open, number <= 2, "client {number}");
+            if lease == Lease::Open {
+                pool.opening();
+            }
+        }
+        pool.failed();
+        assert!(pool.wants_more(2));
+    }
+}

@@ -1,0 +1,149 @@
+//! Settings of sessions that move between servers.
+//!
+//! A client's settings are those of its start-up packet and those that it has changed since; a
+//! server's are those that were set on it for the last client. Before another client uses the
+//! server, what differs is set, or reset to the server's own default.
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+/// Names in lower case with their values.
+pub(crate) type Values = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Values that are shared while nobody changes them, so that two that are the same cost a
+/// comparison of pointers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings(Rc<Values>);
+
+impl Settings {
+    /// Settings with these values.
+    pub(crate) fn new(values: Values) -> Self {
+        Self(Rc::new(values))
+    }
+
+    /// The values.
+    pub(crate) fn values(&self) -> &Values {
+        &self.0
+    }
+
+    /// Sets one.
+    pub(crate) fn set(&mut self, name: &[u8], value: &[u8]) {
+        let name = name.to_ascii_lowercase();
+        if self.0.get(&name).is_none_or(|known| known != value) {
+            Rc::make_mut(&mut self.0).insert(name, value.to_vec());
+        }
+    }
+
+    /// Whether both are the same; if so, they share their memory from here on.
+    pub(crate) fn is_same(&mut self, other: &Self) -> bool {
+        if Rc::ptr_eq(&self.0, &other.0) {
+            return true;
+        }
+        let same = self.0 == other.0;
+        if same {
+            self.0 = Rc::clone(&other.0);
+        }
+        same
+    }
+
+    /// The query that makes settings of `self` into those of `wanted`; empty if nothing differs.
+    pub(crate) fn change_to(&self, wanted: &Self) -> Vec<u8> {
+        let mut query = Vec::new();
+        let (ours, theirs) = (self.values(), wanted.values());
+        for name in ours.keys().filter(|name| !theirs.contains_key(*name)) {
+            query.extend_from_slice(b"RESET ");
+            query.extend_from_slice(name);
+            query.push(b';');
+        }
+        // By the function, not by SET: it takes lists as they stand in a start-up packet.
+        let mut before: &[u8] = b"SELECT ";
+        for (name, value) in theirs.iter().filter(|(name, value)| ours.get(*name) != Some(value)) {
+            query.extend_from_slice(before);
+            query.extend_from_slice(b"pg_catalog.set_config(");
+            literal(&mut query, name);
+            query.push(b',');
+            literal(&mut query, value);
+            query.extend_from_slice(b",false)");
+            before = b",";
+        }
+        query
+    }
+}
+
+/// Whether a setting can have this name: then it needs no quotes.
+pub(crate) fn is_name(name: &[u8]) -> bool {
+    let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.');
+    name.first().is_some_and(|first| first.is_ascii_alphabetic() || *first == b'_')
+        && name.iter().all(is_letter)
+}
+
+/// Writes a literal that means the same in each encoding that the server may take the query for,
+/// and under each of its settings: all that could be taken otherwise is written by its number.
+fn literal(out: &mut Vec<u8>, text: &[u8]) {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'\'' | b'\\');
+    if text.iter().all(is_plain) {
+        out.push(b'\'');
+        out.extend_from_slice(text);
+    } else {
+        out.extend_from_slice(b"E'");
+        for byte in text {
+            if is_plain(byte) {
+                out.push(*byte);
+            } else {
+                let octal = |value: u8| b'0' + (value & 7);
+                let number = [b'\\', octal(byte >> 6), octal(byte >> 3), octal(*byte)];
+                out.extend_from_slice(&number);
+            }
+        }
+    }
+    out.push(b'\'');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(values: &[(&str, &str)]) -> Settings {
+        let mut settings = Settings::default();
+        for (name, value) in values {
+            settings.set(name.as_bytes(), value.as_bytes());
+        }
+        settings
+    }
+
+    fn change(from: &[(&str, &str)], to: &[(&str, &str)]) -> alloc::string::String {
+        let query = settings(from).change_to(&settings(to));
+        alloc::string::String::from_utf8(query).unwrap()
+    }
+
+    #[test]
+    fn what_differs_is_set_and_what_nobody_asked_for_is_reset() {
+        let ours = [("DateStyle", "ISO"), ("a.b", "1")];
+        let theirs = [("datestyle", "German"), ("search_path", "a, b")];
+        let expected = "RESET a.b;SELECT pg_catalog.set_config('datestyle','German',false),\
+                        pg_catalog.set_config('search_path','a, b',false)";
+        assert_eq!(change(&ours, &theirs), expected);
+        assert_eq!(change(&ours, &ours), "");
+    }
+
+    #[test]
+    fn values_cannot_end_their_quotes_in_any_encoding() {
+        // Where 0x95 0x5c is one letter, a doubled backslash would leave the quote bare.
+        let mut wanted = Settings::default();
+        wanted.set(b"a", b"\x95\\'; drop table t --");
+        let query = Settings::default().change_to(&wanted);
+        let expected = &b"SELECT pg_catalog.set_config('a',E'\\225\\134\\047; drop table t --',false)"[..];
+        assert_eq!(query, expected);
+        assert!(!is_name(b"x;y") && !is_name(b"1x") && !is_name(b"") && is_name(b"a_1.b$"));
+    }
+
+    #[test]
+    fn settings_that_are_the_same_share_their_memory() {
+        let (mut one, other) = (settings(&[("a", "1")]), settings(&[("A", "1")]));
+        assert!(one.is_same(&other) && Rc::ptr_eq(&one.0, &other.0));
+        one.set(b"a", b"2");
+        assert!(!one.is_same(&other));
+        assert_eq!(other.values()[&b"a"[..]], b"1");
+    }
+}

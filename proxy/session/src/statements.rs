@@ -1,0 +1,151 @@
+//! Prepared statements of clients that share server connections.
+//!
+//! A client's name means a text; each text has one number and one name on every server. So a
+//! statement can be used on a server that its client has never met: it is prepared there first.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::fmt::Write;
+
+use crate::scan::Words;
+
+/// A text with the types of its parameters.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Statement {
+    pub(crate) number: u64,
+    pub(crate) text: Box<[u8]>,
+    /// As they stand in the message: a count, then an identifier each.
+    pub(crate) types: Box<[u8]>,
+    /// What the text hints at.
+    pub(crate) words: Words,
+}
+
+/// All statements of a worker's clients, each text once.
+#[derive(Debug, Default)]
+pub(crate) struct Statements {
+    known: BTreeMap<(Box<[u8]>, Box<[u8]>), Rc<Statement>>,
+    last: u64,
+}
+
+impl Statements {
+    /// The statement of a text; a new one gets the next number.
+    pub(crate) fn get(&mut self, text: &[u8], types: &[u8], words: Words) -> Rc<Statement> {
+        let key = (Box::from(text), Box::from(types));
+        let last = &mut self.last;
+        let found = self.known.entry(key).or_insert_with_key(|(text, types)| {
+            *last += 1;
+            let (text, types) = (text.clone(), types.clone());
+            Rc::new(Statement { number: *last, text, types, words })
+        });
+        Rc::clone(found)
+    }
+
+    /// A client uses it no more: it is forgotten with its last user.
+    pub(crate) fn give_back(&mut self, statement: Rc<Statement>) {
+        // One is ours, one the caller's.
+        if Rc::strong_count(&statement) <= 2 {
+            self.known.remove(&(statement.text.clone(), statement.types.clone()));
+        }
+    }
+
+    /// How many texts there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+}
+
+/// A statement's name on servers.
+pub(crate) fn name(number: u64) -> Vec<u8> {
+    let mut name = Name(Vec::with_capacity(24));
+    // Writing to memory does not fail.
+    let _ = write!(name, "pgx_{number:x}");
+    name.0
+}
+
+struct Name(Vec<u8>);
+
+impl Write for Name {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// What is prepared on one server, by number, and when each was last used.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    used: BTreeMap<u64, u64>,
+    clock: u64,
+}
+
+impl Prepared {
+    /// Whether it is there; it counts as used now.
+    pub(crate) fn touch(&mut self, number: u64) -> bool {
+        self.clock += 1;
+        self.used.get_mut(&number).map(|used| *used = self.clock).is_some()
+    }
+
+    /// It is there from now on. Says which one has to go for it, if `max` are there already.
+    pub(crate) fn add(&mut self, number: u64, max: usize) -> Option<u64> {
+        self.clock += 1;
+        let is_full = self.used.len() >= max && !self.used.contains_key(&number);
+        let oldest = || self.used.iter().min_by_key(|(_, used)| **used).map(|(number, _)| *number);
+        let evicted = if is_full { oldest() } else { None };
+        if let Some(number) = evicted {
+            self.used.remove(&number);
+        }
+        self.used.insert(number, self.clock);
+        evicted
+    }
+
+    /// It is not there after all.
+    pub(crate) fn lose(&mut self, number: u64) {
+        self.used.remove(&number);
+    }
+
+    /// The server has forgotten all.
+    pub(crate) fn clear(&mut self) {
+        self.used.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_text_has_one_number_and_other_types_make_another_statement() {
+        let mut all = Statements::default();
+        let words = Words::default();
+        let one = all.get(b"select $1", b"\0\0", words);
+        assert_eq!(all.get(b"select $1", b"\0\0", words).number, one.number);
+        assert_ne!(all.get(b"select $1", b"\0\x01\0\0\0\x17", words).number, one.number);
+        assert_eq!(name(one.number), b"pgx_1");
+    }
+
+    #[test]
+    fn statement_is_forgotten_with_its_last_user() {
+        let mut all = Statements::default();
+        let words = Words::default();
+        let (one, other) = (all.get(b"a", b"", words), all.get(b"a", b"", words));
+        all.give_back(one);
+        assert_eq!(all.len(), 1);
+        all.give_back(other);
+        assert_eq!(all.len(), 0);
+        assert_eq!(all.get(b"b", b"", words).number, 2, "numbers are never used again");
+    }
+
+    #[test]
+    fn statement_that_was_used_longest_ago_makes_room() {
+        let mut prepared = Prepared::default();
+        assert_eq!(prepared.add(1, 2), None);
+        assert_eq!(prepared.add(2, 2), None);
+        assert!(prepared.touch(1));
+        assert_eq!(prepared.add(3, 2), Some(2));
+        assert!(!prepared.touch(2));
+        assert!(prepared.touch(1) && prepared.touch(3));
+    }
+}
