@@ -124,8 +124,8 @@ impl Forwarder {
         self.counters.refused_total.fetch_add(1, Ordering::Relaxed);
         let answer = async {
             if wait_for_login(&mut client).await? {
-                let severity = Severity::Fatal;
-                let error = ErrorResponse { severity, state, message, hint };
+                let plain = ErrorResponse::new(Severity::Fatal, state, message);
+                let error = ErrorResponse { hint, ..plain };
                 client.write_all(&error.to_bytes()).await?;
             }
             client.shutdown().await

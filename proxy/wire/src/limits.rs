@@ -14,9 +14,13 @@ pub const HEADER_BYTES: usize = 5;
 /// byte (`PQ_LARGE_MESSAGE_LIMIT`, which is `MaxAllocSize`).
 pub const MESSAGE_BYTES_MAX: usize = 0x3fff_ffff;
 
+/// Shortest cancel key in bytes, and the only length in protocol 3.0.
+pub const CANCEL_KEY_BYTES_MIN: usize = 4;
+
 /// Longest cancel key in bytes that protocol 3.2 allows.
 pub const CANCEL_KEY_BYTES_MAX: usize = 256;
 
+const _: () = assert!(CANCEL_KEY_BYTES_MIN < CANCEL_KEY_BYTES_MAX);
 const _: () = assert!(STARTUP_BYTES_MIN < STARTUP_BYTES_MAX);
 const _: () = assert!(STARTUP_BYTES_MAX < MESSAGE_BYTES_MAX);
 // A CancelRequest (length, code, process id, key) must fit into the bound of a start-up packet.

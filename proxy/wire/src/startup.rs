@@ -6,16 +6,19 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::limits::{CANCEL_KEY_BYTES_MAX, STARTUP_BYTES_MAX, STARTUP_BYTES_MIN};
+use crate::body::split_string;
+use crate::limits::{
+    CANCEL_KEY_BYTES_MAX, CANCEL_KEY_BYTES_MIN, STARTUP_BYTES_MAX, STARTUP_BYTES_MIN,
+};
 
 /// Request code of `SSLRequest`.
 const CODE_TLS: u32 = 80_877_103;
 /// Request code of `GSSENCRequest`.
 const CODE_GSS: u32 = 80_877_104;
 /// Request code of `CancelRequest`.
-const CODE_CANCEL: u32 = 80_877_102;
+pub(crate) const CODE_CANCEL: u32 = 80_877_102;
 /// Major version of the protocol that this crate speaks.
-const VERSION_MAJOR: u16 = 3;
+pub(crate) const VERSION_MAJOR: u16 = 3;
 
 /// The packet that asks for TLS, as a client sends it.
 pub const TLS_REQUEST: [u8; 8] = {
@@ -96,7 +99,11 @@ impl fmt::Display for StartupError {
             }
             Self::Parameters => write!(out, "start-up packet's parameter list is not terminated"),
             Self::CancelKey { bytes } => {
-                write!(out, "cancel key has {bytes} bytes, expected 4 to {CANCEL_KEY_BYTES_MAX}")
+                write!(
+                    out,
+                    "cancel key has {bytes} bytes, expected {CANCEL_KEY_BYTES_MIN} to \
+                     {CANCEL_KEY_BYTES_MAX}"
+                )
             }
         }
     }
@@ -135,7 +142,9 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Startup<'_>, usize)>, StartupError>
 
 fn cancel(body: &[u8]) -> Result<Startup<'_>, StartupError> {
     match split_u32(body) {
-        Some((process_id, key)) if (4..=CANCEL_KEY_BYTES_MAX).contains(&key.len()) => {
+        Some((process_id, key))
+            if (CANCEL_KEY_BYTES_MIN..=CANCEL_KEY_BYTES_MAX).contains(&key.len()) =>
+        {
             Ok(Startup::Cancel { process_id, key })
         }
         _ => Err(StartupError::CancelKey { bytes: body.len().saturating_sub(4) }),
@@ -151,7 +160,7 @@ fn login(version: u32, body: &[u8]) -> Result<Startup<'_>, StartupError> {
     let mut parameters = Vec::new();
     let mut rest = body;
     loop {
-        let (name, after) = split_string(rest)?;
+        let (name, after) = split_string(rest).ok_or(StartupError::Parameters)?;
         if name.is_empty() {
             // PostgreSQL refuses bytes behind the terminator as well.
             let whole = after.is_empty();
@@ -161,7 +170,7 @@ fn login(version: u32, body: &[u8]) -> Result<Startup<'_>, StartupError> {
                 Err(StartupError::Parameters)
             };
         }
-        let (value, after) = split_string(after)?;
+        let (value, after) = split_string(after).ok_or(StartupError::Parameters)?;
         parameters.push((name, value));
         rest = after;
     }
@@ -170,11 +179,6 @@ fn login(version: u32, body: &[u8]) -> Result<Startup<'_>, StartupError> {
 fn split_u32(bytes: &[u8]) -> Option<(u32, &[u8])> {
     let (word, rest) = bytes.split_first_chunk::<4>()?;
     Some((u32::from_be_bytes(*word), rest))
-}
-
-fn split_string(bytes: &[u8]) -> Result<(&[u8], &[u8]), StartupError> {
-    let end = bytes.iter().position(|&byte| byte == 0).ok_or(StartupError::Parameters)?;
-    Ok((&bytes[..end], &bytes[end + 1..]))
 }
 
 #[cfg(test)]
