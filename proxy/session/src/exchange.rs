@@ -6,11 +6,31 @@
 //! Source: PostgreSQL's documentation, "Message Flow"; `PostgresMain` and `CopyGetData` for what a
 //! server skips.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use pgx_wire::backend::{Status, tag as reply};
 use pgx_wire::frontend::tag;
+
+use crate::statements::Statement;
+
+/// What a client's name meant before a message that changes it; if the server skips the message,
+/// it means that again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Undo {
+    pub(crate) name: Box<[u8]>,
+    pub(crate) before: Option<Rc<Statement>>,
+}
+
+/// What a message would have done that failed or was skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// The server does not have the statement of this number.
+    pub(crate) number: Option<u64>,
+    pub(crate) undo: Option<Undo>,
+}
 
 /// One message that has to be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +41,8 @@ pub(crate) enum Owed {
     Function,
     /// Ends a batch of the extended protocol.
     Sync,
-    /// `ParseComplete`, for a statement that the server then has by this number.
-    Parse(Option<u64>),
+    /// `ParseComplete`, for a statement that the server then has.
+    Parse(Option<u64>, Option<Undo>),
     /// `BindComplete`.
     Bind,
     /// `RowDescription` or `NoData`.
@@ -42,7 +62,7 @@ pub(crate) enum Owed {
     /// The proxy makes the batch fail; the client reads this error in place of the server's.
     OurFailure(Vec<u8>),
     /// A reply that needs no server.
-    Answer(&'static [u8]),
+    Answer(&'static [u8], Option<Undo>),
 }
 
 impl Owed {
@@ -63,7 +83,7 @@ pub(crate) enum Fate {
 }
 
 /// The exchange on one server connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Exchange {
     owed: VecDeque<Owed>,
     status: Status,
@@ -81,6 +101,21 @@ pub(crate) struct Exchange {
     opaque: bool,
 }
 
+impl Default for Exchange {
+    fn default() -> Self {
+        Self {
+            owed: VecDeque::new(),
+            status: Status::Idle,
+            skips: false,
+            batch: false,
+            copies: false,
+            unsure: false,
+            doubtful: false,
+            opaque: false,
+        }
+    }
+}
+
 impl Exchange {
     /// The client's message goes to the server. Messages of the extended protocol that need more
     /// than their tag to be told have their own calls.
@@ -89,7 +124,7 @@ impl Exchange {
             tag::QUERY => Owed::Query,
             tag::FUNCTION_CALL => Owed::Function,
             tag::SYNC => return self.send_sync(),
-            tag::PARSE => Owed::Parse(None),
+            tag::PARSE => Owed::Parse(None, None),
             tag::BIND => Owed::Bind,
             tag::DESCRIBE => Owed::Describe,
             tag::EXECUTE => Owed::Execute,
@@ -135,7 +170,7 @@ impl Exchange {
     pub(crate) fn next_answer(&mut self) -> Option<&'static [u8]> {
         loop {
             match self.owed.front() {
-                Some(Owed::Answer(answer)) => {
+                Some(Owed::Answer(answer, _)) => {
                     let answer = *answer;
                     self.owed.pop_front();
                     return Some(answer);
@@ -148,9 +183,9 @@ impl Exchange {
         }
     }
 
-    /// The server sent a message other than `ReadyForQuery`. Statements that it will not have, by
-    /// their numbers, are put into `lost`.
-    pub(crate) fn receive(&mut self, kind: u8, lost: &mut Vec<u64>) -> Fate {
+    /// The server sent a message other than `ReadyForQuery`. What is void by it is put into `lost`,
+    /// in the order in which it was sent.
+    pub(crate) fn receive(&mut self, kind: u8, lost: &mut Vec<Lost>) -> Fate {
         if self.opaque {
             return Fate::Forward;
         }
@@ -162,12 +197,10 @@ impl Exchange {
             reply::ERROR => self.fail(lost),
             _ if is_ours => Fate::Swallow,
             reply::PARSE_COMPLETE => {
-                self.pop(|owed| matches!(owed, Owed::Parse(_) | Owed::OurParse(_)))
+                self.pop(|owed| matches!(owed, Owed::Parse(..) | Owed::OurParse(_)))
             }
             reply::BIND_COMPLETE => self.pop(|owed| *owed == Owed::Bind),
-            reply::CLOSE_COMPLETE => {
-                self.pop(|owed| matches!(owed, Owed::Close | Owed::OurClose))
-            }
+            reply::CLOSE_COMPLETE => self.pop(|owed| matches!(owed, Owed::Close | Owed::OurClose)),
             reply::ROW_DESCRIPTION | reply::NO_DATA => match self.owed.front() {
                 Some(Owed::Query | Owed::Execute) => Fate::Forward,
                 _ => self.pop(|owed| *owed == Owed::Describe),
@@ -191,7 +224,7 @@ impl Exchange {
             | reply::COPY_OUT
             | reply::COPY_DATA
             | reply::COPY_DONE
-            | reply::FUNCTION_RESULT
+            | reply::FUNCTION_CALL_RESPONSE
             | reply::PARAMETER_DESCRIPTION => {
                 self.doubtful |= self.owed.is_empty();
                 Fate::Forward
@@ -283,24 +316,32 @@ impl Exchange {
     }
 
     /// The server reports an error: within a batch it skips all that was sent up to its Sync.
-    fn fail(&mut self, lost: &mut Vec<u64>) -> Fate {
+    fn fail(&mut self, lost: &mut Vec<Lost>) -> Fate {
         self.doubtful |= self.unsure;
         self.end_copy();
         let fate = match self.owed.front() {
-            Some(Owed::OurQuery) => return Fate::Swallow,
+            Some(Owed::OurQuery) => {
+                // What it was to set or to clear is not.
+                self.doubtful = true;
+                return Fate::Swallow;
+            }
             Some(Owed::Query | Owed::Function) => return Fate::Forward,
             // Nobody asked: the server is going.
             None => return Fate::Forward,
             Some(Owed::OurFailure(error)) => Fate::Replace(error.clone()),
             Some(_) => Fate::Forward,
         };
-        while let Some(owed) = self.owed.front() {
+        while let Some(owed) = self.owed.pop_front() {
             match owed {
-                Owed::Sync => return fate,
-                Owed::Parse(Some(number)) | Owed::OurParse(number) => lost.push(*number),
+                Owed::Sync => {
+                    self.owed.push_front(owed);
+                    return fate;
+                }
+                Owed::Parse(number, undo) => lost.push(Lost { number, undo }),
+                Owed::OurParse(number) => lost.push(Lost { number: Some(number), undo: None }),
+                Owed::Answer(_, undo) => lost.push(Lost { number: None, undo }),
                 _ => {}
             }
-            self.owed.pop_front();
         }
         self.skips = true;
         fate
@@ -330,7 +371,3 @@ impl Exchange {
         self.copies = true;
     }
 }
-
-#[cfg(test)]
-#[path = "exchange_tests.rs"]
-mod tests;

@@ -58,6 +58,11 @@ id! {
     ServerId
 }
 
+id! {
+    /// A request to cancel, on its way to a server.
+    CancelId
+}
+
 /// Those who are there, by their names.
 #[derive(Debug)]
 pub(crate) struct Places<T> {
@@ -115,6 +120,15 @@ impl<T> Places<T> {
     /// All of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.places.iter().filter_map(|(_, held)| held.as_ref())
+    }
+
+    /// All of them, with their names.
+    pub(crate) fn ids<Id: From<(u32, u32)>>(&self) -> impl Iterator<Item = (Id, &T)> {
+        let places = self.places.iter().enumerate();
+        places.filter_map(|(place, (generation, held))| {
+            let place = u32::try_from(place).ok()?;
+            held.as_ref().map(|held| (Id::from((place, *generation)), held))
+        })
     }
 
     /// How many there are.

@@ -8,6 +8,22 @@
 
 extern crate alloc;
 
+mod client;
+pub mod config;
+mod exchange;
+mod flow;
+pub mod ids;
 pub mod limits;
+mod login;
+pub mod net;
+pub mod note;
+mod options;
+mod pool;
 pub mod route;
+mod scan;
+mod server;
+mod settings;
+mod stand_in;
+mod statements;
 pub mod time;
+pub mod worker;

@@ -12,3 +12,13 @@ pub const BACK_OFF_MS_MAX: u64 = 5_000;
 pub const BACKENDS_MAX: usize = 64;
 
 const _: () = assert!(BACK_OFF_MS_MIN > 0 && BACK_OFF_MS_MIN <= BACK_OFF_MS_MAX);
+
+/// Largest message in bytes that is kept until it is whole, because a name in it or its text has to
+/// be read: statements of that length are prepared by nobody. Larger ones go on as they come.
+pub const COLLECT_BYTES_MAX: usize = 1 << 20;
+
+/// How long no server is opened for a pool after each of its backends has failed, in milliseconds:
+/// a restarted server is found at once, one that is down costs ten connects a second.
+pub const RETRY_MS: u64 = 100;
+
+const _: () = assert!(RETRY_MS <= BACK_OFF_MS_MIN);

@@ -40,8 +40,13 @@ impl Pool {
             self.busy += 1;
             return Lease::Server(server);
         }
-        self.waiting.push_back((client, now));
+        self.wait(client, now);
         if self.wants_more(max) { Lease::Open } else { Lease::Wait }
+    }
+
+    /// Lets a client wait behind the others.
+    pub(crate) fn wait(&mut self, client: ClientId, now: Now) {
+        self.waiting.push_back((client, now));
     }
 
     /// Whether one more server should be opened for those who wait.

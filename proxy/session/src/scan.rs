@@ -27,9 +27,8 @@ impl Words {
     pub(crate) const DISCARD: Self = Self(1 << 7);
 
     /// State that stays with a server and that the proxy cannot carry to another.
-    pub(crate) const KEPT: Self = Self(
-        Self::LISTEN.0 | Self::TEMPORARY.0 | Self::LOCK.0 | Self::HOLD.0 | Self::LOAD.0,
-    );
+    pub(crate) const KEPT: Self =
+        Self(Self::LISTEN.0 | Self::TEMPORARY.0 | Self::LOCK.0 | Self::HOLD.0 | Self::LOAD.0);
 
     /// Whether any of `others` was seen.
     pub(crate) fn has(self, others: Self) -> bool {

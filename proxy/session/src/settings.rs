@@ -8,7 +8,7 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-/// Names in lower case with their values.
+/// Names with their values.
 pub(crate) type Values = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Values that are shared while nobody changes them, so that two that are the same cost a
@@ -27,11 +27,15 @@ impl Settings {
         &self.0
     }
 
-    /// Sets one.
+    /// Sets one; however it is written, it is the same setting.
     pub(crate) fn set(&mut self, name: &[u8], value: &[u8]) {
-        let name = name.to_ascii_lowercase();
-        if self.0.get(&name).is_none_or(|known| known != value) {
-            Rc::make_mut(&mut self.0).insert(name, value.to_vec());
+        self.put(&name.to_ascii_lowercase(), value);
+    }
+
+    /// Notes one under its name as it is reported, which clients look for.
+    pub(crate) fn put(&mut self, name: &[u8], value: &[u8]) {
+        if self.0.get(name).is_none_or(|known| known != value) {
+            Rc::make_mut(&mut self.0).insert(name.to_vec(), value.to_vec());
         }
     }
 
@@ -133,7 +137,8 @@ mod tests {
         let mut wanted = Settings::default();
         wanted.set(b"a", b"\x95\\'; drop table t --");
         let query = Settings::default().change_to(&wanted);
-        let expected = &b"SELECT pg_catalog.set_config('a',E'\\225\\134\\047; drop table t --',false)"[..];
+        let expected =
+            &b"SELECT pg_catalog.set_config('a',E'\\225\\134\\047; drop table t --',false)"[..];
         assert_eq!(query, expected);
         assert!(!is_name(b"x;y") && !is_name(b"1x") && !is_name(b"") && is_name(b"a_1.b$"));
     }

@@ -1,0 +1,123 @@
+//! One client's side of a session.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use pgx_wire::Walker;
+
+use crate::config::PoolMode;
+use crate::ids::{ClientId, ServerId};
+use crate::login::Login;
+use crate::net::Socket;
+use crate::scan::Scan;
+use crate::settings::Settings;
+use crate::stand_in::StandIn;
+use crate::statements::Statement;
+use crate::time::Now;
+
+/// What happens to the message of the client's that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// It goes to the server.
+    Pass,
+    /// Nobody gets it.
+    Drop,
+    /// It is kept until it is whole, then looked at.
+    Collect,
+    /// It is a Bind whose names have not all come.
+    Head,
+}
+
+/// How far a client is.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// It has not said who it is; what it has said so far.
+    Startup(Vec<u8>),
+    /// It proves who it is, or waits to be let in.
+    Login(Box<Login>),
+    /// It is in.
+    Ready,
+}
+
+/// The statement without a name.
+#[derive(Debug, Default)]
+pub(crate) struct Unnamed {
+    pub(crate) text: Vec<u8>,
+    pub(crate) types: Vec<u8>,
+}
+
+/// A client.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) id: ClientId,
+    pub(crate) socket: Socket,
+    pub(crate) phase: Phase,
+    /// What it reads instead of being let in.
+    pub(crate) doom: Vec<u8>,
+    pub(crate) walker: Walker,
+    pub(crate) act: Act,
+    /// What has come of a message that is kept until it is whole.
+    pub(crate) partial: Vec<u8>,
+    pub(crate) scan: Scan,
+    pub(crate) mode: PoolMode,
+    pub(crate) pool: usize,
+    pub(crate) server: Option<ServerId>,
+    /// What came while it had no server.
+    pub(crate) held: Vec<u8>,
+    pub(crate) is_waiting: bool,
+    pub(crate) is_paused: bool,
+    /// Its settings, those that it began with, and what it was told that the server's are.
+    pub(crate) settings: Settings,
+    pub(crate) startup: Settings,
+    pub(crate) reported: Settings,
+    pub(crate) names: BTreeMap<Box<[u8]>, Rc<Statement>>,
+    pub(crate) unnamed: Option<Unnamed>,
+    pub(crate) stand_in: Option<StandIn>,
+    /// By what it can have its query cancelled.
+    pub(crate) secret: [u8; 32],
+    pub(crate) minor: u16,
+    /// When it came, last sent something, or began to wait.
+    pub(crate) since: Now,
+}
+
+impl Client {
+    pub(crate) fn new(id: ClientId, socket: Socket, secret: [u8; 32], now: Now) -> Self {
+        Self {
+            id,
+            socket,
+            phase: Phase::Startup(Vec::new()),
+            doom: Vec::new(),
+            walker: Walker::default(),
+            act: Act::Pass,
+            partial: Vec::new(),
+            scan: Scan::default(),
+            mode: PoolMode::Session,
+            pool: 0,
+            server: None,
+            held: Vec::new(),
+            is_waiting: false,
+            is_paused: false,
+            settings: Settings::default(),
+            startup: Settings::default(),
+            reported: Settings::default(),
+            names: BTreeMap::new(),
+            unnamed: None,
+            stand_in: None,
+            secret,
+            minor: 0,
+            since: now,
+        }
+    }
+
+    /// The part of its secret that its protocol version has room for.
+    pub(crate) fn key(&self) -> &[u8] {
+        if self.minor >= 2 { &self.secret } else { &self.secret[..4] }
+    }
+
+    /// Whether it shares servers with others.
+    pub(crate) fn shares(&self) -> bool {
+        self.mode != PoolMode::Session
+    }
+}

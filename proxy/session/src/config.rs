@@ -1,0 +1,114 @@
+//! What a worker is told about databases, users and limits.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::route::ServerAddress;
+
+/// When a client gives its server back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolMode {
+    /// When it leaves.
+    Session,
+    /// At the end of each transaction.
+    Transaction,
+    /// At the end of each statement; transaction blocks are refused.
+    Statement,
+}
+
+/// How clients prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// They do not have to.
+    Trust,
+    /// By a digest of their password.
+    Md5,
+    /// By SCRAM-SHA-256.
+    Scram,
+}
+
+/// A user of the proxy.
+#[derive(Clone, PartialEq, Eq)]
+pub struct User {
+    /// The password, its md5 digest (`md5…`), or its SCRAM verifier (`SCRAM-SHA-256$…`).
+    pub secret: Vec<u8>,
+}
+
+impl core::fmt::Debug for User {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.write_str("User")
+    }
+}
+
+/// A database that clients can name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Database {
+    /// Where it is served, in order of preference among equals.
+    pub backends: Vec<ServerAddress>,
+    /// Its name there; the same if there is none.
+    pub name: Option<String>,
+    /// When clients give their servers back.
+    pub mode: PoolMode,
+    /// Servers of each user at most.
+    pub pool_size: usize,
+}
+
+/// Everything. Times in milliseconds; zero means no limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Databases by name; `*` stands for all others.
+    pub databases: BTreeMap<Vec<u8>, Database>,
+    /// Users by name.
+    pub users: BTreeMap<Vec<u8>, User>,
+    /// How clients prove who they are.
+    pub auth: AuthMethod,
+    /// Clients at once.
+    pub clients_max: usize,
+    /// Statements kept prepared on each server.
+    pub prepared_max: usize,
+    /// How long a client may take to log in.
+    pub client_login_ms: u64,
+    /// How long a client waits for a server.
+    pub query_wait_ms: u64,
+    /// How long opening a server may take.
+    pub server_connect_ms: u64,
+    /// How long a server may be idle.
+    pub server_idle_ms: u64,
+    /// How long a server lives.
+    pub server_lifetime_ms: u64,
+    /// How long a client may be idle.
+    pub client_idle_ms: u64,
+    /// How long a query may take.
+    pub query_ms: u64,
+    /// How long a client may leave a transaction idle.
+    pub idle_transaction_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            databases: BTreeMap::new(),
+            users: BTreeMap::new(),
+            auth: AuthMethod::Scram,
+            clients_max: 1_000,
+            prepared_max: 200,
+            client_login_ms: 60_000,
+            query_wait_ms: 120_000,
+            server_connect_ms: 15_000,
+            server_idle_ms: 600_000,
+            server_lifetime_ms: 3_600_000,
+            client_idle_ms: 0,
+            query_ms: 0,
+            idle_transaction_ms: 0,
+        }
+    }
+}
+
+impl Config {
+    /// The database of that name.
+    #[must_use]
+    pub fn database(&self, name: &[u8]) -> Option<&Database> {
+        self.databases.get(name).or_else(|| self.databases.get(&b"*"[..]))
+    }
+}

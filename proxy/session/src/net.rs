@@ -1,0 +1,50 @@
+//! What a worker asks of whoever drives it.
+
+use core::ops::Range;
+
+use crate::note::Note;
+use crate::route::ServerAddress;
+use crate::worker::Owner;
+
+/// A connection, as the driver names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Socket(pub u64);
+
+/// The driver's side. Calls for one socket take effect in the order in which they are made.
+pub trait Net {
+    /// Sends a part of the bytes that are being handled, from where they are.
+    fn forward(&mut self, to: Socket, range: Range<usize>);
+
+    /// Sends these bytes.
+    fn write(&mut self, to: Socket, bytes: &[u8]);
+
+    /// Whether the socket takes no more for now. When that ends, the worker is told.
+    fn is_blocked(&self, socket: Socket) -> bool;
+
+    /// Reads no more from it for now. Bytes that are on their way are still handed over.
+    fn pause(&mut self, socket: Socket);
+
+    /// Reads from it again.
+    fn resume(&mut self, socket: Socket);
+
+    /// Closes it when all that it was given is sent.
+    fn finish(&mut self, socket: Socket);
+
+    /// Closes it at once.
+    fn abort(&mut self, socket: Socket);
+
+    /// Begins to connect; the worker is told of the end. `None` if not even that can be done.
+    fn connect(&mut self, to: &ServerAddress) -> Option<Socket>;
+
+    /// A socket from [`Self::connect`] is for this: its events go there.
+    fn own(&mut self, socket: Socket, owner: Owner);
+
+    /// Somebody asks to cancel a query by this number and key, of whichever worker it is.
+    fn cancel(&mut self, process: u32, key: &[u8]);
+
+    /// Bytes that nobody can foretell.
+    fn random(&mut self, bytes: &mut [u8]);
+
+    /// Something that an operator may want to know.
+    fn note(&mut self, note: &Note<'_>);
+}

@@ -1,0 +1,51 @@
+//! What a worker tells the operator: facts, without secrets.
+
+use crate::ids::{ClientId, ServerId};
+use crate::route::ServerAddress;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note<'a> {
+    /// A client was turned away.
+    Refused {
+        /// Who.
+        client: ClientId,
+        /// Why, as the client was told.
+        reason: &'a str,
+    },
+    /// A client broke the protocol.
+    Violation {
+        /// Who.
+        client: ClientId,
+        /// What it sent.
+        what: &'a str,
+    },
+    /// A server connection could not be opened.
+    Unreachable {
+        /// Where.
+        address: &'a ServerAddress,
+        /// Why, as far as it is known; a server's own message is quoted.
+        reason: &'a [u8],
+    },
+    /// A server connection ended while a client had it.
+    Lost {
+        /// Which.
+        server: ServerId,
+        /// Whose.
+        client: ClientId,
+        /// What the server said, if it did.
+        reason: &'a [u8],
+    },
+    /// A server's replies did not fit what it was asked; nobody else uses the connection.
+    Doubtful {
+        /// Which.
+        server: ServerId,
+    },
+    /// A client keeps its server, because it has left state there that cannot be carried over.
+    Pinned {
+        /// Who.
+        client: ClientId,
+        /// The server.
+        server: ServerId,
+    },
+}

@@ -1,0 +1,115 @@
+//! One connection to a server.
+
+use alloc::vec::Vec;
+
+use pgx_wire::Walker;
+
+use crate::exchange::Exchange;
+use crate::ids::{ClientId, ServerId};
+use crate::login::ServerLogin;
+use crate::net::Socket;
+use crate::route::{Epoch, ServerAddress};
+use crate::scan::Words;
+use crate::settings::Settings;
+use crate::statements::Prepared;
+use crate::time::Now;
+
+/// How far a server connection is.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// The connection is being made.
+    Connecting,
+    /// It logs in.
+    Login(ServerLogin),
+    /// It may be used.
+    Ready,
+}
+
+/// What becomes of the message of the server's that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// The client gets it.
+    Pass,
+    /// Nobody gets it.
+    Drop,
+    /// It is kept until it is whole, then looked at.
+    Collect,
+}
+
+/// A server connection.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) id: ServerId,
+    pub(crate) socket: Socket,
+    pub(crate) phase: Phase,
+    pub(crate) pool: usize,
+    pub(crate) address: ServerAddress,
+    pub(crate) epoch: Epoch,
+    pub(crate) client: Option<ClientId>,
+    pub(crate) walker: Walker,
+    pub(crate) act: Act,
+    pub(crate) partial: Vec<u8>,
+    pub(crate) exchange: Exchange,
+    pub(crate) prepared: Prepared,
+    /// What was set on it, and what it reports.
+    pub(crate) settings: Settings,
+    pub(crate) reported: Settings,
+    /// What its client's texts of this transaction hint at.
+    pub(crate) words: Words,
+    /// Its client has left state on it that nobody else may meet.
+    pub(crate) is_kept: bool,
+    /// This client has prepared the statement without a name here.
+    pub(crate) has_unnamed: bool,
+    /// Something was sent that may have committed, and its outcome has not been told.
+    pub(crate) may_commit: bool,
+    /// What it said when it ended the session.
+    pub(crate) farewell: Vec<u8>,
+    pub(crate) is_paused: bool,
+    pub(crate) key: (u32, Vec<u8>),
+    pub(crate) born: Now,
+    /// When its client sent the request that is not answered yet, or since when it is idle.
+    pub(crate) since: Now,
+    /// It is not to be used by another client after this one.
+    pub(crate) is_leaving: bool,
+    /// Cancel requests on their way to it: until they have arrived nobody else may use it.
+    pub(crate) cancels: u32,
+}
+
+impl Server {
+    pub(crate) fn new(
+        id: ServerId,
+        socket: Socket,
+        pool: usize,
+        address: ServerAddress,
+        epoch: Epoch,
+        now: Now,
+    ) -> Self {
+        Self {
+            id,
+            socket,
+            phase: Phase::Connecting,
+            pool,
+            address,
+            epoch,
+            client: None,
+            walker: Walker::default(),
+            act: Act::Pass,
+            partial: Vec::new(),
+            exchange: Exchange::default(),
+            prepared: Prepared::default(),
+            settings: Settings::default(),
+            reported: Settings::default(),
+            words: Words::default(),
+            is_kept: false,
+            has_unnamed: false,
+            may_commit: false,
+            farewell: Vec::new(),
+            is_paused: false,
+            key: (0, Vec::new()),
+            born: now,
+            since: now,
+            is_leaving: false,
+            cancels: 0,
+        }
+    }
+}

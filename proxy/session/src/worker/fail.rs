@@ -1,0 +1,150 @@
+//! What becomes of clients whose server is gone.
+//!
+//! Nobody is left waiting, and nothing is run twice: what may have been committed is said to be
+//! unknown. A client that had nothing under way keeps its connection.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pgx_wire::backend::{self, Status};
+use pgx_wire::{ErrorResponse, Severity, SqlState};
+
+use super::Worker;
+use crate::exchange::Exchange;
+use crate::ids::{ClientId, ServerId};
+use crate::net::Net;
+use crate::note::Note;
+use crate::server::{Phase, Server};
+use crate::stand_in::{StandIn, rolled_back};
+use crate::time::Now;
+
+impl Worker {
+    /// A server's connection has ended.
+    pub fn server_ended<N: Net>(&mut self, net: &mut N, id: ServerId, reason: &[u8], now: Now) {
+        self.now = now;
+        self.server_lost(net, id, reason);
+    }
+
+    /// A server cannot be used any more.
+    pub(super) fn server_lost<N: Net>(&mut self, net: &mut N, id: ServerId, reason: &[u8]) {
+        let Some(server) = self.servers.remove(id) else { return };
+        net.abort(server.socket);
+        let pool = server.pool;
+        let entry = &mut self.entries[pool];
+        if !matches!(server.phase, Phase::Ready) {
+            entry.router.handle_failure(&server.address, self.now);
+            let said = if server.farewell.is_empty() { reason } else { &server.farewell };
+            net.note(&Note::Unreachable { address: &server.address, reason: said });
+            let is_refusal = server.is_leaving;
+            return self.not_opened(net, pool, said, is_refusal);
+        }
+        let Some(client) = server.client else {
+            // It was idle, or about to be.
+            let before = entry.pool.total();
+            entry.pool.lost_idle(id);
+            if entry.pool.total() == before {
+                entry.pool.lost_busy();
+            }
+            return self.serve(net, pool);
+        };
+        entry.pool.lost_busy();
+        let said = if server.farewell.is_empty() { reason } else { &server.farewell };
+        net.note(&Note::Lost { server: id, client, reason: said });
+        self.bereave(net, client, &server);
+        self.serve(net, pool);
+    }
+
+    /// Tells a client what the loss of its server means for it.
+    fn bereave<N: Net>(&mut self, net: &mut N, id: ClientId, server: &Server) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.server = None;
+        let has_state = !client.shares() || server.is_kept || server.exchange.is_opaque();
+        let is_cut = !server.walker.is_between();
+        if has_state || is_cut || !client.walker.is_between() {
+            // Its state is gone with the server, or it has read half a message.
+            let message = "terminating connection because its server was lost";
+            let error = ErrorResponse::new(Severity::Fatal, SqlState::ADMIN_SHUTDOWN, message);
+            if is_cut {
+                net.finish(client.socket);
+                return self.forget_client(net, id);
+            }
+            return self.dismiss(net, id, &error);
+        }
+        client.unnamed = None;
+        let exchange = &server.exchange;
+        let in_block = exchange.status() != Status::Idle;
+        if exchange.is_answered() {
+            // It learns of it by the answer to its next request.
+            client.stand_in = in_block.then(|| StandIn::new(true));
+        } else if exchange.skips() {
+            // The batch had failed before; what the client is owed comes with its Sync.
+            let mut stand_in = StandIn::new(in_block);
+            stand_in.begin_skipping(!in_block);
+            client.stand_in = Some(stand_in);
+        } else {
+            let is_rolled_back = in_block && !server.may_commit;
+            self.scratch.clear();
+            answer(exchange, is_rolled_back, &mut self.scratch);
+            net.write(client.socket, &self.scratch);
+            let mut stand_in = StandIn::new(false);
+            if exchange.is_batch_open() {
+                // The rest of the batch is skipped, up to its Sync.
+                stand_in.begin_skipping(!is_rolled_back);
+                client.stand_in = Some(stand_in);
+            } else {
+                client.stand_in = is_rolled_back.then_some(stand_in);
+            }
+        }
+        if core::mem::take(&mut client.is_paused) {
+            net.resume(client.socket);
+        }
+    }
+
+    /// The server takes the client's settings for wrong, so it cannot be served.
+    pub(super) fn settings_refused<N: Net>(&mut self, net: &mut N, id: ServerId, error: &[u8]) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        server.is_leaving = true;
+        let Some(client) = server.client else { return };
+        let Some(known) = self.clients.get(client) else { return };
+        net.write(known.socket, error);
+        net.finish(known.socket);
+        self.forget_client(net, client);
+    }
+
+    /// Those who wait to be let in, and if `all` those who are in, are told that no server is to be
+    /// had.
+    pub(super) fn give_up<N: Net>(&mut self, net: &mut N, pool: usize, all: bool) {
+        let entry = &mut self.entries[pool];
+        let mut ids = core::mem::take(&mut entry.admission);
+        if all {
+            ids.extend(entry.pool.waiting());
+        }
+        let said = entry.failure.as_ref().map_or(&b""[..], |failure| &failure.reason);
+        let message = alloc::format!("no server can be used: {}", String::from_utf8_lossy(said));
+        for id in ids {
+            self.refuse(net, id, SqlState::CANNOT_CONNECT, &message);
+        }
+    }
+}
+
+/// The answers that the server owes its client and will not give.
+fn answer(exchange: &Exchange, is_rolled_back: bool, out: &mut Vec<u8>) {
+    let (error, status) =
+        if is_rolled_back { (rolled_back(), Status::Failed) } else { (unknown(), Status::Idle) };
+    let readies = exchange.readies_owed();
+    if readies == 0 {
+        out.extend_from_slice(&error.to_bytes());
+    }
+    for _ in 0..readies {
+        out.extend_from_slice(&error.to_bytes());
+        backend::write::ready(out, status);
+    }
+}
+
+/// What was sent may have been committed, or not.
+fn unknown() -> ErrorResponse<'static> {
+    let message = "the server was lost before it answered; whether it committed is not known";
+    let hint = "Look whether the change is there before you make it again.";
+    let state = SqlState::TRANSACTION_RESOLUTION_UNKNOWN;
+    ErrorResponse { hint, ..ErrorResponse::new(Severity::Error, state, message) }
+}

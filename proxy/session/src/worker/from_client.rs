@@ -1,0 +1,371 @@
+//! What clients send.
+
+use alloc::vec::Vec;
+
+use pgx_wire::backend::{self, Status};
+use pgx_wire::frontend::{BindHead, tag};
+use pgx_wire::{ErrorResponse, Severity, Share, SqlState};
+
+use super::{Worker, adjust, rewrite};
+use crate::client::{Act, Client, Phase};
+use crate::exchange::Owed;
+use crate::flow::Flow;
+use crate::ids::ClientId;
+use crate::limits::COLLECT_BYTES_MAX;
+use crate::net::Net;
+use crate::note::Note;
+use crate::scan::{Scan, Words};
+use crate::server::Server;
+use crate::statements::Statements;
+use crate::time::Now;
+
+/// What the walk over a piece does next.
+enum Step {
+    /// Looks at the next share.
+    On,
+    /// The client has no server for what begins at this place.
+    Wait(usize),
+    /// The client leaves.
+    Leave,
+    /// The client cannot be understood.
+    Violation(&'static str),
+}
+
+impl Worker {
+    /// A client has sent these bytes.
+    pub fn client_bytes<N: Net>(&mut self, net: &mut N, id: ClientId, bytes: &[u8], now: Now) {
+        self.now = now;
+        let Some(client) = self.clients.get_mut(id) else { return };
+        match &client.phase {
+            Phase::Ready => self.client_piece(net, id, bytes, true),
+            Phase::Startup(_) => self.client_startup(net, id, bytes),
+            Phase::Login(_) => self.client_login(net, id, bytes),
+        }
+    }
+
+    /// A client has closed its side, or its connection is gone.
+    pub fn client_ended<N: Net>(&mut self, net: &mut N, id: ClientId, now: Now) {
+        self.now = now;
+        if let Some(client) = self.clients.get(id) {
+            net.abort(client.socket);
+            self.forget_client(net, id);
+        }
+    }
+
+    /// Bytes of a client that is in; those that were held are not the driver's any more.
+    pub(super) fn client_piece<N: Net>(
+        &mut self,
+        net: &mut N,
+        id: ClientId,
+        piece: &[u8],
+        is_live: bool,
+    ) {
+        let mut at = 0;
+        loop {
+            let Some(client) = self.clients.get_mut(id) else { return };
+            if client.is_waiting {
+                client.held.extend_from_slice(&piece[at..]);
+                return;
+            }
+            match self.walk(net, id, piece, &mut at, is_live) {
+                Step::On => return,
+                Step::Wait(from) => {
+                    at = from;
+                    if !self.ask(net, id) {
+                        let Some(client) = self.clients.get_mut(id) else { return };
+                        client.held.extend_from_slice(&piece[at..]);
+                        return;
+                    }
+                }
+                Step::Leave => {
+                    let Some(client) = self.clients.get(id) else { return };
+                    net.finish(client.socket);
+                    return self.forget_client(net, id);
+                }
+                Step::Violation(what) => {
+                    net.note(&Note::Violation { client: id, what });
+                    let state = SqlState::PROTOCOL_VIOLATION;
+                    let error = ErrorResponse::new(Severity::Fatal, state, what);
+                    return self.dismiss(net, id, &error);
+                }
+            }
+        }
+    }
+
+    /// Walks over a piece until it is used up, or something is missing.
+    fn walk<N: Net>(
+        &mut self,
+        net: &mut N,
+        id: ClientId,
+        piece: &[u8],
+        at: &mut usize,
+        is_live: bool,
+    ) -> Step {
+        let Self { clients, servers, statements, scratch, config, now, .. } = self;
+        let Some(client) = clients.get_mut(id) else { return Step::On };
+        let mut server = client.server.and_then(|server| servers.get_mut(server));
+        let mut flow = Flow::new(net, piece, is_live);
+        flow.aim(server.as_ref().map(|server| server.socket));
+        let mut walker = client.walker.clone();
+        loop {
+            let share = match walker.next(piece, at) {
+                Ok(Some(share)) => share,
+                Ok(None) => break,
+                Err(_) => return Step::Violation("invalid message length"),
+            };
+            let mut side = Side { client, server: server.as_deref_mut(), statements, scratch };
+            let step = side.share(&mut flow, &share, config.prepared_max, *now);
+            match step {
+                Step::On => {}
+                Step::Wait(_) => {
+                    flow.flush();
+                    // The header may have come with an earlier piece: it is kept with the rest.
+                    client.held.extend(share.straddled.iter().flatten());
+                    client.walker = pgx_wire::Walker::default();
+                    return Step::Wait(share.range.start);
+                }
+                other => {
+                    flow.flush();
+                    return other;
+                }
+            }
+        }
+        flow.flush();
+        client.walker = walker;
+        let is_blocked = server.is_some_and(|server| flow.net.is_blocked(server.socket));
+        if is_blocked && !client.is_paused {
+            client.is_paused = true;
+            flow.net.pause(client.socket);
+        }
+        Step::On
+    }
+}
+
+/// A client with its server while a piece of its bytes is looked at.
+struct Side<'a> {
+    client: &'a mut Client,
+    server: Option<&'a mut Server>,
+    statements: &'a mut Statements,
+    scratch: &'a mut Vec<u8>,
+}
+
+impl Side<'_> {
+    fn share<N: Net>(
+        &mut self,
+        flow: &mut Flow<'_, N>,
+        share: &Share,
+        prepared_max: usize,
+        now: Now,
+    ) -> Step {
+        if share.is_first {
+            match self.begin(flow, share, now) {
+                Ok(act) => self.client.act = act,
+                Err(step) => return step,
+            }
+        }
+        if share.tag == tag::QUERY && self.client.shares() && self.client.act == Act::Pass {
+            self.client.scan.feed(&flow.piece()[share.body()]);
+            if share.is_last {
+                let whole = share.is_whole().then(|| &flow.piece()[share.body()]);
+                self.end_query(whole);
+            }
+        }
+        match self.client.act {
+            Act::Pass => flow.pass(share),
+            Act::Drop => {}
+            Act::Collect => return self.collect(flow, share, prepared_max),
+            Act::Head => self.head(flow, share, prepared_max),
+        }
+        Step::On
+    }
+
+    /// A message begins: what is to become of it?
+    fn begin<N: Net>(
+        &mut self,
+        flow: &mut Flow<'_, N>,
+        share: &Share,
+        now: Now,
+    ) -> Result<Act, Step> {
+        let kind = share.tag;
+        if kind == tag::TERMINATE {
+            return Err(Step::Leave);
+        }
+        if !is_known(kind) {
+            return Err(Step::Violation("invalid frontend message type"));
+        }
+        if self.client.stand_in.is_some() {
+            return Ok(Act::Collect);
+        }
+        let shares = self.client.shares();
+        let Some(server) = self.server.as_deref_mut() else {
+            return match kind {
+                // The rest of a copy that the server has ended.
+                tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::FLUSH => Ok(Act::Drop),
+                tag::SYNC => {
+                    self.scratch.clear();
+                    backend::write::ready(self.scratch, Status::Idle);
+                    flow.net.write(self.client.socket, self.scratch);
+                    Ok(Act::Drop)
+                }
+                _ => Err(Step::Wait(share.range.start)),
+            };
+        };
+        if server.exchange.is_answered() {
+            self.client.since = now;
+            server.since = now;
+            if server.exchange.is_at_rest() {
+                flow.flush();
+                adjust(flow.net, self.scratch, self.client, server);
+            }
+        }
+        match kind {
+            // Only whoever shares servers has statements that are called otherwise there.
+            tag::PARSE | tag::DESCRIBE | tag::CLOSE if shares => return Ok(Act::Collect),
+            tag::BIND if shares => return Ok(Act::Head),
+            tag::QUERY => {
+                self.client.scan = Scan::default();
+                self.client.unnamed = None;
+                server.has_unnamed = false;
+            }
+            _ => {}
+        }
+        server.may_commit |= matches!(kind, tag::QUERY | tag::EXECUTE | tag::FUNCTION_CALL);
+        server.exchange.send(kind);
+        Ok(Act::Pass)
+    }
+
+    /// A query's text is known: does it leave something on the server?
+    fn end_query(&mut self, whole: Option<&[u8]>) {
+        let words = core::mem::take(&mut self.client.scan).end();
+        let Some(server) = self.server.as_deref_mut() else { return };
+        server.words = server.words.and(words);
+        let is_harmless = whole.is_some_and(|body| rewrite::is_tracked(body, &server.reported));
+        server.is_kept |= words.has(Words::KEPT)
+            || words.has(Words::PREPARED)
+            || (words.has(Words::SETTING) && !is_harmless);
+    }
+
+    /// Keeps a message until it is whole, then looks at it.
+    fn collect<N: Net>(
+        &mut self,
+        flow: &mut Flow<'_, N>,
+        share: &Share,
+        prepared_max: usize,
+    ) -> Step {
+        if share.body_bytes > COLLECT_BYTES_MAX && self.client.stand_in.is_none() {
+            return self.too_large(flow, share);
+        }
+        let body = &flow.piece()[share.body()];
+        if share.is_whole() && share.straddled.is_none() {
+            self.message(flow, share.tag, body, Some(share), prepared_max);
+            return Step::On;
+        }
+        if self.client.stand_in.is_none() || self.client.partial.len() < COLLECT_BYTES_MAX {
+            self.client.partial.extend_from_slice(body);
+        }
+        if share.is_last {
+            let partial = core::mem::take(&mut self.client.partial);
+            self.message(flow, share.tag, &partial, None, prepared_max);
+        }
+        Step::On
+    }
+
+    /// A message that is too large to be kept goes on as it is; its server stays with the client,
+    /// since only there its name means what it should.
+    fn too_large<N: Net>(&mut self, flow: &mut Flow<'_, N>, share: &Share) -> Step {
+        if let Some(server) = self.server.as_deref_mut() {
+            server.exchange.send(share.tag);
+            server.is_kept = true;
+        }
+        self.client.act = Act::Pass;
+        flow.pass(share);
+        Step::On
+    }
+
+    /// A whole message, which stands in the piece as this share, if it does.
+    fn message<N: Net>(
+        &mut self,
+        flow: &mut Flow<'_, N>,
+        kind: u8,
+        body: &[u8],
+        share: Option<&Share>,
+        prepared_max: usize,
+    ) {
+        if let Some(stand_in) = &mut self.client.stand_in {
+            self.scratch.clear();
+            let has_ended = stand_in.answer(kind, body, &self.client.names, self.scratch);
+            flow.net.write(self.client.socket, self.scratch);
+            if has_ended {
+                self.client.stand_in = None;
+            }
+            return;
+        }
+        let Some(server) = self.server.as_deref_mut() else { return };
+        let mut rewriter = rewrite::Rewriter {
+            client: self.client,
+            server,
+            statements: self.statements,
+            scratch: self.scratch,
+            prepared_max,
+        };
+        rewriter.message(flow, kind, body, share);
+        while let Some(answer) = server.exchange.next_answer() {
+            flow.net.write(self.client.socket, answer);
+        }
+    }
+
+    /// A Bind: its names, then the values as they come.
+    fn head<N: Net>(&mut self, flow: &mut Flow<'_, N>, share: &Share, prepared_max: usize) {
+        let Some(server) = self.server.as_deref_mut() else { return };
+        let mut rewriter = rewrite::Rewriter {
+            client: self.client,
+            server,
+            statements: self.statements,
+            scratch: self.scratch,
+            prepared_max,
+        };
+        let body = &flow.piece()[share.body()];
+        if share.is_first
+            && share.straddled.is_none()
+            && let Some(head) = BindHead::read(body)
+        {
+            rewriter.bind(flow, &head, share.body_bytes, share, body.len());
+            self.client.act = Act::Pass;
+            return;
+        }
+        let mut partial = core::mem::take(&mut rewriter.client.partial);
+        partial.extend_from_slice(body);
+        match BindHead::read(&partial) {
+            Some(head) => {
+                rewriter.bind_kept(flow, &head, share.body_bytes, &partial);
+                self.client.act = Act::Pass;
+            }
+            // Broken, or names of a length that nobody uses: the server says what it thinks of it.
+            None if share.is_last || partial.len() > COLLECT_BYTES_MAX => {
+                rewriter.server.exchange.owe(Owed::Bind);
+                rewrite::header(flow, tag::BIND, share.body_bytes);
+                flow.write(&partial);
+                self.client.act = Act::Pass;
+            }
+            None => self.client.partial = partial,
+        }
+    }
+}
+
+fn is_known(kind: u8) -> bool {
+    matches!(
+        kind,
+        tag::QUERY
+            | tag::PARSE
+            | tag::BIND
+            | tag::DESCRIBE
+            | tag::EXECUTE
+            | tag::CLOSE
+            | tag::SYNC
+            | tag::FLUSH
+            | tag::FUNCTION_CALL
+            | tag::COPY_DATA
+            | tag::COPY_DONE
+            | tag::COPY_FAIL
+    )
+}

@@ -1,0 +1,334 @@
+//! What servers send.
+
+use alloc::vec::Vec;
+
+use pgx_wire::Share;
+use pgx_wire::backend::{self, Fields, Status, tag};
+
+use super::{Worker, rewrite, tell};
+use crate::client::Client;
+use crate::exchange::{Fate, Lost, Owed};
+use crate::flow::Flow;
+use crate::ids::ServerId;
+use crate::limits::COLLECT_BYTES_MAX;
+use crate::net::Net;
+use crate::scan::Words;
+use crate::server::{Act, Phase, Server};
+use crate::settings::Settings;
+use crate::statements::Statements;
+use crate::time::Now;
+
+/// What a server says when it has discarded a session's state.
+const DISCARD_ALL: &[u8] = b"DISCARD ALL";
+
+/// What the walk over a piece found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// Nothing that others need to know.
+    On,
+    /// The server may be used by somebody else from here on.
+    Rest,
+    /// Its client's settings are none that it takes: the client reads this, and leaves.
+    Refused(Vec<u8>),
+    /// It ends, or cannot be understood any more.
+    Broken(&'static str),
+}
+
+impl Worker {
+    /// A server has sent these bytes.
+    pub fn server_bytes<N: Net>(&mut self, net: &mut N, id: ServerId, bytes: &[u8], now: Now) {
+        self.now = now;
+        let mut at = 0;
+        loop {
+            let Some(server) = self.servers.get(id) else { return };
+            match server.phase {
+                Phase::Ready => {}
+                _ => match self.server_login(net, id, bytes, &mut at) {
+                    true => continue,
+                    false => return,
+                },
+            }
+            match self.server_walk(net, id, bytes, &mut at) {
+                Step::On => return,
+                Step::Rest => self.rest(net, id),
+                Step::Refused(error) => self.settings_refused(net, id, &error),
+                Step::Broken(why) => return self.server_lost(net, id, why.as_bytes()),
+            }
+        }
+    }
+
+    fn server_walk<N: Net>(
+        &mut self,
+        net: &mut N,
+        id: ServerId,
+        piece: &[u8],
+        at: &mut usize,
+    ) -> Step {
+        let Self { clients, servers, statements, scratch, counts, now, .. } = self;
+        let Some(server) = servers.get_mut(id) else { return Step::On };
+        let mut client = server.client.and_then(|client| clients.get_mut(client));
+        let mut flow = Flow::new(net, piece, true);
+        flow.aim(client.as_ref().map(|client| client.socket));
+        let mut walker = core::mem::take(&mut server.walker);
+        let mut step = Step::On;
+        while step == Step::On {
+            let share = match walker.next(piece, at) {
+                Ok(Some(share)) => share,
+                Ok(None) => break,
+                Err(_) => {
+                    step = Step::Broken("invalid message length");
+                    break;
+                }
+            };
+            let client = client.as_deref_mut();
+            let mut side = Side { client, server, statements, scratch, has_ended: false };
+            step = side.share(&mut flow, &share, *now);
+            counts.transactions += u64::from(side.has_ended);
+        }
+        flow.flush();
+        server.walker = walker;
+        let is_blocked = client.is_some_and(|client| flow.net.is_blocked(client.socket));
+        if is_blocked && !server.is_paused && step != Step::Rest {
+            server.is_paused = true;
+            flow.net.pause(server.socket);
+        }
+        step
+    }
+
+    /// A server owes nothing and is in no transaction.
+    fn rest<N: Net>(&mut self, net: &mut N, id: ServerId) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        let Some(client_id) = server.client else { return self.give_back(net, id) };
+        let Some(client) = self.clients.get_mut(client_id) else { return };
+        if !client.shares() || server.is_kept || !client.walker.is_between() {
+            return;
+        }
+        server.client = None;
+        server.words = Words::default();
+        server.has_unnamed = false;
+        client.server = None;
+        client.since = self.now;
+        if server.is_paused {
+            server.is_paused = false;
+            net.resume(server.socket);
+        }
+        if client.is_paused {
+            client.is_paused = false;
+            net.resume(client.socket);
+        }
+        self.give_back(net, id);
+    }
+}
+
+/// A server with its client while a piece of its bytes is looked at.
+struct Side<'a> {
+    client: Option<&'a mut Client>,
+    server: &'a mut Server,
+    statements: &'a mut Statements,
+    scratch: &'a mut Vec<u8>,
+    /// A transaction has.
+    has_ended: bool,
+}
+
+impl Side<'_> {
+    fn share<N: Net>(&mut self, flow: &mut Flow<'_, N>, share: &Share, now: Now) -> Step {
+        if share.is_first {
+            self.server.act = self.begin(share.tag, share.body_bytes);
+        }
+        match self.server.act {
+            Act::Pass => flow.pass(share),
+            Act::Drop => {}
+            Act::Collect => {
+                let body = &flow.piece()[share.body()];
+                if share.is_whole() && share.straddled.is_none() {
+                    return self.message(flow, share.tag, body, Some(share), now);
+                }
+                self.server.partial.extend_from_slice(body);
+                if share.is_last {
+                    let partial = core::mem::take(&mut self.server.partial);
+                    return self.message(flow, share.tag, &partial, None, now);
+                }
+            }
+        }
+        if share.is_last { self.answers(flow) } else { Step::On }
+    }
+
+    /// A message begins: what is to become of it?
+    fn begin(&mut self, kind: u8, body_bytes: usize) -> Act {
+        let is_read = match kind {
+            tag::READY | tag::ERROR | tag::PARAMETER_STATUS => true,
+            // In a session's own server texts are not looked at; the length tells which to read.
+            tag::COMMAND_COMPLETE if self.server.words == Words::default() => {
+                body_bytes == DISCARD_ALL.len() + 1
+            }
+            tag::COMMAND_COMPLETE => true,
+            _ => false,
+        };
+        if is_read && body_bytes <= COLLECT_BYTES_MAX {
+            return Act::Collect;
+        }
+        let mut lost = Vec::new();
+        let fate = self.server.exchange.receive(kind, &mut lost);
+        self.undo(lost);
+        match fate {
+            Fate::Forward if self.client.is_some() => Act::Pass,
+            _ => Act::Drop,
+        }
+    }
+
+    /// A whole message that the proxy reads; it stands in the piece as `share`, if it does.
+    fn message<N: Net>(
+        &mut self,
+        flow: &mut Flow<'_, N>,
+        kind: u8,
+        body: &[u8],
+        share: Option<&Share>,
+        now: Now,
+    ) -> Step {
+        let is_ours = self.server.exchange.front() == Some(&Owed::OurQuery);
+        let fate = match kind {
+            tag::READY => match backend::ready(body) {
+                Ok(status) => self.server.exchange.receive_ready(status),
+                Err(_) => return Step::Broken("invalid transaction status"),
+            },
+            tag::ERROR if is_ours && self.client.is_some() => {
+                let mut bytes = Vec::new();
+                header_of(&mut bytes, tag::ERROR, body);
+                return Step::Refused(bytes);
+            }
+            tag::ERROR => match self.error(body) {
+                Ok(fate) => fate,
+                Err(step) => return step,
+            },
+            tag::PARAMETER_STATUS => self.parameter(body),
+            _ => {
+                self.complete(body);
+                let mut none = Vec::new();
+                self.server.exchange.receive(kind, &mut none)
+            }
+        };
+        match (fate, share) {
+            (Fate::Forward, Some(share)) => flow.pass(share),
+            (Fate::Forward, None) => {
+                rewrite::header(flow, kind, body.len());
+                flow.write(body);
+            }
+            (Fate::Replace(bytes), _) => flow.write(&bytes),
+            (Fate::Swallow, _) => {}
+        }
+        if kind != tag::READY {
+            return self.answers(flow);
+        }
+        if is_ours && let Some(client) = self.client.as_deref_mut() {
+            flow.flush();
+            tell(flow.net, self.scratch, client, self.server);
+        }
+        self.answers(flow);
+        self.has_ended = !is_ours && self.server.exchange.status() == Status::Idle;
+        self.ready(now)
+    }
+
+    /// The proxy's own replies that are due now.
+    fn answers<N: Net>(&mut self, flow: &mut Flow<'_, N>) -> Step {
+        while let Some(answer) = self.server.exchange.next_answer() {
+            flow.write(answer);
+        }
+        Step::On
+    }
+
+    /// The server has answered a request: may somebody else use it?
+    fn ready(&mut self, now: Now) -> Step {
+        let exchange = &self.server.exchange;
+        if exchange.is_answered() {
+            self.server.may_commit = false;
+            self.server.since = now;
+            if let Some(client) = &mut self.client {
+                client.since = now;
+            }
+        }
+        if self.server.exchange.is_at_rest() { Step::Rest } else { Step::On }
+    }
+
+    /// An error: the end of a batch, or of the server.
+    fn error(&mut self, body: &[u8]) -> Result<Fate, Step> {
+        let fields = Fields::new(body);
+        if fields.is_fatal() {
+            self.server.farewell = fields.message().unwrap_or_default().to_vec();
+            self.server.is_leaving = true;
+            if self.client.is_none() {
+                return Err(Step::Broken("the server ended the session"));
+            }
+            let state = fields.sqlstate();
+            if matches!(state.as_ref(), Some(b"57P01" | b"57P02" | b"57P03" | b"57P05")) {
+                // What the client is told follows from where it stands when the connection ends.
+                return Err(Step::On);
+            }
+        }
+        let mut lost = Vec::new();
+        let fate = self.server.exchange.receive(tag::ERROR, &mut lost);
+        self.undo(lost);
+        Ok(if self.client.is_some() { fate } else { Fate::Swallow })
+    }
+
+    /// What failed or was skipped has not happened.
+    fn undo(&mut self, lost: Vec<Lost>) {
+        for Lost { number, undo } in lost.into_iter().rev() {
+            match number {
+                Some(0) => self.server.has_unnamed = false,
+                Some(number) => self.server.prepared.lose(number),
+                None => {}
+            }
+            let (Some(undo), Some(client)) = (undo, self.client.as_deref_mut()) else { continue };
+            let after = match undo.before {
+                Some(before) => client.names.insert(undo.name, before),
+                None => client.names.remove(&undo.name),
+            };
+            if let Some(statement) = after {
+                self.statements.give_back(statement);
+            }
+        }
+    }
+
+    /// A setting has changed, or is told at the start.
+    fn parameter(&mut self, body: &[u8]) -> Fate {
+        let mut none = Vec::new();
+        let fate = self.server.exchange.receive(tag::PARAMETER_STATUS, &mut none);
+        let Ok((name, value)) = backend::parameter_status(body) else { return fate };
+        self.server.reported.put(name, value);
+        let Some(client) = self.client.as_deref_mut().filter(|_| fate == Fate::Forward) else {
+            return Fate::Swallow;
+        };
+        client.reported.put(name, value);
+        if self.server.words.has(Words::SETTING) && client.shares() {
+            client.settings.set(name, value);
+            self.server.settings.set(name, value);
+        }
+        fate
+    }
+
+    /// A command that may have changed the session has ended.
+    fn complete(&mut self, body: &[u8]) {
+        let Ok(done) = backend::command_tag(body) else { return };
+        let Some(client) = self.client.as_deref_mut() else { return };
+        if matches!(done, DISCARD_ALL | b"DEALLOCATE ALL") {
+            self.server.prepared.clear();
+            for (_, statement) in core::mem::take(&mut client.names) {
+                self.statements.give_back(statement);
+            }
+        }
+        if done == DISCARD_ALL {
+            self.server.is_kept = false;
+            self.server.settings = Settings::default();
+            client.settings = client.startup.clone();
+        }
+    }
+}
+
+/// A message with its header.
+fn header_of(out: &mut Vec<u8>, kind: u8, body: &[u8]) {
+    out.push(kind);
+    // A message is no longer than its length word can tell.
+    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(body);
+}

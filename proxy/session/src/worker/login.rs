@@ -1,0 +1,359 @@
+//! How clients are let in, and how the proxy logs in to servers.
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pgx_wire::backend::{self, Authentication, Fields, Status, tag};
+use pgx_wire::limits::STARTUP_BYTES_MAX;
+use pgx_wire::{SqlState, Startup, Walker, frontend, startup};
+
+use super::{Entry, FIRST_EPOCH, Worker};
+use crate::client::{Act, Phase};
+use crate::ids::{ClientId, ServerId};
+use crate::limits::COLLECT_BYTES_MAX;
+use crate::login::{Login, ServerLogin, Step};
+use crate::net::Net;
+use crate::options;
+use crate::pool::Pool;
+use crate::route::{Router, Snapshot};
+use crate::server;
+use crate::settings::{Settings, Values, is_name};
+use crate::time::Now;
+
+/// The newest minor version of the protocol that clients may speak.
+const MINOR_MAX: u16 = 2;
+
+/// What a client's first packets lead to.
+enum First {
+    More,
+    Decline(usize),
+    Cancel(u32, Vec<u8>),
+    Login { minor: u16, parameters: Vec<(Vec<u8>, Vec<u8>)>, taken: usize },
+    Nonsense(String),
+}
+
+impl Worker {
+    pub(super) fn client_startup<N: Net>(&mut self, net: &mut N, id: ClientId, bytes: &[u8]) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Phase::Startup(packet) = &mut client.phase else { return };
+        packet.extend_from_slice(bytes);
+        let whole = core::mem::take(packet);
+        match first(&whole) {
+            First::More => client.phase = Phase::Startup(whole),
+            First::Decline(taken) if taken == whole.len() => net.write(client.socket, b"N"),
+            First::Decline(_) => {
+                // They were meant to pass for encrypted ones.
+                let message = "received unencrypted data after a request for encryption";
+                client.phase = Phase::Startup(whole);
+                client.doom.clear();
+                let socket = client.socket;
+                net.note(&crate::note::Note::Violation { client: id, what: message });
+                net.abort(socket);
+                self.forget_client(net, id);
+            }
+            First::Cancel(process, key) => {
+                net.finish(client.socket);
+                self.forget_client(net, id);
+                net.cancel(process, &key);
+            }
+            First::Login { minor, parameters, taken } => {
+                let rest = whole[taken..].to_vec();
+                self.log_in(net, id, minor, parameters);
+                if !rest.is_empty() {
+                    let now = self.now;
+                    self.client_bytes(net, id, &rest, now);
+                }
+            }
+            First::Nonsense(message) => {
+                client.doom.push(0);
+                self.refuse(net, id, SqlState::PROTOCOL_VIOLATION, &message);
+            }
+        }
+    }
+
+    fn log_in<N: Net>(
+        &mut self,
+        net: &mut N,
+        id: ClientId,
+        minor: u16,
+        parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    ) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if !client.doom.is_empty() {
+            net.write(client.socket, &core::mem::take(&mut client.doom));
+            net.finish(client.socket);
+            return self.forget_client(net, id);
+        }
+        client.minor = minor.min(MINOR_MAX);
+        let mut unknown: Vec<&[u8]> = Vec::new();
+        let (mut user, mut database, mut values) = (Vec::new(), None, Values::new());
+        let mut wrong = None;
+        for (name, value) in &parameters {
+            match name.as_slice() {
+                b"user" => user.clone_from(value),
+                b"database" => database = Some(value.clone()),
+                b"replication" if value == b"false" || value == b"off" || value == b"0" => {}
+                b"replication" => wrong = Some("replication through the proxy is not possible yet"),
+                b"options" => match options::parse(value) {
+                    Some(settings) => values.extend(settings),
+                    None => wrong = Some("invalid command-line argument in start-up options"),
+                },
+                _ if name.starts_with(b"_pq_.") => unknown.push(name),
+                _ => {
+                    values.insert(name.to_ascii_lowercase(), value.clone());
+                }
+            }
+        }
+        if !values.keys().all(|name| is_name(name)) {
+            wrong = Some("a start-up parameter has a name that no setting can have");
+        }
+        if minor > MINOR_MAX || !unknown.is_empty() {
+            self.scratch.clear();
+            let newest = u32::from(MINOR_MAX.min(minor));
+            backend::write::negotiate_protocol(&mut self.scratch, newest, &unknown);
+            net.write(client.socket, &self.scratch);
+        }
+        client.startup = Settings::new(values);
+        client.settings = client.startup.clone();
+        if let Some(message) = wrong {
+            client.doom.push(0);
+            return self.refuse(net, id, SqlState::FEATURE_NOT_SUPPORTED, message);
+        }
+        if user.is_empty() {
+            client.doom.push(0);
+            let message = "no user name in the start-up packet";
+            return self.refuse(net, id, SqlState::INVALID_AUTHORIZATION, message);
+        }
+        let database = database.filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
+        client.phase = Phase::Login(Box::new(Login { user, database, step: Step::Admission }));
+        self.admit(net, id);
+    }
+
+    /// A client that proves who it is.
+    pub(super) fn client_login<N: Net>(&mut self, net: &mut N, id: ClientId, bytes: &[u8]) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        // It is in, as far as it is concerned: what it asks waits.
+        client.held.extend_from_slice(bytes);
+        if client.held.len() > STARTUP_BYTES_MAX && !client.is_paused {
+            client.is_paused = true;
+            net.pause(client.socket);
+        }
+    }
+
+    /// A client has proved who it is: it is let in as soon as it can be told of a server's
+    /// settings.
+    fn admit<N: Net>(&mut self, net: &mut N, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Phase::Login(login) = &client.phase else { return };
+        let Some(settings) = self.config.database(&login.database) else {
+            let name = String::from_utf8_lossy(&login.database);
+            let message = alloc::format!("database \"{name}\" does not exist");
+            return self.refuse(net, id, SqlState::INVALID_CATALOG_NAME, &message);
+        };
+        let key = (login.user.clone(), login.database.clone());
+        let entries = &mut self.entries;
+        let pool = *self.by_name.entry(key).or_insert_with_key(|(user, database)| {
+            let snapshot = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
+            entries.push(Entry {
+                user: user.clone(),
+                database: database.clone(),
+                settings: Rc::new(settings.clone()),
+                pool: Pool::default(),
+                router: Router::new(&snapshot),
+                welcome: None,
+                admission: Vec::new(),
+                failure: None,
+                is_held: false,
+            });
+            entries.len() - 1
+        });
+        let entry = &mut self.entries[pool];
+        client.pool = pool;
+        client.mode = entry.settings.mode;
+        if entry.welcome.is_some() {
+            return self.welcome(net, id);
+        }
+        entry.admission.push(id);
+        if entry.pool.total() == 0 {
+            self.open_server(net, pool);
+        }
+    }
+
+    /// The client is in.
+    fn welcome<N: Net>(&mut self, net: &mut N, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(reported) = &self.entries[client.pool].welcome else { return };
+        let out = &mut self.scratch;
+        out.clear();
+        backend::write::authentication_ok(out);
+        for (name, value) in reported.values() {
+            // What it wants itself it is told at once; servers are made to agree later.
+            let own = client.settings.values().get(&name.to_ascii_lowercase());
+            backend::write::parameter_status(out, name, own.unwrap_or(value));
+        }
+        client.reported = reported.clone();
+        let own: Vec<_> = reported.values().keys().cloned().collect();
+        for name in own {
+            if let Some(value) = client.settings.values().get(&name.to_ascii_lowercase()) {
+                client.reported.put(&name, &value.clone());
+            }
+        }
+        let process = process_id(self.number, id);
+        backend::write::backend_key(out, process, client.key());
+        backend::write::ready(out, Status::Idle);
+        net.write(client.socket, out);
+        client.phase = Phase::Ready;
+        client.act = Act::Pass;
+        client.since = self.now;
+        if core::mem::take(&mut client.is_paused) {
+            net.resume(client.socket);
+        }
+        let held = core::mem::take(&mut client.held);
+        if !held.is_empty() {
+            self.client_piece(net, id, &held, false);
+        }
+    }
+
+    /// A connection to a server has been made, or not.
+    pub fn connected<N: Net>(
+        &mut self,
+        net: &mut N,
+        id: ServerId,
+        result: Result<(), &[u8]>,
+        now: Now,
+    ) {
+        self.now = now;
+        if let Err(reason) = result {
+            return self.server_lost(net, id, reason);
+        }
+        let Some(server) = self.servers.get_mut(id) else { return };
+        let entry = &self.entries[server.pool];
+        let database = match &entry.settings.name {
+            Some(name) => name.as_bytes(),
+            None => &entry.database,
+        };
+        let parameters: [(&[u8], &[u8]); 2] = [(b"user", &entry.user), (b"database", database)];
+        self.scratch.clear();
+        frontend::write::startup(&mut self.scratch, 0, parameters);
+        net.write(server.socket, &self.scratch);
+        server.phase = server::Phase::Login(ServerLogin::default());
+    }
+
+    /// What a server says while we log in. Whether it is ready, with more to read.
+    pub(super) fn server_login<N: Net>(
+        &mut self,
+        net: &mut N,
+        id: ServerId,
+        piece: &[u8],
+        at: &mut usize,
+    ) -> bool {
+        loop {
+            let Some(server) = self.servers.get_mut(id) else { return false };
+            let share = match server.walker.next(piece, at) {
+                Ok(Some(share)) if share.body_bytes <= COLLECT_BYTES_MAX => share,
+                Ok(None) => return false,
+                _ => {
+                    self.server_lost(net, id, b"what answers is no PostgreSQL server");
+                    return false;
+                }
+            };
+            server.partial.extend_from_slice(&piece[share.body()]);
+            if !share.is_last {
+                continue;
+            }
+            let body = core::mem::take(&mut server.partial);
+            match self.server_says(net, id, share.tag, &body) {
+                Ok(false) => {}
+                Ok(true) => return true,
+                Err(reason) => {
+                    self.server_lost(net, id, &reason);
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn server_says<N: Net>(
+        &mut self,
+        net: &mut N,
+        id: ServerId,
+        kind: u8,
+        body: &[u8],
+    ) -> Result<bool, Vec<u8>> {
+        let Some(server) = self.servers.get_mut(id) else { return Ok(false) };
+        let server::Phase::Login(login) = &mut server.phase else { return Ok(false) };
+        let broken = |_| b"what answers is no PostgreSQL server".to_vec();
+        match kind {
+            tag::AUTHENTICATION => match backend::authentication(body).map_err(broken)? {
+                Authentication::Ok => login.is_in = true,
+                _ => return Err(b"the server asks for a password, and none is known".to_vec()),
+            },
+            tag::ERROR => {
+                let fields = Fields::new(body);
+                server.farewell = fields.message().unwrap_or_default().to_vec();
+                // Too many connections and a start or stop pass; who is refused stays so.
+                let state = fields.sqlstate();
+                let passes = matches!(state.as_ref(), Some(b"53300" | b"57P03" | b"57P01"));
+                server.is_leaving = !passes;
+                return Err(Vec::new());
+            }
+            tag::PARAMETER_STATUS => {
+                let (name, value) = backend::parameter_status(body).map_err(broken)?;
+                server.reported.put(name, value);
+            }
+            tag::BACKEND_KEY => {
+                let (process, key) = backend::backend_key(body).map_err(broken)?;
+                server.key = (process, key.to_vec());
+            }
+            tag::READY if login.is_in => {
+                self.server_ready(net, id);
+                return Ok(true);
+            }
+            tag::NOTICE | tag::NEGOTIATE => {}
+            _ => return Err(b"what answers is no PostgreSQL server".to_vec()),
+        }
+        Ok(false)
+    }
+
+    fn server_ready<N: Net>(&mut self, net: &mut N, id: ServerId) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        server.phase = server::Phase::Ready;
+        server.walker = Walker::default();
+        let pool = server.pool;
+        let entry = &mut self.entries[pool];
+        self.counts.servers += 1;
+        entry.router.handle_success(&server.address);
+        entry.failure = None;
+        entry.pool.opened(id, self.now);
+        if entry.welcome.is_none() {
+            entry.welcome = Some(server.reported.clone());
+        }
+        for client in core::mem::take(&mut self.entries[pool].admission) {
+            self.welcome(net, client);
+        }
+        self.serve(net, pool);
+    }
+}
+
+fn first(packet: &[u8]) -> First {
+    match startup::parse(packet) {
+        Ok(None) => First::More,
+        Ok(Some((Startup::TlsRequest | Startup::GssRequest, taken))) => First::Decline(taken),
+        Ok(Some((Startup::Cancel { process_id, key }, _))) => {
+            First::Cancel(process_id, key.to_vec())
+        }
+        Ok(Some((Startup::Login { version_minor: minor, parameters }, taken))) => {
+            let own = |(name, value): (&[u8], &[u8])| (name.to_vec(), value.to_vec());
+            let parameters = parameters.into_iter().map(own).collect();
+            First::Login { minor, parameters, taken }
+        }
+        Err(error) => First::Nonsense(alloc::format!("{error}")),
+    }
+}
+
+/// The number by which a client's query is cancelled: the thread, and its place there.
+pub(super) fn process_id(worker: u8, id: ClientId) -> u32 {
+    (u32::from(worker & 0x7f) << 24) | (id.place() & 0x00ff_ffff)
+}

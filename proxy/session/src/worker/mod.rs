@@ -1,0 +1,467 @@
+//! All sessions of one thread: who has which server, and what each message leads to.
+//!
+//! The driver hands over what happened, with the time; what is to be done goes out through
+//! [`Net`]. Nothing here waits, and nothing is shared with other threads.
+
+mod cancel;
+mod fail;
+mod from_client;
+mod from_server;
+mod login;
+mod rewrite;
+mod tick;
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use pgx_wire::backend::{self, Status};
+use pgx_wire::frontend;
+use pgx_wire::{ErrorResponse, Severity, SqlState};
+
+use crate::client::{self, Client};
+use crate::config::{Config, Database, PoolMode};
+use crate::exchange::Owed;
+use crate::ids::{CancelId, ClientId, Places, ServerId};
+use crate::limits::RETRY_MS;
+use crate::net::{Net, Socket};
+use crate::note::Note;
+use crate::pool::{Lease, Pool};
+use crate::route::{Epoch, Router, Snapshot};
+use crate::scan::Words;
+use crate::server::Server;
+use crate::settings::Settings;
+use crate::statements::Statements;
+use crate::time::Now;
+
+/// What a worker counts, since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Clients that came.
+    pub clients: u64,
+    /// Clients that were turned away.
+    pub refused: u64,
+    /// Transactions, as servers ended them.
+    pub transactions: u64,
+    /// Server connections that were opened.
+    pub servers: u64,
+    /// Server connections that could not be opened.
+    pub unreachable: u64,
+    /// Server connections that were given up because a reply did not fit.
+    pub doubtful: u64,
+}
+
+/// How many there are now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Clients.
+    pub clients: usize,
+    /// Clients that wait for a server.
+    pub waiting: usize,
+    /// Server connections.
+    pub servers: usize,
+}
+
+/// The servers of one user in one database, and how to open more.
+#[derive(Debug)]
+struct Entry {
+    user: Vec<u8>,
+    database: Vec<u8>,
+    settings: Rc<Database>,
+    pool: Pool,
+    router: Router,
+    /// What its servers report at their start; `None` until one has.
+    welcome: Option<Settings>,
+    /// Clients that cannot be let in before that.
+    admission: Vec<ClientId>,
+    failure: Option<Failure>,
+    /// New transactions wait.
+    is_held: bool,
+}
+
+/// Servers of a pool cannot be opened.
+#[derive(Debug)]
+struct Failure {
+    /// How often in a row.
+    times: usize,
+    /// Why, as the server or the system said last.
+    reason: Vec<u8>,
+    /// When it is tried again.
+    retry: Now,
+}
+
+/// The sessions of one thread.
+#[derive(Debug)]
+pub struct Worker {
+    config: Rc<Config>,
+    /// Which of the threads this is; a part of the numbers by which queries are cancelled.
+    number: u8,
+    clients: Places<Client>,
+    servers: Places<Server>,
+    cancels: Places<cancel::Cancel>,
+    entries: Vec<Entry>,
+    by_name: BTreeMap<(Vec<u8>, Vec<u8>), usize>,
+    statements: Statements,
+    counts: Counts,
+    now: Now,
+    scratch: Vec<u8>,
+}
+
+/// Who has a connection, for the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A client.
+    Client(ClientId),
+    /// A server connection.
+    Server(ServerId),
+    /// A connection that carries a request to cancel.
+    Cancel(CancelId),
+}
+
+impl Worker {
+    /// A worker without sessions.
+    #[must_use]
+    pub fn new(config: Rc<Config>, number: u8) -> Self {
+        Self {
+            config,
+            number,
+            clients: Places::default(),
+            servers: Places::default(),
+            cancels: Places::default(),
+            entries: Vec::new(),
+            by_name: BTreeMap::new(),
+            statements: Statements::default(),
+            counts: Counts::default(),
+            now: Now(0),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// How many there are now.
+    #[must_use]
+    pub fn gauges(&self) -> Gauges {
+        let waiting = self.clients.iter().filter(|client| client.is_waiting).count();
+        Gauges { clients: self.clients.len(), waiting, servers: self.servers.len() }
+    }
+
+    /// A client has connected.
+    pub fn accepted<N: Net>(&mut self, net: &mut N, socket: Socket, now: Now) -> ClientId {
+        self.now = now;
+        self.counts.clients += 1;
+        let mut secret = [0; 32];
+        net.random(&mut secret);
+        let id = self.clients.add(|id| Client::new(id, socket, secret, now));
+        if self.clients.len() > self.config.clients_max {
+            let state = SqlState::TOO_MANY_CONNECTIONS;
+            self.refuse(net, id, state, "too many clients already");
+        }
+        id
+    }
+
+    /// A socket that was blocked has sent all that it was given.
+    pub fn drained<N: Net>(&mut self, net: &mut N, owner: Owner, now: Now) {
+        self.now = now;
+        match owner {
+            Owner::Client(id) => {
+                let server = self.clients.get(id).and_then(|client| client.server);
+                let server = server.and_then(|server| self.servers.get_mut(server));
+                if let Some(server) = server.filter(|server| server.is_paused) {
+                    server.is_paused = false;
+                    net.resume(server.socket);
+                }
+            }
+            Owner::Cancel(_) => {}
+            Owner::Server(id) => {
+                let client = self.servers.get(id).and_then(|server| server.client);
+                let client = client.and_then(|client| self.clients.get_mut(client));
+                if let Some(client) = client.filter(|each| each.is_paused && !each.is_waiting) {
+                    client.is_paused = false;
+                    net.resume(client.socket);
+                }
+            }
+        }
+    }
+
+    /// Ends a client with an error that it can show.
+    fn refuse<N: Net>(&mut self, net: &mut N, id: ClientId, state: SqlState, message: &str) {
+        self.counts.refused += 1;
+        net.note(&Note::Refused { client: id, reason: message });
+        self.dismiss(net, id, &ErrorResponse::new(Severity::Fatal, state, message));
+    }
+
+    /// Sends a client its last message.
+    fn dismiss<N: Net>(&mut self, net: &mut N, id: ClientId, error: &ErrorResponse<'_>) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if matches!(client.phase, client::Phase::Startup(_)) && client.doom.is_empty() {
+            // It has asked for nothing yet: what it gets is the answer to that.
+            client.doom = error.to_bytes();
+            return;
+        }
+        net.write(client.socket, &error.to_bytes());
+        net.finish(client.socket);
+        self.forget_client(net, id);
+    }
+
+    /// The client is gone; its server is given back or closed.
+    fn forget_client<N: Net>(&mut self, net: &mut N, id: ClientId) {
+        let Some(client) = self.clients.remove(id) else { return };
+        for statement in client.names.into_values() {
+            self.statements.give_back(statement);
+        }
+        if let Some(entry) = self.entries.get_mut(client.pool) {
+            entry.pool.leave(id);
+            entry.admission.retain(|known| *known != id);
+        }
+        let Some(server_id) = client.server else { return };
+        let Some(server) = self.servers.get_mut(server_id) else { return };
+        server.client = None;
+        let is_between = client.walker.is_between() && server.exchange.is_answered();
+        let is_usable =
+            is_between && !server.exchange.is_doubtful() && !server.exchange.is_opaque();
+        if !is_usable || server.is_leaving {
+            return self.close_server(net, server_id);
+        }
+        let shared = client.mode != PoolMode::Session && !server.is_kept;
+        let mut queries: Vec<&[u8]> = Vec::new();
+        if server.exchange.status() != Status::Idle {
+            queries.push(b"ROLLBACK");
+        }
+        if !shared {
+            queries.push(b"DISCARD ALL");
+            server.prepared.clear();
+            server.settings = Settings::default();
+        }
+        server.is_kept = false;
+        server.words = Words::default();
+        server.has_unnamed = false;
+        for query in &queries {
+            self.scratch.clear();
+            frontend::write::query(&mut self.scratch, query);
+            net.write(server.socket, &self.scratch);
+            server.exchange.owe(Owed::OurQuery);
+        }
+        if server.is_paused {
+            server.is_paused = false;
+            net.resume(server.socket);
+        }
+        if queries.is_empty() {
+            self.give_back(net, server_id);
+        }
+    }
+
+    /// A server without a client is free for the next.
+    fn give_back<N: Net>(&mut self, net: &mut N, id: ServerId) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        if server.cancels > 0 {
+            // Nobody else may meet a cancel that was meant for the last client.
+            return;
+        }
+        let entry = &mut self.entries[server.pool];
+        let is_old = server.epoch < entry.router.epoch();
+        if server.exchange.is_doubtful() || server.is_leaving || is_old {
+            return self.close_server(net, id);
+        }
+        server.since = self.now;
+        let pool = server.pool;
+        entry.pool.give_back(id, self.now);
+        self.serve(net, pool);
+    }
+
+    /// Ends a server connection that a client or nobody has.
+    fn close_server<N: Net>(&mut self, net: &mut N, id: ServerId) {
+        let Some(server) = self.servers.remove(id) else { return };
+        if server.exchange.is_doubtful() {
+            self.counts.doubtful += 1;
+            net.note(&Note::Doubtful { server: id });
+        }
+        self.scratch.clear();
+        frontend::write::terminate(&mut self.scratch);
+        net.write(server.socket, &self.scratch);
+        net.finish(server.socket);
+        self.entries[server.pool].pool.lost_busy();
+        self.serve(net, server.pool);
+    }
+
+    /// Gives free servers to those who wait, and opens more where that is allowed.
+    fn serve<N: Net>(&mut self, net: &mut N, pool: usize) {
+        while !self.entries[pool].is_held {
+            let Some((client, server)) = self.entries[pool].pool.match_up() else { break };
+            self.link(net, client, server);
+        }
+        let entry = &mut self.entries[pool];
+        if entry.pool.wants_more(entry.settings.pool_size) {
+            self.open_server(net, pool);
+        }
+    }
+
+    /// A client needs a server. Says whether it has one now; else it waits.
+    fn ask<N: Net>(&mut self, net: &mut N, id: ClientId) -> bool {
+        let Some(client) = self.clients.get_mut(id) else { return false };
+        let pool = client.pool;
+        let entry = &mut self.entries[pool];
+        client.is_waiting = true;
+        client.since = self.now;
+        match entry.pool.ask(id, entry.settings.pool_size, self.now) {
+            Lease::Server(server) if !entry.is_held => {
+                self.take(net, id, server);
+                return true;
+            }
+            Lease::Server(server) => {
+                entry.pool.give_back(server, self.now);
+                entry.pool.wait(id, self.now);
+            }
+            Lease::Open => self.open_server(net, pool),
+            Lease::Wait => {}
+        }
+        // What comes meanwhile is kept: it should be little.
+        if let Some(client) = self.clients.get_mut(id).filter(|client| !client.is_paused) {
+            client.is_paused = true;
+            net.pause(client.socket);
+        }
+        false
+    }
+
+    /// A client that has waited gets its server, and goes on.
+    fn link<N: Net>(&mut self, net: &mut N, id: ClientId, server: ServerId) {
+        self.take(net, id, server);
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let held = core::mem::take(&mut client.held);
+        if core::mem::take(&mut client.is_paused) {
+            net.resume(client.socket);
+        }
+        self.client_piece(net, id, &held, false);
+    }
+
+    /// The client has this server from now on.
+    fn take<N: Net>(&mut self, net: &mut N, id: ClientId, server_id: ServerId) {
+        let (Some(client), Some(server)) =
+            (self.clients.get_mut(id), self.servers.get_mut(server_id))
+        else {
+            return;
+        };
+        client.is_waiting = false;
+        client.since = self.now;
+        client.server = Some(server_id);
+        server.client = Some(id);
+        server.since = self.now;
+        adjust(net, &mut self.scratch, client, server);
+    }
+
+    /// Opens one more server for a pool.
+    fn open_server<N: Net>(&mut self, net: &mut N, pool: usize) {
+        let entry = &mut self.entries[pool];
+        if entry.failure.as_ref().is_some_and(|failure| self.now < failure.retry) {
+            return;
+        }
+        entry.pool.opening();
+        let Some(address) = entry.router.pick(self.now) else {
+            return self.not_opened(net, pool, b"no backend is known", false);
+        };
+        let Some(socket) = net.connect(&address) else {
+            entry.router.handle_failure(&address, self.now);
+            return self.not_opened(net, pool, b"no connection can be made", false);
+        };
+        let (epoch, now) = (entry.router.epoch(), self.now);
+        let id = self.servers.add(|id| Server::new(id, socket, pool, address, epoch, now));
+        net.own(socket, Owner::Server(id));
+    }
+
+    /// The opening of a server came to nothing. It is tried again while somebody waits; who wants
+    /// to be let in is told so when each backend has failed, and everybody if a server refused.
+    fn not_opened<N: Net>(&mut self, net: &mut N, pool: usize, reason: &[u8], is_refusal: bool) {
+        self.counts.unreachable += 1;
+        let entry = &mut self.entries[pool];
+        entry.pool.failed();
+        let times = entry.failure.as_ref().map_or(0, |failure| failure.times) + 1;
+        let has_more = times < entry.settings.backends.len();
+        let retry = if has_more { self.now } else { self.now.after_ms(RETRY_MS) };
+        entry.failure = Some(Failure { times, reason: reason.to_vec(), retry });
+        if is_refusal || !has_more {
+            self.give_up(net, pool, is_refusal);
+        }
+        let entry = &self.entries[pool];
+        let is_wanted = entry.pool.wants_more(entry.settings.pool_size);
+        if has_more && (is_wanted || !entry.admission.is_empty()) {
+            self.open_server(net, pool);
+        }
+    }
+
+    /// Takes over a newer snapshot of who serves a database.
+    pub fn handle_snapshot<N: Net>(
+        &mut self,
+        net: &mut N,
+        database: &[u8],
+        snapshot: &Snapshot,
+        now: Now,
+    ) {
+        self.now = now;
+        for pool in 0..self.entries.len() {
+            let entry = &mut self.entries[pool];
+            if entry.database != database || !entry.router.handle_snapshot(snapshot) {
+                continue;
+            }
+            let idle: Vec<_> = entry.pool.idle().collect();
+            for id in idle {
+                self.close_idle(net, id);
+            }
+            self.serve(net, pool);
+        }
+    }
+
+    fn close_idle<N: Net>(&mut self, net: &mut N, id: ServerId) {
+        let Some(server) = self.servers.remove(id) else { return };
+        self.scratch.clear();
+        frontend::write::terminate(&mut self.scratch);
+        net.write(server.socket, &self.scratch);
+        net.finish(server.socket);
+        self.entries[server.pool].pool.lost_idle(id);
+    }
+
+    /// Holds new transactions of a database, or lets them go on.
+    pub fn hold<N: Net>(&mut self, net: &mut N, database: &[u8], is_held: bool, now: Now) {
+        self.now = now;
+        for pool in 0..self.entries.len() {
+            if self.entries[pool].database == database {
+                self.entries[pool].is_held = is_held;
+                self.serve(net, pool);
+            }
+        }
+    }
+}
+
+/// Makes a server's settings those of its client, and tells the client what the server reports.
+fn adjust<N: Net>(net: &mut N, scratch: &mut Vec<u8>, client: &mut Client, server: &mut Server) {
+    if !server.settings.is_same(&client.settings) {
+        let change = server.settings.change_to(&client.settings);
+        server.settings = client.settings.clone();
+        scratch.clear();
+        frontend::write::query(scratch, &change);
+        net.write(server.socket, scratch);
+        server.exchange.owe(Owed::OurQuery);
+    } else if !client.reported.is_same(&server.reported) {
+        tell(net, scratch, client, server);
+    }
+}
+
+/// Tells a client which reported settings differ from what it was told.
+fn tell<N: Net>(net: &mut N, scratch: &mut Vec<u8>, client: &mut Client, server: &Server) {
+    scratch.clear();
+    for (name, value) in server.reported.values() {
+        if client.reported.values().get(name) != Some(value) {
+            backend::write::parameter_status(scratch, name, value);
+        }
+    }
+    if !scratch.is_empty() {
+        net.write(client.socket, scratch);
+    }
+    client.reported = server.reported.clone();
+}
+
+/// The epoch of configured backends; those that the cluster names come later.
+pub(crate) const FIRST_EPOCH: Epoch = Epoch(0);
