@@ -4,12 +4,15 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::epoll::Epoll;
 use crate::handler::Handler;
 use crate::io::Io;
 use crate::limits::{BUFFER_BYTES, BUFFERS, FINISH_MS_MAX, SLOTS_MAX, SOCKETS_MAX};
 use crate::pool::Pool;
-use crate::probe::Missing;
+use crate::probe::{Missing, exercise};
+use crate::ring::{Mode, Ring};
 use crate::wake::{Wake, Waker};
 
 /// Which driver is wanted.
@@ -125,6 +128,7 @@ pub struct Engine {
 }
 
 enum Driver {
+    Ring(Box<Ring>),
     Epoll(Epoll),
 }
 
@@ -143,13 +147,46 @@ impl Engine {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let _ = choice;
-        let pool = Pool::new(setup.buffers, setup.buffer_bytes)?;
-        let sockets_max = setup.sockets_max.min(SLOTS_MAX);
+        let ladder: &[Driven] = match choice {
+            Choice::Auto => &[Driven::Full, Driven::Reduced, Driven::Epoll],
+            Choice::Full => &[Driven::Full],
+            Choice::Reduced => &[Driven::Reduced],
+            Choice::Epoll => &[Driven::Epoll],
+        };
+        let mut all_missing = Vec::new();
+        for driver in ladder {
+            let opened = exercise(*driver).and_then(|()| Self::open_one(*driver, setup));
+            match opened {
+                Ok(mut engine) => {
+                    engine.found.missing = all_missing;
+                    return Ok(engine);
+                }
+                Err(missing) => all_missing.push(missing),
+            }
+        }
+        let last = all_missing.pop().expect("each rung of the ladder has failed");
+        let text = format!("the engine {choice} does not work here: {last}");
+        Err(io::Error::new(last.error.kind(), text))
+    }
+
+    /// Opens an engine with this driver, without trying it.
+    pub(crate) fn open_one(driven: Driven, setup: &Setup) -> Result<Self, Missing> {
+        let wrong = |step| move |error| Missing { step, error };
+        let wake = Wake::new().map_err(wrong("an event for wake-ups"))?;
+        let pool = Pool::new(setup.buffers, setup.buffer_bytes);
+        let pool = pool.map_err(wrong("memory for receive buffers"))?;
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let sockets_max = u32::try_from(descriptors).unwrap_or(u32::MAX);
+        let sockets_max = sockets_max.min(setup.sockets_max).min(SLOTS_MAX);
         let io = Io::new(pool, sockets_max, setup.finish_ms_max);
-        let wake = Wake::new()?;
-        let driver = Driver::Epoll(Epoll::new(wake.clone())?);
-        let found = Found { driver: Driven::Epoll, missing: Vec::new() };
+        let driver = match driven {
+            Driven::Full => Driver::Ring(Box::new(Ring::open(Mode::Full, &io, wake.clone())?)),
+            Driven::Reduced => {
+                Driver::Ring(Box::new(Ring::open(Mode::Reduced, &io, wake.clone())?))
+            }
+            Driven::Epoll => Driver::Epoll(Epoll::new(wake.clone()).map_err(wrong("epoll"))?),
+        };
+        let found = Found { driver: driven, missing: Vec::new() };
         Ok(Self { driver, io, waker: Waker(wake), found })
     }
 
@@ -182,7 +219,18 @@ impl Engine {
         handler: &mut H,
     ) -> io::Result<()> {
         match &mut self.driver {
+            Driver::Ring(driver) => driver.turn(&mut self.io, deadline_ns, handler),
             Driver::Epoll(driver) => driver.turn(&mut self.io, deadline_ns, handler),
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Driver::Ring(driver) = &mut self.driver
+            && !driver.quiesce()
+        {
+            self.io.pool.keep_for_ever();
         }
     }
 }

@@ -50,7 +50,35 @@ pub const FINISH_MS_MAX: u32 = 10_000;
 /// Connections that wait in the kernel to be accepted.
 pub const LISTEN_BACKLOG: i32 = 1024;
 
+/// Operations queued in one turn; sockets beyond wait for the next. 32 KiB.
+pub(crate) const SUBMISSIONS: u32 = 512;
+
+/// Completions that the kernel can tell at once; it holds back more, at a cost. 64 KiB.
+pub(crate) const COMPLETIONS: u32 = 4096;
+
+/// Operations that one socket can need in one turn: a send, and for receive, accept and poll each
+/// one that begins or ends it.
+pub(crate) const ENTRIES_PER_SOCKET: usize = 4;
+
+/// How often submitting is tried again while the kernel is short of memory.
+pub(crate) const ENTER_TRIES_MAX: u32 = 10_000;
+
+/// After a pause, receives that deliver one buffer each before they go on by themselves again: a
+/// peer that is slow once is slow twice, and a cancelled receive has often delivered 32 buffers.
+pub(crate) const SINGLE_RECEIVES: u8 = 8;
+
+/// How long the end of an engine waits for the kernel to let go of its memory.
+pub(crate) const QUIESCE_MS_MAX: u64 = 2_000;
+
+/// Bytes by which a driver is tried: many times what its socket and its buffers take.
+pub(crate) const EXERCISE_BYTES: usize = 256 * 1024;
+
+/// How long that may take; it takes a millisecond or two.
+pub(crate) const EXERCISE_MS_MAX: u64 = 2_000;
+
 const _: () = assert!(BUFFERS.is_power_of_two(), "the kernel takes a power of two");
+const _: () = assert!(SUBMISSIONS as usize >= 2 * ENTRIES_PER_SOCKET);
+const _: () = assert!(COMPLETIONS > SUBMISSIONS + BUFFERS as u32, "a usual turn fits");
 const _: () = assert!(SOCKETS_MAX <= SLOTS_MAX);
 const _: () = assert!(PIECES_MAX <= 1024, "IOV_MAX");
 const _: () = assert!(PIECE_BYTES_MIN <= PIECE_BYTES_MAX);

@@ -18,6 +18,8 @@ pub(crate) struct Pool {
     references: Vec<u16>,
     /// Buffers that nobody refers to and the kernel does not have.
     idle: Vec<u16>,
+    /// The kernel could still write to the memory, which must therefore stay.
+    is_kept: bool,
 }
 
 impl Pool {
@@ -31,7 +33,12 @@ impl Pool {
         let base = unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, flags)? };
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         let references = vec![0; count.into()];
-        Ok(Self { base, bytes_each, references, idle: (0..count).rev().collect() })
+        Ok(Self { base, bytes_each, references, idle: (0..count).rev().collect(), is_kept: false })
+    }
+
+    /// The memory is never to be used for anything else, not even after the end of the pool.
+    pub(crate) fn keep_for_ever(&mut self) {
+        self.is_kept = true;
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -107,6 +114,9 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
         let length = self.count() * self.bytes_each;
         // SAFETY: mapped by `new` with this length; borrows of its bytes have ended, and the ring
         // driver ends the kernel's use before it lets the pool go.

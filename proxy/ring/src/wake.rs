@@ -16,7 +16,9 @@ pub(crate) struct Wake {
 
 impl Wake {
     pub(crate) fn new() -> io::Result<Arc<Self>> {
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        // Blocking, as io_uring does not wait for events of the other kind. Nobody blocks on it: it
+        // is read when there is an event, and written to once for each.
+        let fd = eventfd(0, EventfdFlags::CLOEXEC)?;
         Ok(Arc::new(Self { fd, is_pending: AtomicBool::new(false) }))
     }
 
