@@ -1,20 +1,26 @@
-//! Finds out by trying whether io_uring can be used, and how much of it.
+//! Finds out by trying which driver works here.
 //!
 //! Version numbers do not tell: containers filter the system calls, sysctls switch them off, and
-//! distributions back-port. So a ring is made and an operation sent through it.
+//! distributions back-port. So a small engine is opened and made to do all that the real one does:
+//! to find no buffer, to meet a peer that takes less than there is, to stop a receive, to close.
 
 use std::fmt;
 use std::io;
+use std::os::unix::net::UnixStream;
 
-use io_uring::{IoUring, Probe, opcode};
+use rustix::net::sockopt;
 
-/// Entries of the ring made for the probe; it carries one operation.
-const ENTRIES: u32 = 8;
+use crate::engine::{Driven, Engine, Setup};
+use crate::handler::{End, Handler, Received};
+use crate::io::Io;
+use crate::limits::{EXERCISE_BYTES, EXERCISE_MS_MAX};
+use crate::sys::now_ns;
+use crate::table::Key;
 
 /// How much of io_uring works here.
 #[derive(Debug)]
 pub enum Support {
-    /// A ring with a single issuer and deferred task work (kernel 6.1 and later).
+    /// All that the engine wants (kernel 6.1 and later).
     Full,
     /// A plain ring; says what kept it from more.
     Reduced(Missing),
@@ -37,57 +43,107 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Tries a ring with all that the engine wants, then a plain one. Costs two short-lived rings at
-/// most, and leaves nothing behind.
+/// Tries io_uring with all that the engine wants, then without deferred task work. Costs two
+/// short-lived engines at most, and leaves nothing behind.
 #[must_use]
 pub fn probe() -> Support {
-    let mut full = IoUring::builder();
-    full.setup_single_issuer().setup_defer_taskrun().setup_submit_all();
-    let missing = match full.build(ENTRIES) {
-        Ok(ring) => match exercise(ring) {
-            Ok(()) => return Support::Full,
-            Err(missing) => missing,
-        },
-        Err(error) => Missing { step: "a ring with deferred task work", error },
-    };
-    let plain = IoUring::new(ENTRIES).map_err(|error| Missing { step: "a plain ring", error });
-    match plain.and_then(exercise) {
+    let Err(missing) = exercise(Driven::Full) else { return Support::Full };
+    match exercise(Driven::Reduced) {
         Ok(()) => Support::Reduced(missing),
         Err(error) => Support::None(error),
     }
 }
 
-/// Sends one operation through the ring and checks that the ones the engine needs are known.
-fn exercise(mut ring: IoUring) -> Result<(), Missing> {
-    let step = "a first operation";
-    let operation = opcode::Nop::new().build().user_data(1);
-    // SAFETY: a no-op refers to no memory, so nothing has to outlive it.
-    let pushed = unsafe { ring.submission().push(&operation) };
-    pushed.map_err(|_| Missing { step, error: io::Error::other("submission queue is full") })?;
-    ring.submit_and_wait(1).map_err(|error| Missing { step, error })?;
-    match ring.completion().next().map(|entry| entry.result()) {
-        Some(0) => {}
-        Some(code) => return Err(Missing { step, error: io::Error::from_raw_os_error(-code) }),
-        None => return Err(Missing { step, error: io::ErrorKind::UnexpectedEof.into() }),
-    }
-    let mut known = Probe::new();
-    let step = "the list of operations";
-    ring.submitter().register_probe(&mut known).map_err(|error| Missing { step, error })?;
-    let needed = [
-        opcode::Accept::CODE,
-        opcode::Connect::CODE,
-        opcode::Recv::CODE,
-        opcode::Send::CODE,
-        opcode::AsyncCancel::CODE,
-        opcode::Close::CODE,
-    ];
-    match needed.into_iter().find(|code| !known.is_supported(*code)) {
-        None => Ok(()),
-        Some(code) => {
-            let error = io::Error::other(format!("operation {code} is not known"));
-            Err(Missing { step, error })
+/// Opens a small engine with this driver and sends bytes through it.
+pub(crate) fn exercise(driven: Driven) -> Result<(), Missing> {
+    let setup = Setup { sockets_max: 8, buffers: 4, buffer_bytes: 4096, ..Setup::default() };
+    let mut engine = Engine::open_one(driven, &setup)?;
+    let step = "a first exchange of bytes";
+    exchange(&mut engine).map_err(|error| Missing { step, error })
+}
+
+/// What is seen of the exchange.
+#[derive(Default)]
+struct Seen {
+    received_bytes: usize,
+    is_damaged: bool,
+    drained: u32,
+    end: Option<End>,
+}
+
+impl Handler for Seen {
+    fn accepted(&mut self, _: &mut Io, _: Key, _: Key) {}
+
+    fn connected(&mut self, _: &mut Io, _: Key, _: io::Result<()>) {}
+
+    fn received(&mut self, _: &mut Io, _: Key, data: &Received<'_>) {
+        for byte in data.iter() {
+            self.is_damaged |= *byte != value(self.received_bytes);
+            self.received_bytes += 1;
         }
     }
+
+    fn ended(&mut self, _: &mut Io, _: Key, end: End) {
+        self.end = Some(end);
+    }
+
+    fn drained(&mut self, _: &mut Io, _: Key) {
+        self.drained += 1;
+    }
+}
+
+/// What stands at each place of the bytes: a period that no buffer's size is a multiple of.
+#[allow(clippy::cast_possible_truncation, reason = "below 251")]
+fn value(place: usize) -> u8 {
+    (place % 251) as u8
+}
+
+/// More bytes than a socket takes go from one end of a pair to the other, then both are closed.
+fn exchange(engine: &mut Engine) -> io::Result<()> {
+    let (one, other) = UnixStream::pair()?;
+    // Whatever size an operator has made the default, the bytes are more than that.
+    sockopt::set_socket_send_buffer_size(&one, EXERCISE_BYTES / 16)?;
+    let (from, to) = (engine.io().adopt(one.into())?, engine.io().adopt(other.into())?);
+    engine.io().pause(to);
+    engine.io().write_vec(from, (0..EXERCISE_BYTES).map(value).collect());
+    let deadline_ns = now_ns() + EXERCISE_MS_MAX * 1_000_000;
+    let mut seen = Seen::default();
+    let mut is_closing = false;
+    while engine.io().sockets() > 0 {
+        // Nothing tells when the last socket has been closed, so that is not waited for.
+        let until_ns = if seen.end.is_some() { 0 } else { deadline_ns };
+        engine.turn(Some(until_ns), &mut seen)?;
+        let is_blocked = engine.io().is_blocked(from);
+        if is_blocked && seen.received_bytes == 0 {
+            engine.io().resume(to);
+        }
+        if seen.received_bytes == EXERCISE_BYTES && !is_closing {
+            is_closing = true;
+            engine.io().finish(from);
+        }
+        if seen.end.is_some() {
+            engine.io().abort(to);
+        }
+        if now_ns() >= deadline_ns {
+            let text = format!(
+                "{} of {EXERCISE_BYTES} bytes arrived within {EXERCISE_MS_MAX} ms, end {:?}",
+                seen.received_bytes, seen.end
+            );
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+    }
+    let is_whole = seen.received_bytes == EXERCISE_BYTES && !seen.is_damaged && seen.drained > 0;
+    if !is_whole || !matches!(seen.end, Some(End::Eof)) {
+        let text = format!(
+            "{} of {EXERCISE_BYTES} bytes arrived{}, drained {} times, end {:?}",
+            seen.received_bytes,
+            if seen.is_damaged { ", damaged" } else { "" },
+            seen.drained,
+            seen.end
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -102,5 +158,10 @@ mod tests {
                 assert!(!missing.step.is_empty() && missing.to_string().contains("failed"));
             }
         }
+    }
+
+    #[test]
+    fn epoll_passes_the_exercise_everywhere() {
+        exercise(Driven::Epoll).unwrap();
     }
 }

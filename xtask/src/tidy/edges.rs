@@ -34,7 +34,8 @@ const RULES: &[Rule] = &[
         ours: &["pgx-control", "pgx-quorum"],
         others: Some(&["rmp-serde", "serde", "thiserror"]),
     },
-    Rule { name: "pgx-ring", ours: &[], others: Some(&["io-uring"]) },
+    // Message headers that io_uring reads are libc's; sockets and epoll are rustix's, in safe types.
+    Rule { name: "pgx-ring", ours: &[], others: Some(&["io-uring", "libc", "rustix"]) },
     Rule { name: "pgx-bpf", ours: &["pgx-abi"], others: None },
     Rule { name: "pgx-vip", ours: &["pgx-bpf", "pgx-rules"], others: None },
     Rule {

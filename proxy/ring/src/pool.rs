@@ -1,0 +1,126 @@
+//! The receive buffers of one thread, counted by reference.
+//!
+//! A buffer is with the kernel (or on the free stack, for epoll), or it is ours: then one reference
+//! belongs to the driver while a handler sees it, and one to each piece of queued output that is
+//! sent from it. It must not know who those are.
+
+use std::io;
+use std::ptr::NonNull;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+/// The buffers, in one stretch of memory that the kernel backs when it is touched.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    base: NonNull<u8>,
+    bytes_each: usize,
+    /// References to each buffer; 0 while it is free or with the kernel.
+    references: Vec<u16>,
+    /// Buffers that nobody refers to and the kernel does not have.
+    idle: Vec<u16>,
+    /// The kernel could still write to the memory, which must therefore stay.
+    is_kept: bool,
+}
+
+impl Pool {
+    /// # Errors
+    /// When there is no memory.
+    pub(crate) fn new(count: u16, bytes_each: u32) -> io::Result<Self> {
+        let bytes_each = bytes_each as usize;
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        let length = usize::from(count) * bytes_each;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice overlaps nothing.
+        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, flags)? };
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let references = vec![0; count.into()];
+        Ok(Self { base, bytes_each, references, idle: (0..count).rev().collect(), is_kept: false })
+    }
+
+    /// The memory is never to be used for anything else, not even after the end of the pool.
+    pub(crate) fn keep_for_ever(&mut self) {
+        self.is_kept = true;
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.references.len()
+    }
+
+    pub(crate) fn bytes_each(&self) -> usize {
+        self.bytes_each
+    }
+
+    /// Where a buffer begins.
+    pub(crate) fn address(&self, buffer: u16) -> NonNull<u8> {
+        let offset = usize::from(buffer) * self.bytes_each;
+        assert!(offset < self.count() * self.bytes_each, "buffer {buffer} does not exist");
+        // SAFETY: the offset was checked to lie inside the mapping.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// Takes an idle buffer, with one reference to it.
+    pub(crate) fn acquire(&mut self) -> Option<u16> {
+        let buffer = self.idle.pop()?;
+        self.references[usize::from(buffer)] = 1;
+        Some(buffer)
+    }
+
+    /// Takes an idle buffer away, to give it to the kernel.
+    pub(crate) fn lend(&mut self) -> Option<u16> {
+        self.idle.pop()
+    }
+
+    /// A buffer came back from the kernel; the caller has the one reference to it.
+    pub(crate) fn returned(&mut self, buffer: u16) {
+        let references = &mut self.references[usize::from(buffer)];
+        assert_eq!(*references, 0, "the kernel filled buffer {buffer}, which it did not have");
+        *references = 1;
+    }
+
+    pub(crate) fn retain(&mut self, buffer: u16) {
+        let references = &mut self.references[usize::from(buffer)];
+        assert!(*references > 0, "buffer {buffer} is referred to, and free");
+        *references = references.checked_add(1).expect("fewer pieces than sockets");
+    }
+
+    pub(crate) fn release(&mut self, buffer: u16) {
+        let references = &mut self.references[usize::from(buffer)];
+        assert!(*references > 0, "buffer {buffer} is freed twice");
+        *references -= 1;
+        if *references == 0 {
+            self.idle.push(buffer);
+        }
+    }
+
+    /// The bytes of a buffer that somebody refers to.
+    pub(crate) fn bytes(&self, buffer: u16, start: usize, end: usize) -> &[u8] {
+        assert!(start <= end && end <= self.bytes_each, "{start}..{end} of {}", self.bytes_each);
+        assert!(self.references[usize::from(buffer)] > 0, "buffer {buffer} is free");
+        // SAFETY: the range lies inside the buffer, the mapping lives as long as `self`, is zeroed
+        // by the kernel, and nobody writes to a buffer while there is a reference to it: the kernel
+        // fills only buffers that were lent to it, `writable` wants the one reference.
+        unsafe {
+            let first = self.address(buffer).add(start);
+            std::slice::from_raw_parts(first.as_ptr(), end - start)
+        }
+    }
+
+    /// A buffer to be filled, which must be nobody else's.
+    pub(crate) fn writable(&mut self, buffer: u16) -> &mut [u8] {
+        assert_eq!(self.references[usize::from(buffer)], 1, "buffer {buffer} is shared");
+        // SAFETY: as for `bytes`; with one reference and `&mut self` nobody else can read it.
+        unsafe { std::slice::from_raw_parts_mut(self.address(buffer).as_ptr(), self.bytes_each) }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        let length = self.count() * self.bytes_each;
+        // SAFETY: mapped by `new` with this length; borrows of its bytes have ended, and the ring
+        // driver ends the kernel's use before it lets the pool go.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), length) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}

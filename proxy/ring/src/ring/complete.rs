@@ -1,0 +1,127 @@
+//! Tells what the kernel said of operations, and settles sends, of which it only says the failed.
+
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use io_uring::cqueue;
+use rustix::io::Errno;
+
+use super::submit::Receive;
+use super::token::{Kind, unpack};
+use super::{Completion, Ring};
+use crate::handler::Handler;
+use crate::io::Io;
+use crate::socket::Phase;
+use crate::sys;
+use crate::table::Key;
+
+impl Ring {
+    /// All sends of the turn have been tried: those of which the kernel said nothing went whole.
+    pub(super) fn settle_sends(&mut self, io: &mut Io) {
+        for index in 0..self.sends.len() {
+            let send = &self.sends[index];
+            let outcome = match send.result {
+                None => Ok(send.tried),
+                Some(result) => count(result),
+            };
+            io.sent(send.key, send.tried, outcome);
+        }
+        self.sends.clear();
+        self.messages_used = 0;
+        self.is_urgent = false;
+    }
+
+    pub(super) fn dispatch<H: Handler>(&mut self, io: &mut Io, handler: &mut H) {
+        for index in 0..self.completions.len() {
+            let completion = self.completions[index];
+            let (kind, key) = unpack(completion.token);
+            let is_last = !cqueue::more(completion.flags);
+            if is_last && !matches!(kind, Kind::Ignored | Kind::Send) {
+                self.in_flight -= 1;
+            }
+            match kind {
+                Kind::Receive => received(io, handler, key, completion),
+                Kind::Accept => accepted(io, handler, key, completion),
+                Kind::Poll => polled(io, handler, key, completion),
+                Kind::Wake => {
+                    self.is_wake_armed = false;
+                    self.wake.seen();
+                    handler.woken(io);
+                }
+                Kind::Send | Kind::Ignored => {}
+            }
+        }
+    }
+}
+
+fn received<H: Handler>(io: &mut Io, handler: &mut H, key: Key, completion: Completion) {
+    let is_last = !cqueue::more(completion.flags);
+    if let Some(socket) = io.sockets.get_mut(key)
+        && is_last
+    {
+        if socket.ops.receive == Receive::Single {
+            socket.ops.singles_left -= 1;
+        }
+        socket.ops.receive_ended();
+        io.mark(key);
+    }
+    let buffer = cqueue::buffer_select(completion.flags);
+    if let Some(buffer) = buffer {
+        io.pool.returned(buffer);
+    }
+    match (count(completion.result), buffer) {
+        (Ok(length), Some(buffer)) if length > 0 => io.deliver_data(handler, key, buffer, length),
+        (result, buffer) => {
+            if let Some(buffer) = buffer {
+                io.pool.release(buffer);
+            }
+            match result {
+                Ok(_) => io.deliver_end(handler, key, Ok(())),
+                Err(Errno::NOBUFS) => io.counters.buffers_missing_total += 1,
+                Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {}
+                Err(error) => io.deliver_end(handler, key, Err(error)),
+            }
+        }
+    }
+}
+
+fn accepted<H: Handler>(io: &mut Io, handler: &mut H, key: Key, completion: Completion) {
+    if let Some(socket) = io.sockets.get_mut(key)
+        && !cqueue::more(completion.flags)
+    {
+        socket.ops.accept_ended();
+        io.mark(key);
+    }
+    match count(completion.result) {
+        Ok(_) => io.deliver_accepted(handler, key, descriptor(completion.result)),
+        // The last: the connection was gone before it was accepted.
+        Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
+        Err(error) => io.rest(key, error.raw_os_error()),
+    }
+}
+
+fn polled<H: Handler>(io: &mut Io, handler: &mut H, key: Key, completion: Completion) {
+    let Some(socket) = io.sockets.get_mut(key) else { return };
+    socket.ops.poll_ended();
+    if socket.phase == Phase::Connecting && completion.result >= 0 {
+        let result = sys::connect_result(&socket.fd);
+        io.deliver_connected(handler, key, result);
+    } else {
+        socket.is_stuck = false;
+    }
+    io.mark(key);
+}
+
+/// The kernel's way to say a count or an error.
+fn count(result: i32) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result))
+}
+
+fn descriptor(result: i32) -> OwnedFd {
+    // SAFETY: the kernel has just opened it for this completion, which is looked at once.
+    unsafe { OwnedFd::from_raw_fd(result) }
+}
+
+/// Closes a connection that was accepted when nobody listens any more.
+pub(super) fn close_accepted(result: i32) {
+    drop(descriptor(result));
+}

@@ -1,0 +1,4 @@
+//! The engine over real sockets: every test runs on each driver that this machine has.
+
+mod basic;
+mod support;
