@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -29,7 +28,7 @@ use tracing::{info, warn};
 use crate::config::{Config, is_host_and_port};
 use crate::controller::{Control, Question};
 use crate::fence::Fence;
-use crate::forward::Forwarder;
+use crate::front::Front;
 use crate::kernel::Kernel;
 use crate::peer::PeerSet;
 use crate::vip::Addresses;
@@ -63,7 +62,7 @@ pub(crate) struct Node {
     pub(crate) started: Instant,
     pub(crate) config: Config,
     pub(crate) listen: Vec<SocketAddr>,
-    pub(crate) forwarder: Option<Arc<Forwarder>>,
+    pub(crate) front: Option<Front>,
     pub(crate) kernel: Option<Kernel>,
     pub(crate) peers: Option<Arc<PeerSet>>,
     pub(crate) controller: Option<Control>,
@@ -250,21 +249,19 @@ impl Node {
             Some(controller) => controller.status().await.map(Box::new),
             None => None,
         };
-        let proxy = self.config.proxy.as_ref().zip(self.forwarder.as_ref());
+        let totals = self.front.as_ref().map(Front::totals);
+        let proxy = self.config.proxy.as_ref().zip(totals);
         Status {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             process_id: std::process::id(),
             up_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            proxy: proxy.map(|(config, forwarder)| ProxyStatus {
+            proxy: proxy.map(|(config, totals)| ProxyStatus {
                 listen: self.listen.iter().map(ToString::to_string).collect(),
                 backends: config.backends.iter().map(ToString::to_string).collect(),
-                clients: forwarder.counters.clients.load(Ordering::Relaxed),
-                clients_total: forwarder.counters.clients_total.load(Ordering::Relaxed),
-                refused_total: forwarder.counters.refused_total.load(Ordering::Relaxed),
-                connect_failures_total: forwarder
-                    .counters
-                    .connect_failures_total
-                    .load(Ordering::Relaxed),
+                clients: totals.clients,
+                clients_total: totals.clients_total,
+                refused_total: totals.refused_total,
+                connect_failures_total: totals.unreachable_total,
             }),
             kernel: self.kernel.as_ref().map(|kernel| self.kernel_status(kernel)),
             peers: self.peers.as_ref().map(|peers| peers.status()),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::RangedI64ValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use pgx_ring::Choice;
 
 use crate::config::Means;
 
@@ -28,6 +29,10 @@ pub(crate) enum Verb {
         /// The configuration file
         #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
         config: PathBuf,
+        /// How the threads of a pool do their I/O: auto, full (io_uring, kernel 6.1 and later),
+        /// reduced (io_uring of older kernels) or epoll
+        #[arg(long, value_name = "ENGINE", default_value = "auto")]
+        engine: Choice,
     },
     /// Asks a running pgx, or tells it what to do
     Ctl(Ctl),

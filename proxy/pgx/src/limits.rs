@@ -30,4 +30,13 @@ pub(crate) const CONNECT_TRIES_MAX: usize = 3;
 /// enough to notice a hook that somebody emptied, at a cost that does not show.
 pub(crate) const FENCE_TRIAL: Duration = Duration::from_secs(1);
 
+/// How often a proxy thread looks at limits on time: a limit is kept to this.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+
+/// Threads that may serve clients: their numbers are a part of the keys by which clients cancel.
+pub(crate) const THREADS_MAX: usize = 127;
+
+/// How often names of backends are looked up again.
+pub(crate) const NAMES_PAUSE: Duration = Duration::from_secs(15);
+
 const _: () = assert!(CONNECT_TRIES_MAX > 0);

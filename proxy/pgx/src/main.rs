@@ -14,6 +14,7 @@ mod doctor;
 mod exit;
 mod fence;
 mod forward;
+mod front;
 mod init;
 mod kernel;
 mod limits;
@@ -21,6 +22,7 @@ mod peer;
 mod serve;
 mod telemetry;
 mod vip;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -28,7 +30,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let outcome = match cli::Command::parse().verb {
-        cli::Verb::Serve { config } => serve::run(&config),
+        cli::Verb::Serve { config, engine } => serve::run(&config, engine),
         cli::Verb::Ctl(arguments) => ctl::run(&arguments),
         cli::Verb::Doctor(arguments) => doctor::run(&arguments),
         cli::Verb::Init { verb } => init::run(&verb),

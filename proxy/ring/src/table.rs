@@ -15,6 +15,20 @@ impl Key {
     pub fn slot(self) -> usize {
         self.slot as usize
     }
+
+    /// The key as a number, for whoever names sockets by numbers.
+    #[must_use]
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    /// The key that a number stands for; of a number that is no key, one that names nothing or
+    /// another socket.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "the halves of the number")]
+    pub fn from_bits(bits: u64) -> Self {
+        Self { slot: bits as u32, generation: (bits >> 32) as u32 }
+    }
 }
 
 #[derive(Debug)]

@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pgx_control::ids::NodeId;
+use pgx_session::config::PoolMode;
 use pgx_session::limits::BACKENDS_MAX;
 use pgx_session::route::ServerAddress;
 
-use super::{Config, Control, Fence, Means, Postgres, Proxy, raw, vip};
+use super::{Config, Control, Fence, Means, Pool, Postgres, Proxy, raw, vip};
+use crate::limits::THREADS_MAX;
 use crate::limits::peer::PEERS_MAX;
+use crate::workers;
 
 /// Longest path that a Unix socket may have, in bytes (`sun_path` less its terminator).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -89,7 +92,40 @@ fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
         listen,
         backends: raw.backends.iter().cloned().map(ServerAddress).collect(),
         max_client_conn: usize::try_from(raw.max_client_conn).unwrap_or(usize::MAX),
+        pool: pool(raw, problems),
     }
+}
+
+fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
+    let mode = match raw.pool_mode.as_str() {
+        "none" => None,
+        "session" => Some(PoolMode::Session),
+        "transaction" => Some(PoolMode::Transaction),
+        other => {
+            problems.push(format!(
+                "proxy.pool_mode: {other:?} is none of \"none\", \"session\", \"transaction\""
+            ));
+            None
+        }
+    }?;
+    if raw.auth_type.as_deref() != Some("trust") {
+        problems.push(
+            "proxy.auth_type: with a pool it has to say \"trust\": pgx does not ask for passwords \
+             yet, and whoever reaches the port may act as any user"
+                .to_owned(),
+        );
+    }
+    if raw.default_pool_size == 0 {
+        problems.push("proxy.default_pool_size: 0 would leave every client waiting".to_owned());
+    }
+    let threads = raw
+        .threads
+        .map_or_else(workers::threads, |count| usize::try_from(count).unwrap_or(usize::MAX));
+    if !(1..=THREADS_MAX).contains(&threads) {
+        problems.push(format!("proxy.threads: {threads} given, expected 1 to {THREADS_MAX}"));
+    }
+    let size = usize::try_from(raw.default_pool_size).unwrap_or(usize::MAX);
+    Some(Pool { mode, size, threads })
 }
 
 fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use pgx_bpf::Hook;
 use pgx_control::ids::NodeId;
+use pgx_session::config::PoolMode;
 use pgx_session::route::ServerAddress;
 
 /// Where the admin socket is unless the configuration says otherwise.
@@ -77,6 +78,15 @@ pub(crate) struct Proxy {
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) backends: Vec<ServerAddress>,
     pub(crate) max_client_conn: usize,
+    pub(crate) pool: Option<Pool>,
+}
+
+/// What `[proxy]` says of pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pool {
+    pub(crate) mode: PoolMode,
+    pub(crate) size: usize,
+    pub(crate) threads: usize,
 }
 
 /// What `[vip]` says.

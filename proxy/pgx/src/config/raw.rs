@@ -57,6 +57,30 @@ pub(super) struct Proxy {
     #[serde(default = "max_client_conn")]
     #[toml_example(default = 1000)]
     pub(super) max_client_conn: u32,
+    /// When a client gives its server connection back: "session" (when it leaves), "transaction",
+    /// or "none": each client has a connection of its own and logs in at the server itself.
+    #[serde(default = "pool_mode")]
+    #[toml_example(default = "none")]
+    pub(super) pool_mode: String,
+    /// With a pool: how clients prove who they are; for now "trust" alone, so that whoever reaches
+    /// the port may act as any user.
+    #[toml_example(default = "trust")]
+    pub(super) auth_type: Option<String>,
+    /// With a pool: server connections of each user in each database, on each thread.
+    #[serde(default = "default_pool_size")]
+    #[toml_example(default = 20)]
+    pub(super) default_pool_size: u32,
+    /// Threads that serve clients; as many as there are processors if it is not given.
+    #[toml_example(default = 2)]
+    pub(super) threads: Option<u32>,
+}
+
+fn pool_mode() -> String {
+    "none".to_owned()
+}
+
+fn default_pool_size() -> u32 {
+    20
 }
 
 fn listen() -> Vec<String> {

@@ -61,9 +61,13 @@ impl Worker {
             First::Login { minor, parameters, taken } => {
                 let rest = whole[taken..].to_vec();
                 self.log_in(net, id, minor, parameters);
-                if !rest.is_empty() {
-                    let now = self.now;
-                    self.client_bytes(net, id, &rest, now);
+                let Some(client) = self.clients.get(id).filter(|_| !rest.is_empty()) else {
+                    return;
+                };
+                // A copy: it is not where the driver has it any more.
+                match client.phase {
+                    Phase::Ready => self.client_piece(net, id, &rest, false),
+                    _ => self.client_login(net, id, &rest),
                 }
             }
             First::Nonsense(message) => {

@@ -1,0 +1,257 @@
+//! Joins the sessions of one thread to its engine: events in one direction, calls in the other.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use pgx_ring::{End, Handler, Io, Key, Received};
+use pgx_session::net::{Net, Socket};
+use pgx_session::note::Note;
+use pgx_session::route::ServerAddress;
+use pgx_session::time::Now;
+use pgx_session::worker::{Owner, Worker};
+use tracing::{debug, info, warn};
+
+use super::Shared;
+use super::names::Names;
+
+/// The sessions of one thread, with what the engine does not know of its sockets.
+pub(super) struct Driver {
+    pub(super) worker: Worker,
+    /// Who has each socket, by its slot.
+    owners: Vec<Option<(Key, Owner)>>,
+    pub(super) listeners: Vec<Key>,
+    names: Arc<Names>,
+    shared: Arc<Shared>,
+    /// Requests to cancel that are for other threads, or came from them.
+    pub(super) cancels: Vec<(u32, Vec<u8>)>,
+    pub(super) is_woken: bool,
+}
+
+impl Driver {
+    pub(super) fn new(worker: Worker, names: Arc<Names>, shared: Arc<Shared>) -> Self {
+        Self {
+            worker,
+            owners: Vec::new(),
+            listeners: Vec::new(),
+            names,
+            shared,
+            cancels: Vec::new(),
+            is_woken: false,
+        }
+    }
+
+    /// Calls the worker with the engine's handle as its net.
+    pub(super) fn with<T>(
+        &mut self,
+        io: &mut Io,
+        call: impl FnOnce(&mut Worker, &mut Wire<'_, '_>) -> T,
+    ) -> T {
+        self.with_data(io, None, call)
+    }
+
+    fn with_data<'a, T>(
+        &mut self,
+        io: &mut Io,
+        data: Option<&Received<'a>>,
+        call: impl FnOnce(&mut Worker, &mut Wire<'_, 'a>) -> T,
+    ) -> T {
+        let Self { worker, owners, names, cancels, .. } = self;
+        let mut wire = Wire { io, data, owners, names, cancels };
+        call(worker, &mut wire)
+    }
+
+    fn owner(&self, key: Key) -> Option<Owner> {
+        let (known, owner) = self.owners.get(key.slot())?.as_ref()?;
+        (*known == key).then_some(*owner)
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    fn now(&self) -> Now {
+        self.shared.now()
+    }
+}
+
+impl Handler for Driver {
+    fn accepted(&mut self, io: &mut Io, _listener: Key, key: Key) {
+        let now = self.now();
+        let id = self.with(io, |worker, wire| worker.accepted(wire, socket(key), now));
+        own(&mut self.owners, key, Owner::Client(id));
+    }
+
+    fn connected(&mut self, io: &mut Io, key: Key, result: io::Result<()>) {
+        let now = self.now();
+        let said = result.map_err(|error| error.to_string());
+        match self.owner(key) {
+            Some(Owner::Server(id)) => self.with(io, |worker, wire| {
+                let result = said.as_ref().map(|()| ()).map_err(|text| text.as_bytes());
+                worker.connected(wire, id, result, now);
+            }),
+            Some(Owner::Cancel(id)) => {
+                self.with(io, |worker, wire| worker.cancel_connected(wire, id, said.is_ok()));
+            }
+            _ => {}
+        }
+    }
+
+    fn received(&mut self, io: &mut Io, key: Key, data: &Received<'_>) {
+        let now = self.now();
+        match self.owner(key) {
+            Some(Owner::Client(id)) => {
+                self.with_data(io, Some(data), |worker, wire| {
+                    worker.client_bytes(wire, id, data, now);
+                });
+            }
+            Some(Owner::Server(id)) => {
+                self.with_data(io, Some(data), |worker, wire| {
+                    worker.server_bytes(wire, id, data, now);
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn ended(&mut self, io: &mut Io, key: Key, end: End) {
+        let now = self.now();
+        match self.owner(key) {
+            Some(Owner::Client(id)) => {
+                self.with(io, |worker, wire| worker.client_ended(wire, id, now));
+            }
+            Some(Owner::Server(id)) => {
+                let reason = match end {
+                    End::Eof => "the server closed the connection".to_owned(),
+                    End::Failed(error) => error.to_string(),
+                };
+                self.with(io, |worker, wire| {
+                    worker.server_ended(wire, id, reason.as_bytes(), now);
+                });
+            }
+            Some(Owner::Cancel(id)) => {
+                self.with(io, |worker, wire| worker.cancel_ended(wire, id));
+            }
+            None => {}
+        }
+    }
+
+    fn drained(&mut self, io: &mut Io, key: Key) {
+        let now = self.now();
+        if let Some(owner) = self.owner(key) {
+            self.with(io, |worker, wire| worker.drained(wire, owner, now));
+        }
+    }
+
+    fn woken(&mut self, _io: &mut Io) {
+        self.is_woken = true;
+    }
+}
+
+/// What the sessions may ask of the engine during one call.
+pub(super) struct Wire<'a, 'data> {
+    io: &'a mut Io,
+    /// The bytes that are being handled.
+    data: Option<&'a Received<'data>>,
+    owners: &'a mut Vec<Option<(Key, Owner)>>,
+    names: &'a Names,
+    cancels: &'a mut Vec<(u32, Vec<u8>)>,
+}
+
+impl Net for Wire<'_, '_> {
+    fn forward(&mut self, to: Socket, range: Range<usize>) {
+        if let Some(data) = self.data {
+            self.io.forward(key(to), data, range);
+        }
+    }
+
+    fn write(&mut self, to: Socket, bytes: &[u8]) {
+        self.io.write(key(to), bytes);
+    }
+
+    fn is_blocked(&self, socket: Socket) -> bool {
+        self.io.is_blocked(key(socket))
+    }
+
+    fn pause(&mut self, socket: Socket) {
+        self.io.pause(key(socket));
+    }
+
+    fn resume(&mut self, socket: Socket) {
+        self.io.resume(key(socket));
+    }
+
+    fn finish(&mut self, socket: Socket) {
+        self.io.finish(key(socket));
+    }
+
+    fn abort(&mut self, socket: Socket) {
+        self.io.abort(key(socket));
+    }
+
+    fn connect(&mut self, to: &ServerAddress) -> Option<Socket> {
+        let address = self.names.get(to)?;
+        match self.io.connect(&address) {
+            Ok(key) => Some(socket(key)),
+            Err(error) => {
+                warn!(backend = %to, %error, "no connection can be begun");
+                None
+            }
+        }
+    }
+
+    fn own(&mut self, socket: Socket, owner: Owner) {
+        own(self.owners, key(socket), owner);
+    }
+
+    fn cancel(&mut self, process: u32, secret: &[u8]) {
+        self.cancels.push((process, secret.to_vec()));
+    }
+
+    fn random(&mut self, bytes: &mut [u8]) {
+        // Fails only before the kernel has gathered its first randomness, long before we run.
+        let done = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty());
+        assert!(
+            matches!(done, Ok(count) if count == bytes.len()),
+            "the kernel gives no randomness"
+        );
+    }
+
+    fn note(&mut self, note: &Note<'_>) {
+        match note {
+            Note::Refused { client, reason } => info!(?client, reason, "client turned away"),
+            Note::Violation { client, what } => {
+                info!(?client, what, "client broke the protocol");
+            }
+            Note::Unreachable { address, reason } => {
+                let reason = String::from_utf8_lossy(reason);
+                warn!(backend = %address, %reason, "cannot use a backend");
+            }
+            Note::Lost { server, client, reason } => {
+                let reason = String::from_utf8_lossy(reason);
+                warn!(?server, ?client, %reason, "a server connection in use was lost");
+            }
+            Note::Doubtful { server } => {
+                warn!(?server, "a server's replies did not fit; its connection is given up");
+            }
+            Note::Pinned { client, server } => {
+                debug!(?client, ?server, "a client keeps its server");
+            }
+        }
+    }
+}
+
+fn own(owners: &mut Vec<Option<(Key, Owner)>>, key: Key, owner: Owner) {
+    if owners.len() <= key.slot() {
+        owners.resize(key.slot() + 1, None);
+    }
+    owners[key.slot()] = Some((key, owner));
+}
+
+fn socket(key: Key) -> Socket {
+    Socket(key.to_bits())
+}
+
+fn key(socket: Socket) -> Key {
+    Key::from_bits(socket.0)
+}

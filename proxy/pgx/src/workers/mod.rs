@@ -1,0 +1,302 @@
+//! The threads that serve clients: one engine and one set of sessions each, and nothing shared on
+//! the way of a query.
+//!
+//! What threads have to tell each other goes through mailboxes: requests to cancel that reached
+//! the wrong one, and the end. Counts are published a few times a second.
+
+mod driver;
+mod names;
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use pgx_ring::{Choice, Engine, Setup, Waker};
+use pgx_session::config::Config;
+use pgx_session::route::ServerAddress;
+use pgx_session::time::Now;
+use pgx_session::worker::Worker;
+use tracing::{error, info};
+
+use self::driver::Driver;
+use self::names::Names;
+use crate::limits::{NAMES_PAUSE, TICK};
+
+/// What a thread is told.
+enum Letter {
+    /// Somebody asks to cancel a query of this thread's.
+    Cancel(u32, Vec<u8>),
+    /// No new clients from here on.
+    Close,
+}
+
+/// How others reach a thread.
+struct Mailbox {
+    letters: mpsc::Sender<Letter>,
+    waker: Waker,
+}
+
+/// What all threads know.
+struct Shared {
+    started: Instant,
+    mailboxes: Mutex<Vec<Mailbox>>,
+    counts: Vec<Counts>,
+    ends: AtomicBool,
+}
+
+/// What one thread has counted.
+#[derive(Debug, Default)]
+struct Counts {
+    clients: AtomicU64,
+    clients_total: AtomicU64,
+    refused_total: AtomicU64,
+    unreachable_total: AtomicU64,
+}
+
+/// What all threads have counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) clients: u64,
+    pub(crate) clients_total: u64,
+    pub(crate) refused_total: u64,
+    pub(crate) unreachable_total: u64,
+}
+
+/// The threads.
+pub(crate) struct Workers {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// How many threads there are to be, on which engine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) threads: usize,
+    pub(crate) engine: Choice,
+}
+
+impl Shared {
+    fn now(&self) -> Now {
+        Now(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn send(&self, to: usize, letter: Letter) {
+        let mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        // A thread that has ended has no clients any more.
+        if let Some(mailbox) = mailboxes.get(to)
+            && mailbox.letters.send(letter).is_ok()
+        {
+            mailbox.waker.wake();
+        }
+    }
+}
+
+impl Workers {
+    /// Starts the threads; `listen` makes each its own listening sockets.
+    ///
+    /// # Errors
+    /// When a socket or an engine cannot be had; what has begun ends.
+    pub(crate) fn start(
+        config: &Config,
+        plan: Plan,
+        listen: impl Fn() -> Result<Vec<OwnedFd>, String>,
+    ) -> Result<Self, String> {
+        let shared = Arc::new(Shared {
+            started: Instant::now(),
+            mailboxes: Mutex::new(Vec::new()),
+            counts: (0..plan.threads).map(|_| Counts::default()).collect(),
+            ends: AtomicBool::new(false),
+        });
+        let names = Arc::new(Names::default());
+        let workers = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
+        for number in 0..plan.threads {
+            let (config, names) = (config.clone(), Arc::clone(&names));
+            let (shared, listeners) = (Arc::clone(&shared), listen()?);
+            let (ready, is_ready) = mpsc::channel();
+            let run = move || {
+                let begun = begin(number, &config, plan.engine, listeners, names, shared);
+                match begun {
+                    Ok((engine, driver, letters, waker)) => {
+                        let _ = ready.send(Ok((engine.found().to_string(), waker)));
+                        turn(engine, driver, &letters, number);
+                    }
+                    Err(problem) => {
+                        let _ = ready.send(Err(problem));
+                    }
+                }
+            };
+            let name = format!("proxy-{number}");
+            let thread = thread::Builder::new().name(name).spawn(run);
+            let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
+            workers.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+            let found = is_ready.recv().unwrap_or_else(|_| Err("a thread ended".to_owned()));
+            let (found, mailbox) = found.inspect_err(|_| workers.end())?;
+            info!(thread = number, engine = found, "proxy thread is ready");
+            let mut mailboxes = workers.shared.mailboxes.lock();
+            mailboxes.as_mut().unwrap_or_else(|poisoned| poisoned.get_mut()).push(mailbox);
+        }
+        look_names_up(config, names, shared)?;
+        Ok(workers)
+    }
+
+    /// What all threads have counted.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut all = Totals::default();
+        for counts in &self.shared.counts {
+            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            all.clients += read(&counts.clients);
+            all.clients_total += read(&counts.clients_total);
+            all.refused_total += read(&counts.refused_total);
+            all.unreachable_total += read(&counts.unreachable_total);
+        }
+        all
+    }
+
+    /// Accepts no more clients.
+    pub(crate) fn close(&self) {
+        for number in 0..self.shared.counts.len() {
+            self.shared.send(number, Letter::Close);
+        }
+    }
+
+    /// Ends the threads with all their sessions, and waits for that.
+    pub(crate) fn end(&self) {
+        self.shared.ends.store(true, Ordering::Release);
+        let mailboxes = self.shared.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        for mailbox in mailboxes.iter() {
+            mailbox.waker.wake();
+        }
+        drop(mailboxes);
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                error!("a proxy thread ended by a panic");
+            }
+        }
+    }
+}
+
+type Begun = (Engine, Driver, mpsc::Receiver<Letter>, Mailbox);
+
+fn begin(
+    number: usize,
+    config: &Config,
+    engine: Choice,
+    listeners: Vec<OwnedFd>,
+    names: Arc<Names>,
+    shared: Arc<Shared>,
+) -> Result<Begun, String> {
+    let mut engine = Engine::open(engine, &Setup::default())
+        .map_err(|error| format!("the engine of a proxy thread cannot be opened: {error}"))?;
+    let number = u8::try_from(number).map_err(|_| "too many threads".to_owned())?;
+    let worker = Worker::new(Rc::new(config.clone()), number);
+    let mut driver = Driver::new(worker, names, shared);
+    for listener in listeners {
+        let key =
+            engine.io().listen(listener).map_err(|error| format!("cannot listen: {error}"))?;
+        driver.listeners.push(key);
+    }
+    let (letters, received) = mpsc::channel();
+    let mailbox = Mailbox { letters, waker: engine.waker() };
+    Ok((engine, driver, received, mailbox))
+}
+
+/// Serves until the end.
+fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>, number: usize) {
+    let shared = driver.shared();
+    let tick_ns = u64::try_from(TICK.as_nanos()).unwrap_or(u64::MAX);
+    let mut due = pgx_ring::now_ns() + tick_ns;
+    while !shared.ends.load(Ordering::Acquire) {
+        if let Err(error) = engine.turn(Some(due), &mut driver) {
+            error!(%error, "a proxy thread's engine failed; its sessions end");
+            break;
+        }
+        if std::mem::take(&mut driver.is_woken) {
+            read_letters(&mut engine, &mut driver, letters, &shared);
+        }
+        for (process, key) in std::mem::take(&mut driver.cancels) {
+            if driver.worker.is_ours(process) {
+                let now = shared.now();
+                driver.with(engine.io(), |worker, wire| worker.cancel(wire, process, &key, now));
+            } else {
+                let to = usize::try_from(process >> 24).unwrap_or(usize::MAX);
+                shared.send(to, Letter::Cancel(process, key));
+            }
+        }
+        if pgx_ring::now_ns() >= due {
+            due = pgx_ring::now_ns() + tick_ns;
+            let now = shared.now();
+            driver.with(engine.io(), |worker, wire| worker.tick(wire, now));
+            publish(&driver.worker, &shared.counts[number]);
+        }
+    }
+}
+
+fn read_letters(
+    engine: &mut Engine,
+    driver: &mut Driver,
+    letters: &mpsc::Receiver<Letter>,
+    shared: &Shared,
+) {
+    let now = shared.now();
+    while let Ok(letter) = letters.try_recv() {
+        match letter {
+            Letter::Cancel(process, key) => {
+                driver.with(engine.io(), |worker, wire| worker.cancel(wire, process, &key, now));
+            }
+            Letter::Close => {
+                for listener in std::mem::take(&mut driver.listeners) {
+                    engine.io().abort(listener);
+                }
+            }
+        }
+    }
+}
+
+fn publish(worker: &Worker, counts: &Counts) {
+    let (total, gauges) = (worker.counts(), worker.gauges());
+    let clients = u64::try_from(gauges.clients).unwrap_or(u64::MAX);
+    counts.clients.store(clients, Ordering::Relaxed);
+    counts.clients_total.store(total.clients, Ordering::Relaxed);
+    counts.refused_total.store(total.refused, Ordering::Relaxed);
+    counts.unreachable_total.store(total.unreachable, Ordering::Relaxed);
+}
+
+/// Looks names up now and again, until the end.
+fn look_names_up(config: &Config, names: Arc<Names>, shared: Arc<Shared>) -> Result<(), String> {
+    let backends = config.databases.values().flat_map(|database| &database.backends);
+    let mut all: Vec<ServerAddress> = backends.cloned().collect();
+    all.sort();
+    all.dedup();
+    let is_name =
+        |name: &ServerAddress| !name.0.starts_with('/') && name.0.parse::<SocketAddr>().is_err();
+    if !all.iter().any(is_name) {
+        return Ok(());
+    }
+    let run = move || {
+        while !shared.ends.load(Ordering::Acquire) {
+            names.look_up(&all);
+            thread::park_timeout(NAMES_PAUSE);
+        }
+    };
+    let spawned = thread::Builder::new().name("proxy-names".to_owned()).spawn(run);
+    spawned.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
+}
+
+/// As many threads as the process may use processors.
+pub(crate) fn threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// How long sessions may go on after a request to stop is the caller's to decide: this only waits
+/// for the last of them.
+pub(crate) async fn wait_for_last(workers: &Workers, pause: Duration) {
+    while workers.totals().clients > 0 {
+        tokio::time::sleep(pause).await;
+    }
+}
