@@ -71,11 +71,18 @@ impl Worker {
                 Step::On => return,
                 Step::Wait(from) => {
                     at = from;
-                    if !self.ask(net, id) {
-                        let Some(client) = self.clients.get_mut(id) else { return };
-                        client.held.extend_from_slice(&piece[at..]);
+                    let has_server = self.ask(net, id);
+                    let Some(client) = self.clients.get_mut(id) else { return };
+                    if has_server && client.held.is_empty() {
+                        continue;
+                    }
+                    client.held.extend_from_slice(&piece[at..]);
+                    if !has_server {
                         return;
                     }
+                    // Its header came with an earlier piece, which the driver has no more.
+                    let held = core::mem::take(&mut client.held);
+                    return self.client_piece(net, id, &held, false);
                 }
                 Step::Leave => {
                     let Some(client) = self.clients.get(id) else { return };

@@ -465,3 +465,8 @@ fn tell<N: Net>(net: &mut N, scratch: &mut Vec<u8>, client: &mut Client, server:
 
 /// The epoch of configured backends; those that the cluster names come later.
 pub(crate) const FIRST_EPOCH: Epoch = Epoch(0);
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

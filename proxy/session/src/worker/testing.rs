@@ -1,0 +1,266 @@
+//! A worker with clients and servers made of bytes.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::rc::Rc;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use pgx_wire::backend::{self, Status};
+use pgx_wire::{Frames, frontend};
+
+use super::{Owner, Worker};
+use crate::config::{AuthMethod, Config, Database, PoolMode};
+use crate::ids::ClientId;
+use crate::net::{Net, Socket};
+use crate::note::Note;
+use crate::route::ServerAddress;
+use crate::time::Now;
+
+/// What the worker did with its sockets.
+#[derive(Debug, Default)]
+pub(super) struct Wire {
+    sent: BTreeMap<Socket, Vec<u8>>,
+    piece: Vec<u8>,
+    pub(super) paused: BTreeSet<Socket>,
+    pub(super) closed: BTreeSet<Socket>,
+    pub(super) blocked: BTreeSet<Socket>,
+    pub(super) owners: BTreeMap<Socket, Owner>,
+    pub(super) connects: Vec<Socket>,
+    pub(super) cancels: Vec<(u32, Vec<u8>)>,
+    last: u64,
+}
+
+impl Net for Wire {
+    fn forward(&mut self, to: Socket, range: Range<usize>) {
+        let bytes = self.piece[range].to_vec();
+        self.write(to, &bytes);
+    }
+
+    fn write(&mut self, to: Socket, bytes: &[u8]) {
+        assert!(!self.closed.contains(&to), "written to a closed socket");
+        self.sent.entry(to).or_default().extend_from_slice(bytes);
+    }
+
+    fn is_blocked(&self, socket: Socket) -> bool {
+        self.blocked.contains(&socket)
+    }
+
+    fn pause(&mut self, socket: Socket) {
+        assert!(self.paused.insert(socket), "paused twice");
+    }
+
+    fn resume(&mut self, socket: Socket) {
+        assert!(self.paused.remove(&socket), "resumed without a pause");
+    }
+
+    fn finish(&mut self, socket: Socket) {
+        assert!(self.closed.insert(socket), "closed twice");
+    }
+
+    fn abort(&mut self, socket: Socket) {
+        self.finish(socket);
+    }
+
+    fn connect(&mut self, _to: &ServerAddress) -> Option<Socket> {
+        self.last += 1;
+        let socket = Socket(self.last);
+        self.connects.push(socket);
+        Some(socket)
+    }
+
+    fn own(&mut self, socket: Socket, owner: Owner) {
+        self.owners.insert(socket, owner);
+    }
+
+    fn cancel(&mut self, process: u32, key: &[u8]) {
+        self.cancels.push((process, key.to_vec()));
+    }
+
+    fn random(&mut self, bytes: &mut [u8]) {
+        bytes.fill(7);
+    }
+
+    fn note(&mut self, _note: &Note<'_>) {}
+}
+
+/// A worker, its sockets, and the time.
+pub(super) struct Bench {
+    pub(super) worker: Worker,
+    pub(super) wire: Wire,
+    pub(super) now: Now,
+    clients: BTreeMap<Socket, ClientId>,
+}
+
+impl Bench {
+    /// One database on one backend, for everybody.
+    pub(super) fn new(mode: PoolMode, pool_size: usize) -> Self {
+        let backends = alloc::vec![ServerAddress("db:5432".to_string())];
+        let database = Database { backends, name: None, mode, pool_size };
+        let config = Config {
+            databases: BTreeMap::from([(b"*".to_vec(), database)]),
+            auth: AuthMethod::Trust,
+            prepared_max: 2,
+            ..Config::default()
+        };
+        let worker = Worker::new(Rc::new(config), 0);
+        Self { worker, wire: Wire::default(), now: Now(0), clients: BTreeMap::new() }
+    }
+
+    /// A client that has connected and said nothing.
+    pub(super) fn connect(&mut self) -> Socket {
+        self.wire.last += 1;
+        let socket = Socket(self.wire.last);
+        let id = self.worker.accepted(&mut self.wire, socket, self.now);
+        self.clients.insert(socket, id);
+        socket
+    }
+
+    /// A client that is in, with these start-up parameters. A server is opened if need be.
+    pub(super) fn client_with(&mut self, parameters: &[(&str, &str)]) -> Socket {
+        let client = self.connect();
+        let own = [("user", "ann"), ("database", "shop")];
+        let all = own.iter().chain(parameters);
+        let mut packet = Vec::new();
+        frontend::write::startup(&mut packet, 0, all.map(|(a, b)| (a.as_bytes(), b.as_bytes())));
+        self.say(client, &packet);
+        self.open_all();
+        assert!(tags(&self.take(client)).ends_with("Z"), "the client is not let in");
+        client
+    }
+
+    pub(super) fn client(&mut self) -> Socket {
+        self.client_with(&[])
+    }
+
+    /// Each server that the worker connects to accepts it. Gives them.
+    pub(super) fn open_all(&mut self) -> Vec<Socket> {
+        let opened = core::mem::take(&mut self.wire.connects);
+        for socket in &opened {
+            let Some(Owner::Server(id)) = self.wire.owners.get(socket).copied() else { continue };
+            self.worker.connected(&mut self.wire, id, Ok(()), self.now);
+            let mut hello = Vec::new();
+            backend::write::authentication_ok(&mut hello);
+            backend::write::parameter_status(&mut hello, b"DateStyle", b"ISO");
+            backend::write::parameter_status(&mut hello, b"TimeZone", b"UTC");
+            backend::write::backend_key(&mut hello, 99, b"key!");
+            backend::write::ready(&mut hello, Status::Idle);
+            assert!(!self.take(*socket).is_empty(), "no start-up packet");
+            self.say(*socket, &hello);
+        }
+        opened
+    }
+
+    /// A client or a server says this.
+    pub(super) fn say(&mut self, socket: Socket, bytes: &[u8]) {
+        self.wire.piece = bytes.to_vec();
+        let (wire, now) = (&mut self.wire, self.now);
+        match (self.clients.get(&socket), wire.owners.get(&socket).copied()) {
+            (Some(id), _) => self.worker.client_bytes(wire, *id, bytes, now),
+            (None, Some(Owner::Server(id))) => self.worker.server_bytes(wire, id, bytes, now),
+            _ => panic!("nobody's socket"),
+        }
+        self.wire.piece.clear();
+    }
+
+    /// The same, byte by byte.
+    pub(super) fn say_slowly(&mut self, socket: Socket, bytes: &[u8]) {
+        for byte in bytes {
+            self.say(socket, core::slice::from_ref(byte));
+        }
+    }
+
+    /// A connection ends.
+    pub(super) fn end(&mut self, socket: Socket) {
+        let (wire, now) = (&mut self.wire, self.now);
+        match (self.clients.get(&socket), wire.owners.get(&socket).copied()) {
+            (Some(id), _) => self.worker.client_ended(wire, *id, now),
+            (None, Some(Owner::Server(id))) => {
+                self.worker.server_ended(wire, id, b"reset", now);
+            }
+            (None, Some(Owner::Cancel(id))) => self.worker.cancel_ended(wire, id),
+            _ => panic!("nobody's socket"),
+        }
+    }
+
+    /// A connection ends, unless the worker has closed it.
+    pub(super) fn end_if_open(&mut self, socket: Socket) {
+        if !self.is_closed(socket) {
+            self.end(socket);
+        }
+    }
+
+    /// What was sent to a socket since the last look.
+    pub(super) fn take(&mut self, socket: Socket) -> Vec<u8> {
+        self.wire.sent.remove(&socket).unwrap_or_default()
+    }
+
+    /// The tags of what was sent.
+    pub(super) fn tags(&mut self, socket: Socket) -> alloc::string::String {
+        tags(&self.take(socket))
+    }
+
+    pub(super) fn is_closed(&self, socket: Socket) -> bool {
+        self.wire.closed.contains(&socket)
+    }
+}
+
+/// The tags of whole messages.
+pub(super) fn tags(bytes: &[u8]) -> alloc::string::String {
+    let mut frames = Frames::new(bytes);
+    let mut tags = alloc::string::String::new();
+    while let Some(frame) = frames.next_frame().expect("messages") {
+        tags.push(char::from(frame.tag));
+    }
+    assert!(frames.rest().is_empty(), "half a message");
+    tags
+}
+
+/// A simple query.
+pub(super) fn query(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    frontend::write::query(&mut out, text.as_bytes());
+    out
+}
+
+/// What a server answers to a simple query.
+pub(super) fn done(command: &str, status: Status) -> Vec<u8> {
+    let mut out = Vec::new();
+    backend::write::command_complete(&mut out, command.as_bytes());
+    backend::write::ready(&mut out, status);
+    out
+}
+
+/// Parse, Bind, Execute, as a driver sends them.
+pub(super) fn batch(name: &str, text: Option<&str>, has_sync: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    if let Some(text) = text {
+        frontend::write::parse(&mut out, name.as_bytes(), text.as_bytes(), &[]);
+    }
+    frontend::write::bind_head(&mut out, b"", name.as_bytes(), 6);
+    out.extend_from_slice(&[0; 6]);
+    frontend::write::execute(&mut out, b"", 0);
+    if has_sync {
+        frontend::write::sync(&mut out);
+    }
+    out
+}
+
+/// A server's answer to those.
+pub(super) fn batch_done(has_parse: bool, status: Status) -> Vec<u8> {
+    let mut out = Vec::new();
+    if has_parse {
+        backend::write::parse_complete(&mut out);
+    }
+    backend::write::bind_complete(&mut out);
+    backend::write::command_complete(&mut out, b"SELECT 0");
+    backend::write::ready(&mut out, status);
+    out
+}
+
+/// An error.
+pub(super) fn error(severity: &str, code: &str) -> Vec<u8> {
+    let body = alloc::format!("S{severity}\0V{severity}\0C{code}\0Mfailed\0\0");
+    let length = u32::try_from(body.len() + 4).expect("short");
+    [b"E", &length.to_be_bytes()[..], body.as_bytes()].concat()
+}
