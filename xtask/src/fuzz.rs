@@ -1,7 +1,8 @@
-//! `cargo xtask fuzz`: feeds the rules of packets with whatever bytes libFuzzer makes up.
+//! `cargo xtask fuzz`: feeds what reads strangers' bytes with whatever libFuzzer makes up.
 //!
-//! What must hold stands in `ebpf/fuzz/src/properties.rs`. Needs the nightly toolchain, for the
-//! compiler's coverage, and `cargo-fuzz`, which is installed if it is missing.
+//! What must hold stands in `src/properties.rs` of `ebpf/fuzz`, for packets, and of `proxy/fuzz`, for
+//! the proxy. Needs the nightly toolchain, for the compiler's coverage, and `cargo-fuzz`, which is
+//! installed if it is missing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,11 +13,18 @@ use crate::{cargo, execute, root};
 
 /// The version that the flags below are for.
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
-/// The folder of the fuzzed crate, which is no member of this workspace.
-const CRATE: &str = "ebpf/fuzz";
-/// Longest input in bytes: a frame with two tags and all extension headers at their usual length.
-/// Longer ones find nothing more and are tried less often.
-const INPUT_BYTES_MAX: usize = 512;
+
+/// A folder of fuzzed properties, which is no member of this workspace.
+struct Home {
+    folder: &'static str,
+    /// Longest input in bytes. Longer ones find nothing more and are tried less often.
+    input_bytes_max: usize,
+}
+
+/// A frame with two tags and all extension headers at their usual length.
+const RULES: Home = Home { folder: "ebpf/fuzz", input_bytes_max: 512 };
+/// Both messages of a side of a SCRAM exchange, or some messages in a row.
+const PROXY: Home = Home { folder: "proxy/fuzz", input_bytes_max: 512 };
 
 /// Arguments of `fuzz`.
 #[derive(clap::Args)]
@@ -38,17 +46,31 @@ enum Target {
     Fence,
     Reset,
     Neighbour,
+    Frames,
+    Startup,
+    Readers,
+    Stored,
+    Server,
+    Client,
+    Relay,
 }
 
 impl Target {
-    const ALL: [Self; 4] = [Self::Classify, Self::Fence, Self::Reset, Self::Neighbour];
+    fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self).expect("no target is skipped");
+        value.get_name().to_owned()
+    }
 
-    fn name(self) -> &'static str {
+    fn home(self) -> &'static Home {
         match self {
-            Self::Classify => "classify",
-            Self::Fence => "fence",
-            Self::Reset => "reset",
-            Self::Neighbour => "neighbour",
+            Self::Classify | Self::Fence | Self::Reset | Self::Neighbour => &RULES,
+            Self::Frames
+            | Self::Startup
+            | Self::Readers
+            | Self::Stored
+            | Self::Server
+            | Self::Client
+            | Self::Relay => &PROXY,
         }
     }
 }
@@ -59,30 +81,31 @@ impl Target {
 /// When a property does not hold; the input that shows it is kept and named.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let fuzz = ensure_tools()?;
-    let work = root().join("target/fuzz");
-    let seeds = work.join("seeds");
-    let mut write = Command::new(cargo());
-    write.args(["run", "--quiet", "--example", "seeds", "--manifest-path"]);
-    write.arg(root().join(CRATE).join("Cargo.toml")).arg("--target-dir").arg(&work);
-    execute(write.arg("--").arg(&seeds)).context("cannot write the packets to begin with")?;
-    let all = Target::ALL;
-    let targets = args.target.as_ref().map_or(&all[..], std::slice::from_ref);
+    let all = clap::ValueEnum::value_variants();
+    let targets = args.target.as_ref().map_or(all, std::slice::from_ref);
     for target in targets {
-        let name = target.name();
+        let (name, home) = (target.name(), target.home());
+        // Both folders have an example `seeds`, so each builds in a folder of its own.
+        let work = root().join("target/fuzz").join(home.folder);
+        let seeds = work.join("seeds");
+        let mut write = Command::new(cargo());
+        write.args(["run", "--quiet", "--example", "seeds", "--manifest-path"]);
+        write.arg(root().join(home.folder).join("Cargo.toml")).arg("--target-dir").arg(&work);
+        execute(write.arg("--").arg(&seeds)).context("cannot write the inputs to begin with")?;
         // By rustup: our own cargo and compiler, which its variables name, are the stable ones.
         let mut build = Command::new("rustup");
-        build.args(["run", "nightly"]).arg(&fuzz).args(["fuzz", "build", "--fuzz-dir", CRATE]);
-        build.arg("--target-dir").arg(&work).arg(name);
+        build.args(["run", "nightly"]).arg(&fuzz).args(["fuzz", "build", "--fuzz-dir"]);
+        build.arg(home.folder).arg("--target-dir").arg(&work).arg(&name);
         for variable in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
             build.env_remove(variable);
         }
         execute(&mut build)?;
-        fuzz_one(&work, &seeds, name, args)?;
+        fuzz_one(&work, &seeds, &name, home, args)?;
     }
     Ok(())
 }
 
-fn fuzz_one(work: &Path, seeds: &Path, name: &str, args: &Args) -> anyhow::Result<()> {
+fn fuzz_one(work: &Path, seeds: &Path, name: &str, home: &Home, args: &Args) -> anyhow::Result<()> {
     let program = work.join(format!("{}/release/{name}", host()?));
     let folder = |of: &str| -> anyhow::Result<PathBuf> {
         let path = work.join(of).join(name);
@@ -90,12 +113,13 @@ fn fuzz_one(work: &Path, seeds: &Path, name: &str, args: &Args) -> anyhow::Resul
         Ok(path)
     };
     let (found, failures) = (folder("found")?, folder("failures")?);
-    let kept = root().join(CRATE).join("corpus").join(name);
+    let kept = root().join(home.folder).join("corpus").join(name);
     std::fs::create_dir_all(&kept)?;
     let mut run = Command::new(&program);
     run.arg(&found).arg(&kept).arg(seeds);
     run.arg(format!("-max_total_time={}", args.seconds));
-    run.args([&format!("-max_len={INPUT_BYTES_MAX}"), "-timeout=5", "-print_final_stats=1"]);
+    run.arg(format!("-max_len={}", home.input_bytes_max));
+    run.args(["-timeout=5", "-print_final_stats=1"]);
     run.arg(format!("-artifact_prefix={}/", failures.display()));
     execute(&mut run)
         .with_context(|| format!("{name} does not hold; the input is in {}", failures.display()))?;

@@ -49,7 +49,7 @@ enum Verb {
     Tidy(tidy::Args),
     /// Builds the BPF objects from source, ready to be committed
     Ebpf(ebpf::Args),
-    /// Feeds the rules of packets with whatever bytes a fuzzer makes up
+    /// Feeds what reads packets and messages with whatever bytes a fuzzer makes up
     Fuzz(fuzz::Args),
     /// Walks every order of events of leases, within bounds
     Model,

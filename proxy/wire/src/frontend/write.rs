@@ -59,8 +59,8 @@ pub fn query(out: &mut Vec<u8>, text: &[u8]) {
     message(out, tag::QUERY, |out| string(out, text));
 }
 
-/// `Parse`; its types are object ids of four bytes each, at most 65,535 of them. Only whole ones are
-/// written.
+/// `Parse`; its types are object ids of four bytes each, at most 65,535 of them. Only whole ones
+/// are written.
 pub fn parse(out: &mut Vec<u8>, name: &[u8], text: &[u8], types: &[u8]) {
     message(out, tag::PARSE, |out| {
         string(out, name);
