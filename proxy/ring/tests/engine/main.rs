@@ -1,4 +1,5 @@
 //! The engine over real sockets: every test runs on each driver that this machine has.
 
 mod basic;
+mod pressure;
 mod support;

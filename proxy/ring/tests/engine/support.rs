@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use pgx_ring::{Choice, End, Engine, Handler, Io, Key, Received, Setup, now_ns};
+use pgx_ring::{Choice, Driven, End, Engine, Handler, Io, Key, Received, Setup, now_ns};
 
 /// How long anything may take before the test has failed.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -28,7 +28,16 @@ macro_rules! on_every_engine {
 /// Opens an engine; `None`, with a word on standard error, where this machine has no such one.
 pub(crate) fn open_with(choice: Choice, setup: &Setup) -> Option<Engine> {
     match Engine::open(choice, setup) {
-        Ok(engine) => Some(engine),
+        Ok(engine) => {
+            let is_as_asked = match choice {
+                Choice::Auto => true,
+                Choice::Full => engine.found().driver == Driven::Full,
+                Choice::Reduced => engine.found().driver == Driven::Reduced,
+                Choice::Epoll => engine.found().driver == Driven::Epoll,
+            };
+            assert!(is_as_asked, "asked for {choice}, got {}", engine.found());
+            Some(engine)
+        }
         Err(error) if choice != Choice::Epoll => {
             eprintln!("SKIPPED: engine {choice}: {error}");
             None
@@ -163,4 +172,19 @@ pub(crate) fn pattern(length: usize, seed: u64) -> Vec<u8> {
     }
     bytes.truncate(length);
     bytes
+}
+
+/// Resident memory of this process.
+pub(crate) fn resident_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("proc is mounted");
+    let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    pages.expect("statm has its resident pages") * 4096
+}
+
+/// Lets this process have as many descriptors as it may.
+pub(crate) fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("the soft limit can be raised");
 }
