@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use pgx_ring::Choice;
-use pgx_session::config::{AuthMethod, Config, Database};
+use pgx_session::config::{Config, Database};
 
 use crate::config;
 use crate::forward::Forwarder;
@@ -47,7 +47,7 @@ impl Front {
 /// When a socket or an engine cannot be had.
 pub(crate) fn start_pool(
     proxy: &config::Proxy,
-    pool: config::Pool,
+    pool: &config::Pool,
     engine: Choice,
     listen: impl Fn(SocketAddr) -> Result<OwnedFd, String>,
 ) -> Result<Workers, String> {
@@ -57,9 +57,15 @@ pub(crate) fn start_pool(
         mode: pool.mode,
         pool_size: pool.size,
     };
+    let users = match &pool.users {
+        None => BTreeMap::new(),
+        Some(path) => config::users::load(path)
+            .map_err(|problem| format!("proxy.auth_file: {}: {problem}", path.display()))?,
+    };
     let sessions = Config {
         databases: BTreeMap::from([(b"*".to_vec(), database)]),
-        auth: AuthMethod::Trust,
+        users,
+        auth: pool.auth,
         clients_max: proxy.max_client_conn,
         ..Config::default()
     };

@@ -64,7 +64,7 @@ async fn serve(config: Config, engine: Choice) -> Result<(), Failure> {
     let mut roles = JoinSet::new();
     let front = match &config.proxy {
         None => None,
-        Some(proxy) => match proxy.pool {
+        Some(proxy) => match &proxy.pool {
             Some(pool) => Some(Front::Pooled(start_pool(proxy, pool, engine, listeners, &bound)?)),
             None => {
                 let forwarder = Forwarder::new(proxy);
@@ -165,7 +165,7 @@ fn reload(control: &config::Control, peers: &PeerSet) {
 /// nobody else has the addresses: who shares one does not notice other processes that do.
 fn start_pool(
     proxy: &config::Proxy,
-    pool: config::Pool,
+    pool: &config::Pool,
     engine: Choice,
     listeners: Vec<TcpListener>,
     bound: &[SocketAddr],

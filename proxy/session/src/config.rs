@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::route::ServerAddress;
+use crate::secret::Secret;
 
 /// When a client gives its server back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,19 +29,6 @@ pub enum AuthMethod {
     Scram,
 }
 
-/// A user of the proxy.
-#[derive(Clone, PartialEq, Eq)]
-pub struct User {
-    /// The password, its md5 digest (`md5…`), or its SCRAM verifier (`SCRAM-SHA-256$…`).
-    pub secret: Vec<u8>,
-}
-
-impl core::fmt::Debug for User {
-    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        out.write_str("User")
-    }
-}
-
 /// A database that clients can name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
@@ -55,12 +43,12 @@ pub struct Database {
 }
 
 /// Everything. Times in milliseconds; zero means no limit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Databases by name; `*` stands for all others.
     pub databases: BTreeMap<Vec<u8>, Database>,
-    /// Users by name.
-    pub users: BTreeMap<Vec<u8>, User>,
+    /// Users' secrets by their names.
+    pub users: BTreeMap<Vec<u8>, Secret>,
     /// How clients prove who they are.
     pub auth: AuthMethod,
     /// Clients at once.

@@ -21,6 +21,7 @@ mod options;
 mod pool;
 pub mod route;
 mod scan;
+pub mod secret;
 mod server;
 mod settings;
 mod stand_in;

@@ -1,6 +1,10 @@
 //! How far a login is, on either side.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+
+use pgx_wire::auth::md5::Stored;
+use pgx_wire::auth::scram::{Mechanism, Verifier, client, server};
 
 /// A client that has said who it is.
 #[derive(Debug)]
@@ -11,15 +15,47 @@ pub(crate) struct Login {
 }
 
 /// What a login waits for.
-#[derive(Debug)]
 pub(crate) enum Step {
+    /// The answer to a salt; `None` stands for a user who cannot be right.
+    Md5 { stored: Option<Stored>, salt: [u8; 4] },
+    /// The first message of an exchange.
+    Sasl(Box<Verifier>),
+    /// The proof.
+    Proof(Box<server::Challenged>),
     /// The first server of the pool, whose settings the client is told.
     Admission,
 }
+
+impl core::fmt::Debug for Step {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.write_str(match self {
+            Self::Md5 { .. } => "Md5",
+            Self::Sasl(_) => "Sasl",
+            Self::Proof(_) => "Proof",
+            Self::Admission => "Admission",
+        })
+    }
+}
+
+/// The only mechanism without a certificate to bind to.
+pub(crate) const MECHANISM: Mechanism = Mechanism::Plain;
 
 /// A login to a server.
 #[derive(Debug, Default)]
 pub(crate) struct ServerLogin {
     /// The server has accepted us.
     pub(crate) is_in: bool,
+    pub(crate) exchange: Exchange,
+}
+
+/// How far the exchange with a server is.
+#[derive(Debug, Default)]
+pub(crate) enum Exchange {
+    /// None has begun, or it is over.
+    #[default]
+    None,
+    /// The server's challenge is to come.
+    Begun(client::Begun),
+    /// The server's own proof is to come: before it the server must not let us in.
+    Proved(client::Proved),
 }

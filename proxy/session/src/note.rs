@@ -13,6 +13,15 @@ pub enum Note<'a> {
         /// Why, as the client was told.
         reason: &'a str,
     },
+    /// A client did not prove who it is.
+    Unproved {
+        /// Which.
+        client: ClientId,
+        /// Who it says it is.
+        user: &'a str,
+        /// What was wrong; the client is told less.
+        reason: &'a str,
+    },
     /// A client broke the protocol.
     Violation {
         /// Who.

@@ -102,16 +102,6 @@ impl Pool {
         self.waiting.retain(|(known, _)| *known != client);
     }
 
-    /// The client that has waited longest, and since when.
-    pub(crate) fn first_waiting(&self) -> Option<(ClientId, Now)> {
-        self.waiting.front().copied()
-    }
-
-    /// The server that has been idle longest, and since when.
-    pub(crate) fn longest_idle(&self) -> Option<(ServerId, Now)> {
-        self.idle.first().copied()
-    }
-
     /// All idle servers.
     pub(crate) fn idle(&self) -> impl Iterator<Item = ServerId> {
         self.idle.iter().map(|(server, _)| *server)
@@ -125,11 +115,6 @@ impl Pool {
     /// All servers, in whatever state.
     pub(crate) fn total(&self) -> usize {
         self.idle.len() + self.busy + self.opening
-    }
-
-    /// Nobody uses it and nothing is open.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.total() == 0 && self.waiting.is_empty()
     }
 }
 

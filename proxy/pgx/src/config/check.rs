@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pgx_control::ids::NodeId;
-use pgx_session::config::PoolMode;
+use pgx_session::config::{AuthMethod, PoolMode};
 use pgx_session::limits::BACKENDS_MAX;
 use pgx_session::route::ServerAddress;
 
@@ -108,12 +108,23 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
             None
         }
     }?;
-    if raw.auth_type.as_deref() != Some("trust") {
-        problems.push(
-            "proxy.auth_type: with a pool it has to say \"trust\": pgx does not ask for passwords \
-             yet, and whoever reaches the port may act as any user"
-                .to_owned(),
-        );
+    let auth = match raw.auth_type.as_str() {
+        "trust" => AuthMethod::Trust,
+        "md5" => AuthMethod::Md5,
+        "scram-sha-256" => AuthMethod::Scram,
+        other => {
+            problems.push(format!(
+                "proxy.auth_type: {other:?} is none of \"scram-sha-256\", \"md5\", \"trust\""
+            ));
+            AuthMethod::Scram
+        }
+    };
+    let users = raw.auth_file.clone().map(|path| absolute("proxy.auth_file", path, problems));
+    if users.is_none() && auth != AuthMethod::Trust {
+        problems.push(format!(
+            "proxy.auth_file: auth_type {:?} needs it, since it tells who may come in",
+            raw.auth_type
+        ));
     }
     if raw.default_pool_size == 0 {
         problems.push("proxy.default_pool_size: 0 would leave every client waiting".to_owned());
@@ -125,7 +136,7 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         problems.push(format!("proxy.threads: {threads} given, expected 1 to {THREADS_MAX}"));
     }
     let size = usize::try_from(raw.default_pool_size).unwrap_or(usize::MAX);
-    Some(Pool { mode, size, threads })
+    Some(Pool { mode, auth, users, size, threads })
 }
 
 fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {

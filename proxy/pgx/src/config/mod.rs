@@ -6,6 +6,7 @@
 mod check;
 pub(crate) mod command;
 mod raw;
+pub(crate) mod users;
 mod vip;
 
 pub(crate) use check::is_host_and_port;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use pgx_bpf::Hook;
 use pgx_control::ids::NodeId;
-use pgx_session::config::PoolMode;
+use pgx_session::config::{AuthMethod, PoolMode};
 use pgx_session::route::ServerAddress;
 
 /// Where the admin socket is unless the configuration says otherwise.
@@ -82,9 +83,11 @@ pub(crate) struct Proxy {
 }
 
 /// What `[proxy]` says of pools.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pool {
     pub(crate) mode: PoolMode,
+    pub(crate) auth: AuthMethod,
+    pub(crate) users: Option<PathBuf>,
     pub(crate) size: usize,
     pub(crate) threads: usize,
 }

@@ -62,10 +62,15 @@ pub(super) struct Proxy {
     #[serde(default = "pool_mode")]
     #[toml_example(default = "none")]
     pub(super) pool_mode: String,
-    /// With a pool: how clients prove who they are; for now "trust" alone, so that whoever reaches
-    /// the port may act as any user.
-    #[toml_example(default = "trust")]
-    pub(super) auth_type: Option<String>,
+    /// With a pool: how clients prove who they are: "scram-sha-256", "md5", or "trust", by which
+    /// whoever reaches the port may act as any user.
+    #[serde(default = "auth_type")]
+    #[toml_example(default = "scram-sha-256")]
+    pub(super) auth_type: String,
+    /// With a pool: file of users and their secrets, each line "user" "secret", both in double
+    /// quotes. A secret is a password, or what PostgreSQL keeps in pg_authid.rolpassword.
+    #[toml_example(default = "/etc/pgx/users.txt")]
+    pub(super) auth_file: Option<String>,
     /// With a pool: server connections of each user in each database, on each thread.
     #[serde(default = "default_pool_size")]
     #[toml_example(default = 20)]
@@ -77,6 +82,10 @@ pub(super) struct Proxy {
 
 fn pool_mode() -> String {
     "none".to_owned()
+}
+
+fn auth_type() -> String {
+    "scram-sha-256".to_owned()
 }
 
 fn default_pool_size() -> u32 {

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use pgx_ring::{End, Handler, Io, Key, Received};
+use pgx_session::config::Config;
 use pgx_session::net::{Net, Socket};
 use pgx_session::note::Note;
 use pgx_session::route::ServerAddress;
@@ -29,16 +31,19 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(worker: Worker, names: Arc<Names>, shared: Arc<Shared>) -> Self {
-        Self {
-            worker,
-            owners: Vec::new(),
-            listeners: Vec::new(),
-            names,
-            shared,
-            cancels: Vec::new(),
-            is_woken: false,
-        }
+    pub(super) fn new(
+        io: &mut Io,
+        config: &Config,
+        number: u8,
+        names: Arc<Names>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let (mut owners, mut cancels) = (Vec::new(), Vec::new());
+        let mut wire =
+            Wire { io, data: None, owners: &mut owners, names: &names, cancels: &mut cancels };
+        let worker = Worker::new(Rc::new(config.clone()), number, &mut wire);
+        let (listeners, is_woken) = (Vec::new(), false);
+        Self { worker, owners, listeners, names, shared, cancels, is_woken }
     }
 
     /// Calls the worker with the engine's handle as its net.
@@ -220,6 +225,9 @@ impl Net for Wire<'_, '_> {
     fn note(&mut self, note: &Note<'_>) {
         match note {
             Note::Refused { client, reason } => info!(?client, reason, "client turned away"),
+            Note::Unproved { client, user, reason } => {
+                info!(?client, user, reason, "a client did not prove who it is");
+            }
             Note::Violation { client, what } => {
                 info!(?client, what, "client broke the protocol");
             }

@@ -9,7 +9,6 @@ mod names;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -194,8 +193,7 @@ fn begin(
     let mut engine = Engine::open(engine, &Setup::default())
         .map_err(|error| format!("the engine of a proxy thread cannot be opened: {error}"))?;
     let number = u8::try_from(number).map_err(|_| "too many threads".to_owned())?;
-    let worker = Worker::new(Rc::new(config.clone()), number);
-    let mut driver = Driver::new(worker, names, shared);
+    let mut driver = Driver::new(engine.io(), config, number, names, shared);
     for listener in listeners {
         let key =
             engine.io().listen(listener).map_err(|error| format!("cannot listen: {error}"))?;

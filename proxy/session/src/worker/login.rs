@@ -5,12 +5,12 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use pgx_wire::backend::{self, Authentication, Fields, Status, tag};
-use pgx_wire::limits::STARTUP_BYTES_MAX;
+use pgx_wire::backend::{self, Fields, Status, tag};
 use pgx_wire::{SqlState, Startup, Walker, frontend, startup};
 
 use super::{Entry, FIRST_EPOCH, Worker};
 use crate::client::{Act, Phase};
+use crate::config::AuthMethod;
 use crate::ids::{ClientId, ServerId};
 use crate::limits::COLLECT_BYTES_MAX;
 use crate::login::{Login, ServerLogin, Step};
@@ -18,6 +18,7 @@ use crate::net::Net;
 use crate::options;
 use crate::pool::Pool;
 use crate::route::{Router, Snapshot};
+use crate::secret::Credentials;
 use crate::server;
 use crate::settings::{Settings, Values, is_name};
 use crate::time::Now;
@@ -132,23 +133,12 @@ impl Worker {
         }
         let database = database.filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
         client.phase = Phase::Login(Box::new(Login { user, database, step: Step::Admission }));
-        self.admit(net, id);
-    }
-
-    /// A client that proves who it is.
-    pub(super) fn client_login<N: Net>(&mut self, net: &mut N, id: ClientId, bytes: &[u8]) {
-        let Some(client) = self.clients.get_mut(id) else { return };
-        // It is in, as far as it is concerned: what it asks waits.
-        client.held.extend_from_slice(bytes);
-        if client.held.len() > STARTUP_BYTES_MAX && !client.is_paused {
-            client.is_paused = true;
-            net.pause(client.socket);
-        }
+        self.challenge(net, id);
     }
 
     /// A client has proved who it is: it is let in as soon as it can be told of a server's
     /// settings.
-    fn admit<N: Net>(&mut self, net: &mut N, id: ClientId) {
+    pub(super) fn admit<N: Net>(&mut self, net: &mut N, id: ClientId) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let Phase::Login(login) = &client.phase else { return };
         let Some(settings) = self.config.database(&login.database) else {
@@ -167,6 +157,7 @@ impl Worker {
                 pool: Pool::default(),
                 router: Router::new(&snapshot),
                 welcome: None,
+                credentials: Credentials::default(),
                 admission: Vec::new(),
                 failure: None,
                 is_held: false,
@@ -176,6 +167,16 @@ impl Worker {
         let entry = &mut self.entries[pool];
         client.pool = pool;
         client.mode = entry.settings.mode;
+        if matches!(self.config.auth, AuthMethod::Trust) {
+            self.start_admitted(net, id);
+        }
+    }
+
+    /// The client's pool is known, and what logs in there.
+    pub(super) fn start_admitted<N: Net>(&mut self, net: &mut N, id: ClientId) {
+        let Some(client) = self.clients.get(id) else { return };
+        let pool = client.pool;
+        let entry = &mut self.entries[pool];
         if entry.welcome.is_some() {
             return self.welcome(net, id);
         }
@@ -290,10 +291,10 @@ impl Worker {
         let server::Phase::Login(login) = &mut server.phase else { return Ok(false) };
         let broken = |_| b"what answers is no PostgreSQL server".to_vec();
         match kind {
-            tag::AUTHENTICATION => match backend::authentication(body).map_err(broken)? {
-                Authentication::Ok => login.is_in = true,
-                _ => return Err(b"the server asks for a password, and none is known".to_vec()),
-            },
+            tag::AUTHENTICATION => {
+                let asked = backend::authentication(body).map_err(broken)?;
+                self.answer(net, id, asked)?;
+            }
             tag::ERROR => {
                 let fields = Fields::new(body);
                 server.farewell = fields.message().unwrap_or_default().to_vec();

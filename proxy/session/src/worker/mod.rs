@@ -3,6 +3,7 @@
 //! The driver hands over what happened, with the time; what is to be done goes out through
 //! [`Net`]. Nothing here waits, and nothing is shared with other threads.
 
+mod auth;
 mod cancel;
 mod fail;
 mod from_client;
@@ -15,6 +16,8 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use pgx_wire::auth::Key;
+use pgx_wire::auth::scram::Verifier;
 use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
@@ -29,6 +32,7 @@ use crate::note::Note;
 use crate::pool::{Lease, Pool};
 use crate::route::{Epoch, Router, Snapshot};
 use crate::scan::Words;
+use crate::secret::Credentials;
 use crate::server::Server;
 use crate::settings::Settings;
 use crate::statements::Statements;
@@ -75,6 +79,7 @@ struct Entry {
     /// Clients that cannot be let in before that.
     admission: Vec<ClientId>,
     failure: Option<Failure>,
+    credentials: Credentials,
     /// New transactions wait.
     is_held: bool,
 }
@@ -102,6 +107,10 @@ pub struct Worker {
     entries: Vec<Entry>,
     by_name: BTreeMap<(Vec<u8>, Vec<u8>), usize>,
     statements: Statements,
+    /// Verifiers of users whose passwords are known, as clients were shown them.
+    verifiers: BTreeMap<Vec<u8>, Verifier>,
+    /// By this users who do not exist look like others.
+    mock: Key,
     counts: Counts,
     now: Now,
     scratch: Vec<u8>,
@@ -121,7 +130,7 @@ pub enum Owner {
 impl Worker {
     /// A worker without sessions.
     #[must_use]
-    pub fn new(config: Rc<Config>, number: u8) -> Self {
+    pub fn new<N: Net>(config: Rc<Config>, number: u8, net: &mut N) -> Self {
         Self {
             config,
             number,
@@ -131,6 +140,8 @@ impl Worker {
             entries: Vec::new(),
             by_name: BTreeMap::new(),
             statements: Statements::default(),
+            verifiers: BTreeMap::new(),
+            mock: auth::mock_secret(net),
             counts: Counts::default(),
             now: Now(0),
             scratch: Vec::new(),

@@ -103,8 +103,9 @@ impl Bench {
             prepared_max: 2,
             ..Config::default()
         };
-        let worker = Worker::new(Rc::new(config), 0);
-        Self { worker, wire: Wire::default(), now: Now(0), clients: BTreeMap::new() }
+        let mut wire = Wire::default();
+        let worker = Worker::new(Rc::new(config), 0, &mut wire);
+        Self { worker, wire, now: Now(0), clients: BTreeMap::new() }
     }
 
     /// A client that has connected and said nothing.

@@ -67,6 +67,12 @@ impl Challenged {
         Ok(Self { verifier, first: first.to_vec(), challenge, channel, nonce })
     }
 
+    /// By what the proof will be judged.
+    #[must_use]
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
     /// What the client is to be sent in `AuthenticationSASLContinue`.
     #[must_use]
     pub fn message(&self) -> &[u8] {

@@ -1,0 +1,252 @@
+//! How clients prove who they are, and how the proxy does at servers.
+//!
+//! A user who does not exist, one whose secret does not fit the method and a wrong password look
+//! the same from outside.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pgx_wire::auth::scram::server::Challenged;
+use pgx_wire::auth::scram::{NONCE_BYTES, Nonce, SALT_BYTES, Verifier, client};
+use pgx_wire::auth::{Key, scram};
+use pgx_wire::backend::{self, Authentication};
+use pgx_wire::limits::STARTUP_BYTES_MAX;
+use pgx_wire::{Frames, SqlState, frontend};
+
+use super::Worker;
+use crate::client::Phase;
+use crate::config::AuthMethod;
+use crate::ids::{ClientId, ServerId};
+use crate::login::{Exchange, MECHANISM, Step};
+use crate::net::Net;
+use crate::note::Note;
+use crate::secret::{ITERATIONS, Secret, missing};
+use crate::server;
+
+/// What became of a client's proof.
+enum Outcome {
+    /// The next message is to come.
+    More(Step),
+    /// It is who it says.
+    Proved(Option<(Verifier, scram::Keys)>),
+    /// It is not, for this reason.
+    Wrong(SqlState, String),
+}
+
+impl Worker {
+    /// Asks a client to prove who it is.
+    pub(super) fn challenge<N: Net>(&mut self, net: &mut N, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Phase::Login(login) = &mut client.phase else { return };
+        let secret = self.config.users.get(&login.user);
+        let md5 = secret.and_then(|secret| secret.md5(&login.user));
+        self.scratch.clear();
+        let out = &mut self.scratch;
+        login.step = match self.config.auth {
+            AuthMethod::Trust => return self.admit(net, id),
+            // Whose secret is a verifier is asked for that, as in PostgreSQL.
+            AuthMethod::Md5 if md5.is_some() || secret.is_none() => {
+                let mut salt = [0; 4];
+                net.random(&mut salt);
+                backend::write::md5(out, salt);
+                Step::Md5 { stored: md5, salt }
+            }
+            AuthMethod::Md5 | AuthMethod::Scram => {
+                let known = self.verifiers.get(&login.user).cloned();
+                let verifier = known.or_else(|| {
+                    let mut salt = [0; SALT_BYTES];
+                    net.random(&mut salt);
+                    let made = secret?.verifier(salt)?;
+                    self.verifiers.insert(login.user.clone(), made.clone());
+                    Some(made)
+                });
+                let verifier =
+                    verifier.unwrap_or_else(|| Verifier::mock(&self.mock, &login.user, ITERATIONS));
+                backend::write::sasl(out, &[MECHANISM.name()]);
+                Step::Sasl(Box::new(verifier))
+            }
+        };
+        net.write(client.socket, out);
+    }
+
+    /// Bytes of a client that proves who it is.
+    pub(super) fn client_login<N: Net>(&mut self, net: &mut N, id: ClientId, bytes: &[u8]) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Phase::Login(login) = &mut client.phase else { return };
+        client.held.extend_from_slice(bytes);
+        if matches!(login.step, Step::Admission) {
+            // It is in, as far as it is concerned: what it asks waits.
+            if client.held.len() > STARTUP_BYTES_MAX && !client.is_paused {
+                client.is_paused = true;
+                net.pause(client.socket);
+            }
+            return;
+        }
+        let mut frames = Frames::new(&client.held);
+        let frame = match frames.next_frame() {
+            Ok(Some(frame)) if frame.tag == frontend::tag::PASSWORD => frame,
+            Ok(None) if client.held.len() <= STARTUP_BYTES_MAX => return,
+            _ => {
+                let message = "expected a password response";
+                return self.refuse(net, id, SqlState::PROTOCOL_VIOLATION, message);
+            }
+        };
+        let body = frame.body.to_vec();
+        client.held = frames.rest().to_vec();
+        let step = core::mem::replace(&mut login.step, Step::Admission);
+        let outcome = check(step, &body, net, &mut self.scratch);
+        match outcome {
+            Outcome::More(step) => {
+                login.step = step;
+                net.write(client.socket, &self.scratch);
+            }
+            Outcome::Proved(proof) => {
+                let socket = client.socket;
+                if !self.scratch.is_empty() {
+                    net.write(socket, &self.scratch);
+                }
+                self.admit(net, id);
+                if let Some(client) = self.clients.get(id).filter(|_| proof.is_some()) {
+                    self.entries[client.pool].credentials.proved = proof;
+                }
+                self.start_admitted(net, id);
+            }
+            Outcome::Wrong(state, why) => {
+                let user = String::from_utf8_lossy(&login.user).into_owned();
+                let message = match state {
+                    SqlState::INVALID_PASSWORD => {
+                        alloc::format!("password authentication failed for user \"{user}\"")
+                    }
+                    _ => why.clone(),
+                };
+                net.note(&Note::Unproved { client: id, user: &user, reason: &why });
+                self.refuse(net, id, state, &message);
+            }
+        }
+    }
+
+    /// Answers a server that asks who we are.
+    pub(super) fn answer<N: Net>(
+        &mut self,
+        net: &mut N,
+        id: ServerId,
+        asked: Authentication<'_>,
+    ) -> Result<(), Vec<u8>> {
+        let Some(server) = self.servers.get_mut(id) else { return Ok(()) };
+        let server::Phase::Login(login) = &mut server.phase else { return Ok(()) };
+        let entry = &mut self.entries[server.pool];
+        let secret = self.config.users.get(&entry.user);
+        let unknown = || missing(&asked).as_bytes().to_vec();
+        let words = |error: scram::ScramError| alloc::format!("{error}").into_bytes();
+        self.scratch.clear();
+        let out = &mut self.scratch;
+        match asked {
+            Authentication::Ok => {
+                if matches!(login.exchange, Exchange::Begun(_) | Exchange::Proved(_)) {
+                    return Err(b"the server did not prove that it knows the password".to_vec());
+                }
+                login.is_in = true;
+                return Ok(());
+            }
+            Authentication::ClearText => match secret {
+                Some(Secret::Password(password)) => frontend::write::password(out, password),
+                _ => return Err(unknown()),
+            },
+            Authentication::Md5 { salt } => {
+                let stored = secret.and_then(|secret| secret.md5(&entry.user));
+                let stored = stored.ok_or_else(unknown)?;
+                frontend::write::password(out, &stored.answer(salt));
+            }
+            Authentication::Sasl { mut mechanisms } => {
+                if !mechanisms.any(|name| name == MECHANISM.name().as_bytes()) {
+                    return Err(unknown());
+                }
+                let mut random = [0; NONCE_BYTES];
+                net.random(&mut random);
+                let binding = client::Binding::Unsupported;
+                let begun = client::Begun::new(binding, Nonce::from_random(random));
+                frontend::write::sasl_initial(out, MECHANISM.name(), begun.message());
+                login.exchange = Exchange::Begun(begun);
+            }
+            Authentication::SaslContinue(challenge) => {
+                let Exchange::Begun(begun) = core::mem::take(&mut login.exchange) else {
+                    return Err(b"the server answers what it was not asked".to_vec());
+                };
+                let challenged = begun.handle_challenge(challenge).map_err(words)?;
+                let (salt, count) = (challenged.salt(), challenged.iterations());
+                let keys = entry.credentials.keys(secret, salt, count).ok_or_else(|| {
+                    b"the server keeps another verifier, and the password is not known".to_vec()
+                })?;
+                let proved = challenged.prove(&keys);
+                frontend::write::sasl_response(out, proved.message());
+                login.exchange = Exchange::Proved(proved);
+            }
+            Authentication::SaslFinal(message) => {
+                let Exchange::Proved(proved) = core::mem::take(&mut login.exchange) else {
+                    return Err(b"the server answers what it was not asked".to_vec());
+                };
+                return proved.handle_final(message).map_err(words);
+            }
+            Authentication::Other(_) => return Err(unknown()),
+        }
+        net.write(server.socket, out);
+        Ok(())
+    }
+}
+
+/// Looks at a client's message; what it is to be sent is put into `out`.
+fn check<N: Net>(step: Step, body: &[u8], net: &mut N, out: &mut Vec<u8>) -> Outcome {
+    out.clear();
+    let wrong =
+        |error: scram::ScramError| Outcome::Wrong(error.sqlstate(), alloc::format!("{error}"));
+    let violation = |why: &str| Outcome::Wrong(SqlState::PROTOCOL_VIOLATION, why.into());
+    match step {
+        Step::Md5 { stored, salt } => {
+            let Ok(answer) = frontend::password(body) else {
+                return violation("invalid password packet");
+            };
+            if stored.is_some_and(|stored| stored.accepts(answer, salt)) {
+                return Outcome::Proved(None);
+            }
+            Outcome::Wrong(SqlState::INVALID_PASSWORD, "wrong password, or no such user".into())
+        }
+        Step::Sasl(verifier) => {
+            let Ok((mechanism, data)) = frontend::sasl_initial(body) else {
+                return violation("invalid SASL response");
+            };
+            if mechanism != MECHANISM.name().as_bytes() {
+                return violation("client selected an invalid SASL authentication mechanism");
+            }
+            let mut random = [0; NONCE_BYTES];
+            net.random(&mut random);
+            let nonce = Nonce::from_random(random);
+            let first = data.unwrap_or_default();
+            match Challenged::new(MECHANISM, None, *verifier, &nonce, first) {
+                Ok(challenged) => {
+                    backend::write::sasl_continue(out, challenged.message());
+                    Outcome::More(Step::Proof(Box::new(challenged)))
+                }
+                Err(error) => wrong(error),
+            }
+        }
+        Step::Proof(challenged) => {
+            let verifier = challenged.verifier().clone();
+            match challenged.handle_final(frontend::sasl_response(body)) {
+                Ok(accepted) => {
+                    backend::write::sasl_final(out, &accepted.message);
+                    Outcome::Proved(Some((verifier, accepted.keys)))
+                }
+                Err(error) => wrong(error),
+            }
+        }
+        Step::Admission => violation("expected a query"),
+    }
+}
+
+/// A secret that no client knows, so that users who do not exist look like others.
+pub(super) fn mock_secret<N: Net>(net: &mut N) -> Key {
+    let mut bytes = [0; 32];
+    net.random(&mut bytes);
+    Key::from(bytes)
+}
