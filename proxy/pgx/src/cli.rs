@@ -29,10 +29,10 @@ pub(crate) enum Verb {
         /// The configuration file
         #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
         config: PathBuf,
-        /// How the threads of a pool do their I/O: auto, full (io_uring, kernel 6.1 and later),
-        /// reduced (io_uring of older kernels) or epoll
-        #[arg(long, value_name = "ENGINE", default_value = "auto")]
-        engine: Choice,
+        /// How the threads of a pool do their I/O, whatever the file says: auto, full (io_uring,
+        /// kernel 6.1 and later), reduced (io_uring of older kernels) or epoll
+        #[arg(long, value_name = "ENGINE")]
+        engine: Option<Choice>,
     },
     /// Asks a running pgx, or tells it what to do
     Ctl(Ctl),

@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pgx_ring::Choice;
 use pgx_session::config::{Config, Database};
 
 use crate::config;
@@ -48,7 +47,6 @@ impl Front {
 pub(crate) fn start_pool(
     proxy: &config::Proxy,
     pool: &config::Pool,
-    engine: Choice,
     listen: impl Fn(SocketAddr) -> Result<OwnedFd, String>,
 ) -> Result<Workers, String> {
     let database = Database {
@@ -69,7 +67,7 @@ pub(crate) fn start_pool(
         clients_max: proxy.max_client_conn,
         ..Config::default()
     };
-    let plan = Plan { threads: pool.threads, engine };
+    let plan = Plan { threads: pool.threads, engine: pool.engine };
     Workers::start(&sessions, plan, || {
         proxy.listen.iter().map(|address| listen(*address)).collect()
     })

@@ -33,17 +33,21 @@ use crate::workers::{Workers, wait_for_last};
 ///
 /// # Errors
 /// When the configuration is wrong or a role cannot start.
-pub(crate) fn run(path: &Path, engine: Choice) -> Result<(), Failure> {
-    let config = config::load(path)?;
+pub(crate) fn run(path: &Path, engine: Option<Choice>) -> Result<(), Failure> {
+    let mut config = config::load(path)?;
+    let pool = config.proxy.as_mut().and_then(|proxy| proxy.pool.as_mut());
+    if let (Some(pool), Some(engine)) = (pool, engine) {
+        pool.engine = engine;
+    }
     telemetry::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
-    runtime.block_on(serve(config, engine))
+    runtime.block_on(serve(config))
 }
 
-async fn serve(config: Config, engine: Choice) -> Result<(), Failure> {
+async fn serve(config: Config) -> Result<(), Failure> {
     let started = Instant::now();
     // The admin socket comes first: its lock tells whether another pgx runs with these files.
     let admin = AdminSocket::bind(&config.admin_socket)
@@ -65,7 +69,7 @@ async fn serve(config: Config, engine: Choice) -> Result<(), Failure> {
     let front = match &config.proxy {
         None => None,
         Some(proxy) => match &proxy.pool {
-            Some(pool) => Some(Front::Pooled(start_pool(proxy, pool, engine, listeners, &bound)?)),
+            Some(pool) => Some(Front::Pooled(start_pool(proxy, pool, listeners, &bound)?)),
             None => {
                 let forwarder = Forwarder::new(proxy);
                 for listener in listeners {
@@ -166,7 +170,6 @@ fn reload(control: &config::Control, peers: &PeerSet) {
 fn start_pool(
     proxy: &config::Proxy,
     pool: &config::Pool,
-    engine: Choice,
     listeners: Vec<TcpListener>,
     bound: &[SocketAddr],
 ) -> Result<Arc<Workers>, Failure> {
@@ -177,7 +180,7 @@ fn start_pool(
         let listener = listen(address, "proxy.listen", true).map_err(|error| error.to_string())?;
         listener.into_std().map(OwnedFd::from).map_err(|error| error.to_string())
     };
-    front::start_pool(&proxy, pool, engine, listen).map(Arc::new).map_err(Failure::Failed)
+    front::start_pool(&proxy, pool, listen).map(Arc::new).map_err(Failure::Failed)
 }
 
 /// Listens. Where the address `is_shared`, others that share it may listen there as well.

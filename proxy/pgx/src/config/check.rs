@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pgx_control::ids::NodeId;
+use pgx_ring::Choice;
 use pgx_session::config::{AuthMethod, PoolMode};
 use pgx_session::limits::BACKENDS_MAX;
 use pgx_session::route::ServerAddress;
@@ -77,9 +78,11 @@ fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
     }
     let mut seen = BTreeSet::new();
     for backend in &raw.backends {
-        if !is_host_and_port(backend) {
+        let is_path = backend.starts_with('/') && raw.pool_mode != "none";
+        if !is_path && !is_host_and_port(backend) {
             problems.push(format!(
-                "proxy.backends: {backend:?} is not host:port, such as db1:5432 or [fd00::1]:5432"
+                "proxy.backends: {backend:?} is not host:port, such as db1:5432 or [fd00::1]:5432; \
+                 with a pool the path of a Unix socket will do"
             ));
         } else if !seen.insert(backend) {
             problems.push(format!("proxy.backends: {backend:?} is there twice"));
@@ -135,8 +138,12 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
     if !(1..=THREADS_MAX).contains(&threads) {
         problems.push(format!("proxy.threads: {threads} given, expected 1 to {THREADS_MAX}"));
     }
+    let engine = raw.engine.as_deref().unwrap_or("auto").parse().unwrap_or_else(|problem| {
+        problems.push(format!("proxy.engine: {problem}"));
+        Choice::Auto
+    });
     let size = usize::try_from(raw.default_pool_size).unwrap_or(usize::MAX);
-    Some(Pool { mode, auth, users, size, threads })
+    Some(Pool { mode, auth, users, size, engine, threads })
 }
 
 fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use pgx_bpf::Hook;
 use pgx_control::ids::NodeId;
+use pgx_ring::Choice;
 use pgx_session::config::{AuthMethod, PoolMode};
 use pgx_session::route::ServerAddress;
 
@@ -89,6 +90,7 @@ pub(crate) struct Pool {
     pub(crate) auth: AuthMethod,
     pub(crate) users: Option<PathBuf>,
     pub(crate) size: usize,
+    pub(crate) engine: Choice,
     pub(crate) threads: usize,
 }
 

@@ -1,0 +1,366 @@
+//! The same bytes to PostgreSQL and through a pool get the same answers, wherever they are cut.
+
+use anyhow::ensure;
+use pgx_wire::frontend::{self, PORTAL, STATEMENT};
+
+use crate::session::{Message, Session, query};
+use crate::{Place, Test, pool};
+
+pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("answers_are_those_of_postgresql_in_transaction_mode", transaction),
+    ("answers_are_those_of_postgresql_in_session_mode", session),
+];
+
+fn transaction(place: &Place) -> anyhow::Result<()> {
+    all_alike(place, "transaction")
+}
+
+fn session(place: &Place) -> anyhow::Result<()> {
+    all_alike(place, "session")
+}
+
+/// What a client sends, and how many `ReadyForQuery` it waits for then.
+struct Case {
+    name: &'static str,
+    steps: Vec<(Vec<u8>, usize)>,
+}
+
+fn all_alike(place: &Place, mode: &str) -> anyhow::Result<()> {
+    let node = pool(place, mode, 2)?;
+    let at = node.address()?;
+    for case in cases() {
+        let expected = play(&mut place.direct()?, &case, usize::MAX)?;
+        let longest = case.steps.iter().map(|(bytes, _)| bytes.len()).max().unwrap_or(0);
+        // Every place while the pieces are short, then some.
+        for cut in (0..longest).step_by(1 + longest / 60) {
+            let seen = play(&mut Session::through(at, &[])?, &case, cut)?;
+            ensure!(
+                seen == expected,
+                "{} cut after {cut} bytes, in {mode} mode\nseen     {seen:?}\nexpected {expected:?}\
+                 \n{}",
+                case.name,
+                node.log()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn play(session: &mut Session, case: &Case, cut: usize) -> anyhow::Result<Vec<Message>> {
+    let mut messages = Vec::new();
+    for (bytes, readies) in &case.steps {
+        let (first, second) = bytes.split_at(cut.min(bytes.len()));
+        session.send(first)?;
+        session.send(second)?;
+        messages.extend(session.answers(*readies)?);
+    }
+    Ok(messages)
+}
+
+/// Messages of the extended protocol, one behind the other.
+#[derive(Default)]
+struct Batch(Vec<u8>);
+
+impl Batch {
+    fn parse(mut self, name: &str, text: &str) -> Self {
+        frontend::write::parse(&mut self.0, name.as_bytes(), text.as_bytes(), &[]);
+        self
+    }
+
+    fn bind(mut self, portal: &str, name: &str, values: &[&str]) -> Self {
+        let mut rest = vec![0, 0];
+        rest.extend_from_slice(&u16::try_from(values.len()).unwrap_or(0).to_be_bytes());
+        for value in values {
+            rest.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_be_bytes());
+            rest.extend_from_slice(value.as_bytes());
+        }
+        rest.extend_from_slice(&[0, 0]);
+        frontend::write::bind_head(&mut self.0, portal.as_bytes(), name.as_bytes(), rest.len());
+        self.0.extend_from_slice(&rest);
+        self
+    }
+
+    fn describe(mut self, kind: u8, name: &str) -> Self {
+        frontend::write::describe(&mut self.0, kind, name.as_bytes());
+        self
+    }
+
+    fn execute(mut self, portal: &str, rows: i32) -> Self {
+        frontend::write::execute(&mut self.0, portal.as_bytes(), rows);
+        self
+    }
+
+    fn close(mut self, kind: u8, name: &str) -> Self {
+        frontend::write::close(&mut self.0, kind, name.as_bytes());
+        self
+    }
+
+    fn raw(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn flush(mut self) -> Self {
+        frontend::write::flush(&mut self.0);
+        self
+    }
+
+    fn sync(mut self) -> Vec<u8> {
+        frontend::write::sync(&mut self.0);
+        self.0
+    }
+}
+
+/// A function call by object id: `int4abs(-7)`.
+fn function_call() -> Vec<u8> {
+    let mut body = 1397_u32.to_be_bytes().to_vec();
+    body.extend_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0, 0, 2]);
+    body.extend_from_slice(b"-7");
+    body.extend_from_slice(&[0, 0]);
+    let length = u32::try_from(body.len() + 4).unwrap_or(0);
+    [b"F", &length.to_be_bytes()[..], &body].concat()
+}
+
+fn copy_data(text: &str) -> Vec<u8> {
+    let length = u32::try_from(text.len() + 4).unwrap_or(0);
+    [b"d", &length.to_be_bytes()[..], text.as_bytes()].concat()
+}
+
+const COPY_DONE: &[u8] = b"c\0\0\0\x04";
+const COPY_FAIL: &[u8] = b"f\0\0\0\x08why\0";
+
+fn cases() -> Vec<Case> {
+    let batch = Batch::default;
+    let case = |name, steps: Vec<(Vec<u8>, usize)>| Case { name, steps };
+    let table = "create temp table t(a int)";
+    vec![
+        case("a query", vec![(query("select 1, 'x', null"), 1)]),
+        case("no query", vec![(query(""), 1), (query(";;"), 1)]),
+        case("several in one", vec![(query("select 1; select 2; select 3"), 1)]),
+        case("error in the middle of several", vec![(query("select 1; select 1/0; select 3"), 1)]),
+        case("syntax error", vec![(query("selec"), 1), (query("select 1"), 1)]),
+        case(
+            "block with an error",
+            ["begin", "select 1/0", "select 1", "commit", "select 2"].map(|q| (query(q), 1)).into(),
+        ),
+        case(
+            "block in one query",
+            vec![
+                (query("begin; select 1; commit; select 2"), 1),
+                (query("begin; select 1"), 1),
+                (query("commit and chain"), 1),
+                (query("rollback"), 1),
+            ],
+        ),
+        case(
+            "queries in a row",
+            vec![([query("select 1"), query("x"), query("select 2")].concat(), 3)],
+        ),
+        case(
+            "unnamed statement",
+            vec![(
+                batch()
+                    .parse("", "select $1::int + 1")
+                    .bind("", "", &["41"])
+                    .describe(PORTAL, "")
+                    .execute("", 0)
+                    .sync(),
+                1,
+            )],
+        ),
+        case(
+            "unnamed statement used again",
+            vec![
+                (batch().parse("", "select $1::text").describe(STATEMENT, "").sync(), 1),
+                (batch().bind("", "", &["a"]).execute("", 0).sync(), 1),
+                (batch().bind("", "", &["b"]).execute("", 0).sync(), 1),
+                (query("select 1"), 1),
+                (batch().bind("", "", &["c"]).execute("", 0).sync(), 1),
+            ],
+        ),
+        case(
+            "named statement",
+            vec![
+                (batch().parse("s", "select $1::int").describe(STATEMENT, "s").sync(), 1),
+                (
+                    batch()
+                        .bind("", "s", &["1"])
+                        .execute("", 0)
+                        .bind("", "s", &["2"])
+                        .execute("", 0)
+                        .sync(),
+                    1,
+                ),
+                (batch().parse("s", "select 2").sync(), 1),
+                (
+                    batch()
+                        .close(STATEMENT, "s")
+                        .parse("s", "select 3")
+                        .bind("", "s", &[])
+                        .execute("", 0)
+                        .sync(),
+                    1,
+                ),
+                (batch().close(STATEMENT, "s").sync(), 1),
+                (batch().bind("", "s", &[]).execute("", 0).sync(), 1),
+            ],
+        ),
+        case(
+            "statement that fails, and its name after it",
+            vec![
+                (batch().parse("s", "selec").bind("", "s", &[]).execute("", 0).sync(), 1),
+                (batch().parse("s", "select 1").bind("", "s", &[]).execute("", 0).sync(), 1),
+            ],
+        ),
+        case(
+            "names after an error are void",
+            vec![
+                (
+                    batch()
+                        .parse("", "select 1/0")
+                        .bind("", "", &[])
+                        .execute("", 0)
+                        .parse("z", "select 1")
+                        .sync(),
+                    1,
+                ),
+                (batch().bind("", "z", &[]).execute("", 0).sync(), 1),
+            ],
+        ),
+        case(
+            "pipeline with an error and two Syncs",
+            vec![(
+                [
+                    batch()
+                        .parse("", "select 1/0")
+                        .bind("", "", &[])
+                        .execute("", 0)
+                        .parse("q", "select 9")
+                        .sync(),
+                    batch().parse("", "select 2").bind("", "", &[]).execute("", 0).sync(),
+                    query("select 3"),
+                ]
+                .concat(),
+                3,
+            )],
+        ),
+        case("Syncs alone", vec![([batch().sync(), batch().sync()].concat(), 2)]),
+        case(
+            "Flush",
+            vec![(
+                batch()
+                    .flush()
+                    .parse("", "select 1")
+                    .flush()
+                    .bind("", "", &[])
+                    .execute("", 0)
+                    .flush()
+                    .sync(),
+                1,
+            )],
+        ),
+        case(
+            "portal by parts, closed, and unknown",
+            vec![
+                (query("begin"), 1),
+                (
+                    batch()
+                        .parse("", "select generate_series(1, 5)")
+                        .bind("p", "", &[])
+                        .execute("p", 2)
+                        .sync(),
+                    1,
+                ),
+                (batch().execute("p", 2).close(PORTAL, "p").execute("p", 2).sync(), 1),
+                (query("rollback"), 1),
+                (batch().close(PORTAL, "none").close(STATEMENT, "none").sync(), 1),
+                (batch().describe(PORTAL, "none").sync(), 1),
+                (batch().describe(STATEMENT, "none").sync(), 1),
+            ],
+        ),
+        case(
+            "function call",
+            vec![(function_call(), 1), ([function_call(), query("select 1")].concat(), 2)],
+        ),
+        case("copy out", vec![(query("copy (select generate_series(1, 20)) to stdout"), 1)]),
+        case(
+            "copy in, whole, failed by the client, and failed by the server",
+            vec![
+                (query(table), 1),
+                ([query("copy t from stdin"), copy_data("1\n2\n"), COPY_DONE.to_vec()].concat(), 1),
+                ([query("copy t from stdin"), copy_data("1\n"), COPY_FAIL.to_vec()].concat(), 1),
+                (
+                    [
+                        query("copy t from stdin"),
+                        copy_data("x\n"),
+                        copy_data("2\n"),
+                        COPY_DONE.to_vec(),
+                    ]
+                    .concat(),
+                    1,
+                ),
+                (query("select count(*) from t"), 1),
+            ],
+        ),
+        case(
+            "copy in by the extended protocol",
+            vec![
+                (query(table), 1),
+                (
+                    batch()
+                        .parse("", "copy t from stdin")
+                        .bind("", "", &[])
+                        .execute("", 0)
+                        .raw(&copy_data("7\n"))
+                        .raw(COPY_DONE)
+                        .sync(),
+                    1,
+                ),
+                (
+                    batch()
+                        .parse("", "copy t from stdin")
+                        .bind("", "", &[])
+                        .execute("", 0)
+                        .raw(&copy_data("x\n"))
+                        .raw(COPY_DONE)
+                        .sync(),
+                    1,
+                ),
+                (query("select count(*) from t"), 1),
+            ],
+        ),
+        case(
+            "SQL's own statements, settings and state",
+            [
+                "prepare p as select 1",
+                "execute p",
+                "deallocate p",
+                "set datestyle = 'German, DMY'",
+                "show datestyle",
+                "set work_mem = '3MB'",
+                "show work_mem",
+                "create temp table x()",
+                "select * from x",
+                "discard all",
+                "select * from x",
+                "show work_mem",
+                "show datestyle",
+            ]
+            .map(|text| (query(text), 1))
+            .into(),
+        ),
+        case("large rows", vec![(query("select repeat('x', 300000), generate_series(1, 3)"), 1)]),
+        case("large query", vec![(query(&format!("select length('{}')", "y".repeat(200_000))), 1)]),
+        case(
+            "large value",
+            vec![(
+                batch()
+                    .parse("l", "select length($1::text)")
+                    .bind("", "l", &[&"z".repeat(200_000)])
+                    .execute("", 0)
+                    .sync(),
+                1,
+            )],
+        ),
+    ]
+}

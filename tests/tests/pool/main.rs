@@ -1,0 +1,70 @@
+//! A pool in front of a real PostgreSQL: the same answers as without it, and the right ones when
+//! the server is lost.
+
+mod alike;
+mod lost;
+mod session;
+mod shared;
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Context;
+use libtest_mimic::{Arguments, Trial};
+use pgx_tests::database::Database;
+use pgx_tests::lab::build;
+use pgx_tests::node::Node;
+use pgx_tests::skip::{Requirement, trial};
+
+use crate::session::Session;
+
+/// PostgreSQL, and a pgx of each kind before it.
+pub(crate) struct Place {
+    pub(crate) database: Database,
+    engine: &'static str,
+}
+
+/// How many servers a pool has, and when clients give them back.
+pub(crate) fn pool(place: &Place, mode: &str, size: usize) -> anyhow::Result<Node> {
+    let binary = build::pgx(false)?;
+    let folder = place.database.socket_folder().display();
+    let sections = format!(
+        "[proxy]\nlisten = [\"127.0.0.1:0\"]\nbackends = [\"{folder}/.s.PGSQL.5432\"]\n\
+         pool_mode = \"{mode}\"\nauth_type = \"trust\"\ndefault_pool_size = {size}\nthreads = 1\n\
+         engine = \"{}\"\n",
+        place.engine
+    );
+    Node::start(&binary, &sections)
+}
+
+impl Place {
+    /// A session at PostgreSQL itself.
+    pub(crate) fn direct(&self) -> anyhow::Result<Session> {
+        Session::direct(self.database.socket_folder(), &[])
+    }
+}
+
+type Test = fn(&Place) -> anyhow::Result<()>;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each has its own pgx, but PostgreSQL's processes are looked at by all.
+    arguments.test_threads = Some(1);
+    let tests: Vec<(&str, Test)> =
+        [alike::TESTS, lost::TESTS, shared::TESTS].into_iter().flatten().copied().collect();
+    let mut trials: Vec<Trial> = Vec::new();
+    for engine in ["auto", "epoll"] {
+        let place = Arc::new(OnceLock::new());
+        for (name, test) in &tests {
+            let (place, test) = (Arc::clone(&place), *test);
+            let name = format!("{name}_on_{engine}");
+            trials.push(trial(&name, &[Requirement::Root], move || {
+                if place.get().is_none() {
+                    let _ = place.set(Place { database: Database::start()?, engine });
+                }
+                test(place.get().context("it was set above")?)
+            }));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
