@@ -4,7 +4,7 @@
 //! what follows from a word is a closer look or a server that is kept. The text may come in pieces
 //! of any size; the cost is a few instructions a byte, and no memory.
 
-/// Kinds of state that a text may leave on a server.
+/// Kinds of state that a text may leave on a server, and what else of it matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Words(u16);
 
@@ -25,6 +25,8 @@ impl Words {
     pub(crate) const LOAD: Self = Self(1 << 6);
     /// DISCARD.
     pub(crate) const DISCARD: Self = Self(1 << 7);
+    /// What may end a transaction block other than by undoing it.
+    pub(crate) const ENDS: Self = Self(1 << 8);
 
     /// State that stays with a server and that the proxy cannot carry to another.
     pub(crate) const KEPT: Self =
@@ -36,7 +38,7 @@ impl Words {
     }
 
     /// Those of both.
-    pub(crate) fn and(self, others: Self) -> Self {
+    pub(crate) const fn and(self, others: Self) -> Self {
         Self(self.0 | others.0)
     }
 }
@@ -102,12 +104,17 @@ fn is_word(byte: u8) -> bool {
 /// Lower case, where `_` has become DEL by the bit that makes letters small.
 fn classify(word: &[u8]) -> Words {
     // Almost every word ends here.
-    if !matches!(word.first(), Some(b's' | b'r' | b'p' | b'e' | b'd' | b'l' | b'u' | b't' | b'h')) {
+    if !matches!(
+        word.first(),
+        Some(b'c' | b'd' | b'e' | b'h' | b'l' | b'p' | b'r' | b's' | b't' | b'u')
+    ) {
         return Words::default();
     }
     match word {
         b"set" | b"reset" | b"set\x7fconfig" => Words::SETTING,
-        b"prepare" | b"execute" | b"deallocate" => Words::PREPARED,
+        b"prepare" => Words::PREPARED.and(Words::ENDS),
+        b"execute" | b"deallocate" => Words::PREPARED,
+        b"commit" | b"end" => Words::ENDS,
         b"listen" | b"unlisten" => Words::LISTEN,
         b"temp" | b"temporary" => Words::TEMPORARY,
         b"hold" => Words::HOLD,
@@ -153,6 +160,8 @@ mod tests {
             ("select set_config('a.b', '1', false)", Words::SETTING),
             ("reset all", Words::SETTING),
             ("EXECUTE p(1)", Words::PREPARED),
+            ("prepare p as select 1", Words::PREPARED.and(Words::ENDS)),
+            ("COMMIT and chain", Words::ENDS),
             ("LISTEN c", Words::LISTEN),
             ("create temp table x()", Words::TEMPORARY),
             ("create table pg_temp.x()", Words::TEMPORARY),

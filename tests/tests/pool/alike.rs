@@ -1,6 +1,7 @@
 //! The same bytes to PostgreSQL and through a pool get the same answers, wherever they are cut.
 
 use anyhow::ensure;
+use pgx_wire::backend::tag;
 use pgx_wire::frontend::{self, PORTAL, STATEMENT};
 
 use crate::session::{Message, Session, query};
@@ -52,9 +53,20 @@ fn play(session: &mut Session, case: &Case, cut: usize) -> anyhow::Result<Vec<Me
         let (first, second) = bytes.split_at(cut.min(bytes.len()));
         session.send(first)?;
         session.send(second)?;
-        messages.extend(session.answers(*readies)?);
+        messages.extend(session.answers(*readies)?.into_iter().map(without_source));
     }
     Ok(messages)
+}
+
+/// Without the fields that say where in PostgreSQL's source an error comes from: a few errors are
+/// the proxy's own.
+fn without_source(message: Message) -> Message {
+    if message.tag != tag::ERROR {
+        return message;
+    }
+    let fields = message.body.split(|byte| *byte == 0);
+    let kept = fields.filter(|field| !matches!(field.first(), Some(b'F' | b'L' | b'R')));
+    Message { tag: message.tag, body: kept.collect::<Vec<_>>().join(&0) }
 }
 
 /// Messages of the extended protocol, one behind the other.

@@ -118,11 +118,7 @@ fn under_way(place: &Place) -> anyhow::Result<()> {
         for each in before {
             session.query(each)?;
         }
-        let told = if text.starts_with("copy") {
-            end_while(place, &mut session, &query(text), 1)?
-        } else {
-            end_while(place, &mut session, &query(text), 1)?
-        };
+        let told = end_while(place, &mut session, &query(text), 1)?;
         ensure!(
             states(&told) == ["08007"] && status(&told) == Some('I'),
             "{text}: {told:?}\n{}",

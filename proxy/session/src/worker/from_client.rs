@@ -236,7 +236,11 @@ impl Side<'_> {
             }
             _ => {}
         }
-        server.may_commit |= matches!(kind, tag::QUERY | tag::EXECUTE | tag::FUNCTION_CALL);
+        // Within a block only what ends it commits; of a query that shows in its text.
+        let runs = matches!(kind, tag::QUERY | tag::EXECUTE | tag::FUNCTION_CALL);
+        let in_block = server.exchange.status() != Status::Idle && server.exchange.is_answered();
+        let ends = kind == tag::EXECUTE && server.words.has(Words::ENDS);
+        server.may_commit |= runs && (!in_block || !shares || ends);
         server.exchange.send(kind);
         Ok(Act::Pass)
     }
@@ -245,11 +249,8 @@ impl Side<'_> {
     fn end_query(&mut self, whole: Option<&[u8]>) {
         let words = core::mem::take(&mut self.client.scan).end();
         let Some(server) = self.server.as_deref_mut() else { return };
-        server.words = server.words.and(words);
-        let is_harmless = whole.is_some_and(|body| rewrite::is_tracked(body, &server.reported));
-        server.is_kept |= words.has(Words::KEPT)
-            || words.has(Words::PREPARED)
-            || (words.has(Words::SETTING) && !is_harmless);
+        server.may_commit |= words.has(Words::ENDS);
+        rewrite::note(server, words, whole);
     }
 
     /// Keeps a message until it is whole, then looks at it.

@@ -95,7 +95,7 @@ impl Rewriter<'_> {
         if self.server.exchange.skips() {
             return;
         }
-        self.note(scan(parse.text), Some(parse.text));
+        note(self.server, scan(parse.text), Some(parse.text));
         let unnamed = self.client.unnamed.get_or_insert_default();
         unnamed.text.clear();
         unnamed.text.extend_from_slice(parse.text);
@@ -116,7 +116,7 @@ impl Rewriter<'_> {
         }
         let statement = self.statements.get(parse.text, parse.types, scan(parse.text));
         let (number, words) = (statement.number, statement.words);
-        self.note(words, Some(parse.text));
+        note(self.server, words, Some(parse.text));
         let undo = self.call(parse.name, Some(Rc::clone(&statement)));
         if self.server.prepared.touch(number) {
             self.server.exchange.owe(Owed::Answer(PARSE_COMPLETE, Some(undo)));
@@ -145,16 +145,6 @@ impl Rewriter<'_> {
 
     fn known(&self, called: &[u8]) -> Option<Rc<Statement>> {
         self.client.names.get(called).cloned()
-    }
-
-    /// What a text hints at counts for its server from here on.
-    fn note(&mut self, words: Words, text: Option<&[u8]>) {
-        let server = &mut *self.server;
-        server.words = server.words.and(words);
-        let is_harmless = text.is_some_and(|text| is_tracked(text, &server.reported));
-        server.is_kept |= words.has(Words::KEPT)
-            || words.has(Words::PREPARED)
-            || (words.has(Words::SETTING) && !is_harmless);
     }
 
     /// Prepares a statement of the client's on a server that does not have it.
@@ -249,13 +239,22 @@ impl Rewriter<'_> {
         statement: &Rc<Statement>,
     ) {
         self.ensure(flow, statement);
-        self.note(statement.words, Some(&statement.text));
+        note(self.server, statement.words, Some(&statement.text));
         self.server.exchange.owe(Owed::Bind);
         self.scratch.clear();
         let (called, rest) = (name(statement.number), body_bytes - head.rest_at);
         frontend::write::bind_head(self.scratch, head.portal, &called, rest);
         flow.write(self.scratch);
     }
+}
+
+/// What a text hints at counts for its server from here on; the text itself is known if it came
+/// whole.
+pub(super) fn note(server: &mut Server, words: Words, text: Option<&[u8]>) {
+    server.words = server.words.and(words);
+    let is_carried = |text: &[u8]| is_tracked(text, &server.reported);
+    let leaves_more = words.has(Words::PREPARED.and(Words::SETTING));
+    server.is_kept |= words.has(Words::KEPT) || (leaves_more && !text.is_some_and(is_carried));
 }
 
 /// Writes a message's header.
@@ -268,7 +267,8 @@ pub(super) fn header<N: Net>(flow: &mut Flow<'_, N>, kind: u8, body_bytes: usize
 }
 
 /// Whether a text is one statement that sets nothing but a setting that servers report, or one of
-/// its transaction: then the proxy carries it to other servers, or there is nothing to carry.
+/// its transaction: then the proxy carries it to other servers, or there is nothing to carry. The
+/// words that led here may be about something else.
 pub(super) fn is_tracked(text: &[u8], reported: &Settings) -> bool {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
     let text = text.strip_suffix(b";").unwrap_or(text);
@@ -285,6 +285,7 @@ pub(super) fn is_tracked(text: &[u8], reported: &Settings) -> bool {
     }
     match (verb.as_slice(), first.as_slice()) {
         (b"set", b"local" | b"transaction" | b"constraints") => true,
+        (b"prepare", b"transaction") => true,
         // These set columns, or what others will begin with.
         (b"update" | b"insert" | b"merge" | b"with" | b"create" | b"alter", _) => {
             !text.to_ascii_lowercase().windows(10).any(|at| at == b"set_config")
@@ -320,6 +321,8 @@ mod tests {
             "reset timezone",
             "update t set a = 1",
             "SET TRANSACTION READ ONLY",
+            "prepare transaction 'x'",
+            "create trigger t after insert on t execute function f()",
         ] {
             assert!(is(text), "{text}");
         }
