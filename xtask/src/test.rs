@@ -37,6 +37,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if nix::unistd::geteuid().is_root() {
         setup::ensure(setup::LAB)?;
     }
+    step("a pool before a real PostgreSQL");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "pool"])?;
     step("BPF tests on the committed objects");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "bpf"])?;
     if args.fresh_objects {
