@@ -54,6 +54,15 @@ impl Stored {
     }
 }
 
+/// How a password that came as it is can be compared with what is stored.
+impl PartialEq for Stored {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for Stored {}
+
 impl Drop for Stored {
     fn drop(&mut self) {
         self.0.zeroize();
@@ -116,8 +125,8 @@ mod tests {
     #[test]
     fn only_what_postgresql_takes_for_a_digest_is_one() {
         let stored = Stored::from_password(b"password", b"ann");
-        let read = Stored::parse(stored.text()).unwrap();
-        assert_eq!(read.text(), stored.text());
+        assert_eq!(Stored::parse(stored.text()), Some(stored.clone()));
+        assert_ne!(stored, Stored::from_password(b"password", b"bob"));
         let upper = stored.text().to_ascii_uppercase();
         let texts = [&upper[..], &stored.text()[1..], b"md5", b"", b"SCRAM-SHA-256$4096:x$y:z"];
         for text in texts {

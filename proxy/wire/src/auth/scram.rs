@@ -72,8 +72,8 @@ impl Nonce {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SaltedPassword(Key);
 
-/// Hashes a password `iterations` times (PBKDF2), a microsecond for some two to five of them.
-/// Callers bound `iterations`, as [`client`] and [`Verifier`] do.
+/// Hashes a password `iterations` times (PBKDF2): a microsecond for each three, where the processor
+/// has instructions for SHA. Callers bound `iterations`, as [`client`] and [`Verifier`] do.
 #[must_use]
 pub fn salted_password(password: &[u8], salt: &[u8], iterations: u32) -> SaltedPassword {
     let keyed = keyed(&prepare(password));

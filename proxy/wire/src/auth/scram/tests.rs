@@ -133,8 +133,13 @@ fn an_unknown_user_is_answered_like_a_known_one_and_refused_like_a_wrong_passwor
     let secret = Key::from([1; 32]);
     let mock = || Verifier::mock(&secret, b"nobody", SCRAM_ITERATIONS_DEFAULT);
     assert_eq!(mock(), mock(), "the salt must not change between logins");
-    assert_ne!(mock(), Verifier::mock(&secret, b"nobody else", SCRAM_ITERATIONS_DEFAULT));
-    assert_ne!(mock(), Verifier::mock(&Key::from([2; 32]), b"nobody", SCRAM_ITERATIONS_DEFAULT));
+    let of_another_user = Verifier::mock(&secret, b"nobody else", SCRAM_ITERATIONS_DEFAULT);
+    let of_another_node = Verifier::mock(&Key::from([2; 32]), b"nobody", SCRAM_ITERATIONS_DEFAULT);
+    for other in [of_another_user, of_another_node] {
+        assert_ne!(mock().salt(), other.salt());
+        assert_ne!(mock().stored(), other.stored());
+        assert_ne!(mock().server(), other.server());
+    }
 
     let begun = Begun::new(Binding::Unsupported, ours());
     let first = begun.message();
