@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measures on this machine what the documentation states.
 
+mod engines;
 mod xdp;
 
 use std::path::Path;
@@ -43,6 +44,8 @@ enum What {
         #[arg(long)]
         release: bool,
     },
+    /// Bare forwarders on our engine, tokio and tokio-uring, under pgbench, beside a direct connection
+    Engines(engines::Args),
     /// The BPF programs, each with its packets: nanoseconds a packet
     Xdp(xdp::Args),
 }
@@ -57,6 +60,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             let binary = build::pgx(*release)?;
             control_plane(&binary, *rounds, Duration::from_secs(*idle_s))
         }
+        What::Engines(args) => engines::run(args),
         What::Xdp(args) => xdp::run(args),
     }
 }

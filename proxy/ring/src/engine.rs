@@ -9,7 +9,10 @@ use rustix::process::{Resource, getrlimit};
 use crate::epoll::Epoll;
 use crate::handler::Handler;
 use crate::io::Io;
-use crate::limits::{BUFFER_BYTES, BUFFERS, FINISH_MS_MAX, SLOTS_MAX, SOCKETS_MAX};
+use crate::limits::{
+    BUFFER_BYTES, BUFFERS, BUFFERS_MAX, FINISH_MS_MAX, LARGE_BUFFER_BYTES, LARGE_BUFFERS,
+    SLOTS_MAX, SOCKETS_MAX,
+};
 use crate::pool::Pool;
 use crate::probe::{Missing, exercise};
 use crate::ring::{Mode, Ring};
@@ -62,6 +65,10 @@ pub struct Setup {
     pub buffers: u16,
     /// Bytes of each.
     pub buffer_bytes: u32,
+    /// Buffers for peers that send faster than a turn carries, a power of two.
+    pub large_buffers: u16,
+    /// Bytes of each.
+    pub large_buffer_bytes: u32,
     /// How long `finish` waits for a peer that takes no byte, or does not close.
     pub finish_ms_max: u32,
 }
@@ -72,8 +79,29 @@ impl Default for Setup {
             sockets_max: SOCKETS_MAX,
             buffers: BUFFERS,
             buffer_bytes: BUFFER_BYTES,
+            large_buffers: LARGE_BUFFERS,
+            large_buffer_bytes: LARGE_BUFFER_BYTES,
             finish_ms_max: FINISH_MS_MAX,
         }
+    }
+}
+
+impl Setup {
+    fn check(&self) -> io::Result<()> {
+        let kinds = [
+            ("", self.buffers, self.buffer_bytes),
+            ("large ", self.large_buffers, self.large_buffer_bytes),
+        ];
+        for (kind, count, bytes) in kinds {
+            if !count.is_power_of_two() || count > BUFFERS_MAX || bytes == 0 {
+                let text = format!(
+                    "{count} {kind}receive buffers of {bytes} bytes: their number must be a power \
+                     of two up to {BUFFERS_MAX}, and their size not 0"
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -139,14 +167,7 @@ impl Engine {
     /// # Errors
     /// When it does not work, or there is no memory or descriptor.
     pub fn open(choice: Choice, setup: &Setup) -> io::Result<Self> {
-        if !setup.buffers.is_power_of_two() || setup.buffer_bytes == 0 {
-            let text = format!(
-                "{} receive buffers of {} bytes: their number must be a power of two, and their \
-                 size not 0",
-                setup.buffers, setup.buffer_bytes
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
+        setup.check()?;
         let ladder: &[Driven] = match choice {
             Choice::Auto => &[Driven::Full, Driven::Reduced, Driven::Epoll],
             Choice::Full => &[Driven::Full],
@@ -173,7 +194,10 @@ impl Engine {
     pub(crate) fn open_one(driven: Driven, setup: &Setup) -> Result<Self, Missing> {
         let wrong = |step| move |error| Missing { step, error };
         let wake = Wake::new().map_err(wrong("an event for wake-ups"))?;
-        let pool = Pool::new(setup.buffers, setup.buffer_bytes);
+        let pool = Pool::new(
+            (setup.buffers, setup.buffer_bytes),
+            (setup.large_buffers, setup.large_buffer_bytes),
+        );
         let pool = pool.map_err(wrong("memory for receive buffers"))?;
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let sockets_max = u32::try_from(descriptors).unwrap_or(u32::MAX);

@@ -16,6 +16,7 @@ use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
 use crate::handler::Handler;
 use crate::io::{Event, Io};
 use crate::limits::{ACCEPTS_MAX, EVENTS_MAX, READS_MAX};
+use crate::pool::Size;
 use crate::socket::Phase;
 use crate::sys;
 use crate::table::Key;
@@ -226,7 +227,7 @@ fn read_some<H: Handler>(io: &mut Io, key: Key, handler: &mut H) {
         if !socket.is_to_be_read() {
             return;
         }
-        let Some(buffer) = io.pool.acquire() else {
+        let Some(buffer) = io.pool.acquire(Size::Small) else {
             io.counters.buffers_missing_total += 1;
             return;
         };

@@ -43,7 +43,7 @@ pub(crate) enum Event {
 /// Deadlines of the engine itself. Each list has one waiting time, so it is in order.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    /// Sockets that close: when to look, and how much they had sent at the last look.
+    /// Sockets that close: when to look, and their progress at the last look.
     pub(crate) closing: VecDeque<(u64, Key, u64)>,
     /// Listeners that rest.
     pub(crate) resting: VecDeque<(u64, Key)>,
@@ -63,8 +63,10 @@ pub struct Counters {
     pub accept_error_last: i32,
     /// How often a socket found no buffer and waited for the next turn.
     pub buffers_missing_total: u64,
-    /// How often a peer took less than there was for it.
+    /// How often a peer took less than there was, when before it had taken all.
     pub blocked_total: u64,
+    /// Sends of which the kernel took only a part, or nothing.
+    pub partial_sends_total: u64,
     /// Bytes that were copied because their peer was blocked.
     pub spilled_bytes_total: u64,
     /// Completions for which the kernel's queue had no room; none is lost.
@@ -206,8 +208,8 @@ impl Io {
         };
         socket.wants_input = true;
         if socket.phase == Phase::Finishing {
-            let sent = socket.sent_total;
-            self.timers.closing.push_back((close_at_ns, key, sent));
+            let progress = socket.progress;
+            self.timers.closing.push_back((close_at_ns, key, progress));
             self.go_on_finishing(key);
         }
         self.mark(key);
@@ -338,8 +340,9 @@ impl Io {
             Err(error) => return self.output_failed(key, error),
         };
         socket.output.advance(&mut self.pool, taken);
-        socket.sent_total += taken as u64;
+        socket.progress += taken as u64;
         if taken < tried {
+            self.counters.partial_sends_total += 1;
             self.counters.blocked_total += u64::from(!socket.is_blocked);
             (socket.is_blocked, socket.is_stuck) = (true, true);
             self.counters.spilled_bytes_total += socket.output.spill(&mut self.pool) as u64;
@@ -403,6 +406,7 @@ impl Io {
             self.close(key);
         } else {
             socket.phase = Phase::Lingering;
+            socket.progress += 1;
             self.mark(key);
         }
     }
@@ -431,11 +435,10 @@ impl Io {
                 self.mark(key);
             }
         }
-        while let Some((_, key, sent)) = self.timers.closing.pop_front_if(|it| it.0 <= now_ns) {
+        while let Some((_, key, seen)) = self.timers.closing.pop_front_if(|it| it.0 <= now_ns) {
             let Some(socket) = self.sockets.get_mut(key) else { continue };
-            let moves = socket.phase == Phase::Finishing && socket.sent_total > sent;
-            if moves {
-                let entry = (now_ns + self.close_wait_ns, key, socket.sent_total);
+            if socket.progress > seen && socket.phase != Phase::Closing {
+                let entry = (now_ns + self.close_wait_ns, key, socket.progress);
                 self.timers.closing.push_back(entry);
             } else if socket.phase != Phase::Closing {
                 self.counters.closed_late_total += 1;

@@ -1,7 +1,7 @@
 //! Every limit of the engine, with what it costs.
 //!
-//! Memory of one thread: the buffers (`BUFFERS` × `BUFFER_BYTES`, 4 MiB), the queues of the ring
-//! (about 200 KiB), and what waits for slow readers, which belongs to the caller: it pauses whoever
+//! Memory of one thread: the buffers (`BUFFERS` × `BUFFER_BYTES` and `LARGE_BUFFERS` ×
+//! `LARGE_BUFFER_BYTES`, 5 MiB if all were used), the queues of the ring (about 200 KiB), and what waits for slow readers, which belongs to the caller: it pauses whoever
 //! sends to them. `docs/ARCHITECTURE.md` has the sum for one connection.
 
 /// Bytes of one receive buffer. A PostgreSQL server sends 8 KiB at a time, a client's queries are
@@ -11,6 +11,15 @@ pub const BUFFER_BYTES: u32 = 16 * 1024;
 /// Receive buffers of a thread, a power of two for the kernel. Few, as they are used in turn: each
 /// one more is memory that the processor's cache must hold. Sockets that find none wait a turn.
 pub const BUFFERS: u16 = 256;
+
+/// Bytes of one large buffer, which is what one flooding peer can say in one turn.
+pub const LARGE_BUFFER_BYTES: u32 = 128 * 1024;
+
+/// Large buffers of a thread, a power of two. Flooding peers that find none wait a turn.
+pub const LARGE_BUFFERS: u16 = 8;
+
+/// Most buffers of each size that can be asked for; the kernel's bound for a ring of them.
+pub(crate) const BUFFERS_MAX: u16 = 1 << 14;
 
 /// Sockets of a thread, listeners included. Costs 8 bytes each in the kernel's table, and 200 once
 /// one was open.
@@ -50,8 +59,8 @@ pub const FINISH_MS_MAX: u32 = 10_000;
 /// Connections that wait in the kernel to be accepted.
 pub const LISTEN_BACKLOG: i32 = 1024;
 
-/// Operations queued in one turn; sockets beyond wait for the next. 32 KiB.
-pub(crate) const SUBMISSIONS: u32 = 512;
+/// Operations queued in one turn; sockets beyond wait for the next. 64 KiB.
+pub(crate) const SUBMISSIONS: u32 = 1024;
 
 /// Completions that the kernel can tell at once; it holds back more, at a cost. 64 KiB.
 pub(crate) const COMPLETIONS: u32 = 4096;
@@ -63,9 +72,12 @@ pub(crate) const ENTRIES_PER_SOCKET: usize = 4;
 /// How often submitting is tried again while the kernel is short of memory.
 pub(crate) const ENTER_TRIES_MAX: u32 = 10_000;
 
-/// After a pause, receives that deliver one buffer each before they go on by themselves again: a
-/// peer that is slow once is slow twice, and a cancelled receive has often delivered 32 buffers.
-pub(crate) const SINGLE_RECEIVES: u8 = 8;
+/// Full buffers in a row after which a peer is read by single receives into large buffers: it has
+/// more to say than a turn is to carry, and a multishot receive would take 32 buffers and more.
+pub(crate) const FLOOD_AFTER: u8 = 4;
+
+/// Single receives in a row that a small buffer would have held, after which it is over.
+pub(crate) const CALM_AFTER: u8 = 8;
 
 /// How long the end of an engine waits for the kernel to let go of its memory.
 pub(crate) const QUIESCE_MS_MAX: u64 = 2_000;
@@ -77,6 +89,7 @@ pub(crate) const EXERCISE_BYTES: usize = 256 * 1024;
 pub(crate) const EXERCISE_MS_MAX: u64 = 2_000;
 
 const _: () = assert!(BUFFERS.is_power_of_two(), "the kernel takes a power of two");
+const _: () = assert!(LARGE_BUFFERS.is_power_of_two() && LARGE_BUFFER_BYTES >= BUFFER_BYTES);
 const _: () = assert!(SUBMISSIONS as usize >= 2 * ENTRIES_PER_SOCKET);
 const _: () = assert!(COMPLETIONS > SUBMISSIONS + BUFFERS as u32, "a usual turn fits");
 const _: () = assert!(SOCKETS_MAX <= SLOTS_MAX);

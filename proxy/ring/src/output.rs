@@ -156,6 +156,7 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::Size;
 
     fn all(output: &Output, pool: &Pool) -> Vec<u8> {
         output.slices(pool).flatten().copied().collect()
@@ -163,8 +164,8 @@ mod tests {
 
     /// A pool whose first buffer, with one reference, counts from 0 on.
     fn pool() -> (Pool, u16) {
-        let mut pool = Pool::new(2, 4096).unwrap();
-        let buffer = pool.acquire().unwrap();
+        let mut pool = Pool::new((2, 4096), (0, 0)).unwrap();
+        let buffer = pool.acquire(Size::Small).unwrap();
         for (byte, value) in pool.writable(buffer).iter_mut().zip(0..=255) {
             *byte = value;
         }
@@ -204,7 +205,7 @@ mod tests {
         let before = all(&output, &pool);
         pool.release(buffer);
         assert_eq!(output.spill(&mut pool), 7);
-        assert_eq!(pool.acquire(), Some(buffer), "the buffer is free again");
+        assert_eq!(pool.acquire(Size::Small), Some(buffer), "the buffer is free again");
         assert_eq!(all(&output, &pool), before);
         assert_eq!(output.bytes(), 9);
         output.clear(&mut pool);

@@ -9,31 +9,63 @@ use std::ptr::NonNull;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
+/// The two sizes of buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// Many, for whoever sends something.
+    Small,
+    /// Few, one at a time for each socket that has more to say than small ones hold.
+    Large,
+}
+
+/// The buffers of one size, which have consecutive numbers.
+#[derive(Debug)]
+struct Class {
+    first: u16,
+    count: u16,
+    bytes_each: usize,
+    /// Where the first one begins.
+    offset: usize,
+    /// Those that nobody refers to and the kernel does not have.
+    idle: Vec<u16>,
+}
+
 /// The buffers, in one stretch of memory that the kernel backs when it is touched.
 #[derive(Debug)]
 pub(crate) struct Pool {
     base: NonNull<u8>,
-    bytes_each: usize,
-    /// References to each buffer; 0 while it is free or with the kernel.
+    length: usize,
+    small: Class,
+    large: Class,
+    /// References to each buffer; 0 while it is idle or with the kernel.
     references: Vec<u16>,
-    /// Buffers that nobody refers to and the kernel does not have.
-    idle: Vec<u16>,
     /// The kernel could still write to the memory, which must therefore stay.
     is_kept: bool,
 }
 
 impl Pool {
+    /// So many buffers of so many bytes, small and large.
+    ///
     /// # Errors
     /// When there is no memory.
-    pub(crate) fn new(count: u16, bytes_each: u32) -> io::Result<Self> {
-        let bytes_each = bytes_each as usize;
+    pub(crate) fn new(small: (u16, u32), large: (u16, u32)) -> io::Result<Self> {
+        let class = |(count, bytes): (u16, u32), first: u16, offset| Class {
+            first,
+            count,
+            bytes_each: bytes as usize,
+            offset,
+            // The first one on top.
+            idle: (first..first + count).rev().collect(),
+        };
+        let small = class(small, 0, 0);
+        let large = class(large, small.count, small.length());
+        let length = small.length() + large.length();
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        let length = usize::from(count) * bytes_each;
         // SAFETY: an anonymous mapping at an address of the kernel's choice overlaps nothing.
         let base = unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, flags)? };
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let references = vec![0; count.into()];
-        Ok(Self { base, bytes_each, references, idle: (0..count).rev().collect(), is_kept: false })
+        let references = vec![0; usize::from(small.count) + usize::from(large.count)];
+        Ok(Self { base, length, small, large, references, is_kept: false })
     }
 
     /// The memory is never to be used for anything else, not even after the end of the pool.
@@ -41,32 +73,55 @@ impl Pool {
         self.is_kept = true;
     }
 
-    pub(crate) fn count(&self) -> usize {
-        self.references.len()
+    pub(crate) fn count(&self, size: Size) -> u16 {
+        self.class(size).count
     }
 
-    pub(crate) fn bytes_each(&self) -> usize {
-        self.bytes_each
+    pub(crate) fn bytes_each(&self, size: Size) -> usize {
+        self.class(size).bytes_each
+    }
+
+    fn class(&self, size: Size) -> &Class {
+        match size {
+            Size::Small => &self.small,
+            Size::Large => &self.large,
+        }
+    }
+
+    fn class_mut(&mut self, size: Size) -> &mut Class {
+        match size {
+            Size::Small => &mut self.small,
+            Size::Large => &mut self.large,
+        }
+    }
+
+    pub(crate) fn size_of(&self, buffer: u16) -> Size {
+        if buffer < self.large.first { Size::Small } else { Size::Large }
+    }
+
+    fn class_of(&self, buffer: u16) -> &Class {
+        self.class(self.size_of(buffer))
     }
 
     /// Where a buffer begins.
     pub(crate) fn address(&self, buffer: u16) -> NonNull<u8> {
-        let offset = usize::from(buffer) * self.bytes_each;
-        assert!(offset < self.count() * self.bytes_each, "buffer {buffer} does not exist");
+        let class = self.class_of(buffer);
+        let offset = class.offset + usize::from(buffer - class.first) * class.bytes_each;
+        assert!(offset < self.length, "buffer {buffer} does not exist");
         // SAFETY: the offset was checked to lie inside the mapping.
         unsafe { self.base.add(offset) }
     }
 
     /// Takes an idle buffer, with one reference to it.
-    pub(crate) fn acquire(&mut self) -> Option<u16> {
-        let buffer = self.idle.pop()?;
+    pub(crate) fn acquire(&mut self, size: Size) -> Option<u16> {
+        let buffer = self.lend(size)?;
         self.references[usize::from(buffer)] = 1;
         Some(buffer)
     }
 
     /// Takes an idle buffer away, to give it to the kernel.
-    pub(crate) fn lend(&mut self) -> Option<u16> {
-        self.idle.pop()
+    pub(crate) fn lend(&mut self, size: Size) -> Option<u16> {
+        self.class_mut(size).idle.pop()
     }
 
     /// A buffer came back from the kernel; the caller has the one reference to it.
@@ -87,13 +142,15 @@ impl Pool {
         assert!(*references > 0, "buffer {buffer} is freed twice");
         *references -= 1;
         if *references == 0 {
-            self.idle.push(buffer);
+            let size = self.size_of(buffer);
+            self.class_mut(size).idle.push(buffer);
         }
     }
 
     /// The bytes of a buffer that somebody refers to.
     pub(crate) fn bytes(&self, buffer: u16, start: usize, end: usize) -> &[u8] {
-        assert!(start <= end && end <= self.bytes_each, "{start}..{end} of {}", self.bytes_each);
+        let bytes_each = self.class_of(buffer).bytes_each;
+        assert!(start <= end && end <= bytes_each, "{start}..{end} of {bytes_each}");
         assert!(self.references[usize::from(buffer)] > 0, "buffer {buffer} is free");
         // SAFETY: the range lies inside the buffer, the mapping lives as long as `self`, is zeroed
         // by the kernel, and nobody writes to a buffer while there is a reference to it: the kernel
@@ -107,8 +164,15 @@ impl Pool {
     /// A buffer to be filled, which must be nobody else's.
     pub(crate) fn writable(&mut self, buffer: u16) -> &mut [u8] {
         assert_eq!(self.references[usize::from(buffer)], 1, "buffer {buffer} is shared");
+        let bytes_each = self.class_of(buffer).bytes_each;
         // SAFETY: as for `bytes`; with one reference and `&mut self` nobody else can read it.
-        unsafe { std::slice::from_raw_parts_mut(self.address(buffer).as_ptr(), self.bytes_each) }
+        unsafe { std::slice::from_raw_parts_mut(self.address(buffer).as_ptr(), bytes_each) }
+    }
+}
+
+impl Class {
+    fn length(&self) -> usize {
+        usize::from(self.count) * self.bytes_each
     }
 }
 
@@ -117,10 +181,9 @@ impl Drop for Pool {
         if self.is_kept {
             return;
         }
-        let length = self.count() * self.bytes_each;
         // SAFETY: mapped by `new` with this length; borrows of its bytes have ended, and the ring
         // driver ends the kernel's use before it lets the pool go.
-        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), length) };
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }
 }

@@ -56,7 +56,14 @@ pub fn probe() -> Support {
 
 /// Opens a small engine with this driver and sends bytes through it.
 pub(crate) fn exercise(driven: Driven) -> Result<(), Missing> {
-    let setup = Setup { sockets_max: 8, buffers: 4, buffer_bytes: 4096, ..Setup::default() };
+    let setup = Setup {
+        sockets_max: 8,
+        buffers: 4,
+        buffer_bytes: 4096,
+        large_buffers: 1,
+        large_buffer_bytes: 16 * 1024,
+        ..Setup::default()
+    };
     let mut engine = Engine::open_one(driven, &setup)?;
     let step = "a first exchange of bytes";
     exchange(&mut engine).map_err(|error| Missing { step, error })

@@ -44,8 +44,9 @@ pub(crate) struct Socket {
     pub(crate) failed: Option<Errno>,
     /// Stands in the list of sockets that the driver must look at.
     pub(crate) is_dirty: bool,
-    /// Bytes that the kernel has taken, ever; tells a slow peer from a dead one.
-    pub(crate) sent_total: u64,
+    /// Grows with bytes that the kernel takes, and with the end of output; tells a slow peer from
+    /// a dead one.
+    pub(crate) progress: u64,
     /// A listener rests until this time, in nanoseconds; 0 for not.
     pub(crate) rests_until_ns: u64,
     pub(crate) ops: Ops,
@@ -64,7 +65,7 @@ impl Socket {
             is_stuck: false,
             failed: None,
             is_dirty: false,
-            sent_total: 0,
+            progress: 0,
             rests_until_ns: 0,
             ops: Ops::default(),
             edge: Edge::default(),

@@ -24,6 +24,15 @@ pub fn shim() -> anyhow::Result<PathBuf> {
     artifact(&["--package", "pgx-lab-shim"], "libpgx_lab_shim.so")
 }
 
+/// Builds the bare forwarder of the benches, optimised, and returns where it is.
+///
+/// # Errors
+/// When cargo fails; it has said why on standard error.
+pub fn forwarder() -> anyhow::Result<PathBuf> {
+    let args = ["--package", "pgx-benches", "--example", "forwarder", "--release"];
+    artifact(&args, "forwarder")
+}
+
 /// Runs cargo and picks the file of this name out of what it says it made.
 fn artifact(args: &[&str], name: &str) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));

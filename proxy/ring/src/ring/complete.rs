@@ -5,11 +5,11 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use io_uring::cqueue;
 use rustix::io::Errno;
 
-use super::submit::Receive;
 use super::token::{Kind, unpack};
 use super::{Completion, Ring};
 use crate::handler::Handler;
 use crate::io::Io;
+use crate::pool::Size;
 use crate::socket::Phase;
 use crate::sys;
 use crate::table::Key;
@@ -39,7 +39,7 @@ impl Ring {
                 self.in_flight -= 1;
             }
             match kind {
-                Kind::Receive => received(io, handler, key, completion),
+                Kind::Receive => self.received(io, handler, key, completion),
                 Kind::Accept => accepted(io, handler, key, completion),
                 Kind::Poll => polled(io, handler, key, completion),
                 Kind::Wake => {
@@ -51,35 +51,43 @@ impl Ring {
             }
         }
     }
-}
 
-fn received<H: Handler>(io: &mut Io, handler: &mut H, key: Key, completion: Completion) {
-    let is_last = !cqueue::more(completion.flags);
-    if let Some(socket) = io.sockets.get_mut(key)
-        && is_last
-    {
-        if socket.ops.receive == Receive::Single {
-            socket.ops.singles_left -= 1;
+    fn received<H: Handler>(&mut self, io: &mut Io, handler: &mut H, key: Key, told: Completion) {
+        let Some(socket) = io.sockets.get_mut(key) else { return };
+        let size = socket.ops.receive_size();
+        if !cqueue::more(told.flags) {
+            socket.ops.receive_ended();
+            io.mark(key);
         }
-        socket.ops.receive_ended();
-        io.mark(key);
-    }
-    let buffer = cqueue::buffer_select(completion.flags);
-    if let Some(buffer) = buffer {
-        io.pool.returned(buffer);
-    }
-    match (count(completion.result), buffer) {
-        (Ok(length), Some(buffer)) if length > 0 => io.deliver_data(handler, key, buffer, length),
-        (result, buffer) => {
-            if let Some(buffer) = buffer {
-                io.pool.release(buffer);
+        let buffer = cqueue::buffer_select(told.flags);
+        if let Some(buffer) = buffer {
+            io.pool.returned(buffer);
+            self.buffers(size).returned();
+        }
+        match (count(told.result), buffer) {
+            (Ok(length), Some(buffer)) if length > 0 => {
+                let small_bytes = io.pool.bytes_each(Size::Small);
+                if let Some(socket) = io.sockets.get_mut(key)
+                    && socket.ops.note_received(length, small_bytes)
+                {
+                    io.mark(key);
+                }
+                return io.deliver_data(handler, key, buffer, length);
             }
-            match result {
-                Ok(_) => io.deliver_end(handler, key, Ok(())),
-                Err(Errno::NOBUFS) => io.counters.buffers_missing_total += 1,
-                Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {}
-                Err(error) => io.deliver_end(handler, key, Err(error)),
+            (_, Some(buffer)) => io.pool.release(buffer),
+            (_, None) => {}
+        }
+        match count(told.result) {
+            Ok(_) => io.deliver_end(handler, key, Ok(())),
+            Err(Errno::NOBUFS) => {
+                io.counters.buffers_missing_total += 1;
+                if let Some(socket) = io.sockets.get_mut(key) {
+                    socket.ops.is_starved = true;
+                    self.buffers(size).starved.push_back(key);
+                }
             }
+            Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {}
+            Err(error) => io.deliver_end(handler, key, Err(error)),
         }
     }
 }

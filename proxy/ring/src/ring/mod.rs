@@ -26,6 +26,7 @@ use self::token::Kind;
 use crate::handler::Handler;
 use crate::io::Io;
 use crate::limits::{COMPLETIONS, ENTER_TRIES_MAX, QUIESCE_MS_MAX, SUBMISSIONS};
+use crate::pool::Size;
 use crate::probe::Missing;
 use crate::sys;
 use crate::table::Key;
@@ -44,7 +45,8 @@ pub(crate) enum Mode {
 
 pub(crate) struct Ring {
     ring: IoUring,
-    buffers: BufferRing,
+    small: BufferRing,
+    large: BufferRing,
     wake: Arc<Wake>,
     /// What the kernel reads the waker's counter into.
     wake_count: Box<[u8; 8]>,
@@ -101,11 +103,14 @@ impl Ring {
         let files = io.sockets_max();
         ring.submitter().register_files_sparse(files).map_err(|error| Missing { step, error })?;
         let step = "a ring of buffers";
-        let buffers =
-            BufferRing::register(&ring, &io.pool).map_err(|error| Missing { step, error })?;
+        let lend = |size| {
+            BufferRing::register(&ring, &io.pool, size).map_err(|error| Missing { step, error })
+        };
+        let (small, large) = (lend(Size::Small)?, lend(Size::Large)?);
         Ok(Self {
             ring,
-            buffers,
+            small,
+            large,
             wake,
             wake_count: Box::default(),
             is_wake_armed: false,
@@ -128,8 +133,11 @@ impl Ring {
         if self.is_broken {
             return Err(io::Error::other("the ring has failed before; open a new engine"));
         }
-        self.buffers.lend(&mut io.pool);
         self.arm_wake();
+        for size in [Size::Small, Size::Large] {
+            self.buffers(size).lend(&mut io.pool);
+            self.serve_starved(io, size);
+        }
         // As many as there are now: a socket with more output than one send takes comes again.
         for _ in 0..io.dirty.len() {
             if !self.has_room() {
@@ -138,6 +146,8 @@ impl Ring {
             let Some(key) = io.next_dirty() else { break };
             self.reconcile(io, key);
         }
+        // What is starved still can try again after this turn's sends have given buffers back.
+        self.is_urgent |= !self.small.starved.is_empty() || !self.large.starved.is_empty();
         let goes_on = self.is_urgent || !io.dirty.is_empty() || !io.events.is_empty();
         let deadline_ns = deadline_ns.into_iter().chain(io.next_deadline_ns()).min();
         if let Err(error) = self.enter(io, if goes_on { Some(0) } else { deadline_ns }) {
@@ -152,6 +162,28 @@ impl Ring {
         io.deliver_events(handler);
         self.dispatch(io, handler);
         Ok(())
+    }
+
+    fn buffers(&mut self, size: Size) -> &mut BufferRing {
+        match size {
+            Size::Small => &mut self.small,
+            Size::Large => &mut self.large,
+        }
+    }
+
+    /// Lets sockets that found no buffer try again, before all others, as many as there are
+    /// buffers. That is less than the queue has entries, so sends always find some.
+    fn serve_starved(&mut self, io: &mut Io, size: Size) {
+        for _ in 0..self.buffers(size).can_serve() {
+            if !self.has_room() {
+                return;
+            }
+            let Some(key) = self.buffers(size).starved.pop_front() else { return };
+            if let Some(socket) = io.sockets.get_mut(key) {
+                socket.ops.is_starved = false;
+                self.reconcile(io, key);
+            }
+        }
     }
 
     /// Submits what is queued, waits for a completion or the deadline, and takes the completions

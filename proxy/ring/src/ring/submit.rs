@@ -6,13 +6,13 @@ use std::ptr;
 use io_uring::squeue::Entry;
 use io_uring::{opcode, squeue, types};
 
-use super::buffers::GROUP;
+use super::buffers::group;
 use super::token::{Kind, pack};
 use super::{Ring, Send};
 use crate::io::{Event, Io};
-use crate::limits::{ENTRIES_PER_SOCKET, PIECES_MAX, SINGLE_RECEIVES};
+use crate::limits::{CALM_AFTER, ENTRIES_PER_SOCKET, FLOOD_AFTER, PIECES_MAX};
 use crate::output::Output;
-use crate::pool::Pool;
+use crate::pool::{Pool, Size};
 use crate::socket::{Phase, Socket};
 use crate::table::Key;
 
@@ -24,9 +24,9 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIG
 pub(super) enum Receive {
     #[default]
     None,
-    /// Goes on by itself.
+    /// Goes on by itself, into small buffers.
     Multi,
-    /// Ends with the first bytes.
+    /// Ends with the first bytes, in a large buffer.
     Single,
 }
 
@@ -41,8 +41,13 @@ pub(crate) struct Ops {
     is_accept_cancelled: bool,
     pub(super) polls: bool,
     is_poll_cancelled: bool,
-    /// How many receives are to be single ones before they go on by themselves again.
-    pub(super) singles_left: u8,
+    /// Waits for a buffer, in a list of the driver.
+    pub(super) is_starved: bool,
+    /// Receives are to be single ones: the peer sends faster than it is read, or than what it
+    /// sends can be passed on.
+    is_flooding: bool,
+    /// Receives in a row that speak for a change of that.
+    signs: u8,
     /// Where this turn's send stands in the list of sends.
     send_place: u32,
 }
@@ -55,6 +60,26 @@ impl Ops {
     /// Operations refer to the socket.
     fn are_under_way(&self) -> bool {
         self.receive != Receive::None || self.accepts || self.polls
+    }
+
+    /// Which buffers the receive under way is given.
+    pub(super) fn receive_size(&self) -> Size {
+        if self.receive == Receive::Single { Size::Large } else { Size::Small }
+    }
+
+    /// A receive delivered so many bytes. True when the kind of receives is to change.
+    pub(super) fn note_received(&mut self, length: usize, small_bytes: usize) -> bool {
+        let (is_sign, enough) = if self.is_flooding {
+            (length <= small_bytes, CALM_AFTER)
+        } else {
+            (length >= small_bytes, FLOOD_AFTER)
+        };
+        self.signs = if is_sign { self.signs + 1 } else { 0 };
+        let changes = self.signs >= enough;
+        if changes {
+            (self.is_flooding, self.signs) = (!self.is_flooding, 0);
+        }
+        changes
     }
 
     pub(super) fn receive_ended(&mut self) {
@@ -205,30 +230,33 @@ impl Ring {
         let wanted = socket.is_to_be_read();
         let ops = &mut socket.ops;
         if wanted && ops.receive == Receive::None {
-            if !ops.is_registered {
+            if !ops.is_registered || ops.is_starved {
                 return;
             }
             let target = types::Fixed(key.slot);
-            let entry = if ops.singles_left > 0 {
+            let entry = if ops.is_flooding {
                 ops.receive = Receive::Single;
-                let receive = opcode::Recv::new(target, ptr::null_mut(), 0).buf_group(GROUP);
-                receive.build().flags(squeue::Flags::BUFFER_SELECT)
+                let receive = opcode::Recv::new(target, ptr::null_mut(), 0);
+                let entry = receive.buf_group(group(Size::Large)).build();
+                entry.flags(squeue::Flags::BUFFER_SELECT)
             } else {
                 ops.receive = Receive::Multi;
-                opcode::RecvMulti::new(target, GROUP).build()
+                opcode::RecvMulti::new(target, group(Size::Small)).build()
             };
             self.in_flight += 1;
             return self.push_plain(entry, Kind::Receive, key);
         }
-        // A single receive of a paused socket may stay: it is bounded by itself.
         let is_surplus = match ops.receive {
             Receive::None => false,
-            Receive::Multi => !wanted,
+            Receive::Multi => !wanted || ops.is_flooding,
+            // One of a paused socket may stay: it is bounded by itself.
             Receive::Single => !wanted && socket.phase != Phase::Open,
         };
         if is_surplus && !ops.is_receive_cancelled {
             ops.is_receive_cancelled = true;
-            ops.singles_left = SINGLE_RECEIVES;
+            // Whoever was paused once is likely to be again, and a single receive need not be
+            // cancelled for it.
+            (ops.is_flooding, ops.signs) = (true, 0);
             self.cancel(Kind::Receive, key);
         }
     }
