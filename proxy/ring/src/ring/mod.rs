@@ -54,6 +54,7 @@ pub(crate) struct Ring {
     /// Sends of this turn.
     sends: Vec<Send>,
     /// Headers of those sends that have several pieces; kept for the next turn.
+    #[allow(clippy::vec_box, reason = "the kernel is told their addresses")]
     messages: Vec<Box<Message>>,
     messages_used: usize,
     /// What the kernel said in this turn, taken out of the shared queue.

@@ -46,7 +46,7 @@ pub(crate) fn open_with(choice: Choice, setup: &Setup) -> Option<Engine> {
     }
 }
 
-pub fn open(choice: Choice) -> Option<Engine> {
+pub(crate) fn open(choice: Choice) -> Option<Engine> {
     open_with(choice, &Setup::default())
 }
 
@@ -73,7 +73,7 @@ impl Recorder {
         self.received.get(&key).map_or(&[], |bytes| bytes)
     }
 
-    pub fn has_ended(&self, key: Key) -> bool {
+    pub(crate) fn has_ended(&self, key: Key) -> bool {
         self.ended.iter().any(|(ended, _)| *ended == key)
     }
 }
