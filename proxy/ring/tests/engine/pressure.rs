@@ -10,7 +10,8 @@ use rustix::net::sockopt;
 
 use crate::on_every_engine;
 use crate::support::{
-    Recorder, open, open_with, pair, pattern, resident_bytes, tcp_pair, turn_times, turn_until,
+    Recorder, is_alone, open, open_with, pair, pattern, resident_bytes, tcp_pair, turn_times,
+    turn_until,
 };
 
 on_every_engine![
@@ -200,6 +201,9 @@ fn flood(engine: &mut Engine, is_tcp: bool) -> (Key, std::thread::JoinHandle<()>
 }
 
 fn gigabyte_through_a_slow_reader_keeps_memory_flat(choice: Choice) {
+    if !is_alone() {
+        return;
+    }
     let Some(mut engine) = open(choice) else { return };
     const TOTAL: usize = 1 << 30;
     const HIGH: usize = 256 * 1024;
@@ -382,6 +386,9 @@ fn flood_from_one_socket_does_not_starve_another(choice: Choice) {
 
 fn idle_sockets_cost_almost_nothing(choice: Choice) {
     const COUNT: usize = 2_000;
+    if !is_alone() {
+        return;
+    }
     crate::support::raise_descriptors();
     let Some(mut engine) = open(choice) else { return };
     let mut handler = Recorder { echoes: true, ..Recorder::default() };

@@ -119,6 +119,25 @@ impl Handler for Recorder {
     }
 }
 
+/// Runs the rest of a test in a process of its own, as what it looks at or changes is the process's:
+/// true in that process, and false, once that has passed, in the one that runs all tests.
+pub(crate) fn is_alone() -> bool {
+    const ALONE: &str = "PGX_RING_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let thread = std::thread::current();
+    let test = thread.name().expect("a test's thread has its name");
+    let mut child = std::process::Command::new(std::env::current_exe().expect("we run"));
+    child.args(["--exact", "--nocapture", test]).env(ALONE, "1");
+    let output = child.output().expect("the tests can be run again");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    eprintln!("{complained}");
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{complained}");
+    false
+}
+
 /// Turns the engine until the condition holds.
 pub(crate) fn turn_until<H: Handler>(
     engine: &mut Engine,
