@@ -24,8 +24,11 @@ impl Io {
         buffer: u16,
         length: usize,
     ) {
-        let phase = self.sockets.get(key).map(|socket| socket.phase);
-        if matches!(phase, Some(Phase::Open | Phase::Leaving)) && length > 0 {
+        let is_heard = self.sockets.get(key).is_some_and(|socket| {
+            // A failed send may have ended a socket that was paused, with a receive under way.
+            matches!(socket.phase, Phase::Open | Phase::Leaving) && !socket.input_over
+        });
+        if is_heard && length > 0 {
             // SAFETY: the buffer's memory lives until the engine is dropped, which a handler cannot
             // do; our reference keeps it from being given back or filled during the call, and the
             // handler's borrow ends with the call.

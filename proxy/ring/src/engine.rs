@@ -10,8 +10,8 @@ use crate::epoll::Epoll;
 use crate::handler::Handler;
 use crate::io::Io;
 use crate::limits::{
-    BUFFER_BYTES, BUFFERS, BUFFERS_MAX, FINISH_MS_MAX, LARGE_BUFFER_BYTES, LARGE_BUFFERS,
-    SLOTS_MAX, SOCKETS_MAX,
+    BUFFER_BYTES, BUFFERS, BUFFERS_MAX, COMPLETIONS, FINISH_MS_MAX, LARGE_BUFFER_BYTES,
+    LARGE_BUFFERS, SLOTS_MAX, SOCKETS_MAX, SUBMISSIONS, SUBMISSIONS_MIN,
 };
 use crate::pool::Pool;
 use crate::probe::{Missing, exercise};
@@ -69,6 +69,10 @@ pub struct Setup {
     pub large_buffers: u16,
     /// Bytes of each.
     pub large_buffer_bytes: u32,
+    /// Operations that can be queued in one turn; what is beyond waits for the next.
+    pub submissions: u32,
+    /// Completions that the kernel can tell at once; at least as many as submissions.
+    pub completions: u32,
     /// How long `finish` waits for a peer that takes no byte, or does not close.
     pub finish_ms_max: u32,
 }
@@ -81,6 +85,8 @@ impl Default for Setup {
             buffer_bytes: BUFFER_BYTES,
             large_buffers: LARGE_BUFFERS,
             large_buffer_bytes: LARGE_BUFFER_BYTES,
+            submissions: SUBMISSIONS,
+            completions: COMPLETIONS,
             finish_ms_max: FINISH_MS_MAX,
         }
     }
@@ -100,6 +106,14 @@ impl Setup {
                 );
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
+        }
+        if self.submissions < SUBMISSIONS_MIN || self.completions < self.submissions {
+            let text = format!(
+                "{} submissions and {} completions in one turn: there must be at least \
+                 {SUBMISSIONS_MIN} submissions, and as many completions",
+                self.submissions, self.completions
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         Ok(())
     }
@@ -204,9 +218,11 @@ impl Engine {
         let sockets_max = sockets_max.min(setup.sockets_max).min(SLOTS_MAX);
         let io = Io::new(pool, sockets_max, setup.finish_ms_max);
         let driver = match driven {
-            Driven::Full => Driver::Ring(Box::new(Ring::open(Mode::Full, &io, wake.clone())?)),
+            Driven::Full => {
+                Driver::Ring(Box::new(Ring::open(Mode::Full, setup, &io, wake.clone())?))
+            }
             Driven::Reduced => {
-                Driver::Ring(Box::new(Ring::open(Mode::Reduced, &io, wake.clone())?))
+                Driver::Ring(Box::new(Ring::open(Mode::Reduced, setup, &io, wake.clone())?))
             }
             Driven::Epoll => Driver::Epoll(Epoll::new(wake.clone()).map_err(wrong("epoll"))?),
         };

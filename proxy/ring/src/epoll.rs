@@ -159,24 +159,18 @@ impl Epoll {
             let key = unpack(data);
             let Some(socket) = io.sockets.get_mut(key) else { continue };
             let broken = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
-            if socket.phase == Phase::Connecting {
-                if flags.intersects(epoll::EventFlags::OUT | broken) {
+            let ends = epoll::EventFlags::RDHUP | broken;
+            socket.edge.is_readable |= flags.intersects(epoll::EventFlags::IN | ends);
+            socket.edge.is_ending |= flags.intersects(ends);
+            if flags.intersects(epoll::EventFlags::OUT | broken) {
+                if socket.phase == Phase::Connecting {
                     let result = sys::connect_result(&socket.fd);
-                    socket.edge.is_readable = flags.intersects(epoll::EventFlags::IN | broken);
                     io.deliver_connected(handler, key, result);
+                } else if std::mem::take(&mut socket.is_stuck) {
+                    io.mark(key);
                 }
-                continue;
             }
-            if flags.intersects(epoll::EventFlags::OUT | broken) && socket.is_stuck {
-                socket.is_stuck = false;
-                io.mark(key);
-            }
-            let Some(socket) = io.sockets.get_mut(key) else { continue };
-            if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP | broken) {
-                socket.edge.is_readable = true;
-                socket.edge.is_ending |= flags.intersects(epoll::EventFlags::RDHUP | broken);
-                self.ready_if_wanted(io, key);
-            }
+            self.ready_if_wanted(io, key);
         }
     }
 

@@ -335,8 +335,8 @@ impl Io {
         let Some(socket) = self.sockets.get_mut(key) else { return };
         let taken = match outcome {
             Ok(taken) => taken,
-            // The latter when the kernel is short of memory for now; there is room later.
-            Err(Errno::AGAIN | Errno::NOBUFS) => 0,
+            // The second when the kernel is short of memory for now; there is room later.
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => 0,
             Err(error) => return self.output_failed(key, error),
         };
         socket.output.advance(&mut self.pool, taken);
@@ -435,12 +435,18 @@ impl Io {
                 self.mark(key);
             }
         }
-        while let Some((_, key, seen)) = self.timers.closing.pop_front_if(|it| it.0 <= now_ns) {
-            let Some(socket) = self.sockets.get_mut(key) else { continue };
-            if socket.progress > seen && socket.phase != Phase::Closing {
+        while let Some(&(at_ns, key, seen)) = self.timers.closing.front() {
+            // Most have been closed long before; they must not make the engine wake up.
+            let socket = self.sockets.get(key).filter(|socket| socket.phase != Phase::Closing);
+            if socket.is_some() && at_ns > now_ns {
+                return;
+            }
+            self.timers.closing.pop_front();
+            let Some(socket) = socket else { continue };
+            if socket.progress > seen {
                 let entry = (now_ns + self.close_wait_ns, key, socket.progress);
                 self.timers.closing.push_back(entry);
-            } else if socket.phase != Phase::Closing {
+            } else {
                 self.counters.closed_late_total += 1;
                 self.close(key);
             }

@@ -60,10 +60,13 @@ pub const FINISH_MS_MAX: u32 = 10_000;
 pub const LISTEN_BACKLOG: i32 = 1024;
 
 /// Operations queued in one turn; sockets beyond wait for the next. 64 KiB.
-pub(crate) const SUBMISSIONS: u32 = 1024;
+pub const SUBMISSIONS: u32 = 1024;
+
+/// Fewest submissions that can be asked for: what two sockets need.
+pub(crate) const SUBMISSIONS_MIN: u32 = 2 * ENTRIES_PER_SOCKET as u32;
 
 /// Completions that the kernel can tell at once; it holds back more, at a cost. 64 KiB.
-pub(crate) const COMPLETIONS: u32 = 4096;
+pub const COMPLETIONS: u32 = 4096;
 
 /// Operations that one socket can need in one turn: a send, and for receive, accept and poll each
 /// one that begins or ends it.
@@ -90,7 +93,7 @@ pub(crate) const EXERCISE_MS_MAX: u64 = 2_000;
 
 const _: () = assert!(BUFFERS.is_power_of_two(), "the kernel takes a power of two");
 const _: () = assert!(LARGE_BUFFERS.is_power_of_two() && LARGE_BUFFER_BYTES >= BUFFER_BYTES);
-const _: () = assert!(SUBMISSIONS as usize >= 2 * ENTRIES_PER_SOCKET);
+const _: () = assert!(SUBMISSIONS >= SUBMISSIONS_MIN && COMPLETIONS >= SUBMISSIONS);
 const _: () = assert!(COMPLETIONS > SUBMISSIONS + BUFFERS as u32, "a usual turn fits");
 const _: () = assert!(SOCKETS_MAX <= SLOTS_MAX);
 const _: () = assert!(PIECES_MAX <= 1024, "IOV_MAX");

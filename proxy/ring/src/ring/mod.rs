@@ -23,9 +23,10 @@ use io_uring::{EnterFlags, IoUring, opcode, types};
 use self::buffers::BufferRing;
 use self::submit::Message;
 use self::token::Kind;
+use crate::engine::Setup;
 use crate::handler::Handler;
 use crate::io::Io;
-use crate::limits::{COMPLETIONS, ENTER_TRIES_MAX, QUIESCE_MS_MAX, SUBMISSIONS};
+use crate::limits::{ENTER_TRIES_MAX, QUIESCE_MS_MAX};
 use crate::pool::Size;
 use crate::probe::Missing;
 use crate::sys;
@@ -54,6 +55,7 @@ pub(crate) struct Ring {
     /// Sends of this turn.
     sends: Vec<Send>,
     /// Headers of those sends that have several pieces; kept for the next turn.
+    #[allow(clippy::vec_box, reason = "the kernel is told their addresses")]
     messages: Vec<Box<Message>>,
     messages_used: usize,
     /// What the kernel said in this turn, taken out of the shared queue.
@@ -85,9 +87,14 @@ struct Completion {
 impl Ring {
     /// Sets up a ring with its table of files and its buffers, all of which it has when this
     /// returns.
-    pub(crate) fn open(mode: Mode, io: &Io, wake: Arc<Wake>) -> Result<Self, Missing> {
+    pub(crate) fn open(
+        mode: Mode,
+        setup: &Setup,
+        io: &Io,
+        wake: Arc<Wake>,
+    ) -> Result<Self, Missing> {
         let mut builder = IoUring::builder();
-        builder.setup_submit_all().setup_cqsize(COMPLETIONS);
+        builder.setup_submit_all().setup_cqsize(setup.completions);
         let step = match mode {
             Mode::Full => {
                 builder.setup_single_issuer().setup_defer_taskrun();
@@ -98,7 +105,7 @@ impl Ring {
                 "a plain ring"
             }
         };
-        let ring = builder.build(SUBMISSIONS).map_err(|error| Missing { step, error })?;
+        let ring = builder.build(setup.submissions).map_err(|error| Missing { step, error })?;
         let step = "a table of files";
         let files = io.sockets_max();
         ring.submitter().register_files_sparse(files).map_err(|error| Missing { step, error })?;

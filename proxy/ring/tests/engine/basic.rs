@@ -12,6 +12,7 @@ on_every_engine![
     accepted_connections_are_echoed_and_end_together,
     connection_over_a_unix_socket_carries_both_ways,
     refused_connections_are_told,
+    server_that_closes_at_once_is_heard_to_the_end,
     half_closed_peer_still_gets_its_answer,
     forwards_and_writes_arrive_in_the_order_of_the_calls,
     finish_sends_all_and_then_the_end,
@@ -92,6 +93,24 @@ fn refused_connections_are_told(choice: Choice) {
     assert!(handler.ended.is_empty() && handler.connected.len() == 1);
     engine.io().abort(key);
     turn_until(&mut engine, &mut handler, "it is closed", |_, io| io.sockets() == 0);
+}
+
+fn server_that_closes_at_once_is_heard_to_the_end(choice: Choice) {
+    let Some(mut engine) = open(choice) else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::Tcp(listener.local_addr().unwrap());
+    for _ in 0..50 {
+        let mut handler = Recorder::default();
+        let key = engine.io().connect(&address).unwrap();
+        // All of it is there before the engine looks for the first time.
+        let mut peer = listener.accept().unwrap().0;
+        peer.write_all(b"too many clients").unwrap();
+        drop(peer);
+        turn_until(&mut engine, &mut handler, "the end", |handler, _| handler.has_ended(key));
+        assert!(matches!(handler.connected[..], [(_, Ok(()))]));
+        assert_eq!(handler.bytes(key), b"too many clients");
+        engine.io().abort(key);
+    }
 }
 
 fn half_closed_peer_still_gets_its_answer(choice: Choice) {

@@ -10,12 +10,14 @@ use rustix::net::sockopt;
 
 use crate::on_every_engine;
 use crate::support::{
-    Recorder, open, open_with, pair, pattern, raise_descriptors, tcp_pair, turn_times, turn_until,
+    Recorder, is_alone, open, open_with, pair, pattern, raise_descriptors, tcp_pair, turn_times,
+    turn_until,
 };
 
 on_every_engine![
     old_keys_mean_nothing_through_thousands_of_connections,
     more_sockets_than_the_queues_hold_are_all_served,
+    completions_that_the_kernel_holds_back_are_not_taken_for_success,
     full_table_refuses_and_recovers,
     connection_that_never_stands_can_be_given_up,
     output_queued_before_the_connection_stands_is_sent_first,
@@ -24,6 +26,7 @@ on_every_engine![
     sockets_may_be_closed_in_any_call,
     engine_can_be_dropped_in_mid_flight,
     listener_can_be_closed,
+    listener_rests_when_descriptors_run_out,
     long_queue_of_small_pieces_is_sent_whole,
 ];
 
@@ -116,6 +119,48 @@ fn more_sockets_than_the_queues_hold_are_all_served(choice: Choice) {
     drop(peers);
     turn_until(&mut engine, &mut handler, "all are closed", |_, io| io.sockets() == 0);
     assert_eq!(handler.ended.len(), COUNT);
+}
+
+/// A send that says nothing has succeeded: so nothing may be concluded while completions wait in
+/// the kernel for room in the queue.
+fn completions_that_the_kernel_holds_back_are_not_taken_for_success(choice: Choice) {
+    const COUNT: usize = 60;
+    let setup = Setup { submissions: 256, completions: 256, ..Setup::default() };
+    let Some(mut engine) = open_with(choice, &setup) else { return };
+    let mut handler = Recorder::default();
+    let mut peers: Vec<_> = (0..COUNT).map(|_| pair(&mut engine)).collect();
+    for (key, peer) in &mut peers {
+        sockopt::set_socket_send_buffer_size(engine.io().fd(*key).unwrap(), 4096).unwrap();
+        // Fills what the peer's kernel side holds, so that the send below takes a part at most.
+        peer.set_nonblocking(true).unwrap();
+        for _ in 0..100 {
+            if peer.write(&[5; 4096]).is_err() {
+                break;
+            }
+        }
+    }
+    let sent = pattern(200_000, 3);
+    for (key, _) in &peers {
+        engine.io().write_vec(*key, sent.clone());
+    }
+    // The receives come first in this turn, each with many completions, and then the sends fail.
+    turn_times(&mut engine, &mut handler, 3);
+    let mut got = vec![Vec::new(); COUNT];
+    let mut piece = vec![0; 65_536];
+    turn_until(&mut engine, &mut handler, "all was read", |_, _| {
+        for ((_, peer), got) in peers.iter_mut().zip(&mut got) {
+            while let Ok(length) = peer.read(&mut piece) {
+                got.extend_from_slice(&piece[..length]);
+            }
+        }
+        got.iter().all(|got| got.len() >= sent.len())
+    });
+    assert!(got.iter().all(|got| *got == sent), "the bytes differ");
+    let counters = engine.io().counters();
+    assert!(counters.partial_sends_total as usize >= COUNT, "{counters:?}");
+    if choice != Choice::Epoll {
+        assert!(counters.overflows_total > 0, "{counters:?}");
+    }
 }
 
 fn full_table_refuses_and_recovers(choice: Choice) {
@@ -361,6 +406,40 @@ fn listener_can_be_closed(choice: Choice) {
     engine.io().abort(key);
     turn_until(&mut engine, &mut handler, "closed", |_, io| io.sockets() == 2);
     assert!(TcpStream::connect(address).is_err());
+}
+
+fn listener_rests_when_descriptors_run_out(choice: Choice) {
+    if !is_alone() {
+        return;
+    }
+    let Some(mut engine) = open(choice) else { return };
+    let mut handler = Recorder { echoes: true, ..Recorder::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    engine.io().listen(listener.into()).unwrap();
+    let mut clients: Vec<_> = (0..10).map(|_| TcpStream::connect(address).unwrap()).collect();
+    // The next descriptor has the lowest free number; only three of the ten can be accepted.
+    let next = std::fs::File::open("/dev/null").unwrap();
+    let number = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&next)).unwrap();
+    drop(next);
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = Some(number + 3);
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    turn_until(&mut engine, &mut handler, "it rests", |_, io| {
+        io.counters().accept_pauses_total > 0
+    });
+    assert_eq!(engine.io().counters().accept_error_last, 24, "EMFILE");
+    assert_eq!(handler.accepted.len(), 3);
+    // Those that are served go on, and each that goes makes room for one that waits.
+    for client in &mut clients {
+        client.write_all(b"hello").unwrap();
+    }
+    for mut client in clients {
+        client.set_nonblocking(true).unwrap();
+        let mut got = [0; 5];
+        turn_until(&mut engine, &mut handler, "an echo", |_, _| client.read(&mut got).is_ok());
+        assert_eq!(&got, b"hello");
+    }
 }
 
 fn long_queue_of_small_pieces_is_sent_whole(choice: Choice) {

@@ -46,7 +46,7 @@ pub(crate) fn open_with(choice: Choice, setup: &Setup) -> Option<Engine> {
     }
 }
 
-pub fn open(choice: Choice) -> Option<Engine> {
+pub(crate) fn open(choice: Choice) -> Option<Engine> {
     open_with(choice, &Setup::default())
 }
 
@@ -73,7 +73,7 @@ impl Recorder {
         self.received.get(&key).map_or(&[], |bytes| bytes)
     }
 
-    pub fn has_ended(&self, key: Key) -> bool {
+    pub(crate) fn has_ended(&self, key: Key) -> bool {
         self.ended.iter().any(|(ended, _)| *ended == key)
     }
 }
@@ -117,6 +117,25 @@ impl Handler for Recorder {
     fn woken(&mut self, _: &mut Io) {
         self.woken += 1;
     }
+}
+
+/// Runs the rest of a test in a process of its own, as what it looks at or changes is the process's:
+/// true in that process, and false, once that has passed, in the one that runs all tests.
+pub(crate) fn is_alone() -> bool {
+    const ALONE: &str = "PGX_RING_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let thread = std::thread::current();
+    let test = thread.name().expect("a test's thread has its name");
+    let mut child = std::process::Command::new(std::env::current_exe().expect("we run"));
+    child.args(["--exact", "--nocapture", test]).env(ALONE, "1");
+    let output = child.output().expect("the tests can be run again");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    eprintln!("{complained}");
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{complained}");
+    false
 }
 
 /// Turns the engine until the condition holds.
