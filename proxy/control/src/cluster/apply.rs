@@ -107,7 +107,9 @@ impl State {
             return Err(Void::NotBootstrapped);
         }
         let current = self.members.get(&member.node).map(|current| current.incarnation);
-        if replaces != current || self.is_gone(member.node) {
+        // What a node that leaves had put aside comes back, as long as commits depend on it.
+        let is_over = self.is_gone(member.node) && !self.needs(member.incarnation);
+        if replaces != current || is_over {
             return Err(Void::Member);
         }
         // A directory is in one place only; a second node that claims it is mistaken or a copy.
@@ -194,7 +196,6 @@ impl State {
         let lossy = accept_loss.then_some(history);
         self.unestablished.insert(*epoch, Unserved { lossy });
         self.tenure = Some(tenure);
-        self.drop_gone_members();
         self.sealed = None;
         self.handover = None;
         self.loss_accepted = None;
@@ -209,8 +210,12 @@ impl State {
     }
 
     /// Directories of nodes that have left are members no more, but for the newest primary's and
-    /// those that commits depend on.
+    /// those that commits depend on. None goes before the newest epoch serves: until then commits
+    /// are about to depend on those of its rule, and may depend on what a node has put aside.
     fn drop_gone_members(&mut self) {
+        if self.tenure.as_ref().is_some_and(|tenure| !tenure.is_established) {
+            return;
+        }
         let holder = self.tenure.as_ref().map(|tenure| tenure.holder);
         let mut members = core::mem::take(&mut self.members);
         members.retain(|node, member| {
@@ -412,6 +417,14 @@ impl State {
         self.check_serving(epoch)?;
         let established = self.established.as_mut().ok_or(Void::NotBootstrapped)?;
         if established.rules.len() < 2 || established.change != change {
+            return Err(Void::RuleChange);
+        }
+        // The primary stops for a standby that it names: it must still be one that can be elected.
+        let next = self.handover.and_then(|to| self.members.get(&to));
+        let stays = |next: &Member| {
+            established.rules.last().is_some_and(|rule| rule.members.contains(&next.incarnation))
+        };
+        if self.handover.is_some() && !next.is_some_and(stays) {
             return Err(Void::RuleChange);
         }
         established.rules.drain(..established.rules.len() - 1);
