@@ -163,7 +163,7 @@ fn closing_is_believed_of_the_holder_alone() {
     let mut net = Net::new(&three_nodes());
     net.run(&[1, 2, 3], AWAKE);
     let right = Right::primary(Epoch(0), NodeId(1), directory(1));
-    net.at(2).handle_message(NodeId(3), Message::Closed(right), AWAKE);
+    net.at(2).handle_message(NodeId(3), Message::Closed { right, life: 1 }, AWAKE);
     let ask = Ask {
         right,
         epoch: Epoch(0),
@@ -188,7 +188,8 @@ fn standbys_that_close_an_epoch_for_themselves_take_nothing_from_its_primary() {
         let right = Right::primary(Epoch(0), NodeId(node), directory(node));
         net.at(node).handle_closed(right, AWAKE);
         // A build that still says so must not be believed.
-        net.at(1).handle_message(NodeId(node), Message::Closed(right), AWAKE);
+        let message = Message::Closed { right, life: node };
+        net.at(1).handle_message(NodeId(node), message, AWAKE);
     }
     let later = AWAKE.after_ms(400);
     net.run(&[1, 2, 3], later);
