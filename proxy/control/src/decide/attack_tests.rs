@@ -222,3 +222,44 @@ fn address_that_its_holder_could_not_use_goes_to_another_node_that_offers_it() {
     }
     assert!(holders.contains(&NodeId(2)), "it goes to node 3 for ever: {holders:?}");
 }
+
+#[test]
+fn node_that_has_left_the_log_and_runs_on_keeps_neither_leases_nor_memberships_nor_an_address() {
+    let mut scene = scene();
+    let (node, vip) = (NodeId(3), VipId(1));
+    let give = Entry::GiveVip { vip, number: 1, holder: node, incarnation: Incarnation(3) };
+    let gone = Entry::Node { node, address: "a:1".into(), role: Role::Gone };
+    apply_all(&mut scene.state, [give, gone]);
+    for node in [2, 3] {
+        scene.facts(node).proxy = Some(ProxyFacts { vips: [vip].into(), ..ProxyFacts::default() });
+    }
+    let proposed = scene.proposed();
+    assert!(proposed.contains(&Entry::RetireVip { vip, number: 1 }), "{proposed:?}");
+    let retire = Entry::Retire { node, number: 3 };
+    assert!(!proposed.contains(&retire), "it still hears of what comes");
+    apply_all(&mut scene.state, [Entry::RetireVip { vip, number: 1 }]);
+    for voter in [1, 2].map(NodeId) {
+        let kind = Kind::Vip(vip);
+        apply_all(&mut scene.state, [Entry::Released { voter, kind, number: 1 }]);
+    }
+    scene.node(1).settled_change = 3;
+    scene.settle();
+    assert_eq!(scene.state.vips()[&vip].holder, NodeId(2), "not to who leaves");
+    // It hears of nothing and is not heard, but asks voters on and on, who miss nothing.
+    scene.log.remove(&node);
+    scene.silence(3);
+    assert!(scene.proposed().contains(&retire), "it pins {:?}", scene.state.memberships());
+    apply_all(&mut scene.state, [retire]);
+    for kind in [Kind::Member(node), Kind::Route(node)] {
+        for voter in [1, 2].map(NodeId) {
+            apply_all(&mut scene.state, [Entry::Released { voter, kind, number: 3 }]);
+        }
+    }
+    // What it said before it left may come late.
+    scene.seen(3).heard = NOW;
+    let proposed = scene.proposed();
+    assert!(proposed.contains(&Entry::Forget { node }), "{proposed:?}");
+    assert!(!proposed.contains(&Entry::Register { node }), "{proposed:?}");
+    apply_all(&mut scene.state, [Entry::Forget { node }]);
+    assert!(!scene.proposed().contains(&Entry::Register { node }));
+}
