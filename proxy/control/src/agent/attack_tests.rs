@@ -252,3 +252,21 @@ fn standby_that_somebody_started_as_a_primary_is_rebuilt_though_it_has_no_timeli
     let steps = next(&mut agent, &state, &found);
     assert!(steps.contains(&Step::Rebuild(NodeId(1))), "{steps:?}");
 }
+
+#[test]
+fn directory_that_an_operator_put_in_the_primary_s_place_is_not_rebuilt_from_itself() {
+    // The primary's disk is lost, and a backup is restored in its place; the quorum has admitted it.
+    let mut state = three_nodes();
+    let restored = Incarnation(111);
+    let member = crate::cluster::Member { node: NodeId(1), incarnation: restored, priority: 0 };
+    apply_all(&mut state, [Entry::Admit { member, replaces: Some(directory(1)) }]);
+    let mut agent = Agent::new(NodeId(1), 0, Record::new(restored, history(&[(9, 0, 0)])));
+    let mut found = local(Process::Primary);
+    found.timeline = Timeline(9);
+    assert!(next(&mut agent, &state, &found).contains(&Step::Kill));
+    found.process = Process::Stopped;
+    let steps = next(&mut agent, &state, &found);
+    assert!(!steps.contains(&Step::Rebuild(NodeId(1))), "it may be all there is: {steps:?}");
+    assert!(agent.record().is_whole, "it could not even be elected with loss");
+    assert!(!agent.record().may_serve(Epoch(0)), "that was the other's right");
+}

@@ -275,6 +275,10 @@ impl Agent {
             steps.push(Step::Kill);
             return steps;
         }
+        if upstream == self.me {
+            // The epoch is that of a directory which was here before; the next one goes on.
+            return steps;
+        }
         let may_follow = self.draft.is_whole && state.may_follow(&self.draft.history, local.end);
         if !may_follow {
             steps.extend(self.rebuild(epoch, upstream, may_rebuild, state));
