@@ -99,6 +99,16 @@ fn nodes_hold_what_the_state_gives_them_and_what_they_want() {
 }
 
 #[test]
+fn epoch_is_not_asked_for_by_a_node_whose_agent_does_not_want_this_one_from_this_directory() {
+    for primary in [None, Some((Epoch(0), directory(9))), Some((Epoch(1), directory(1)))] {
+        let mut net = Net::new(&three_nodes());
+        net.at(1).handle_wants(Wants { primary, ..wants(1) }, AWAKE);
+        net.run(&[1, 2, 3], AWAKE);
+        assert_eq!(net.held(1, Kind::Primary), None, "{primary:?}");
+    }
+}
+
+#[test]
 fn minority_holds_nothing_new() {
     let mut net = Net::new(&three_nodes());
     net.run(&[1], AWAKE);
@@ -189,7 +199,9 @@ fn standbys_that_close_an_epoch_for_themselves_take_nothing_from_its_primary() {
         net.at(node).handle_closed(right, AWAKE);
         // A build that still says so must not be believed.
         let message = Message::Closed { right, life: node };
-        net.at(1).handle_message(NodeId(node), message, AWAKE);
+        for voter in 1..=3 {
+            net.at(voter).handle_message(NodeId(node), message, AWAKE);
+        }
     }
     let later = AWAKE.after_ms(400);
     net.run(&[1, 2, 3], later);
@@ -243,6 +255,22 @@ fn right_that_was_closed_is_not_asked_for_though_the_state_still_gives_it() {
 }
 
 #[test]
+fn closing_of_an_earlier_right_takes_back_neither_the_newest_nor_its_closing() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    let newest = net.at(1).held().find(|(right, _)| right.kind == Kind::Member(NodeId(1)));
+    let (newest, _) = newest.unwrap();
+    let earlier = Right { number: 0, ..newest };
+    net.at(1).handle_closed(earlier, AWAKE);
+    assert!(net.held(1, newest.kind).is_some());
+    net.at(1).handle_closed(newest, AWAKE);
+    net.at(1).handle_closed(earlier, AWAKE);
+    net.at(1).handle_wants(wants(1), AWAKE);
+    net.run(&[1], AWAKE.after_ms(400));
+    assert!(!net.at(1).holders.contains_key(&newest.kind), "it was closed for good");
+}
+
+#[test]
 fn node_that_gives_up_what_another_holds_takes_nothing_from_it() {
     let mut net = Net::new(&three_nodes());
     net.run(&[1, 2, 3], AWAKE);
@@ -293,9 +321,14 @@ fn node_says_that_it_counts_in_a_later_membership_when_it_holds_nothing_by_an_ea
     let mut state = three_nodes();
     let voters = (1..=4).map(NodeId).collect();
     apply_all(&mut state, [Entry::Membership(Membership { version: 2, voters })]);
-    net.at(1).handle_state(Arc::new(state), AWAKE);
+    let renewed = AWAKE.after_ms(400);
+    net.run(&[1, 2, 3], renewed);
+    net.at(1).handle_state(Arc::new(state), renewed);
     assert_eq!(net.at(1).facts().counts_in, 1, "the kernel goes on by what three voters promised");
-    net.at(1).handle_timeout(AWAKE.after_ms(Settings::default().lease_ms));
+    let end = renewed.after_ms(Settings::default().lease_ms);
+    net.at(1).handle_timeout(BootTime(end.0 - 1));
+    assert_eq!(net.at(1).facts().counts_in, 1, "the last renewal counts");
+    net.at(1).handle_timeout(end);
     assert_eq!(net.at(1).facts().counts_in, 2);
 }
 
