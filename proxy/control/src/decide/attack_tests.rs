@@ -263,3 +263,23 @@ fn node_that_has_left_the_log_and_runs_on_keeps_neither_leases_nor_memberships_n
     apply_all(&mut scene.state, [Entry::Forget { node }]);
     assert!(!scene.proposed().contains(&Entry::Register { node }));
 }
+
+#[test]
+fn living_voter_that_leaves_counts_on_for_leases_while_the_others_are_no_majority() {
+    let mut scene = scene();
+    let gone = Entry::Node { node: NodeId(3), address: "a:1".into(), role: Role::Gone };
+    apply_all(&mut scene.state, [gone]);
+    // Node 2 restarts. The engine keeps node 3 as well: without it nothing could be agreed on.
+    scene.silence(2);
+    let membership = |scene: &Scene| {
+        let proposed = scene.proposed().into_iter();
+        proposed.filter(|entry| matches!(entry, Entry::Membership(_))).count()
+    };
+    assert_eq!(membership(&scene), 0, "the primary could not renew");
+    scene.seen(2).heard = NOW;
+    assert_eq!(membership(&scene), 1);
+    // One that is out of the log counts no more, whoever is there.
+    scene.silence(2);
+    scene.log.remove(&NodeId(3));
+    assert_eq!(membership(&scene), 1);
+}

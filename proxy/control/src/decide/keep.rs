@@ -95,9 +95,16 @@ fn follow_voters(view: &View<'_>, now: BootTime) -> Option<Entry> {
         voters.insert(*new);
     } else {
         // Who leaves counts for leases no more while it still has the log, so that it takes part in
-        // the release of those that it counted for.
+        // the release of those that it counted for. Not while the others could not renew anything.
         let leavers: BTreeSet<_> = leavers(view, now).into_iter().map(|(node, _)| node).collect();
-        let goes = |node: &&NodeId| !of_log.contains(node) || leavers.contains(node);
+        let alive = known.voters.iter().filter(|voter| view.is_alive(**voter, now));
+        let alive: BTreeSet<_> = alive.copied().collect();
+        let suffice = |node: &NodeId| {
+            let others = known.voters.iter().filter(|other| *other != node).copied().collect();
+            Membership { version, voters: others }.has_majority(&alive)
+        };
+        let goes =
+            |node: &&NodeId| !of_log.contains(node) || leavers.contains(node) && suffice(node);
         let gone = *known.voters.iter().find(goes)?;
         voters.remove(&gone);
     }
