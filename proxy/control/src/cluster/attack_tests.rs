@@ -414,3 +414,26 @@ fn rule_that_names_the_next_primary_stays_in_force_while_a_switchover_runs() {
     assert_eq!(state.apply(&settled), Err(Void::RuleChange), "no election could take node 3");
     apply_all(&mut state, [Entry::SwitchoverCancelled { epoch }, settled]);
 }
+
+#[test]
+fn directory_that_was_promoted_elsewhere_for_the_same_epoch_does_not_follow_once_that_serves() {
+    let mut state = three_nodes();
+    seal(&mut state, &[2, 3]);
+    let first = &[(1, 0, 0)];
+    let reports = vec![report(&state, 2, 90, first), report(&state, 3, 100, first)];
+    let entry = elect(&state, 3, reports, false);
+    apply_all(&mut state, [entry]);
+    let entry = established(&state, 2, 100);
+    apply_all(&mut state, [entry]);
+    assert!(state.may_follow(&history(&[(1, 0, 0), (2, 100, 1)]), Lsn(300)));
+    assert!(!state.may_follow(&history(&[(1, 0, 0), (2, 90, 1)]), Lsn(95)));
+}
+
+#[test]
+fn right_of_a_holder_that_is_not_registered_is_released_by_every_membership() {
+    let mut state = State::new([1, 2, 3].map(NodeId).into(), Settings::default());
+    let (system, holder) = (crate::ids::SystemId(1), NodeId(1));
+    let (incarnation, timeline) = (directory(1), Timeline(1));
+    apply_all(&mut state, [Entry::Bootstrap { system, holder, incarnation, timeline }]);
+    assert!(!state.is_released(Kind::Primary, 0), "it may register, and hold, at any time");
+}
