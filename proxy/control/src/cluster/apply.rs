@@ -608,3 +608,7 @@ mod tests;
 #[cfg(test)]
 #[path = "attack_tests.rs"]
 mod attacks;
+
+#[cfg(test)]
+#[path = "void_tests.rs"]
+mod voids;
