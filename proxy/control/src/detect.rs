@@ -176,6 +176,8 @@ mod tests {
         observer.handle_facts(NodeId(2), facts(5, true), BootTime(1));
         observer.handle_facts(NodeId(2), facts(4, false), BootTime(2));
         assert_eq!(observer.nodes()[&NodeId(2)].facts.sequence, 5);
+        observer.handle_facts(NodeId(2), facts(5, true), BootTime(2));
+        assert_eq!(observer.nodes()[&NodeId(2)].heard, BootTime(1), "a copy is no sign of life");
         let reborn = Facts { life: 9, ..facts(1, false) };
         observer.handle_facts(NodeId(2), reborn, BootTime(3));
         assert_eq!(observer.nodes()[&NodeId(2)].facts.sequence, 1);
