@@ -61,6 +61,10 @@ impl State {
             Entry::Switchover { epoch, to } => self.switch_over(*epoch, *to),
             Entry::SwitchoverCancelled { epoch } => self.cancel_switchover(*epoch),
             Entry::AcceptLoss { epoch, attempt } => self.accept_loss(*epoch, *attempt),
+            Entry::Recovered { survivor } => {
+                self.leave_the_lost(*survivor);
+                Ok(())
+            }
         }
     }
 
@@ -462,6 +466,22 @@ impl State {
         self.memberships.push(next.clone());
         self.drop_old_memberships();
         Ok(())
+    }
+
+    /// Nobody but the survivor counts any more, for rights of earlier memberships neither: the lost
+    /// will never say that they have released them. Their promises have run out before the survivor
+    /// says so of its own, since it has started after they had ended, and waits for as long as any
+    /// promise lasts.
+    fn leave_the_lost(&mut self, survivor: NodeId) {
+        let version = self.membership().version + 1;
+        self.memberships = alloc::vec![Membership { version, voters: [survivor].into() }];
+        for registration in self.registrations.values_mut() {
+            registration.counts_in = version;
+        }
+        // They are refused as members of another cluster; they may come back as new ones.
+        for (_, node) in self.nodes.iter_mut().filter(|(node, _)| **node != survivor) {
+            node.role = Role::Gone;
+        }
     }
 
     fn adopt(&mut self, node: NodeId, version: u64) -> Result<(), Void> {

@@ -283,3 +283,36 @@ fn living_voter_that_leaves_counts_on_for_leases_while_the_others_are_no_majorit
     scene.log.remove(&NodeId(3));
     assert_eq!(membership(&scene), 1);
 }
+
+#[test]
+fn survivor_of_a_lost_majority_gives_its_cluster_another_epoch_and_takes_in_new_voters() {
+    // Nodes 1 and 3 are lost for good, and node 2 was made a cluster of its own.
+    let mut scene = scene();
+    apply_all(&mut scene.state, [Entry::Recovered { survivor: NodeId(2) }]);
+    for lost in [1, 3] {
+        scene.log.remove(&NodeId(lost));
+        scene.silence(lost);
+    }
+    for _ in 0..PROPOSALS_MAX {
+        for entry in scene.proposed() {
+            let _ = scene.state.apply(&entry);
+        }
+        scene.facts(2).counts_in = scene.state.membership().version;
+        let wanted: Vec<_> = scene.state.wanted().collect();
+        scene.voter(2).released.extend(wanted);
+        for (kind, number) in
+            [(Kind::Primary, 0), (Kind::Member(NodeId(1)), 1), (Kind::Route(NodeId(1)), 1)]
+        {
+            scene.missed(&[2], kind, number);
+        }
+        for kind in [Kind::Member(NodeId(3)), Kind::Route(NodeId(3))] {
+            scene.missed(&[2], kind, 3);
+        }
+        if scene.state.sealed().is_some() {
+            scene.reports(2, 100);
+        }
+    }
+    assert_eq!(scene.state.membership().voters, [NodeId(2)].into());
+    let stuck = scene.state.memberships();
+    assert!(scene.state.is_released(Kind::Primary, 0), "nobody can ever be elected: {stuck:?}");
+}
