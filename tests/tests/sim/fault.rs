@@ -3,6 +3,7 @@
 
 use pgx_control::cluster::sync::Rule;
 use pgx_control::ids::NodeId;
+use pgx_controller::Request;
 use pgx_quorum::sim::Rng;
 
 use crate::event::{Event, MILLI, SECOND, Thread, Time};
@@ -27,6 +28,8 @@ enum Kind {
     Stop,
     Isolate,
     CutOneWay,
+    /// Nothing of the log comes in; all else does.
+    Behind,
     DiskFull,
     Weather,
     /// Somebody promotes by hand, past pgx.
@@ -35,7 +38,7 @@ enum Kind {
     DataLost,
 }
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     Kind::Crash,
     Kind::Power,
     Kind::PowerWhileWriting,
@@ -46,6 +49,7 @@ const KINDS: [Kind; 14] = [
     Kind::Stop,
     Kind::Isolate,
     Kind::CutOneWay,
+    Kind::Behind,
     Kind::DiskFull,
     Kind::Weather,
     Kind::PromotedByHand,
@@ -133,8 +137,10 @@ impl World {
             return;
         }
         if self.mix.operator_gap > 0 && self.rng.chance(15) {
-            // Operators who see something happen do not wait, either.
-            let request = self.draw_request();
+            // Operators who see something happen do not wait, and most of them want it undone.
+            let wants_other = self.rng.chance(50);
+            let any = self.draw_request();
+            let request = if wants_other { Some(Request::Failover) } else { any };
             return request.map_or((), |request| self.ask(request));
         }
         self.strike();
@@ -178,6 +184,7 @@ impl World {
                 let other = self.anybody();
                 self.network.cut(node, other, until);
             }
+            Kind::Behind => self.network.leave_behind(node, until),
             Kind::DiskFull => {
                 self.fill_disk(node, until);
                 if self.rng.chance(50) {

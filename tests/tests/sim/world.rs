@@ -319,6 +319,9 @@ impl World {
 
     /// Puts a datagram on the network.
     pub(crate) fn send(&mut self, from: NodeId, to: NodeId, packet: Packet) {
+        if matches!(packet, Packet::Raft(_)) && self.network.is_behind(to, self.now) {
+            return;
+        }
         let arrivals = self.network.arrivals(from, to, self.now, &mut self.rng);
         let mut arrivals = arrivals.into_iter().flatten().peekable();
         while let Some(at) = arrivals.next() {
