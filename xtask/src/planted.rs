@@ -16,7 +16,7 @@ use anyhow::{Context, bail, ensure};
 
 use copy::Copy;
 use patch::{Detector, Patch};
-use search::Found;
+use search::{Found, Simulator};
 
 /// Arguments of `planted`.
 #[derive(clap::Args)]
@@ -39,24 +39,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(unknown.is_none(), "there is no bug {unknown:?} in {}", patch::FOLDER);
     let is_chosen = |patch: &&Patch| args.bugs.is_empty() || args.bugs.contains(&patch.name);
     let copy = Copy::open()?;
+    let clean = copy.build("sim")?;
+    let clean = copy.keep(&clean)?;
     let (mut problems, mut failed) = (Vec::new(), BTreeSet::new());
     println!("{:26} {:12} {:16} after", "bug", "found by", "what failed");
     for patch in all.iter().filter(is_chosen) {
-        match look_for(patch, &copy, args.seeds) {
+        let found = look_for(patch, &copy, &clean, args.seeds);
+        let problem = match found {
             Ok(Some(Found { by, what, after })) => {
                 println!("{:26} {by:12} {what:16} {after}", patch.name);
                 failed.insert(what);
+                continue;
             }
-            Ok(None) => problems.push(format!("{} is not caught", patch.name)),
-            Err(error) => problems.push(format!("{}: {error:#}", patch.name)),
-        }
-        if let Some(problem) = problems.last().filter(|problem| problem.starts_with(&patch.name)) {
-            println!("{problem}");
-        }
+            Ok(None) => format!("{} is not caught", patch.name),
+            Err(error) => format!("{}: {error:#}", patch.name),
+        };
+        println!("{problem}");
+        problems.push(problem);
     }
     if args.bugs.is_empty() {
-        copy.restore()?;
-        let invariants = search::invariants(&copy.build("sim")?)?;
+        let invariants = search::invariants(&clean)?;
         let silent = invariants.iter().filter(|name| !failed.contains(*name));
         problems.extend(silent.map(|name| format!("the invariant {name:?} fails for no bug")));
     }
@@ -67,14 +69,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Plants one bug. `None` where it is not caught.
-fn look_for(patch: &Patch, copy: &Copy, seeds: u64) -> anyhow::Result<Option<Found>> {
+fn look_for(patch: &Patch, copy: &Copy, clean: &Path, seeds: u64) -> anyhow::Result<Option<Found>> {
     copy.restore()?;
     copy.apply(&patch.path)?;
     match &patch.detector {
         Detector::Simulator { fails } => {
-            let sim = copy.build("sim")?;
+            let (planted, fails) = (&copy.build("sim")?, fails.as_deref());
+            let simulator = Simulator { planted, clean, fails };
             for (nodes, seeds) in [(3, seeds), (5, seeds / 2)] {
-                if let Some(found) = search::simulator(&sim, nodes, seeds, fails.as_deref())? {
+                if let Some(found) = search::simulator(simulator, nodes, seeds)? {
                     return Ok(Some(found));
                 }
             }

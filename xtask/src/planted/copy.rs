@@ -75,6 +75,13 @@ impl Copy {
         let program = text.lines().find_map(|line| program_of(line, target));
         program.with_context(|| format!("cargo names no program for {target}"))
     }
+
+    /// Puts a program where the next build does not replace it.
+    pub(super) fn keep(&self, program: &Path) -> anyhow::Result<PathBuf> {
+        let kept = self.folder.join("clean");
+        std::fs::copy(program, &kept).with_context(|| kept.display().to_string())?;
+        Ok(kept)
+    }
 }
 
 /// The program that a line of cargo's JSON names for this target.

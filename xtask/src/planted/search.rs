@@ -1,5 +1,6 @@
 //! Looks for a planted bug: many seeds of the simulator at once, or one test of the model.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -28,13 +29,23 @@ pub(super) fn invariants(sim: &Path) -> anyhow::Result<Vec<String>> {
     Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())
 }
 
-/// The first seed for which the simulator fails; for which this invariant fails, if one is named.
-/// All processors take part, and the answer does not depend on how many there are.
+/// What runs with many seeds.
+#[derive(Clone, Copy)]
+pub(super) struct Simulator<'a> {
+    /// With the bug.
+    pub(super) planted: &'a Path,
+    /// Without it. A seed for which this one fails as well says nothing about the bug.
+    pub(super) clean: &'a Path,
+    /// The invariant that has to fail; any, if none is named.
+    pub(super) fails: Option<&'a str>,
+}
+
+/// The first seed for which the simulator fails as it should. All processors take part, and the
+/// answer does not depend on how many there are.
 pub(super) fn simulator(
-    sim: &Path,
+    simulator: Simulator<'_>,
     nodes: u64,
     seeds: u64,
-    fails: Option<&str>,
 ) -> anyhow::Result<Option<Found>> {
     let (next, found) = (AtomicU64::new(1), Mutex::new(None::<(u64, String)>));
     let best = || found.lock().map_or(None, |found| found.as_ref().map(|(seed, _)| *seed));
@@ -45,7 +56,7 @@ pub(super) fn simulator(
                 return Ok(());
             }
             let last = seeds.min(first + CHUNK - 1);
-            if let Some(one) = first_failure(sim, nodes, first..=last, fails)?
+            if let Some(one) = first_failure(simulator, nodes, first..=last)?
                 && let Ok(mut found) = found.lock()
                 && found.as_ref().is_none_or(|known| one.0 < known.0)
             {
@@ -70,32 +81,38 @@ pub(super) fn simulator(
     }))
 }
 
-/// The first of these seeds that fails as wanted, and what failed.
+/// The first of these seeds that fails as it should, and what failed.
 fn first_failure(
-    sim: &Path,
+    Simulator { planted, clean, fails }: Simulator<'_>,
     nodes: u64,
-    seeds: std::ops::RangeInclusive<u64>,
-    fails: Option<&str>,
+    seeds: RangeInclusive<u64>,
 ) -> anyhow::Result<Option<(u64, String)>> {
     let (mut first, last) = (*seeds.start(), *seeds.end());
     while first <= last {
-        let mut command = Command::new(sim);
-        command.args(["--brief", "--nodes", &nodes.to_string(), "--first", &first.to_string()]);
-        command.args(["--seeds", &(last - first + 1).to_string()]);
-        let output = command.stderr(Stdio::null()).output().context("cannot run sim")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        match outcome(&text).with_context(|| format!("sim from seed {first} says {text:?}"))? {
-            None => return Ok(None),
-            Some((what, tried)) => {
-                let seed = first + tried - 1;
-                if fails.is_none_or(|wanted| wanted == what) {
-                    return Ok(Some((seed, what.to_owned())));
-                }
-                first = seed + 1;
-            }
+        let Some((seed, what)) = run(planted, nodes, first..=last)? else { return Ok(None) };
+        let is_wanted = fails.is_none_or(|wanted| wanted == what);
+        if is_wanted && run(clean, nodes, seed..=seed)?.is_none() {
+            return Ok(Some((seed, what)));
         }
+        first = seed + 1;
     }
     Ok(None)
+}
+
+/// Runs these seeds until one fails.
+fn run(
+    sim: &Path,
+    nodes: u64,
+    seeds: RangeInclusive<u64>,
+) -> anyhow::Result<Option<(u64, String)>> {
+    let (first, count) = (*seeds.start(), seeds.count());
+    let mut command = Command::new(sim);
+    command.args(["--brief", "--nodes", &nodes.to_string(), "--first", &first.to_string()]);
+    command.args(["--seeds", &count.to_string()]);
+    let output = command.stderr(Stdio::null()).output().context("cannot run sim")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let outcome = outcome(&text).with_context(|| format!("sim from seed {first} says {text:?}"))?;
+    Ok(outcome.map(|(what, tried)| (first + tried - 1, what.to_owned())))
 }
 
 /// What `sim --brief` says in the end: nothing failed, or what did after how many seeds.
