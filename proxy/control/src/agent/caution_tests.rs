@@ -73,12 +73,12 @@ fn served() -> State {
 }
 
 #[test]
-fn half_directory_that_nobody_knows_is_copied_only_from_a_primary_that_serves() {
+fn half_directory_that_nobody_knows_is_copied_from_a_primary_that_may_wait_for_it() {
     let half = Record { is_whole: false, ..Record::new(Incarnation(77), history(&[(1, 0, 0)])) };
     let me = NodeId(2);
     let upstream = NodeId(3);
     assert_eq!(goal(&served(), me, &half), Goal::Rejoin { epoch: Epoch(1), upstream });
-    assert_eq!(goal(&elected(3), me, &half), Goal::Idle);
+    assert_eq!(goal(&elected(3), me, &half), Goal::Rejoin { epoch: Epoch(1), upstream });
     let mut ends = served();
     seal(&mut ends, 1, &[]);
     assert_eq!(goal(&ends, me, &half), Goal::Idle);
