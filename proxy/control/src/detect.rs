@@ -146,6 +146,15 @@ mod tests {
     }
 
     #[test]
+    fn standby_that_is_heard_no_more_is_not_steady_whatever_it_said_last() {
+        let mut scene = scene();
+        assert!(scene.say(true, 5_000).is_some());
+        let silent = scene.now.after_ms(1_600);
+        scene.observer.handle_timeout(&scene.state, |_| true, silent);
+        assert!(!scene.observer.nodes()[&NodeId(2)].is_steady);
+    }
+
+    #[test]
     fn standby_that_comes_and_goes_waits_longer_each_time() {
         let mut scene = scene();
         let mut waits = Vec::new();

@@ -245,7 +245,7 @@ fn standby_that_somebody_started_as_a_primary_is_rebuilt_though_it_has_no_timeli
     let mut found = local(Process::Standby);
     found.upstream = Some(NodeId(1));
     next(&mut agent, &state, &found);
-    // Its `standby.signal` was removed and it was started: it writes on, on the primary's timeline.
+    // Its `standby.signal` was removed, and it was started: it writes on the primary's timeline.
     found.process = Process::Primary;
     assert!(next(&mut agent, &state, &found).contains(&Step::Kill));
     found.process = Process::Stopped;
@@ -255,7 +255,7 @@ fn standby_that_somebody_started_as_a_primary_is_rebuilt_though_it_has_no_timeli
 
 #[test]
 fn directory_that_an_operator_put_in_the_primary_s_place_is_not_rebuilt_from_itself() {
-    // The primary's disk is lost, and a backup is restored in its place; the quorum has admitted it.
+    // The primary's disk is lost and a backup restored in its place; the quorum has admitted it.
     let mut state = three_nodes();
     let restored = Incarnation(111);
     let member = crate::cluster::Member { node: NodeId(1), incarnation: restored, priority: 0 };

@@ -253,3 +253,16 @@ fn primary_that_still_runs_has_not_shut_down() {
     settle(&mut agent, &state, &found);
     assert_eq!(agent.facts().unwrap().shut_down, None);
 }
+
+#[test]
+fn former_primary_that_still_runs_keeps_the_name_of_the_promotion_that_it_was_elected_for() {
+    let mut state = elected(2);
+    seal(&mut state, 1, &[1, 2, 3]);
+    let reports = [1, 3].map(|node| report(&state, node, 100)).to_vec();
+    let entry = elect(&state, 3, reports);
+    apply_all(&mut state, [entry]);
+    // It was promoted in epoch 1, and hears of epoch 2 before it has looked at itself.
+    let mut former = agent(2, Record { basis: Some(Epoch(1)), ..record(2) });
+    settle(&mut former, &state, &copy(Process::Primary));
+    assert_eq!(former.record().history, history(&[(1, 0, 0), (2, 100, 1)]));
+}

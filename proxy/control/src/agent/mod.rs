@@ -183,7 +183,9 @@ impl Agent {
     }
 
     /// The next steps, in order, as things stand. `held` is until when the newest epoch's primary
-    /// lease is held here.
+    /// lease is held here. Whoever carries steps out looks at PostgreSQL only when none of the last
+    /// call is under way: a rule that is being set while the one before is still seen to run would
+    /// be told as settled.
     pub fn next(
         &mut self,
         state: &State,

@@ -412,6 +412,10 @@ fn rule_that_names_the_next_primary_stays_in_force_while_a_switchover_runs() {
     apply_all(&mut state, [Entry::Switchover { epoch, to: NodeId(3) }]);
     let settled = Entry::RuleSettled { epoch, change };
     assert_eq!(state.apply(&settled), Err(Void::RuleChange), "no election could take node 3");
+    let mut names = state.clone();
+    apply_all(&mut names, [Entry::RuleJoint { epoch, rule: any(1, &[3]) }]);
+    let change = names.established().unwrap().change;
+    assert_eq!(names.apply(&Entry::RuleSettled { epoch, change }), Ok(()));
     apply_all(&mut state, [Entry::SwitchoverCancelled { epoch }, settled]);
 }
 

@@ -275,6 +275,7 @@ fn node_is_not_forgotten_while_it_may_answer_for_an_address() {
     assert_eq!(void(&state, &forget), Void::Registration, "it is not released");
     release(&mut state, Kind::Vip(vip), 1);
     assert_eq!(state.apply(&forget), Ok(()));
+    assert_eq!(state.released_by(NodeId(1), Kind::Route(node)), None, "it would stay for ever");
 }
 
 #[test]
@@ -283,4 +284,38 @@ fn primary_s_node_stays_a_member_whatever_directory_it_has_now() {
     apply_all(&mut state, [admit(1, Incarnation(111), Some(directory(1))), gone(1)]);
     let nodes: Vec<_> = state.members().keys().map(|node| node.0).collect();
     assert_eq!(nodes, [1, 2, 3]);
+}
+
+#[test]
+fn registration_is_renewed_only_after_its_leases_were_asked_back() {
+    assert_eq!(void(&three_nodes(), &Entry::Register { node: NodeId(2) }), Void::Registration);
+}
+
+#[test]
+fn epoch_that_serves_is_recorded_with_the_end_of_its_recovery() {
+    let mut state = sealed();
+    let entry = elect_with(&state, |_| {});
+    apply_all(&mut state, [entry]);
+    establish(&mut state, 2, 100).unwrap();
+    assert_eq!(state.established().unwrap().lsn, Lsn(101));
+}
+
+#[test]
+fn report_that_claims_to_share_more_than_was_recorded_counts_for_nothing() {
+    let state = sealed();
+    let claims = |entry: &mut Entry| {
+        let Entry::NewEpoch { reports, .. } = entry else { unreachable!() };
+        reports[1].shared = 2;
+    };
+    assert_eq!(void(&state, &elect_with(&state, claims)), Void::ReportsTooFew);
+}
+
+#[test]
+fn numbers_of_nodes_run_out() {
+    let mut state = three_nodes();
+    let name =
+        |node| Entry::Node { node: NodeId(node), address: "a:1".into(), role: Role::Learner };
+    apply_all(&mut state, (1..=NODES_EVER_MAX as u64).map(name));
+    assert_eq!(void(&state, &name(NODES_EVER_MAX as u64 + 1)), Void::Node);
+    assert_eq!(state.apply(&name(1)), Ok(()), "it has its number");
 }

@@ -90,6 +90,12 @@ fn releases_are_written_down_when_they_are_wanted() {
     seal(&mut scene.state, 1, &[]);
     let (voter, kind) = (NodeId(2), Kind::Primary);
     assert!(scene.proposed().contains(&Entry::Released { voter, kind, number: 0 }));
+    // Of the registration before the one that is wanted back.
+    let kind = Kind::Route(NodeId(3));
+    scene.voter(1).released.insert(kind, 2);
+    apply_all(&mut scene.state, [Entry::Retire { node: NodeId(3), number: 3 }]);
+    let earlier = Entry::Released { voter: NodeId(1), kind, number: 2 };
+    assert!(!scene.proposed().contains(&earlier));
 }
 
 #[test]
@@ -115,6 +121,24 @@ fn address_is_not_given_to_a_node_whose_leases_are_asked_back() {
     apply_all(&mut scene.state, [Entry::Retire { node: NodeId(2), number: 2 }]);
     let gives = |entry: &Entry| matches!(entry, Entry::GiveVip { .. });
     assert!(!scene.proposed().iter().any(gives));
+    scene.facts(2).proxy = None;
+    scene.facts(3).proxy = Some(ProxyFacts { vips: [vip].into(), ..ProxyFacts::default() });
+    assert!(scene.proposed().iter().any(gives));
+    gone(&mut scene, 3);
+    assert!(!scene.proposed().iter().any(gives), "nor to one that leaves");
+}
+
+#[test]
+fn address_of_a_silent_node_is_taken_when_voters_miss_it_or_it_shall_leave() {
+    let mut scene = scene();
+    let vip = VipId(1);
+    scene.facts(3).proxy = Some(ProxyFacts { vips: [vip].into(), ..ProxyFacts::default() });
+    scene.settle();
+    scene.silence(3);
+    let retire = Entry::RetireVip { vip, number: 1 };
+    assert!(!scene.proposed().contains(&retire), "it may answer on: only voters can tell");
+    gone(&mut scene, 3);
+    assert!(scene.proposed().contains(&retire));
 }
 
 #[test]

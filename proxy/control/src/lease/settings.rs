@@ -19,8 +19,8 @@ pub const LEASE_MS_MAX: u64 = 60_000;
 pub const DRIFT_PERCENT_MIN: u64 = 1;
 /// Most drift that can be asked for, in per cent.
 pub const DRIFT_PERCENT_MAX: u64 = 100;
-/// Longest margin in milliseconds. A voter that starts waits as long as the longest promise that was
-/// ever agreed on, so one slip of a hand would keep voters quiet at each start from then on.
+/// Longest margin in milliseconds. A voter that starts waits for the longest promise that was ever
+/// agreed on, so one slip of a hand would keep voters quiet at each start from then on.
 pub const MARGIN_MS_MAX: u64 = 10_000;
 /// Renewals that fit into a lease at least, so that one lost message takes nobody's lease.
 pub const RENEWALS_PER_LEASE_MIN: u64 = 3;
