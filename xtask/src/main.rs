@@ -10,6 +10,7 @@ mod ebpf;
 mod fuzz;
 mod lab;
 mod model;
+mod planted;
 mod setup;
 mod sim;
 mod test;
@@ -53,6 +54,8 @@ enum Verb {
     Fuzz(fuzz::Args),
     /// Walks every order of events of leases, within bounds
     Model,
+    /// Puts known bugs back, one at a time, and sees that each is caught
+    Planted(planted::Args),
     /// Runs hosts in miniature: network namespaces with their own PostgreSQL and pgx
     Lab(lab::Args),
 }
@@ -83,6 +86,7 @@ fn task() -> anyhow::Result<()> {
         Verb::Ebpf(args) => ebpf::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Model => model::run(),
+        Verb::Planted(args) => planted::run(&args),
         Verb::Lab(args) => lab::run(args),
     }
 }

@@ -4,12 +4,13 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::{cargo, ebpf, execute, root, run_cargo, tidy};
+use crate::{cargo, ebpf, execute, planted, root, run_cargo, tidy};
 
 /// The documented copy of the example configuration.
 const EXAMPLE: &str = "docs/pgx.example.toml";
 
-/// Checks formatting, lints, the style guide and the committed BPF objects.
+/// Checks formatting, lints, the style guide, the committed BPF objects, and that the
+/// planted bugs still apply.
 ///
 /// # Errors
 /// At the first check that fails; it says how to mend.
@@ -21,6 +22,7 @@ pub(crate) fn verify() -> anyhow::Result<()> {
     execute(docs.env("RUSTDOCFLAGS", "-D warnings"))?;
     tidy::run(&tidy::Args {})?;
     ebpf::check()?;
+    planted::check()?;
     eprintln!("verify: all is well");
     Ok(())
 }

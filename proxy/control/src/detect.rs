@@ -146,6 +146,15 @@ mod tests {
     }
 
     #[test]
+    fn standby_that_is_heard_no_more_is_not_steady_whatever_it_said_last() {
+        let mut scene = scene();
+        assert!(scene.say(true, 5_000).is_some());
+        let silent = scene.now.after_ms(1_600);
+        scene.observer.handle_timeout(&scene.state, |_| true, silent);
+        assert!(!scene.observer.nodes()[&NodeId(2)].is_steady);
+    }
+
+    #[test]
     fn standby_that_comes_and_goes_waits_longer_each_time() {
         let mut scene = scene();
         let mut waits = Vec::new();
@@ -176,6 +185,8 @@ mod tests {
         observer.handle_facts(NodeId(2), facts(5, true), BootTime(1));
         observer.handle_facts(NodeId(2), facts(4, false), BootTime(2));
         assert_eq!(observer.nodes()[&NodeId(2)].facts.sequence, 5);
+        observer.handle_facts(NodeId(2), facts(5, true), BootTime(2));
+        assert_eq!(observer.nodes()[&NodeId(2)].heard, BootTime(1), "a copy is no sign of life");
         let reborn = Facts { life: 9, ..facts(1, false) };
         observer.handle_facts(NodeId(2), reborn, BootTime(3));
         assert_eq!(observer.nodes()[&NodeId(2)].facts.sequence, 1);

@@ -95,7 +95,10 @@ impl World {
 
     /// How long a step takes.
     fn effort(&mut self, step: &Step) -> Time {
-        match step {
+        let is_slow =
+            self.now < self.faults_until && self.rng.below(1_000) < self.mix.slow_per_mille;
+        let more = if is_slow { self.rng.below(3_000 * MILLI) } else { 0 };
+        more + match step {
             Step::Close(_) | Step::Open(_) | Step::OpenToPeers(_) => {
                 10 * MICRO + self.rng.below(300 * MICRO)
             }

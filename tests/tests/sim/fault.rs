@@ -3,10 +3,12 @@
 
 use pgx_control::cluster::sync::Rule;
 use pgx_control::ids::NodeId;
+use pgx_controller::Request;
 use pgx_quorum::sim::Rng;
 
 use crate::event::{Event, MILLI, SECOND, Thread, Time};
 use crate::network::Weather;
+use crate::operator::REQUESTS;
 use crate::postgres::Mode;
 use crate::world::World;
 
@@ -26,13 +28,17 @@ enum Kind {
     Stop,
     Isolate,
     CutOneWay,
+    /// Nothing of the log comes in; all else does.
+    Behind,
     DiskFull,
     Weather,
     /// Somebody promotes by hand, past pgx.
     PromotedByHand,
+    /// The disk with the data is lost, and another one takes its place.
+    DataLost,
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 15] = [
     Kind::Crash,
     Kind::Power,
     Kind::PowerWhileWriting,
@@ -43,9 +49,11 @@ const KINDS: [Kind; 13] = [
     Kind::Stop,
     Kind::Isolate,
     Kind::CutOneWay,
+    Kind::Behind,
     Kind::DiskFull,
     Kind::Weather,
     Kind::PromotedByHand,
+    Kind::DataLost,
 ];
 
 const THREADS: [Thread; 4] = [Thread::Control, Thread::Lease, Thread::Agent, Thread::Proxy];
@@ -60,10 +68,14 @@ pub(crate) struct Mix {
     primary_percent: u64,
     /// Right after an election began, faults come thick.
     pub(crate) follows_seals: bool,
+    /// In so many per mille what an agent does takes long.
+    pub(crate) slow_per_mille: u64,
     /// Between two requests of operators, on average; zero for none.
     pub(crate) operator_gap: Time,
     /// Which of them.
     pub(crate) requests: u64,
+    /// What they ask for again and again, in some runs.
+    pub(crate) favourite: Option<u64>,
     length: Time,
 }
 
@@ -82,8 +94,10 @@ impl Mix {
             gap: pick(rng),
             primary_percent: [20, 50, 80][usize::try_from(rng.below(3)).unwrap_or(0)],
             follows_seals: rng.chance(40),
+            slow_per_mille: [0, 0, 20, 100][usize::try_from(rng.below(4)).unwrap_or(0)],
             operator_gap: if rng.chance(60) { 2 * pick(rng) } else { 0 },
             requests: rng.draw(),
+            favourite: rng.chance(40).then(|| rng.below(REQUESTS)),
             length: 12 * SECOND + rng.below(24 * SECOND),
         }
     }
@@ -115,13 +129,24 @@ impl World {
         }
         let gap = self.mix.gap / 4 + self.rng.below(self.mix.gap * 3 / 2);
         self.queue.push(self.now + gap, Event::Fault);
-        self.provoked();
+        self.strike();
     }
 
     pub(crate) fn provoked(&mut self) {
         if self.now >= self.faults_until {
             return;
         }
+        if self.mix.operator_gap > 0 && self.rng.chance(15) {
+            // Operators who see something happen do not wait, and most of them want it undone.
+            let wants_other = self.rng.chance(50);
+            let any = self.draw_request();
+            let request = if wants_other { Some(Request::Failover) } else { any };
+            return request.map_or((), |request| self.ask(request));
+        }
+        self.strike();
+    }
+
+    fn strike(&mut self) {
         let Some(kind) = self.mix.kind(&mut self.rng) else { return };
         let Some(node) = self.victim() else { return };
         let short = 50 * MILLI + self.rng.below(1_500 * MILLI);
@@ -159,32 +184,55 @@ impl World {
                 let other = self.anybody();
                 self.network.cut(node, other, until);
             }
+            Kind::Behind => self.network.leave_behind(node, until),
             Kind::DiskFull => {
                 self.fill_disk(node, until);
                 if self.rng.chance(50) {
                     self.kill_postgres(node, true);
                 }
             }
-            Kind::PromotedByHand => self.promote_by_hand(),
+            Kind::PromotedByHand => self.promote_by_hand(until),
+            Kind::DataLost => self.lose_data(node, length),
             Kind::Weather => self.network.weather = draw_weather(&mut self.rng),
         }
     }
 
-    /// Somebody takes a standby for the primary's successor: once in a run, and not the directory
-    /// that alone may have everything, after which only a backup would help.
-    fn promote_by_hand(&mut self) {
+    /// Somebody takes a standby for the primary's successor. Half of them see to it that pgx does
+    /// not interfere for a while.
+    fn promote_by_hand(&mut self, until: Time) {
         let node = self.anybody();
-        let Some(host) = self.hosts.get(&node) else { return };
-        let state = host.process.as_ref().map(|process| &process.agent.state);
-        let established = state.and_then(|state| state.established());
-        let has_all = established.is_none_or(|one| one.incarnation == host.directory.incarnation);
-        let is_up =
-            host.postgres.as_ref().is_some_and(|run| run.is_up && run.mode == Mode::Standby);
-        if has_all || !is_up || self.operator.may_need_loss {
+        let run = self.hosts.get(&node).and_then(|host| host.postgres.as_ref());
+        let is_up = run.is_some_and(|run| run.is_up && run.mode == Mode::Standby);
+        if !is_up || !self.is_dispensable(node) {
             return;
         }
         self.operator.may_need_loss = true;
         self.promote(node, Rule::degraded());
+        if self.rng.chance(50) {
+            self.pause(node, &[Thread::Agent], until);
+        }
+    }
+
+    /// Whether people can do without what a node has: once in a run, and not the directory that
+    /// alone may have everything.
+    fn is_dispensable(&self, node: NodeId) -> bool {
+        let Some(host) = self.hosts.get(&node) else { return false };
+        let state = host.process.as_ref().map(|process| &process.agent.state);
+        let established = state.and_then(|state| state.established());
+        let is_other = established.is_some_and(|one| one.incarnation != host.directory.incarnation);
+        is_other && !self.operator.may_need_loss
+    }
+
+    /// A node loses its data, and what its agent noted beside it; the quorum's file is elsewhere.
+    fn lose_data(&mut self, node: NodeId, length: Time) {
+        if !self.is_dispensable(node) {
+            return;
+        }
+        self.operator.may_need_loss = true;
+        self.kill_process(node);
+        self.kill_postgres(node, true);
+        self.empty_directory(node);
+        self.restart(node, length / 2);
     }
 
     /// A standby that hangs has only itself to blame; a primary may hang for as good as ever.

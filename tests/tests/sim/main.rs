@@ -40,6 +40,8 @@ struct Arguments {
     story: bool,
     /// Prints nothing but the first failure's invariant and how many seeds it took.
     brief: bool,
+    /// Prints the names of the invariants, and runs nothing.
+    names: bool,
 }
 
 fn main() -> ExitCode {
@@ -50,13 +52,18 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if arguments.names {
+        println!("{}", invariant::NAMES.join("\n"));
+        return ExitCode::SUCCESS;
+    }
     run(&arguments)
 }
 
 const USAGE: &str = "cargo xtask sim [--seeds N] [--first SEED] [--nodes 3|5] [--story] [--brief]";
 
 fn parse(words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut arguments = Arguments { seeds: 12, first: 1, nodes: None, story: false, brief: false };
+    let mut arguments =
+        Arguments { seeds: 12, first: 1, nodes: None, story: false, brief: false, names: false };
     let mut words = words;
     while let Some(word) = words.next() {
         let mut number = || {
@@ -69,6 +76,7 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--nodes" => arguments.nodes = Some(number()?),
             "--story" => arguments.story = true,
             "--brief" => arguments.brief = true,
+            "--invariants" => arguments.names = true,
             // What test runners pass to every target.
             "--quiet" | "-q" | "--nocapture" | "--show-output" => {}
             other if other.starts_with('-') => return Err(format!("{other}? {USAGE}")),

@@ -23,6 +23,8 @@ pub(crate) struct Network {
     pub(crate) weather: Weather,
     /// Until when nothing goes from one host to another.
     cuts: BTreeMap<(NodeId, NodeId), Time>,
+    /// Until when nothing of the log reaches a host: it is a connection of its own.
+    behind: BTreeMap<NodeId, Time>,
 }
 
 impl Network {
@@ -31,8 +33,18 @@ impl Network {
         *known = (*known).max(until);
     }
 
+    pub(crate) fn leave_behind(&mut self, node: NodeId, until: Time) {
+        let known = self.behind.entry(node).or_insert(until);
+        *known = (*known).max(until);
+    }
+
+    pub(crate) fn is_behind(&self, node: NodeId, now: Time) -> bool {
+        self.behind.get(&node).is_some_and(|until| now < *until)
+    }
+
     pub(crate) fn heal(&mut self) {
         self.cuts.clear();
+        self.behind.clear();
         self.weather = Weather::default();
     }
 

@@ -27,6 +27,9 @@ pub(crate) struct Operator {
 /// Nodes that a cluster has at most, and how few it is left with.
 const NODES: std::ops::RangeInclusive<usize> = 3..=5;
 
+/// Kinds of requests.
+pub(crate) const REQUESTS: u64 = 13;
+
 /// How long operators let a fork be, before they give up what only it has.
 const FORKED_MAX: u64 = 30 * SECOND;
 
@@ -73,9 +76,11 @@ impl World {
         }
     }
 
-    fn draw_request(&mut self) -> Option<Request> {
-        let kind = self.rng.below(13);
-        if self.mix.requests & (1 << kind) == 0 {
+    pub(crate) fn draw_request(&mut self) -> Option<Request> {
+        let any = self.rng.below(REQUESTS);
+        let favourite = self.mix.favourite.filter(|_| self.rng.chance(60));
+        let kind = favourite.unwrap_or(any);
+        if favourite.is_none() && self.mix.requests & (1 << kind) == 0 {
             return None;
         }
         let is_first = self.rng.chance(50);
@@ -123,7 +128,7 @@ impl World {
     }
 
     /// Asks whoever coordinates.
-    fn ask(&mut self, request: Request) {
+    pub(crate) fn ask(&mut self, request: Request) {
         let coordinates = |node: &NodeId| {
             let process = self.hosts.get(node).and_then(|host| host.process.as_ref());
             let controller = process.and_then(|process| process.controller.as_ref());

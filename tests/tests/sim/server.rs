@@ -160,6 +160,7 @@ impl World {
         run.note_rule(at + 1);
         self.note(&format!("node {node}: PostgreSQL begins timeline {timeline} at {at}"));
         self.flushed(node);
+        self.provoke();
     }
 
     pub(crate) fn set_rule(&mut self, node: NodeId, rule: &Rule) {

@@ -160,6 +160,16 @@ impl World {
         self.make_host(node, file, &Founding::Joiner, directory, History::default());
     }
 
+    /// An empty disk takes the place of the one with the data.
+    pub(crate) fn empty_directory(&mut self, node: NodeId) {
+        let incarnation = Incarnation(u128::from(self.unique()));
+        let Some(host) = self.hosts.get_mut(&node) else { return };
+        host.directory = Directory { is_half: true, ..Directory::new(incarnation) };
+        let record = Record::new(incarnation, History::default());
+        host.record = File::new(Record { is_whole: false, ..record });
+        host.kept = None;
+    }
+
     /// Two clocks differ by at most the drift that the default settings allow for.
     pub(crate) fn draw_clock(&mut self) -> Clock {
         let offset = self.rng.below(1_000_000_000_000);
@@ -309,6 +319,9 @@ impl World {
 
     /// Puts a datagram on the network.
     pub(crate) fn send(&mut self, from: NodeId, to: NodeId, packet: Packet) {
+        if matches!(packet, Packet::Raft(_)) && self.network.is_behind(to, self.now) {
+            return;
+        }
         let arrivals = self.network.arrivals(from, to, self.now, &mut self.rng);
         let mut arrivals = arrivals.into_iter().flatten().peekable();
         while let Some(at) = arrivals.next() {

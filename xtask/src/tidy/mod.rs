@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+pub(crate) use tree::tracked;
+
 /// Arguments of `tidy`; it has none, and never edits.
 #[derive(clap::Args)]
 pub(crate) struct Args {}

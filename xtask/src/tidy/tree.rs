@@ -27,7 +27,7 @@ const TOP_LEVEL: &[&str] = &[
 ///
 /// # Errors
 /// When git cannot list them.
-pub(super) fn tracked(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn tracked(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let output = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root)

@@ -192,3 +192,81 @@ fn half_rebuilt_directory_is_not_started_by_a_freeze() {
     let steps = next(&mut agent, &sealed(), &local(Process::Stopped));
     assert!(!steps.contains(&Step::StartStandby), "{steps:?}");
 }
+
+/// Node 3 is elected in epoch 1 at 100; node 2 has followed it, and is promoted by hand at `at`.
+fn follower_promoted_by_hand(serves: bool, at: u64) -> (State, Agent) {
+    let mut state = three_nodes();
+    seal(&mut state, 1, &[1, 2, 3]);
+    let entry = elect(&state, 3, alloc::vec![report(&state, 2, at), report(&state, 3, 100)]);
+    apply_all(&mut state, [entry]);
+    let record = Record::new(directory(2), history(&[(1, 0, 0)]));
+    let mut agent = Agent::new(NodeId(2), 0, record);
+    let mut found = local(Process::Standby);
+    found.end = Lsn(at);
+    assert!(next(&mut agent, &state, &found).contains(&Step::Follow(NodeId(3))));
+    if serves {
+        establish(&mut state, 2, 100).unwrap();
+    }
+    // `pg_ctl promote`: PostgreSQL takes the same number of a timeline as the primary did.
+    found.process = Process::Primary;
+    (found.end, found.timeline, found.switch) = (Lsn(900), Timeline(2), Lsn(at));
+    assert!(next(&mut agent, &state, &found).contains(&Step::Kill));
+    (state, agent)
+}
+
+/// The report of a node that was killed, once the newest epoch is sealed.
+fn reported(agent: &mut Agent, state: &mut State, at: u64) -> Report {
+    seal(state, 1, &[1, 2, 3]);
+    let mut found = local(Process::Stopped);
+    (found.end, found.timeline, found.switch) = (Lsn(900), Timeline(2), Lsn(at));
+    found.is_drained = true;
+    next(agent, state, &found);
+    agent.facts().and_then(|facts| facts.report.clone()).expect("it is frozen")
+}
+
+#[test]
+fn follower_that_somebody_promoted_by_hand_is_not_elected_for_what_was_written_there() {
+    // Before the epoch served; and at the very point where its primary was promoted.
+    for (serves, at) in [(false, 90), (false, 100), (true, 100)] {
+        let (mut state, mut agent) = follower_promoted_by_hand(serves, at);
+        let fork = reported(&mut agent, &mut state, at);
+        let own = history(&[(1, 0, 0), (2, 100, 1)]);
+        let primary = Report { history: own, ..report(&state, 3, 300) };
+        let forked = elect(&state, 2, alloc::vec![fork, primary]);
+        assert!(state.clone().apply(&forked).is_err(), "commits of 3 are lost: {serves} {at}");
+    }
+}
+
+#[test]
+fn standby_that_somebody_started_as_a_primary_is_rebuilt_though_it_has_no_timeline_of_its_own() {
+    let state = three_nodes();
+    let record = Record::new(directory(2), history(&[(1, 0, 0)]));
+    let mut agent = Agent::new(NodeId(2), 0, record);
+    let mut found = local(Process::Standby);
+    found.upstream = Some(NodeId(1));
+    next(&mut agent, &state, &found);
+    // Its `standby.signal` was removed, and it was started: it writes on the primary's timeline.
+    found.process = Process::Primary;
+    assert!(next(&mut agent, &state, &found).contains(&Step::Kill));
+    found.process = Process::Stopped;
+    let steps = next(&mut agent, &state, &found);
+    assert!(steps.contains(&Step::Rebuild(NodeId(1))), "{steps:?}");
+}
+
+#[test]
+fn directory_that_an_operator_put_in_the_primary_s_place_is_not_rebuilt_from_itself() {
+    // The primary's disk is lost and a backup restored in its place; the quorum has admitted it.
+    let mut state = three_nodes();
+    let restored = Incarnation(111);
+    let member = crate::cluster::Member { node: NodeId(1), incarnation: restored, priority: 0 };
+    apply_all(&mut state, [Entry::Admit { member, replaces: Some(directory(1)) }]);
+    let mut agent = Agent::new(NodeId(1), 0, Record::new(restored, history(&[(9, 0, 0)])));
+    let mut found = local(Process::Primary);
+    found.timeline = Timeline(9);
+    assert!(next(&mut agent, &state, &found).contains(&Step::Kill));
+    found.process = Process::Stopped;
+    let steps = next(&mut agent, &state, &found);
+    assert!(!steps.contains(&Step::Rebuild(NodeId(1))), "it may be all there is: {steps:?}");
+    assert!(agent.record().is_whole, "it could not even be elected with loss");
+    assert!(!agent.record().may_serve(Epoch(0)), "that was the other's right");
+}

@@ -78,9 +78,11 @@ pub fn goal(state: &State, me: NodeId, record: &Record) -> Goal {
     let known = state.members().get(&me).map(|member| member.incarnation);
     let is_known = known.is_some_and(|known| known == record.directory || Some(known) == kept);
     if !is_known {
-        // A node that is new, or whose directory is not whole, gets a copy of the primary's.
+        // A node that is new, or whose directory is not whole, gets a copy of the primary's: of one
+        // that is not established, too, which may be waiting for just this standby. It has nothing
+        // to lose, should that epoch come to nothing.
         let needs_copy = !record.is_whole && upstream != me && !state.is_gone(me);
-        let may_copy = needs_copy && tenure.is_established && state.sealed().is_none();
+        let may_copy = needs_copy && state.sealed().is_none();
         return if may_copy { Goal::Rejoin { epoch, upstream } } else { Goal::Idle };
     }
     let is_holder = upstream == me && tenure.incarnation == record.directory;

@@ -183,7 +183,9 @@ impl Agent {
     }
 
     /// The next steps, in order, as things stand. `held` is until when the newest epoch's primary
-    /// lease is held here.
+    /// lease is held here. Whoever carries steps out looks at PostgreSQL only when none of the last
+    /// call is under way: a rule that is being set while the one before is still seen to run would
+    /// be told as settled.
     pub fn next(
         &mut self,
         state: &State,
@@ -275,6 +277,10 @@ impl Agent {
             steps.push(Step::Kill);
             return steps;
         }
+        if upstream == self.me {
+            // The epoch is that of a directory which was here before; the next one goes on.
+            return steps;
+        }
         let may_follow = self.draft.is_whole && state.may_follow(&self.draft.history, local.end);
         if !may_follow {
             steps.extend(self.rebuild(epoch, upstream, may_rebuild, state));
@@ -361,11 +367,19 @@ impl Agent {
     /// told is named after what the directory was last meant for, which makes it a fork of what
     /// became of that; nothing else must ever take the name of a recorded switch.
     fn learn_history(&mut self, state: &State, local: &Local) {
+        let (timeline, at) = (local.timeline, local.switch);
+        if self.is_promoted_by_hand(state, local) {
+            // What it has written since is nobody's, whatever number its timeline has.
+            let stray = Switch { timeline, at, epoch: NOBODYS };
+            if self.draft.history.0.last() != Some(&stray) {
+                self.draft.history.0.push(stray);
+            }
+            return;
+        }
         let known = self.draft.history.0.last().map(|switch| switch.timeline);
         if known.is_none_or(|known| known >= local.timeline) {
             return;
         }
-        let (timeline, at) = (local.timeline, local.switch);
         let tenure = state.tenure();
         let recorded = state.established().map(|established| &established.history);
         let elected = tenure.map(|tenure| &tenure.history);
@@ -390,6 +404,16 @@ impl Agent {
         }
         let epoch = self.draft.basis.unwrap_or(NOBODYS);
         self.draft.history.0.push(Switch { timeline, at, epoch });
+    }
+
+    /// Whether somebody made a primary of a directory that was meant to follow in the newest epoch.
+    /// It could not be told later: the timeline would get the name of the epoch that it followed
+    /// for, and may have the very number and place of its primary's.
+    fn is_promoted_by_hand(&self, state: &State, local: &Local) -> bool {
+        let follows = state.tenure().is_some_and(|tenure| {
+            tenure.holder != self.me && self.draft.basis == Some(tenure.epoch)
+        });
+        follows && local.process == Process::Primary
     }
 
     /// Whether the directory was promoted for this epoch.
@@ -543,3 +567,6 @@ mod tests;
 
 #[cfg(test)]
 mod attack_tests;
+
+#[cfg(test)]
+mod caution_tests;

@@ -83,4 +83,12 @@ mod tests {
         let frozen = Record { obeyed: (Epoch(3), Attempt(1)), ..record };
         assert!(!frozen.may_serve(Epoch(3)) && frozen.may_serve(Epoch(4)));
     }
+
+    #[test]
+    fn closing_is_never_taken_back() {
+        let mut record = Record::new(Incarnation(1), History::default());
+        record.closed = Some(Epoch(5));
+        assert!(record.obey(&Goal::Freeze { epoch: Epoch(3), attempt: Attempt(1) }));
+        assert_eq!(record.closed, Some(Epoch(5)));
+    }
 }

@@ -61,6 +61,10 @@ impl State {
             Entry::Switchover { epoch, to } => self.switch_over(*epoch, *to),
             Entry::SwitchoverCancelled { epoch } => self.cancel_switchover(*epoch),
             Entry::AcceptLoss { epoch, attempt } => self.accept_loss(*epoch, *attempt),
+            Entry::Recovered { survivor } => {
+                self.leave_the_lost(*survivor);
+                Ok(())
+            }
         }
     }
 
@@ -107,7 +111,9 @@ impl State {
             return Err(Void::NotBootstrapped);
         }
         let current = self.members.get(&member.node).map(|current| current.incarnation);
-        if replaces != current || self.is_gone(member.node) {
+        // What a node that leaves had put aside comes back, as long as commits depend on it.
+        let is_over = self.is_gone(member.node) && !self.needs(member.incarnation);
+        if replaces != current || is_over {
             return Err(Void::Member);
         }
         // A directory is in one place only; a second node that claims it is mistaken or a copy.
@@ -194,7 +200,6 @@ impl State {
         let lossy = accept_loss.then_some(history);
         self.unestablished.insert(*epoch, Unserved { lossy });
         self.tenure = Some(tenure);
-        self.drop_gone_members();
         self.sealed = None;
         self.handover = None;
         self.loss_accepted = None;
@@ -209,8 +214,12 @@ impl State {
     }
 
     /// Directories of nodes that have left are members no more, but for the newest primary's and
-    /// those that commits depend on.
+    /// those that commits depend on. None goes before the newest epoch serves: until then commits
+    /// are about to depend on those of its rule, and may depend on what a node has put aside.
     fn drop_gone_members(&mut self) {
+        if self.tenure.as_ref().is_some_and(|tenure| !tenure.is_established) {
+            return;
+        }
         let holder = self.tenure.as_ref().map(|tenure| tenure.holder);
         let mut members = core::mem::take(&mut self.members);
         members.retain(|node, member| {
@@ -414,6 +423,14 @@ impl State {
         if established.rules.len() < 2 || established.change != change {
             return Err(Void::RuleChange);
         }
+        // The primary stops for a standby that it names: it must still be one that can be elected.
+        let next = self.handover.and_then(|to| self.members.get(&to));
+        let stays = |next: &Member| {
+            established.rules.last().is_some_and(|rule| rule.members.contains(&next.incarnation))
+        };
+        if self.handover.is_some() && !next.is_some_and(stays) {
+            return Err(Void::RuleChange);
+        }
         established.rules.drain(..established.rules.len() - 1);
         self.drop_gone_members();
         Ok(())
@@ -449,6 +466,22 @@ impl State {
         self.memberships.push(next.clone());
         self.drop_old_memberships();
         Ok(())
+    }
+
+    /// Nobody but the survivor counts any more, for rights of earlier memberships neither: the lost
+    /// will never say that they have released them. Their promises have run out before the survivor
+    /// says so of its own, since it has started after they had ended, and waits for as long as any
+    /// promise lasts.
+    fn leave_the_lost(&mut self, survivor: NodeId) {
+        let version = self.membership().version + 1;
+        self.memberships = alloc::vec![Membership { version, voters: [survivor].into() }];
+        for registration in self.registrations.values_mut() {
+            registration.counts_in = version;
+        }
+        // They are refused as members of another cluster; they may come back as new ones.
+        for (_, node) in self.nodes.iter_mut().filter(|(node, _)| **node != survivor) {
+            node.role = Role::Gone;
+        }
     }
 
     fn adopt(&mut self, node: NodeId, version: u64) -> Result<(), Void> {
@@ -595,3 +628,7 @@ mod tests;
 #[cfg(test)]
 #[path = "attack_tests.rs"]
 mod attacks;
+
+#[cfg(test)]
+#[path = "void_tests.rs"]
+mod voids;

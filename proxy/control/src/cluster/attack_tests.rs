@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use crate::cluster::history::{Descent, History};
 use crate::cluster::sync::Rule;
 use crate::cluster::testing::{any, apply_all, directory, history, newest, three_nodes};
-use crate::cluster::{Entry, Member, Membership, Report, State, Void};
+use crate::cluster::{Entry, Member, Membership, Report, Role, State, Void};
 use crate::ids::{Attempt, BootTime, Epoch, Incarnation, Lsn, NodeId, Timeline, VipId};
 use crate::lease::{Action, Ask, Kind, Refusal, Refusals, Right, Settings, Voter};
 
@@ -332,4 +332,112 @@ fn directory_that_loss_was_accepted_for_still_says_how_far_commits_went() {
     let entry = elect(&state, 3, vec![promoted, report(&state, 3, 100, &first)], false);
     let behind = Void::CandidateBehind { end: Lsn(100), furthest: Lsn(110) };
     assert_eq!(state.apply(&entry), Err(behind));
+}
+
+/// Node 3 is elected when 1 is lost, with node 2's directory alone in its rule: 2 was in no rule of
+/// the epoch before.
+fn elected_upon_a_newcomer() -> State {
+    let mut state = three_nodes();
+    let epoch = Epoch(0);
+    apply_all(&mut state, [Entry::RuleJoint { epoch, rule: any(1, &[3]) }]);
+    let change = state.established().unwrap().change;
+    apply_all(&mut state, [Entry::RuleSettled { epoch, change }]);
+    seal(&mut state, &[2, 3]);
+    let first = &[(1, 0, 0)];
+    let reports = vec![report(&state, 2, 90, first), report(&state, 3, 100, first)];
+    let Entry::NewEpoch { epoch, attempt, holder, incarnation, reports, accept_loss, .. } =
+        elect(&state, 3, reports, false)
+    else {
+        unreachable!();
+    };
+    let rule = any(1, &[2]);
+    apply_all(
+        &mut state,
+        [Entry::NewEpoch { epoch, attempt, holder, incarnation, reports, rule, accept_loss }],
+    );
+    state
+}
+
+fn gone(node: u64) -> Entry {
+    Entry::Node { node: NodeId(node), address: "a:1".into(), role: Role::Gone }
+}
+
+#[test]
+fn directory_that_an_epoch_begins_with_stays_a_member_though_its_node_leaves_before_it_serves() {
+    let mut state = elected_upon_a_newcomer();
+    // Node 2 streams and has flushed all; then its node shall leave, and the epoch serves.
+    apply_all(&mut state, [gone(2)]);
+    let entry = established(&state, 2, 100);
+    apply_all(&mut state, [entry]);
+    assert!(state.needs(directory(2)), "each commit is flushed there");
+    assert!(state.members().contains_key(&NodeId(2)), "it neither freezes nor reports");
+}
+
+#[test]
+fn directory_that_was_put_aside_comes_back_as_a_member_though_its_node_leaves_meanwhile() {
+    // Node 1 had acknowledged commits of epoch 0, was put aside for a copy of 3's, and leaves.
+    let mut state = three_nodes();
+    seal(&mut state, &[2, 3]);
+    let first = &[(1, 0, 0)];
+    let reports = vec![report(&state, 2, 90, first), report(&state, 3, 100, first)];
+    let entry = elect(&state, 3, reports, false);
+    apply_all(&mut state, [entry]);
+    let node = NodeId(1);
+    let copy = Member { node, incarnation: Incarnation(111), priority: 0 };
+    apply_all(&mut state, [Entry::Admit { member: copy, replaces: Some(directory(1)) }, gone(1)]);
+    assert!(state.members().contains_key(&node), "what it has aside may be all there is");
+    // Epoch 1 comes to nothing, node 2 is lost too: the directory is put back.
+    seal(&mut state, &[2, 3]);
+    let back = Member { node, incarnation: directory(1), priority: 0 };
+    let admit = Entry::Admit { member: back, replaces: Some(Incarnation(111)) };
+    assert_eq!(state.apply(&admit), Ok(()), "without it nobody can be elected but with loss");
+    let reports = vec![report(&state, 1, 120, first)];
+    let others = elect(&state, 1, reports, false);
+    assert_eq!(state.apply(&others), Ok(()));
+    // What nothing depends on any more does not come back.
+    let entry = established(&state, 2, 120);
+    apply_all(&mut state, [entry]);
+    let stray = Member { node, incarnation: Incarnation(112), priority: 0 };
+    let stray = Entry::Admit { member: stray, replaces: Some(directory(1)) };
+    assert_eq!(state.apply(&stray), Err(Void::Member));
+}
+
+#[test]
+fn rule_that_names_the_next_primary_stays_in_force_while_a_switchover_runs() {
+    let mut state = three_nodes();
+    let epoch = Epoch(0);
+    apply_all(&mut state, [Entry::RuleJoint { epoch, rule: any(1, &[2]) }]);
+    let change = state.established().unwrap().change;
+    // The settlement was under way when an operator asked for node 3.
+    apply_all(&mut state, [Entry::Switchover { epoch, to: NodeId(3) }]);
+    let settled = Entry::RuleSettled { epoch, change };
+    assert_eq!(state.apply(&settled), Err(Void::RuleChange), "no election could take node 3");
+    let mut names = state.clone();
+    apply_all(&mut names, [Entry::RuleJoint { epoch, rule: any(1, &[3]) }]);
+    let change = names.established().unwrap().change;
+    assert_eq!(names.apply(&Entry::RuleSettled { epoch, change }), Ok(()));
+    apply_all(&mut state, [Entry::SwitchoverCancelled { epoch }, settled]);
+}
+
+#[test]
+fn directory_that_was_promoted_elsewhere_for_the_same_epoch_does_not_follow_once_that_serves() {
+    let mut state = three_nodes();
+    seal(&mut state, &[2, 3]);
+    let first = &[(1, 0, 0)];
+    let reports = vec![report(&state, 2, 90, first), report(&state, 3, 100, first)];
+    let entry = elect(&state, 3, reports, false);
+    apply_all(&mut state, [entry]);
+    let entry = established(&state, 2, 100);
+    apply_all(&mut state, [entry]);
+    assert!(state.may_follow(&history(&[(1, 0, 0), (2, 100, 1)]), Lsn(300)));
+    assert!(!state.may_follow(&history(&[(1, 0, 0), (2, 90, 1)]), Lsn(95)));
+}
+
+#[test]
+fn right_of_a_holder_that_is_not_registered_is_released_by_every_membership() {
+    let mut state = State::new([1, 2, 3].map(NodeId).into(), Settings::default());
+    let (system, holder) = (crate::ids::SystemId(1), NodeId(1));
+    let (incarnation, timeline) = (directory(1), Timeline(1));
+    apply_all(&mut state, [Entry::Bootstrap { system, holder, incarnation, timeline }]);
+    assert!(!state.is_released(Kind::Primary, 0), "it may register, and hold, at any time");
 }

@@ -238,6 +238,12 @@ pub enum Entry {
         /// The epoch that was to be left.
         epoch: Epoch,
     },
+    /// The other voters are lost for good, and with them a majority. Operators made this one a
+    /// cluster of its own; nobody else ever proposes it. See `docs/QUORUM.md`.
+    Recovered {
+        /// The voter that is left.
+        survivor: NodeId,
+    },
     /// An operator accepts that the election of this attempt loses acknowledged commits.
     AcceptLoss {
         /// The sealed epoch.

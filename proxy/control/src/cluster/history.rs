@@ -109,6 +109,13 @@ mod tests {
     }
 
     #[test]
+    fn promotion_that_was_committed_counts_only_upon_all_that_is_recorded_and_alone() {
+        assert_eq!(descent(&[(1, 0, 0), (3, 90, 4)], 95), Descent::Fork);
+        let also_by_hand = [(1, 0, 0), (2, 100, 3), (3, 150, 4), (4, 160, 9)];
+        assert_eq!(descent(&also_by_hand, 170), Descent::Fork);
+    }
+
+    #[test]
     fn same_timeline_number_of_another_epoch_is_a_fork() {
         assert_eq!(descent(&[(1, 0, 0), (2, 100, 2)], 100), Descent::Fork);
         assert_eq!(descent(&[(1, 0, 0), (2, 90, 3)], 100), Descent::Fork);

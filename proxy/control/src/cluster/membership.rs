@@ -86,6 +86,7 @@ mod tests {
         assert!(of(1, 0b00111).may_become(&of(2, 0b01111)));
         assert!(!of(1, 0b00111).may_become(&of(3, 0b01111)), "a version was left out");
         assert!(!of(1, 0b1).may_become(&of(2, 0)), "nobody would be left");
+        assert!(!of(1, 0b11).may_become(&of(2, 0b11)), "nothing would change");
         assert!(!of(1, 0b011).may_become(&of(2, 0b101)), "a replacement is two changes");
     }
 }

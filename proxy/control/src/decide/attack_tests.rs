@@ -222,3 +222,97 @@ fn address_that_its_holder_could_not_use_goes_to_another_node_that_offers_it() {
     }
     assert!(holders.contains(&NodeId(2)), "it goes to node 3 for ever: {holders:?}");
 }
+
+#[test]
+fn node_that_has_left_the_log_and_runs_on_keeps_neither_leases_nor_memberships_nor_an_address() {
+    let mut scene = scene();
+    let (node, vip) = (NodeId(3), VipId(1));
+    let give = Entry::GiveVip { vip, number: 1, holder: node, incarnation: Incarnation(3) };
+    let gone = Entry::Node { node, address: "a:1".into(), role: Role::Gone };
+    apply_all(&mut scene.state, [give, gone]);
+    for node in [2, 3] {
+        scene.facts(node).proxy = Some(ProxyFacts { vips: [vip].into(), ..ProxyFacts::default() });
+    }
+    let proposed = scene.proposed();
+    assert!(proposed.contains(&Entry::RetireVip { vip, number: 1 }), "{proposed:?}");
+    let retire = Entry::Retire { node, number: 3 };
+    assert!(!proposed.contains(&retire), "it still hears of what comes");
+    apply_all(&mut scene.state, [Entry::RetireVip { vip, number: 1 }]);
+    for voter in [1, 2].map(NodeId) {
+        let kind = Kind::Vip(vip);
+        apply_all(&mut scene.state, [Entry::Released { voter, kind, number: 1 }]);
+    }
+    scene.node(1).settled_change = 3;
+    scene.settle();
+    assert_eq!(scene.state.vips()[&vip].holder, NodeId(2), "not to who leaves");
+    // It hears of nothing and is not heard, but asks voters on and on, who miss nothing.
+    scene.log.remove(&node);
+    scene.silence(3);
+    assert!(scene.proposed().contains(&retire), "it pins {:?}", scene.state.memberships());
+    apply_all(&mut scene.state, [retire]);
+    for kind in [Kind::Member(node), Kind::Route(node)] {
+        for voter in [1, 2].map(NodeId) {
+            apply_all(&mut scene.state, [Entry::Released { voter, kind, number: 3 }]);
+        }
+    }
+    // What it said before it left may come late.
+    scene.seen(3).heard = NOW;
+    let proposed = scene.proposed();
+    assert!(proposed.contains(&Entry::Forget { node }), "{proposed:?}");
+    assert!(!proposed.contains(&Entry::Register { node }), "{proposed:?}");
+    apply_all(&mut scene.state, [Entry::Forget { node }]);
+    assert!(!scene.proposed().contains(&Entry::Register { node }));
+}
+
+#[test]
+fn living_voter_that_leaves_counts_on_for_leases_while_the_others_are_no_majority() {
+    let mut scene = scene();
+    let gone = Entry::Node { node: NodeId(3), address: "a:1".into(), role: Role::Gone };
+    apply_all(&mut scene.state, [gone]);
+    // Node 2 restarts. The engine keeps node 3 as well: without it nothing could be agreed on.
+    scene.silence(2);
+    let membership = |scene: &Scene| {
+        let proposed = scene.proposed().into_iter();
+        proposed.filter(|entry| matches!(entry, Entry::Membership(_))).count()
+    };
+    assert_eq!(membership(&scene), 0, "the primary could not renew");
+    scene.seen(2).heard = NOW;
+    assert_eq!(membership(&scene), 1);
+    // One that is out of the log counts no more, whoever is there.
+    scene.silence(2);
+    scene.log.remove(&NodeId(3));
+    assert_eq!(membership(&scene), 1);
+}
+
+#[test]
+fn survivor_of_a_lost_majority_gives_its_cluster_another_epoch_and_takes_in_new_voters() {
+    // Nodes 1 and 3 are lost for good, and node 2 was made a cluster of its own.
+    let mut scene = scene();
+    apply_all(&mut scene.state, [Entry::Recovered { survivor: NodeId(2) }]);
+    for lost in [1, 3] {
+        scene.log.remove(&NodeId(lost));
+        scene.silence(lost);
+    }
+    for _ in 0..PROPOSALS_MAX {
+        for entry in scene.proposed() {
+            let _ = scene.state.apply(&entry);
+        }
+        scene.facts(2).counts_in = scene.state.membership().version;
+        let wanted: Vec<_> = scene.state.wanted().collect();
+        scene.voter(2).released.extend(wanted);
+        for (kind, number) in
+            [(Kind::Primary, 0), (Kind::Member(NodeId(1)), 1), (Kind::Route(NodeId(1)), 1)]
+        {
+            scene.missed(&[2], kind, number);
+        }
+        for kind in [Kind::Member(NodeId(3)), Kind::Route(NodeId(3))] {
+            scene.missed(&[2], kind, 3);
+        }
+        if scene.state.sealed().is_some() {
+            scene.reports(2, 100);
+        }
+    }
+    assert_eq!(scene.state.membership().voters, [NodeId(2)].into());
+    let stuck = scene.state.memberships();
+    assert!(scene.state.is_released(Kind::Primary, 0), "nobody can ever be elected: {stuck:?}");
+}

@@ -95,9 +95,16 @@ fn follow_voters(view: &View<'_>, now: BootTime) -> Option<Entry> {
         voters.insert(*new);
     } else {
         // Who leaves counts for leases no more while it still has the log, so that it takes part in
-        // the release of those that it counted for.
+        // the release of those that it counted for. Not while the others could not renew anything.
         let leavers: BTreeSet<_> = leavers(view, now).into_iter().map(|(node, _)| node).collect();
-        let goes = |node: &&NodeId| !of_log.contains(node) || leavers.contains(node);
+        let alive = known.voters.iter().filter(|voter| view.is_alive(**voter, now));
+        let alive: BTreeSet<_> = alive.copied().collect();
+        let suffice = |node: &NodeId| {
+            let others = known.voters.iter().filter(|other| *other != node).copied().collect();
+            Membership { version, voters: others }.has_majority(&alive)
+        };
+        let goes =
+            |node: &&NodeId| !of_log.contains(node) || leavers.contains(node) && suffice(node);
         let gone = *known.voters.iter().find(goes)?;
         voters.remove(&gone);
     }
@@ -120,7 +127,7 @@ fn released(view: &View<'_>, node: NodeId, seen: &Observation) -> Vec<Entry> {
 /// What a node says as one that holds leases, or wants to.
 fn holder(view: &View<'_>, node: NodeId, seen: &Observation, now: BootTime) -> Option<Entry> {
     let facts = &seen.facts;
-    let wants = facts.wants_leases && view.is_alive(node, now);
+    let wants = facts.wants_leases && view.is_alive(node, now) && !has_left(view, node);
     match view.state.registrations().get(&node) {
         None | Some(Registration { is_retiring: true, .. }) => {
             wants.then_some(Entry::Register { node })
@@ -157,11 +164,19 @@ fn retire(
     if registration.is_retiring {
         // Who is back and wants leases registers anew instead.
         let wants = view.alive(node, now).is_some_and(|seen| seen.facts.wants_leases);
-        return (!wants).then_some(Entry::Forget { node });
+        let stays = wants && !has_left(view, node);
+        return (!stays).then_some(Entry::Forget { node });
     }
     let kinds = [Kind::Member(node), Kind::Route(node)];
     let is_gone = !is_alive && kinds.iter().all(|kind| view.is_missed(*kind, number, now));
-    (is_gone || holds_back(view, node, now)).then_some(Entry::Retire { node, number })
+    let is_over = is_gone || has_left(view, node) || holds_back(view, node, now);
+    is_over.then_some(Entry::Retire { node, number })
+}
+
+/// Whether a node has left the log. It may run on and ask for its leases, but hears neither of
+/// epochs nor of memberships: it would route to nobody, and count in what it left for ever.
+fn has_left(view: &View<'_>, node: NodeId) -> bool {
+    view.state.is_gone(node) && !view.log.contains_key(&node)
 }
 
 /// Whether a new epoch waits for this node alone to apply it, though it has had its time.
@@ -182,6 +197,7 @@ fn vips(view: &View<'_>, now: BootTime) -> Vec<Entry> {
         let registered = view.state.registrations().get(&node);
         let proxy = view.alive(node, now).and_then(|seen| seen.facts.proxy.as_ref());
         registered.is_some_and(|one| !one.is_retiring)
+            && !view.state.is_gone(node)
             && proxy.is_some_and(|proxy| proxy.vips.contains(&vip))
     };
     let offered = view.nodes.values().filter_map(|seen| seen.facts.proxy.as_ref());
@@ -199,7 +215,8 @@ fn vips(view: &View<'_>, now: BootTime) -> Vec<Entry> {
             // A holder that says itself that it cannot serve has stopped; one that is silent is
             // judged by the voters.
             let is_missed = view.is_missed(Kind::Vip(vip), *number, now);
-            if is_missed || view.is_alive(*holder, now) && !offers(*holder, vip) {
+            let leaves = view.state.is_gone(*holder);
+            if is_missed || leaves || view.is_alive(*holder, now) && !offers(*holder, vip) {
                 entries.push(Entry::RetireVip { vip, number: *number });
             }
             continue;

@@ -711,3 +711,6 @@ fn address_is_taken_from_a_living_node_that_offers_it_no_more() {
 }
 #[path = "attack_tests.rs"]
 mod attack;
+
+#[path = "caution_tests.rs"]
+mod caution;

@@ -12,7 +12,7 @@ use crate::lease::Kind;
 pub struct LogMember {
     /// Whether it counts.
     pub is_voter: bool,
-    /// Whether the engine heard from it lately.
+    /// Whether it was heard lately, or the coordinator is too new to know.
     pub is_heard: bool,
 }
 

@@ -253,6 +253,26 @@ mod tests {
     }
 
     #[test]
+    fn holder_that_closes_acts_no_more_by_what_it_was_promised_before() {
+        let mut holder = holder(&[1]);
+        holder.handle_promise(&promise(&holder.clone(), 1, 0));
+        assert!(holder.deadline().is_some());
+        holder.close();
+        assert_eq!(holder.deadline(), None);
+    }
+
+    #[test]
+    fn promise_of_a_voter_that_counts_no_more_counts_no_more() {
+        let mut holder = holder(&[1, 2, 3]);
+        for voter in [2, 3] {
+            holder.handle_promise(&promise(&holder.clone(), voter, 0));
+        }
+        assert!(holder.deadline().is_some());
+        holder.handle_membership(&membership(2, &[1, 2]));
+        assert_eq!(holder.deadline(), None, "voter 1 may have released it");
+    }
+
+    #[test]
     fn holder_moves_to_later_memberships_only_and_counts_in_the_one_it_is_in() {
         let mut holder = holder(&[1, 2, 3]);
         for voter in [1, 2] {

@@ -15,8 +15,8 @@ mod voter;
 
 pub use holder::{Ask, Holder};
 pub use settings::{
-    DRIFT_PERCENT_MAX, DRIFT_PERCENT_MIN, LEASE_MS_MAX, LEASE_MS_MIN, RENEWALS_PER_LEASE_MIN,
-    Settings, SettingsError,
+    DRIFT_PERCENT_MAX, DRIFT_PERCENT_MIN, LEASE_MS_MAX, LEASE_MS_MIN, MARGIN_MS_MAX,
+    RENEWALS_PER_LEASE_MIN, Settings, SettingsError,
 };
 pub use station::{Message, Output, Station, Wants};
 pub use voter::{Action, Promise, Refusal, Refusals, Voter};

@@ -19,6 +19,9 @@ pub const LEASE_MS_MAX: u64 = 60_000;
 pub const DRIFT_PERCENT_MIN: u64 = 1;
 /// Most drift that can be asked for, in per cent.
 pub const DRIFT_PERCENT_MAX: u64 = 100;
+/// Longest margin in milliseconds. A voter that starts waits for the longest promise that was ever
+/// agreed on, so one slip of a hand would keep voters quiet at each start from then on.
+pub const MARGIN_MS_MAX: u64 = 10_000;
 /// Renewals that fit into a lease at least, so that one lost message takes nobody's lease.
 pub const RENEWALS_PER_LEASE_MIN: u64 = 3;
 
@@ -62,6 +65,11 @@ pub enum SettingsError {
         /// What was asked for.
         found_percent: u64,
     },
+    /// The margin is too long.
+    Margin {
+        /// What was asked for.
+        found_ms: u64,
+    },
 }
 
 impl fmt::Display for SettingsError {
@@ -80,6 +88,9 @@ impl fmt::Display for SettingsError {
                 "drift_percent is {found_percent}, expected {DRIFT_PERCENT_MIN} to \
                  {DRIFT_PERCENT_MAX}"
             ),
+            Self::Margin { found_ms } => {
+                write!(out, "margin_ms is {found_ms}, expected 0 to {MARGIN_MS_MAX}")
+            }
         }
     }
 }
@@ -101,6 +112,9 @@ impl Settings {
         }
         if !(DRIFT_PERCENT_MIN..=DRIFT_PERCENT_MAX).contains(&self.drift_percent) {
             return Err(SettingsError::Drift { found_percent: self.drift_percent });
+        }
+        if self.margin_ms > MARGIN_MS_MAX {
+            return Err(SettingsError::Margin { found_ms: self.margin_ms });
         }
         Ok(())
     }
@@ -146,5 +160,10 @@ mod tests {
         assert_eq!(rare.check(), Err(SettingsError::Renewal { found_ms: 667, most_ms: 666 }));
         let ideal = Settings { drift_percent: 0, ..good };
         assert!(matches!(ideal.check(), Err(SettingsError::Drift { .. })));
+        let wide = Settings { margin_ms: MARGIN_MS_MAX, ..good };
+        assert_eq!(wide.check(), Ok(()));
+        let found_ms = MARGIN_MS_MAX + 1;
+        let endless = Settings { margin_ms: found_ms, ..good };
+        assert_eq!(endless.check(), Err(SettingsError::Margin { found_ms }));
     }
 }

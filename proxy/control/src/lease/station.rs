@@ -29,7 +29,12 @@ pub enum Message {
         refusal: Refusal,
     },
     /// The holder has closed its gate for good.
-    Closed(Right),
+    Closed {
+        /// What it held.
+        right: Right,
+        /// In which of its lives: what is promised to a later one goes on.
+        life: u64,
+    },
 }
 
 /// What the driver has to do, in this order.
@@ -81,6 +86,8 @@ pub struct Station {
     /// Until when something may be held by promises that were counted in a membership, by its
     /// version. Releases are asked of no older one than this node says, so it says the oldest.
     counted: BTreeMap<u64, BootTime>,
+    /// To which life of its holder a right was promised; `None` where to several.
+    promised_to: BTreeMap<(Kind, u64), Option<u64>>,
     /// When each right that somebody holds was last asked for here, or first known of.
     asked: BTreeMap<(Kind, u64), BootTime>,
     said: VoterFacts,
@@ -114,6 +121,7 @@ impl Station {
             closed: BTreeMap::new(),
             // What an earlier life held the kernel may still hold, by whose promises nobody knows.
             counted: BTreeMap::from([(0, now.after_ms(longest_ms))]),
+            promised_to: BTreeMap::new(),
             asked: BTreeMap::new(),
             said: VoterFacts::default(),
             outputs: VecDeque::new(),
@@ -157,9 +165,10 @@ impl Station {
             Message::Promise(promise) if promise.voter == from => self.promised(&promise),
             // Every node closes the epochs that it is not to serve in; only who has the right can
             // give it back. A voter that does not know of the right yet lets it run out.
-            Message::Closed(right) if right.holder == from && self.state.is_holder(&right) => {
-                self.voter.handle_closed(&right, now);
-                self.drain_voter(now);
+            Message::Closed { right, life }
+                if right.holder == from && self.state.is_holder(&right) =>
+            {
+                self.close(&right, life, now);
             }
             // In another's name; or a refusal, which is for people: what to do about it follows
             // from the state.
@@ -186,11 +195,22 @@ impl Station {
         }
         for voter in self.state.membership().voters.clone() {
             if voter == self.me {
-                self.voter.handle_closed(&right, now);
+                self.close(&right, self.life, now);
             } else {
-                let message = Message::Closed(right);
+                let message = Message::Closed { right, life: self.life };
                 self.outputs.push_back(Output::Send { to: voter, message });
             }
+        }
+    }
+
+    /// Nothing more is promised for the right. What was promised to another life of the holder than
+    /// the one that has closed runs out: that one may hold it again, since closing is not durable.
+    fn close(&mut self, right: &Right, life: u64, now: BootTime) {
+        let promised_to = self.promised_to.get(&(right.kind, right.number));
+        if promised_to.is_none_or(|promised_to| *promised_to == Some(life)) {
+            self.voter.handle_closed(right, now);
+        } else {
+            self.voter.handle_wanted(right.kind, right.number, now);
         }
         self.drain_voter(now);
     }
@@ -257,7 +277,13 @@ impl Station {
             // It is back: the coordinator must not act on what was said before.
             self.watch(now);
         }
-        let message = match self.voter.handle_ask(ask, &self.state, now) {
+        let answer = self.voter.handle_ask(ask, &self.state, now);
+        if answer.is_ok() {
+            let life = Some(ask.life);
+            let promised_to = self.promised_to.entry((right.kind, right.number)).or_insert(life);
+            *promised_to = promised_to.filter(|_| *promised_to == life);
+        }
+        let message = match answer {
             Ok(promise) if from == self.me => return self.promised(&promise),
             Err(_) if from == self.me => return,
             Ok(promise) => Message::Promise(promise),
@@ -271,6 +297,13 @@ impl Station {
         let Some(holder) = self.holders.get_mut(&right.kind) else { return };
         let before = holder.deadline();
         holder.handle_promise(promise);
+        self.hold(right, before);
+    }
+
+    /// Tells until when a right is held, and notes by which membership, if that is later than
+    /// before.
+    fn hold(&mut self, right: Right, before: Option<BootTime>) {
+        let Some(holder) = self.holders.get(&right.kind) else { return };
         if let Some(until) = holder.deadline().filter(|until| Some(*until) > before)
             && holder.right() == right
         {
@@ -318,12 +351,16 @@ impl Station {
         let rights = self.rights();
         let kept: BTreeSet<_> = rights.iter().map(|right| right.kind).collect();
         self.holders.retain(|kind, _| kept.contains(kind));
-        let (settings, membership) = (self.state.settings(), self.state.membership());
+        let state = Arc::clone(&self.state);
+        let (settings, membership) = (state.settings(), state.membership());
         for right in rights {
             let known = self.holders.get_mut(&right.kind).filter(|known| known.right() == right);
             if let Some(holder) = known {
                 holder.handle_settings(settings);
+                let before = holder.deadline();
                 holder.handle_membership(membership);
+                // Of fewer voters a majority may have promised for a later request already.
+                self.hold(right, before);
             } else {
                 let holder = Holder::new(right, settings, membership.clone(), self.life, now);
                 self.holders.insert(right.kind, holder);
@@ -366,6 +403,7 @@ impl Station {
         }
         self.said.epoch = state.tenure().map(|tenure| tenure.epoch);
         self.asked.retain(|right, _| held.contains(right));
+        self.promised_to.retain(|right, _| held.contains(right));
         for right in held {
             self.asked.entry(right).or_insert(now);
         }

@@ -99,6 +99,16 @@ fn nodes_hold_what_the_state_gives_them_and_what_they_want() {
 }
 
 #[test]
+fn epoch_is_not_asked_for_by_a_node_whose_agent_does_not_want_this_one_from_this_directory() {
+    for primary in [None, Some((Epoch(0), directory(9))), Some((Epoch(1), directory(1)))] {
+        let mut net = Net::new(&three_nodes());
+        net.at(1).handle_wants(Wants { primary, ..wants(1) }, AWAKE);
+        net.run(&[1, 2, 3], AWAKE);
+        assert_eq!(net.held(1, Kind::Primary), None, "{primary:?}");
+    }
+}
+
+#[test]
 fn minority_holds_nothing_new() {
     let mut net = Net::new(&three_nodes());
     net.run(&[1], AWAKE);
@@ -163,7 +173,7 @@ fn closing_is_believed_of_the_holder_alone() {
     let mut net = Net::new(&three_nodes());
     net.run(&[1, 2, 3], AWAKE);
     let right = Right::primary(Epoch(0), NodeId(1), directory(1));
-    net.at(2).handle_message(NodeId(3), Message::Closed(right), AWAKE);
+    net.at(2).handle_message(NodeId(3), Message::Closed { right, life: 1 }, AWAKE);
     let ask = Ask {
         right,
         epoch: Epoch(0),
@@ -188,7 +198,10 @@ fn standbys_that_close_an_epoch_for_themselves_take_nothing_from_its_primary() {
         let right = Right::primary(Epoch(0), NodeId(node), directory(node));
         net.at(node).handle_closed(right, AWAKE);
         // A build that still says so must not be believed.
-        net.at(1).handle_message(NodeId(node), Message::Closed(right), AWAKE);
+        let message = Message::Closed { right, life: node };
+        for voter in 1..=3 {
+            net.at(voter).handle_message(NodeId(node), message, AWAKE);
+        }
     }
     let later = AWAKE.after_ms(400);
     net.run(&[1, 2, 3], later);
@@ -242,6 +255,22 @@ fn right_that_was_closed_is_not_asked_for_though_the_state_still_gives_it() {
 }
 
 #[test]
+fn closing_of_an_earlier_right_takes_back_neither_the_newest_nor_its_closing() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    let newest = net.at(1).held().find(|(right, _)| right.kind == Kind::Member(NodeId(1)));
+    let (newest, _) = newest.unwrap();
+    let earlier = Right { number: 0, ..newest };
+    net.at(1).handle_closed(earlier, AWAKE);
+    assert!(net.held(1, newest.kind).is_some());
+    net.at(1).handle_closed(newest, AWAKE);
+    net.at(1).handle_closed(earlier, AWAKE);
+    net.at(1).handle_wants(wants(1), AWAKE);
+    net.run(&[1], AWAKE.after_ms(400));
+    assert!(!net.at(1).holders.contains_key(&newest.kind), "it was closed for good");
+}
+
+#[test]
 fn node_that_gives_up_what_another_holds_takes_nothing_from_it() {
     let mut net = Net::new(&three_nodes());
     net.run(&[1, 2, 3], AWAKE);
@@ -292,9 +321,14 @@ fn node_says_that_it_counts_in_a_later_membership_when_it_holds_nothing_by_an_ea
     let mut state = three_nodes();
     let voters = (1..=4).map(NodeId).collect();
     apply_all(&mut state, [Entry::Membership(Membership { version: 2, voters })]);
-    net.at(1).handle_state(Arc::new(state), AWAKE);
+    let renewed = AWAKE.after_ms(400);
+    net.run(&[1, 2, 3], renewed);
+    net.at(1).handle_state(Arc::new(state), renewed);
     assert_eq!(net.at(1).facts().counts_in, 1, "the kernel goes on by what three voters promised");
-    net.at(1).handle_timeout(AWAKE.after_ms(Settings::default().lease_ms));
+    let end = renewed.after_ms(Settings::default().lease_ms);
+    net.at(1).handle_timeout(BootTime(end.0 - 1));
+    assert_eq!(net.at(1).facts().counts_in, 1, "the last renewal counts");
+    net.at(1).handle_timeout(end);
     assert_eq!(net.at(1).facts().counts_in, 2);
 }
 
@@ -307,6 +341,112 @@ fn node_that_starts_does_not_know_by_whom_the_kernel_still_holds_for_it() {
     assert_eq!(station.facts().counts_in, 0);
     station.handle_timeout(AWAKE);
     assert_eq!(station.facts().counts_in, 1);
+}
+
+/// The same cluster with node 4 as a voter.
+fn four_voters() -> State {
+    let mut state = three_nodes();
+    let voters = (1..=4).map(NodeId).collect();
+    apply_all(&mut state, [Entry::Membership(Membership { version: 2, voters })]);
+    state
+}
+
+#[test]
+fn holder_counts_in_the_newest_membership_that_its_node_has_applied() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    let state = Arc::new(four_voters());
+    net.at(1).handle_state(state, AWAKE);
+    let until = net.held(1, Kind::Primary);
+    net.run(&[1, 2], AWAKE.after_ms(400));
+    net.run(&[1, 2], AWAKE.after_ms(800));
+    assert_eq!(net.held(1, Kind::Primary), until, "two of four are no majority");
+}
+
+#[test]
+fn node_names_the_oldest_membership_by_which_it_holds_something() {
+    let mut net = Net::new(&three_nodes());
+    net.run(&[1, 2, 3], AWAKE);
+    net.at(1).handle_state(Arc::new(four_voters()), AWAKE);
+    let renewed = AWAKE.after_ms(400);
+    net.run(&[1, 2, 3], renewed);
+    assert_eq!(net.held(1, Kind::Primary), Some(renewed.after_ms(2_000)), "by three of four");
+    net.at(1).handle_timeout(renewed);
+    assert_eq!(net.at(1).facts().counts_in, 1);
+}
+
+#[test]
+fn holders_go_by_the_settings_that_their_node_has_applied() {
+    let mut state = three_nodes();
+    let mut net = Net::new(&state);
+    net.run(&[1, 2, 3], AWAKE);
+    let longer = Settings { lease_ms: 5_000, ..Settings::default() };
+    net.apply(&mut state, &[1, 2, 3], Entry::Settings(longer), AWAKE);
+    let renewed = AWAKE.after_ms(400);
+    net.run(&[1, 2, 3], renewed);
+    assert_eq!(net.held(1, Kind::Primary), Some(renewed.after_ms(5_000)));
+}
+
+#[test]
+fn node_that_registered_anew_asks_under_its_new_number_and_none_that_it_closed() {
+    let mut state = three_nodes();
+    let mut net = Net::new(&state);
+    net.run(&[1, 2, 3], AWAKE);
+    let kind = Kind::Member(NodeId(2));
+    let number = |net: &mut Net| {
+        let held = net.at(2).held().find(|(right, _)| right.kind == kind);
+        held.map(|(right, _)| right.number)
+    };
+    assert_eq!(number(&mut net), Some(2));
+    let retire = Entry::Retire { node: NodeId(2), number: 2 };
+    net.apply(&mut state, &[1, 2, 3], retire, AWAKE);
+    assert_eq!(number(&mut net), None, "it is wanted back, so nobody asks for it");
+    for kind in [kind, Kind::Route(NodeId(2))] {
+        for voter in [1, 3].map(NodeId) {
+            apply_all(&mut state, [Entry::Released { voter, kind, number: 2 }]);
+        }
+    }
+    // In one step with what it missed: as after a while without the others.
+    let mut late = Net::new(&three_nodes());
+    late.run(&[1, 2, 3], AWAKE);
+    late.apply(&mut state, &[1, 2, 3], Entry::Register { node: NodeId(2) }, AWAKE);
+    late.run(&[1, 2, 3], AWAKE.after_ms(400));
+    assert_eq!(number(&mut late), Some(4));
+    let right = Right { kind, number: 5, holder: NodeId(2), incarnation: directory(2) };
+    late.at(2).handle_closed(right, AWAKE);
+    late.at(2).handle_wants(wants(2), AWAKE);
+    assert_eq!(number(&mut late), None, "whoever closes a right closes those before");
+}
+
+#[test]
+fn voter_that_missed_an_epoch_releases_the_next_one_too() {
+    let mut state = three_nodes();
+    let mut net = Net::new(&state);
+    let seal_now = Entry::Seal { epoch: Epoch(0), attempt: Attempt(1) };
+    net.apply(&mut state, &[2, 3], seal_now, AWAKE);
+    for voter in [2, 3].map(NodeId) {
+        apply_all(&mut state, [Entry::Released { voter, kind: Kind::Primary, number: 0 }]);
+    }
+    let entry = elect(&state, 3, [2, 3].map(|node| report(&state, node, 100)).to_vec());
+    apply_all(&mut state, [entry]);
+    let seal_next = Entry::Seal { epoch: Epoch(1), attempt: Attempt(1) };
+    net.apply(&mut state, &[2, 3], seal_next, AWAKE);
+    assert_eq!(net.at(2).facts().released.get(&Kind::Primary), Some(&1));
+}
+
+#[test]
+fn voter_says_no_more_of_a_release_that_nobody_wants_any_more() {
+    let mut state = three_nodes();
+    let mut net = Net::new(&state);
+    let seal = Entry::Seal { epoch: Epoch(0), attempt: Attempt(1) };
+    net.apply(&mut state, &[2, 3], seal, AWAKE);
+    assert_eq!(net.at(2).facts().released.get(&Kind::Primary), Some(&0));
+    for voter in [2, 3].map(NodeId) {
+        apply_all(&mut state, [Entry::Released { voter, kind: Kind::Primary, number: 0 }]);
+    }
+    let entry = elect(&state, 3, [2, 3].map(|node| report(&state, node, 100)).to_vec());
+    net.apply(&mut state, &[2, 3], entry, AWAKE);
+    assert!(net.at(2).facts().released.is_empty(), "facts would grow for ever");
 }
 
 #[path = "attack_tests.rs"]

@@ -233,3 +233,42 @@ fn proxy_that_has_not_heard_of_the_newest_epoch_gets_no_route() {
     assert_eq!(answer, Err(Refusal::Epoch { newest: Epoch(1) }));
     assert!(voter.handle_ask(&Ask { epoch: Epoch(1), ..old }, &state, AWAKE).is_ok());
 }
+
+#[test]
+fn what_was_wanted_back_once_stays_so_when_less_is_wanted_later() {
+    let mut state = state();
+    crate::cluster::testing::move_primary(&mut state);
+    let right = Right::primary(Epoch(1), HOLDER, DIRECTORY);
+    let mut voter = voter();
+    voter.handle_wanted(Kind::Primary, 1, AWAKE);
+    // A closing of the epoch before comes late.
+    voter.handle_wanted(Kind::Primary, 0, AWAKE);
+    let answer = voter.handle_ask(&Ask { right, ..ask() }, &state, AWAKE);
+    assert_eq!(answer, Err(Refusal::Refused { number: 1 }));
+}
+
+#[test]
+fn refusal_is_not_taken_back_by_what_was_written_before_it() {
+    let mut state = state();
+    crate::cluster::testing::move_primary(&mut state);
+    let refused = |number| Refusals([(Kind::Primary, number)].into());
+    let mut voter = Voter::new(NodeId(2), refused(1), state.longest_promise_ms(), BootTime(0));
+    voter.handle_persisted(&refused(0), AWAKE);
+    let right = Right::primary(Epoch(1), HOLDER, DIRECTORY);
+    let answer = voter.handle_ask(&Ask { right, ..ask() }, &state, AWAKE);
+    assert_eq!(answer, Err(Refusal::Refused { number: 1 }));
+}
+
+#[test]
+fn release_waits_for_promises_of_every_number_that_it_covers() {
+    let mut voter = voter();
+    let kind = Kind::Route(HOLDER);
+    let route = Right { kind, number: 1, ..ask().right };
+    voter.handle_ask(&Ask { right: route, ..ask() }, &state(), AWAKE).unwrap();
+    voter.handle_wanted(kind, 2, AWAKE);
+    assert_eq!(actions(&mut voter), [], "number 1 is held");
+    let end = end_of_promise(AWAKE);
+    assert_eq!(voter.poll_timeout(), Some(end));
+    voter.handle_timeout(end);
+    assert_eq!(persist(&mut voter, end), [Action::StateReleased { kind, number: 2 }]);
+}

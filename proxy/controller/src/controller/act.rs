@@ -156,7 +156,7 @@ impl Controller {
         if !status.caught_up || self.is_behind {
             return;
         }
-        let log = members(&status);
+        let log = self.log(&status, now);
         let (state, quorum) = (Arc::clone(&self.state), &self.quorum);
         let belongs = |node: NodeId| {
             let member =
@@ -177,6 +177,29 @@ impl Controller {
         }
         self.set_waits(waits);
         self.drain(now);
+    }
+
+    /// Who has the log, and who of them is there. Who is not may lose its place for good, so a
+    /// moment of silence does not count, nor that whoever has just begun has heard of nobody yet.
+    pub(super) fn log(&self, status: &Status, now: BootTime) -> BTreeMap<NodeId, LogMember> {
+        let silent_ms_max = self.state.policy().silent_ms_max;
+        let is_new = self.coordinates_since.is_none_or(|began| now < began.after_ms(silent_ms_max));
+        let is_silent = |node: quorum::NodeId| {
+            let peer = status.peers.iter().find(|peer| peer.node == node);
+            let ticks = peer.map_or(Some(0), |peer| peer.silent_ticks);
+            let of_late = quorum::limits::ELECTION_TICKS_MAX as u64;
+            let said = self.observer.nodes().get(&NodeId(node.get()));
+            let has_spoken = said.is_some_and(|seen| now < seen.heard.after_ms(silent_ms_max));
+            ticks.is_none_or(|ticks| ticks > of_late) && !has_spoken
+        };
+        let members = status.membership.iter().flat_map(quorum::Membership::iter);
+        members
+            .map(|(node, member)| {
+                let is_voter = member.role == Role::Voter;
+                let is_heard = is_new || !is_silent(node);
+                (NodeId(node.get()), LogMember { is_voter, is_heard })
+            })
+            .collect()
     }
 
     /// What is known by whoever coordinates since `began`.
@@ -267,20 +290,4 @@ impl Controller {
 /// The installation's number, as the engine knows it.
 fn installation_of(installation: Incarnation) -> Option<quorum::Incarnation> {
     quorum::Incarnation::new(u64::try_from(installation.0).ok()?)
-}
-
-/// Who has the log.
-pub(super) fn members(status: &Status) -> BTreeMap<NodeId, LogMember> {
-    let members = status.membership.iter().flat_map(quorum::Membership::iter);
-    let heard = |node: quorum::NodeId| {
-        let silent = status.peers.iter().find(|peer| peer.node == node);
-        let ticks = silent.map_or(Some(0), |peer| peer.silent_ticks);
-        ticks.is_some_and(|ticks| ticks <= quorum::limits::ELECTION_TICKS_MAX as u64)
-    };
-    members
-        .map(|(node, member)| {
-            let is_voter = member.role == Role::Voter;
-            (NodeId(node.get()), LogMember { is_voter, is_heard: heard(node) })
-        })
-        .collect()
 }

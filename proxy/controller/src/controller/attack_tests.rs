@@ -54,3 +54,37 @@ fn operators_wish_that_a_primary_leaves_the_cluster_ends_its_epoch_first() {
         assert!(is_in || !is_primary, "it serves on, and applies nothing more");
     }
 }
+
+#[test]
+fn leaving_node_that_is_silent_for_a_moment_stays_in_the_log_while_it_is_needed() {
+    let mut net = begun();
+    net.ask(40, &Request::Transfer { to: NodeId(1) });
+    net.ask(41, &name(3, Role::Gone));
+    let run = |net: &mut Net, ticks: u64| {
+        for _ in 0..ticks {
+            // Node 1 holds by promises of node 3, whose release a failover would need.
+            let epoch = net.nodes[&NodeId(1)].state().tenure().map(|tenure| tenure.epoch);
+            let facts = VoterFacts { counts_in: 1, epoch, ..VoterFacts::default() };
+            net.nodes.get_mut(&NodeId(1)).unwrap().handle_voter_facts(facts);
+            net.now = net.now.after_ms(TICK_MS);
+            net.nodes.values_mut().for_each(|node| node.handle_tick(net.now));
+            net.deliver();
+        }
+        let coordinator = net.coordinator().expect("two of three are there");
+        net.voters_of_log(coordinator.0).contains(&NodeId(3))
+    };
+    assert!(run(&mut net, 80), "it is heard, and node 1 counts in a membership with it");
+    let three = net.nodes.remove(&NodeId(3)).unwrap();
+    assert!(run(&mut net, 20), "its disk was slow for half a second");
+    net.nodes.insert(NodeId(3), three);
+    assert!(run(&mut net, 20));
+    // Who has just begun to coordinate has heard of nobody yet.
+    let three = net.nodes.remove(&NodeId(3)).unwrap();
+    net.ask(42, &Request::Transfer { to: NodeId(2) });
+    net.run_until("it took over", |net| net.coordinator() == Some(NodeId(2)));
+    assert!(run(&mut net, 20), "the new coordinator takes it for dead");
+    net.nodes.insert(NodeId(3), three);
+    assert!(run(&mut net, 80));
+    net.nodes.remove(&NodeId(3));
+    assert!(!run(&mut net, 80), "one that is dead leaves at once");
+}

@@ -40,7 +40,7 @@ impl Controller {
             state = decide::rehearse(&state, entry)
                 .map_err(|void| Unanswered::Void { reason: void.to_string() })?;
         }
-        let log = super::act::members(&self.quorum.status());
+        let log = self.log(&self.quorum.status(), now);
         let then = decide::decide(&self.view(&state, &log, now), now);
         Ok(Rehearsal { entries, then })
     }

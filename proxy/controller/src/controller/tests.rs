@@ -354,3 +354,6 @@ fn long_log_is_replaced_by_a_snapshot_from_which_a_node_starts() {
 
 #[path = "attack_tests.rs"]
 mod attack;
+
+#[path = "caution_tests.rs"]
+mod caution;

@@ -9,7 +9,9 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
+use pgx_control::cluster::Entry;
 use pgx_control::lease::Refusals;
+use pgx_controller::codec;
 use pgx_quorum::{
     ClusterId, Expected, Founding, Identity, Incarnation, Membership, NodeId, Probe, RecoverError,
     Recovered, Store, StoreError, recover_alone,
@@ -175,7 +177,8 @@ pub(crate) fn recover(
     let owners = vec![old, next.into()];
     let both = Kept { owners, value: refusals.clone() };
     durable::write(&files.refusals, &both).map_err(system)?;
-    let recovered = recover_alone(&files.store, next.cluster, next.incarnation, probes);
+    let alone = codec::encode(&Entry::Recovered { survivor: control.node });
+    let recovered = recover_alone(&files.store, next.cluster, next.incarnation, probes, alone);
     let owners = vec![if recovered.is_ok() { next.into() } else { old }];
     durable::write(&files.refusals, &Kept { owners, value: refusals }).map_err(system)?;
     Ok(recovered?)

@@ -56,7 +56,8 @@ pub struct Recovered {
 /// Makes the voter that owns the file at `path` the only voter of a new cluster, offline.
 ///
 /// Numbers of the others stay retired. The new cluster's identity keeps the others, should one come
-/// back, from ever being listened to.
+/// back, from ever being listened to. `last` becomes the last entry of the log, and counts as
+/// committed like the rest: by it the state machine learns that it is alone.
 ///
 /// # Errors
 /// When another voter may live, or the file cannot be used; nothing is changed then.
@@ -65,9 +66,10 @@ pub fn recover_alone(
     cluster: ClusterId,
     incarnation: Incarnation,
     probes: &BTreeMap<NodeId, Probe>,
+    last: Vec<u8>,
 ) -> Result<Recovered, RecoverError> {
     let mut store = Store::open(path, Expected::default())?;
-    recover(&mut store, cluster, incarnation, probes)
+    recover(&mut store, cluster, incarnation, probes, last)
 }
 
 pub(crate) fn recover(
@@ -75,6 +77,7 @@ pub(crate) fn recover(
     cluster: ClusterId,
     incarnation: Incarnation,
     probes: &BTreeMap<NodeId, Probe>,
+    last: Vec<u8>,
 ) -> Result<Recovered, RecoverError> {
     let old = store.identity;
     if old.cluster == cluster || old.incarnation == incarnation {
@@ -96,8 +99,15 @@ pub(crate) fn recover(
     let meta = contents.snapshot.get_metadata();
     let position = Position { index: meta.index, term: meta.term };
     let snapshot = body::snapshot(&alone, &state, position);
-    let entries: Vec<_> = contents.entries.iter().map(without_change).collect();
     let hard_state = raised(&contents);
+    let mut end = Entry::default();
+    end.index = hard_state.commit;
+    end.term = hard_state.term;
+    end.data = last.into();
+    // A proposal's number: without one it would be taken for an entry of the engine's own.
+    end.context = vec![0; 8].into();
+    let kept = contents.entries.iter().map(without_change);
+    let entries: Vec<_> = kept.chain([end]).collect();
     let batch = Batch {
         entries: &entries,
         hard_state: Some(&hard_state),
@@ -165,11 +175,12 @@ fn change_of(entry: &Entry) -> Option<Change> {
     Change::decode(&change.context)
 }
 
-/// All of the log counts as committed: some of it the lost majority may have acknowledged.
+/// All of the log counts as committed: some of it the lost majority may have acknowledged. One
+/// entry more ends it.
 fn raised(contents: &Contents) -> HardState {
     let last = contents.entries.last().map_or(contents.truncated.index, |entry| entry.index);
     let mut hard_state = contents.hard_state.clone();
-    hard_state.commit = last;
+    hard_state.commit = last + 1;
     hard_state.term += 1;
     hard_state.vote = 0;
     hard_state

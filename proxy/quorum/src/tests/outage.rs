@@ -99,7 +99,8 @@ fn survivor_is_not_made_a_cluster_while_another_voter_may_live() {
     let disk = &cluster.nodes[&survivor].disk;
     let mut store = Store::open_on(disk.open(), Expected::default()).unwrap();
     let fresh = (ClusterId(78), Incarnation::new(500).unwrap());
-    let mut recover = |probes: &BTreeMap<_, _>| recover(&mut store, fresh.0, fresh.1, probes);
+    let mut recover =
+        |probes: &BTreeMap<_, _>| recover(&mut store, fresh.0, fresh.1, probes, Vec::new());
 
     let lives = recover(&probes(survivor, Probe::Answers));
     assert!(matches!(lives, Err(RecoverError::Lives(_))), "{lives:?}");
@@ -117,25 +118,29 @@ fn survivor_of_a_lost_majority_becomes_a_cluster_with_all_it_has() {
     let mut store = Store::open_on(disk.open(), Expected::default()).unwrap();
     let gone = probes(survivor, Probe::Gone);
     let new = ClusterId(78);
-    recover(&mut store, new, Incarnation::new(500).unwrap(), &gone).unwrap();
+    recover(&mut store, new, Incarnation::new(500).unwrap(), &gone, b"alone".to_vec()).unwrap();
     drop(store);
 
     let expected = Expected { cluster: Some(new), node: Some(survivor) };
     let store = Store::open_on(disk.open(), expected).unwrap();
     let mut quorum = Quorum::open(store, 1).unwrap();
-    let mut applied = 0;
+    let (mut applied, mut last) = (0, Vec::new());
     for _ in 0..2 * ELECTION_TICKS_MAX {
         quorum.handle_tick().unwrap();
         while let Some(action) = quorum.next_action() {
             match action {
-                Action::Event(Event::Apply { .. }) => applied += 1,
+                Action::Event(Event::Apply { data, .. }) => {
+                    applied += 1;
+                    last = data;
+                }
                 Action::Send { to, .. } => panic!("there is nobody to talk to, and it calls {to}"),
                 Action::Event(_) => {}
             }
         }
     }
     assert_eq!(quorum.coordinator(), Some(survivor));
-    assert_eq!(applied, cluster.checks.committed());
+    assert_eq!(applied, cluster.checks.committed() + 1);
+    assert_eq!(last, b"alone", "by the last entry the state learns of it");
     assert_eq!(quorum.membership().unwrap().next_number(), Some(node(4)));
 
     // Should one of the others come back after all, nobody listens to it.

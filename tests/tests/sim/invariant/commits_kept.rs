@@ -1,6 +1,6 @@
 //! Every acknowledged commit is in the log of each primary that is established later, at the place
 //! where it was: unless operators have accepted loss in an election in between, which costs the
-//! commits that this primary lacks and no others.
+//! commits that this primary lacks and no others. What streams from it has the same log.
 
 use pgx_control::ids::NodeId;
 
@@ -36,6 +36,25 @@ impl World {
                 wal.get(end - 1).copied().unwrap_or(0),
                 wal.len()
             );
+            self.fail(NAME, what);
+        }
+        self.check_copies(primary);
+    }
+
+    /// Two forks may have timelines of one number: what follows must be no other than its primary.
+    fn check_copies(&mut self, primary: NodeId) {
+        let Some(host) = self.hosts.get(&primary) else { return };
+        let streaming = host.streamed_to();
+        let mut copies =
+            self.hosts.values().filter(|copy| streaming.contains(&copy.directory.incarnation));
+        let other = copies.find_map(|copy| {
+            let pairs = copy.directory.wal.iter().zip(&host.directory.wal);
+            Some((copy.id, pairs.take_while(|(theirs, ours)| theirs == ours).count()))
+                .filter(|(_, same)| *same < copy.directory.wal.len().min(host.directory.wal.len()))
+        });
+        if let Some((node, at)) = other {
+            let what =
+                format!("node {node} streams from node {primary} and has another log at {at}");
             self.fail(NAME, what);
         }
     }

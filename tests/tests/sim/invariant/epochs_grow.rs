@@ -1,5 +1,5 @@
 //! What the quorum agrees on: every node applies the same at the same place, epochs grow by one,
-//! and no node goes back, whatever it went through.
+//! none begins to serve that is to be left already, and no node goes back, whatever it went through.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +16,7 @@ pub(crate) const NAME: &str = "epochs grow";
 pub(crate) struct Epochs {
     applied: BTreeMap<u64, (Entry, bool)>,
     newest: Option<Epoch>,
+    sealed: Option<Epoch>,
     /// Whether loss was accepted in the election of the newest epoch.
     lossy: bool,
     of_node: BTreeMap<NodeId, (Epoch, Option<Attempt>)>,
@@ -69,7 +70,11 @@ impl World {
                     self.fail(NAME, format!("epoch {} follows upon {newest:?}", epoch.0));
                 }
             }
+            Entry::Seal { epoch, .. } => self.checks.epochs.sealed = Some(*epoch),
             Entry::Established { epoch, .. } => {
+                if self.checks.epochs.sealed == Some(*epoch) {
+                    self.fail(NAME, format!("epoch {} serves and was sealed before", epoch.0));
+                }
                 // One look for each epoch, when it begins to serve.
                 if let Some((_, holder)) = self.holder_of(*epoch) {
                     if self.checks.epochs.lossy {
