@@ -7,10 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use pgx_session::config::{Config, Database};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{error, warn};
 
 use crate::config;
+use crate::exit::Failure;
 use crate::forward::Forwarder;
-use crate::workers::{Plan, Totals, Workers};
+use crate::limits::{DRAIN_MAX, TICK};
+use crate::serve::listen;
+use crate::workers::{Plan, Totals, Workers, wait_for_last};
 
 /// The proxy of this node.
 #[derive(Clone)]
@@ -39,15 +45,83 @@ impl Front {
     }
 }
 
-/// Starts the threads of a pool. `listen` makes one socket for one of the addresses; each thread
-/// gets its own, and the kernel spreads clients over them.
+/// The proxy, until it is stopped.
+pub(crate) struct Proxy {
+    front: Front,
+    /// Where it listens: what was bound, not what was asked for, since port 0 asks for any.
+    pub(crate) bound: Vec<SocketAddr>,
+    stop: watch::Sender<bool>,
+    accepting: JoinSet<()>,
+}
+
+/// Starts the proxy.
 ///
 /// # Errors
-/// When a socket or an engine cannot be had.
-pub(crate) fn start_pool(
+/// When a socket, the users' file or an engine cannot be had.
+pub(crate) fn start(config: &config::Proxy) -> Result<Proxy, Failure> {
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        listeners.push(listen(*address, "proxy.listen", false)?);
+    }
+    let bound: Vec<SocketAddr> =
+        listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let (stop, stopped) = watch::channel(false);
+    let mut accepting = JoinSet::new();
+    let front = if let Some(pool) = &config.pool {
+        // They have shown that nobody else has the addresses: who shares one with the threads to
+        // come would not notice another process that does.
+        drop(listeners);
+        Front::Pooled(Arc::new(start_pool(config, pool, &bound).map_err(Failure::Failed)?))
+    } else {
+        let forwarder = Forwarder::new(config);
+        for listener in listeners {
+            accepting.spawn(Arc::clone(&forwarder).serve(listener, stopped.clone()));
+        }
+        Front::Through(forwarder)
+    };
+    Ok(Proxy { front, bound, stop, accepting })
+}
+
+impl Proxy {
+    /// What clients meet.
+    pub(crate) fn front(&self) -> Front {
+        self.front.clone()
+    }
+
+    /// Accepts no more clients, lets sessions end for a while, and cuts the rest.
+    pub(crate) async fn stop(mut self) {
+        // Receivers may be gone already.
+        let _ = self.stop.send(true);
+        if let Front::Pooled(workers) = &self.front {
+            workers.close();
+        }
+        let drained = tokio::time::timeout(DRAIN_MAX, async {
+            if let Front::Pooled(workers) = &self.front {
+                wait_for_last(workers, TICK).await;
+            }
+            while let Some(ended) = self.accepting.join_next().await {
+                if let Err(error) = ended {
+                    error!(%error, "the forwarder ended by a panic");
+                }
+            }
+        });
+        if drained.await.is_err() {
+            warn!("sessions still open after {DRAIN_MAX:?} are cut");
+        }
+        self.accepting.shutdown().await;
+        if let Front::Pooled(workers) = self.front {
+            let ended = tokio::task::spawn_blocking(move || workers.end()).await;
+            ended.unwrap_or_else(|error| error!(%error, "the end of the pool was a panic"));
+        }
+    }
+}
+
+/// Starts the threads of a pool. Each gets sockets of its own, and the kernel spreads clients over
+/// them.
+fn start_pool(
     proxy: &config::Proxy,
     pool: &config::Pool,
-    listen: impl Fn(SocketAddr) -> Result<OwnedFd, String>,
+    bound: &[SocketAddr],
 ) -> Result<Workers, String> {
     let database = Database {
         backends: proxy.backends.clone(),
@@ -68,7 +142,9 @@ pub(crate) fn start_pool(
         ..Config::default()
     };
     let plan = Plan { threads: pool.threads, engine: pool.engine };
-    Workers::start(&sessions, plan, || {
-        proxy.listen.iter().map(|address| listen(*address)).collect()
-    })
+    let socket = |address: &SocketAddr| {
+        let listener = listen(*address, "proxy.listen", true).map_err(|error| error.to_string())?;
+        listener.into_std().map(OwnedFd::from).map_err(|error| error.to_string())
+    };
+    Workers::start(&sessions, plan, || bound.iter().map(socket).collect())
 }

@@ -1,7 +1,6 @@
 //! `pgx serve`: starts the roles that the configuration names, and stops them in order.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,24 +9,20 @@ use pgx_ring::Choice;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::admin::{AdminSocket, Node};
 use crate::config::{self, Config};
 use crate::controller;
 use crate::exit::Failure;
 use crate::fence::Fence;
-use crate::forward::Forwarder;
-use crate::front::{self, Front};
+use crate::front::{self, Proxy};
 use crate::kernel::Kernel;
-use crate::limits::{DRAIN_MAX, LISTEN_BACKLOG, TICK};
+use crate::limits::LISTEN_BACKLOG;
 use crate::peer::certificates::Certificates;
 use crate::peer::{PeerSet, Takers};
 use crate::telemetry;
 use crate::vip::Addresses;
-use crate::workers::{Workers, wait_for_last};
 
 /// Runs until a signal asks it to stop.
 ///
@@ -57,29 +52,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     // Before anything serves: PostgreSQL's port is shut from here on, as far as no lease opens it.
     let fence = config.fence.map(Fence::start).transpose()?;
     let kernel = config.vip.as_ref().map(Kernel::attach);
-    let mut listeners = Vec::new();
-    for address in config.proxy.iter().flat_map(|proxy| &proxy.listen) {
-        listeners.push(listen(*address, "proxy.listen", false)?);
-    }
-    // What was bound, not what was asked for: port 0 asks for any.
-    let bound: Vec<SocketAddr> =
-        listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-    let (stop, stopped) = watch::channel(false);
-    let mut roles = JoinSet::new();
-    let front = match &config.proxy {
-        None => None,
-        Some(proxy) => match &proxy.pool {
-            Some(pool) => Some(Front::Pooled(start_pool(proxy, pool, listeners, &bound)?)),
-            None => {
-                let forwarder = Forwarder::new(proxy);
-                for listener in listeners {
-                    roles.spawn(Arc::clone(&forwarder).serve(listener, stopped.clone()));
-                }
-                Some(Front::Through(forwarder))
-            }
-        },
-    };
-    let listen = bound;
+    let proxy = config.proxy.as_ref().map(front::start).transpose()?;
     let (peers, controller) = match (&config.control, prepared) {
         (Some(control), Some(prepared)) => {
             let peers = start_peers(control, prepared.takers())?;
@@ -95,17 +68,9 @@ async fn serve(config: Config) -> Result<(), Failure> {
         addresses.set_serving(config.proxy.is_some());
     }
     let vips = addresses.clone();
-    let node = Node {
-        started,
-        config,
-        listen,
-        front: front.clone(),
-        kernel,
-        peers,
-        controller,
-        fence,
-        vips,
-    };
+    let front = proxy.as_ref().map(Proxy::front);
+    let listen = proxy.as_ref().map(|proxy| proxy.bound.clone()).unwrap_or_default();
+    let node = Node { started, config, listen, front, kernel, peers, controller, fence, vips };
     let admin = tokio::spawn(admin.serve(Arc::new(node)));
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
@@ -113,28 +78,8 @@ async fn serve(config: Config) -> Result<(), Failure> {
     if let Some(addresses) = &addresses {
         addresses.release_all();
     }
-    // Receivers may be gone already when no role listens.
-    let _ = stop.send(true);
-    if let Some(Front::Pooled(workers)) = &front {
-        workers.close();
-    }
-    let drained = tokio::time::timeout(DRAIN_MAX, async {
-        if let Some(Front::Pooled(workers)) = &front {
-            wait_for_last(workers, TICK).await;
-        }
-        while let Some(ended) = roles.join_next().await {
-            if let Err(error) = ended {
-                error!(%error, "a role ended by a panic");
-            }
-        }
-    });
-    if drained.await.is_err() {
-        warn!("sessions still open after {DRAIN_MAX:?} are cut");
-    }
-    roles.shutdown().await;
-    if let Some(Front::Pooled(workers)) = front {
-        let ended = tokio::task::spawn_blocking(move || workers.end()).await;
-        ended.unwrap_or_else(|error| error!(%error, "the end of the proxy was a panic"));
+    if let Some(proxy) = proxy {
+        proxy.stop().await;
     }
     if let Some(addresses) = addresses {
         // Until the last session has ended packets for the addresses have to arrive.
@@ -165,26 +110,12 @@ fn reload(control: &config::Control, peers: &PeerSet) {
     }
 }
 
-/// Starts the threads of a pool, each with sockets of its own. The first sockets have shown that
-/// nobody else has the addresses: who shares one does not notice other processes that do.
-fn start_pool(
-    proxy: &config::Proxy,
-    pool: &config::Pool,
-    listeners: Vec<TcpListener>,
-    bound: &[SocketAddr],
-) -> Result<Arc<Workers>, Failure> {
-    let mut proxy = proxy.clone();
-    proxy.listen = bound.to_vec();
-    drop(listeners);
-    let listen = |address: SocketAddr| {
-        let listener = listen(address, "proxy.listen", true).map_err(|error| error.to_string())?;
-        listener.into_std().map(OwnedFd::from).map_err(|error| error.to_string())
-    };
-    front::start_pool(&proxy, pool, listen).map(Arc::new).map_err(Failure::Failed)
-}
-
 /// Listens. Where the address `is_shared`, others that share it may listen there as well.
-fn listen(address: SocketAddr, key: &str, is_shared: bool) -> Result<TcpListener, Failure> {
+pub(crate) fn listen(
+    address: SocketAddr,
+    key: &str,
+    is_shared: bool,
+) -> Result<TcpListener, Failure> {
     let bind = || -> std::io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         // Connections of the last run that linger in TIME_WAIT must not stop the next start.

@@ -22,10 +22,13 @@ pub(crate) struct Statement {
     pub(crate) words: Words,
 }
 
+/// A text and its types.
+type Key = (Box<[u8]>, Box<[u8]>);
+
 /// All statements of a worker's clients, each text once.
 #[derive(Debug, Default)]
 pub(crate) struct Statements {
-    known: BTreeMap<(Box<[u8]>, Box<[u8]>), Rc<Statement>>,
+    known: BTreeMap<Key, Rc<Statement>>,
     last: u64,
 }
 
@@ -43,9 +46,9 @@ impl Statements {
     }
 
     /// A client uses it no more: it is forgotten with its last user.
-    pub(crate) fn give_back(&mut self, statement: Rc<Statement>) {
+    pub(crate) fn give_back(&mut self, statement: &Rc<Statement>) {
         // One is ours, one the caller's.
-        if Rc::strong_count(&statement) <= 2 {
+        if Rc::strong_count(statement) <= 2 {
             self.known.remove(&(statement.text.clone(), statement.types.clone()));
         }
     }
@@ -131,9 +134,10 @@ mod tests {
         let mut all = Statements::default();
         let words = Words::default();
         let (one, other) = (all.get(b"a", b"", words), all.get(b"a", b"", words));
-        all.give_back(one);
+        all.give_back(&one);
+        drop(one);
         assert_eq!(all.len(), 1);
-        all.give_back(other);
+        all.give_back(&other);
         assert_eq!(all.len(), 0);
         assert_eq!(all.get(b"b", b"", words).number, 2, "numbers are never used again");
     }

@@ -142,9 +142,16 @@ const COPY_DONE: &[u8] = b"c\0\0\0\x04";
 const COPY_FAIL: &[u8] = b"f\0\0\0\x08why\0";
 
 fn cases() -> Vec<Case> {
-    let batch = Batch::default;
-    let case = |name, steps: Vec<(Vec<u8>, usize)>| Case { name, steps };
-    let table = "create temp table t(a int)";
+    let all = [simple(), statements(), errors(), portals(), copies(), state_and_size()];
+    all.into_iter().flatten().collect()
+}
+
+fn case(name: &'static str, steps: Vec<(Vec<u8>, usize)>) -> Case {
+    Case { name, steps }
+}
+
+/// Simple queries.
+fn simple() -> Vec<Case> {
     vec![
         case("a query", vec![(query("select 1, 'x', null"), 1)]),
         case("no query", vec![(query(""), 1), (query(";;"), 1)]),
@@ -168,6 +175,13 @@ fn cases() -> Vec<Case> {
             "queries in a row",
             vec![([query("select 1"), query("x"), query("select 2")].concat(), 3)],
         ),
+    ]
+}
+
+/// Statements with a name and without.
+fn statements() -> Vec<Case> {
+    let batch = Batch::default;
+    vec![
         case(
             "unnamed statement",
             vec![(
@@ -217,6 +231,13 @@ fn cases() -> Vec<Case> {
                 (batch().bind("", "s", &[]).execute("", 0).sync(), 1),
             ],
         ),
+    ]
+}
+
+/// Errors in batches, and batches of nothing.
+fn errors() -> Vec<Case> {
+    let batch = Batch::default;
+    vec![
         case(
             "statement that fails, and its name after it",
             vec![
@@ -271,6 +292,13 @@ fn cases() -> Vec<Case> {
                 1,
             )],
         ),
+    ]
+}
+
+/// Portals, and the function call.
+fn portals() -> Vec<Case> {
+    let batch = Batch::default;
+    vec![
         case(
             "portal by parts, closed, and unknown",
             vec![
@@ -294,6 +322,13 @@ fn cases() -> Vec<Case> {
             "function call",
             vec![(function_call(), 1), ([function_call(), query("select 1")].concat(), 2)],
         ),
+    ]
+}
+
+/// Copies in both directions.
+fn copies() -> Vec<Case> {
+    let batch = Batch::default;
+    vec![
         case("copy out", vec![(query("copy (select generate_series(1, 20)) to stdout"), 1)]),
         case(
             "copy in, whole, failed by the client, and failed by the server",
@@ -341,6 +376,13 @@ fn cases() -> Vec<Case> {
                 (query("select count(*) from t"), 1),
             ],
         ),
+    ]
+}
+
+/// What stays on a server, and what fits into no buffer.
+fn state_and_size() -> Vec<Case> {
+    let batch = Batch::default;
+    vec![
         case(
             "SQL's own statements, settings and state",
             [

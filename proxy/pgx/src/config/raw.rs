@@ -75,8 +75,8 @@ pub(super) struct Proxy {
     #[serde(default = "default_pool_size")]
     #[toml_example(default = 20)]
     pub(super) default_pool_size: u32,
-    /// With a pool: how its threads do their I/O: "auto", "full" (io_uring of kernel 6.1 and later),
-    /// "reduced" (io_uring of older kernels) or "epoll".
+    /// With a pool: how its threads do their I/O: "auto", "full" (io_uring of kernel 6.1 and
+    /// later), "reduced" (io_uring of older kernels) or "epoll".
     #[toml_example(default = "auto")]
     pub(super) engine: Option<String>,
     /// Threads that serve clients; as many as there are processors if it is not given.

@@ -92,7 +92,7 @@ impl Handler for Driver {
         let said = result.map_err(|error| error.to_string());
         match self.owner(key) {
             Some(Owner::Server(id)) => self.with(io, |worker, wire| {
-                let result = said.as_ref().map(|()| ()).map_err(|text| text.as_bytes());
+                let result = said.as_ref().copied().map_err(|text| text.as_bytes());
                 worker.connected(wire, id, result, now);
             }),
             Some(Owner::Cancel(id)) => {

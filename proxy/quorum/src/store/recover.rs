@@ -100,12 +100,14 @@ pub(crate) fn recover(
     let position = Position { index: meta.index, term: meta.term };
     let snapshot = body::snapshot(&alone, &state, position);
     let hard_state = raised(&contents);
-    let mut end = Entry::default();
-    end.index = hard_state.commit;
-    end.term = hard_state.term;
-    end.data = last.into();
-    // A proposal's number: without one it would be taken for an entry of the engine's own.
-    end.context = vec![0; 8].into();
+    let end = Entry {
+        index: hard_state.commit,
+        term: hard_state.term,
+        data: last.into(),
+        // A proposal's number: without one it would be taken for an entry of the engine's own.
+        context: vec![0; 8].into(),
+        ..Entry::default()
+    };
     let kept = contents.entries.iter().map(without_change);
     let entries: Vec<_> = kept.chain([end]).collect();
     let batch = Batch {

@@ -284,7 +284,7 @@ impl Side<'_> {
                 None => client.names.remove(&undo.name),
             };
             if let Some(statement) = after {
-                self.statements.give_back(statement);
+                self.statements.give_back(&statement);
             }
         }
     }
@@ -313,7 +313,7 @@ impl Side<'_> {
         if matches!(done, DISCARD_ALL | b"DEALLOCATE ALL") {
             self.server.prepared.clear();
             for (_, statement) in core::mem::take(&mut client.names) {
-                self.statements.give_back(statement);
+                self.statements.give_back(&statement);
             }
         }
         if done == DISCARD_ALL {

@@ -61,7 +61,7 @@ impl Worker {
             }
             First::Login { minor, parameters, taken } => {
                 let rest = whole[taken..].to_vec();
-                self.log_in(net, id, minor, parameters);
+                self.log_in(net, id, minor, &parameters);
                 let Some(client) = self.clients.get(id).filter(|_| !rest.is_empty()) else {
                     return;
                 };
@@ -83,7 +83,7 @@ impl Worker {
         net: &mut N,
         id: ClientId,
         minor: u16,
-        parameters: Vec<(Vec<u8>, Vec<u8>)>,
+        parameters: &[(Vec<u8>, Vec<u8>)],
     ) {
         let Some(client) = self.clients.get_mut(id) else { return };
         if !client.doom.is_empty() {
@@ -95,7 +95,7 @@ impl Worker {
         let mut unknown: Vec<&[u8]> = Vec::new();
         let (mut user, mut database, mut values) = (Vec::new(), None, Values::new());
         let mut wrong = None;
-        for (name, value) in &parameters {
+        for (name, value) in parameters {
             match name.as_slice() {
                 b"user" => user.clone_from(value),
                 b"database" => database = Some(value.clone()),

@@ -223,7 +223,7 @@ impl Worker {
     fn forget_client<N: Net>(&mut self, net: &mut N, id: ClientId) {
         let Some(client) = self.clients.remove(id) else { return };
         for statement in client.names.into_values() {
-            self.statements.give_back(statement);
+            self.statements.give_back(&statement);
         }
         if let Some(entry) = self.entries.get_mut(client.pool) {
             entry.pool.leave(id);
