@@ -42,12 +42,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let clean = copy.build("sim")?;
     let clean = copy.keep(&clean)?;
     let (mut problems, mut failed) = (Vec::new(), BTreeSet::new());
-    println!("{:26} {:12} {:16} after", "bug", "found by", "what failed");
+    println!("{:28} {:13} {:16} what failed", "bug", "found by", "after");
     for patch in all.iter().filter(is_chosen) {
         let found = look_for(patch, &copy, &clean, args.seeds);
         let problem = match found {
             Ok(Some(Found { by, what, after })) => {
-                println!("{:26} {by:12} {what:16} {after}", patch.name);
+                println!("{:28} {by:13} {after:16} {what}", patch.name);
                 failed.insert(what);
                 continue;
             }

@@ -44,9 +44,12 @@ impl World {
     /// Two forks may have timelines of one number: what follows must be no other than its primary.
     fn check_copies(&mut self, primary: NodeId) {
         let Some(host) = self.hosts.get(&primary) else { return };
-        let streaming = host.streamed_to();
-        let mut copies =
-            self.hosts.values().filter(|copy| streaming.contains(&copy.directory.incarnation));
+        let Some(run) = &host.postgres else { return };
+        // Both ends have to think so: a primary notices late that a standby has ended.
+        let mut copies = self.hosts.values().filter(|copy| {
+            let receiver = copy.postgres.as_ref().and_then(|run| run.receiver);
+            receiver.is_some_and(|receiver| run.senders.contains_key(&receiver.link))
+        });
         let other = copies.find_map(|copy| {
             let pairs = copy.directory.wal.iter().zip(&host.directory.wal);
             Some((copy.id, pairs.take_while(|(theirs, ours)| theirs == ours).count()))

@@ -1,6 +1,5 @@
 //! What the quorum agrees on: every node applies the same at the same place, epochs grow by one,
-//! none begins to serve that is to be left already, and no node goes back, whatever it went
-//! through.
+//! none begins to serve once it is sealed, and no node goes back, whatever it went through.
 
 use std::collections::BTreeMap;
 
