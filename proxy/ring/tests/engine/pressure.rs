@@ -17,6 +17,7 @@ use crate::support::{
 on_every_engine![
     partial_sends_lose_and_double_nothing,
     stuck_peer_blocks_and_is_told_to_be_drained_once,
+    drained_and_the_end_come_without_another_event,
     paused_socket_is_not_read_and_goes_on_where_it_stopped,
     pause_bounds_what_still_arrives,
     gigabyte_through_a_slow_reader_keeps_memory_flat,
@@ -115,6 +116,34 @@ fn stuck_peer_blocks_and_is_told_to_be_drained_once(choice: Choice) {
     assert!(got[5..] == sent);
     turn_times(&mut engine, &mut handler, 3);
     assert_eq!(handler.drained, [key]);
+}
+
+/// A send says nothing when it succeeds, yet what follows from it must not wait for anything else.
+fn drained_and_the_end_come_without_another_event(choice: Choice) {
+    const LONG_NS: u64 = 20_000_000_000;
+    let Some(mut engine) = open(choice) else { return };
+    let mut handler = Recorder::default();
+    let (key, mut peer) = pair(&mut engine);
+    engine.io().write_vec(key, pattern(1_000_000, 1));
+    turn_until(&mut engine, &mut handler, "blocked", |_, io| io.is_blocked(key));
+    let start = std::time::Instant::now();
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        peer.read_to_end(&mut got).unwrap();
+        got
+    });
+    while handler.drained.is_empty() {
+        assert!(start.elapsed().as_secs() < 10, "drained came late");
+        engine.turn(Some(pgx_ring::now_ns() + LONG_NS), &mut handler).unwrap();
+    }
+    engine.io().write(key, b"bye");
+    engine.io().finish(key);
+    while engine.io().sockets() > 0 {
+        assert!(start.elapsed().as_secs() < 10, "the end came late");
+        engine.turn(Some(pgx_ring::now_ns() + 100_000_000), &mut handler).unwrap();
+    }
+    assert!(start.elapsed().as_secs() < 10, "something came late");
+    assert_eq!(reader.join().unwrap().len(), 1_000_003);
 }
 
 fn paused_socket_is_not_read_and_goes_on_where_it_stopped(choice: Choice) {
