@@ -74,7 +74,7 @@ impl Handler for Forwarder {
 /// # Errors
 /// When there is no such engine here, or it fails.
 pub(crate) fn run(listener: TcpListener, backend: SocketAddr, engine: &str) -> anyhow::Result<()> {
-    let choice: Choice = engine.parse().map_err(anyhow::Error::msg)?;
+    let choice: Choice = engine.parse()?;
     let mut engine = Engine::open(choice, &Setup::default())?;
     engine.io().listen(listener.into())?;
     let mut forwarder = Forwarder { backend: Address::Tcp(backend), others: Vec::new() };

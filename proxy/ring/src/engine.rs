@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::str::FromStr;
 
 use rustix::process::{Resource, getrlimit};
@@ -40,12 +41,25 @@ const NAMES: [(&str, Choice); 4] = [
     ("epoll", Choice::Epoll),
 ];
 
-impl FromStr for Choice {
-    type Err = String;
+/// A word that names no engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownEngine(pub String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl fmt::Display for UnknownEngine {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "there is no engine {:?}; there are", self.0)?;
+        NAMES.iter().try_for_each(|(name, _)| write!(out, " {name}"))
+    }
+}
+
+impl std::error::Error for UnknownEngine {}
+
+impl FromStr for Choice {
+    type Err = UnknownEngine;
+
+    fn from_str(text: &str) -> Result<Self, UnknownEngine> {
         let found = NAMES.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
-        found.ok_or_else(|| format!("no engine {text:?}; there are auto, full, reduced and epoll"))
+        found.ok_or_else(|| UnknownEngine(text.to_owned()))
     }
 }
 
@@ -224,7 +238,7 @@ impl Engine {
             Driven::Reduced => {
                 Driver::Ring(Box::new(Ring::open(Mode::Reduced, setup, &io, wake.clone())?))
             }
-            Driven::Epoll => Driver::Epoll(Epoll::new(wake.clone()).map_err(wrong("epoll"))?),
+            Driven::Epoll => Driver::Epoll(Epoll::new(&io, wake.clone()).map_err(wrong("epoll"))?),
         };
         let found = Found { driver: driven, missing: Vec::new() };
         Ok(Self { driver, io, waker: Waker(wake), found })
@@ -258,19 +272,15 @@ impl Engine {
         deadline_ns: Option<u64>,
         handler: &mut H,
     ) -> io::Result<()> {
+        // Handles of two engines could have been swapped, which must not swap their buffers.
+        let memory = match &self.driver {
+            Driver::Ring(driver) => driver.memory(),
+            Driver::Epoll(driver) => driver.memory(),
+        };
+        assert!(Rc::ptr_eq(memory, self.io.pool.memory()), "this handle is another engine's");
         match &mut self.driver {
             Driver::Ring(driver) => driver.turn(&mut self.io, deadline_ns, handler),
             Driver::Epoll(driver) => driver.turn(&mut self.io, deadline_ns, handler),
-        }
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        if let Driver::Ring(driver) = &mut self.driver
-            && !driver.quiesce()
-        {
-            self.io.pool.keep_for_ever();
         }
     }
 }

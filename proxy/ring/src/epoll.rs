@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
@@ -16,7 +17,7 @@ use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
 use crate::handler::Handler;
 use crate::io::{Event, Io};
 use crate::limits::{ACCEPTS_MAX, EVENTS_MAX, READS_MAX};
-use crate::pool::Size;
+use crate::pool::{Memory, Size};
 use crate::socket::Phase;
 use crate::sys;
 use crate::table::Key;
@@ -40,16 +41,23 @@ pub(crate) struct Edge {
 pub(crate) struct Epoll {
     fd: OwnedFd,
     wake: Arc<Wake>,
+    memory: Rc<Memory>,
     events: Vec<epoll::Event>,
     /// Sockets that are to be read in this turn or the next.
     ready: VecDeque<Key>,
 }
 
 impl Epoll {
-    pub(crate) fn new(wake: Arc<Wake>) -> io::Result<Self> {
+    pub(crate) fn new(io: &Io, wake: Arc<Wake>) -> io::Result<Self> {
         let fd = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&fd, &wake.fd, epoll::EventData::new_u64(WAKER), epoll::EventFlags::IN)?;
-        Ok(Self { fd, wake, events: Vec::with_capacity(EVENTS_MAX), ready: VecDeque::new() })
+        let events = Vec::with_capacity(EVENTS_MAX);
+        let memory = io.pool.memory().clone();
+        Ok(Self { fd, wake, memory, events, ready: VecDeque::new() })
+    }
+
+    pub(crate) fn memory(&self) -> &Rc<Memory> {
+        &self.memory
     }
 
     pub(crate) fn turn<H: Handler>(

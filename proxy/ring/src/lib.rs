@@ -18,7 +18,7 @@ mod sys;
 mod table;
 mod wake;
 
-pub use engine::{Choice, Driven, Engine, Found, Setup};
+pub use engine::{Choice, Driven, Engine, Found, Setup, UnknownEngine};
 pub use handler::{Address, End, Handler, Peer, Received};
 pub use io::{Counters, Io};
 pub use probe::{Missing, Support, probe};

@@ -4,8 +4,10 @@
 //! belongs to the driver while a handler sees it, and one to each piece of queued output that is
 //! sent from it. It must not know who those are.
 
+use std::cell::Cell;
 use std::io;
 use std::ptr::NonNull;
+use std::rc::Rc;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
@@ -30,17 +32,23 @@ struct Class {
     idle: Vec<u16>,
 }
 
-/// The buffers, in one stretch of memory that the kernel backs when it is touched.
+/// One stretch of memory, which the kernel backs when it is touched.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct Memory {
     base: NonNull<u8>,
     length: usize,
+    /// The kernel could still write to it, so it must stay.
+    is_kept: Cell<bool>,
+}
+
+/// The buffers. The driver holds their memory too, so that it lasts as long as the kernel's use.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    memory: Rc<Memory>,
     small: Class,
     large: Class,
     /// References to each buffer; 0 while it is idle or with the kernel.
     references: Vec<u16>,
-    /// The kernel could still write to the memory, which must therefore stay.
-    is_kept: bool,
 }
 
 impl Pool {
@@ -59,18 +67,13 @@ impl Pool {
         };
         let small = class(small, 0, 0);
         let large = class(large, small.count, small.length());
-        let length = small.length() + large.length();
-        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        // SAFETY: an anonymous mapping at an address of the kernel's choice overlaps nothing.
-        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, flags)? };
-        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let memory = Rc::new(Memory::new(small.length() + large.length())?);
         let references = vec![0; usize::from(small.count) + usize::from(large.count)];
-        Ok(Self { base, length, small, large, references, is_kept: false })
+        Ok(Self { memory, small, large, references })
     }
 
-    /// The memory is never to be used for anything else, not even after the end of the pool.
-    pub(crate) fn keep_for_ever(&mut self) {
-        self.is_kept = true;
+    pub(crate) fn memory(&self) -> &Rc<Memory> {
+        &self.memory
     }
 
     pub(crate) fn count(&self, size: Size) -> u16 {
@@ -107,9 +110,9 @@ impl Pool {
     pub(crate) fn address(&self, buffer: u16) -> NonNull<u8> {
         let class = self.class_of(buffer);
         let offset = class.offset + usize::from(buffer - class.first) * class.bytes_each;
-        assert!(offset < self.length, "buffer {buffer} does not exist");
+        assert!(offset < self.memory.length, "buffer {buffer} does not exist");
         // SAFETY: the offset was checked to lie inside the mapping.
-        unsafe { self.base.add(offset) }
+        unsafe { self.memory.base.add(offset) }
     }
 
     /// Takes an idle buffer, with one reference to it.
@@ -176,13 +179,28 @@ impl Class {
     }
 }
 
-impl Drop for Pool {
+impl Memory {
+    fn new(length: usize) -> io::Result<Self> {
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: an anonymous mapping at an address of the kernel's choice overlaps nothing.
+        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, flags)? };
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { base, length, is_kept: Cell::new(false) })
+    }
+
+    /// It is never to be used for anything else, not even after the end of the pool.
+    pub(crate) fn keep_for_ever(&self) {
+        self.is_kept.set(true);
+    }
+}
+
+impl Drop for Memory {
     fn drop(&mut self) {
-        if self.is_kept {
+        if self.is_kept.get() {
             return;
         }
-        // SAFETY: mapped by `new` with this length; borrows of its bytes have ended, and the ring
-        // driver ends the kernel's use before it lets the pool go.
+        // SAFETY: mapped by `new` with this length; whoever uses it holds a reference to it, and
+        // the ring driver ends the kernel's use before it lets go of its own.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }

@@ -15,6 +15,7 @@ mod token;
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use io_uring::types::{SubmitArgs, Timespec};
@@ -27,7 +28,7 @@ use crate::engine::Setup;
 use crate::handler::Handler;
 use crate::io::Io;
 use crate::limits::{ENTER_TRIES_MAX, QUIESCE_MS_MAX};
-use crate::pool::Size;
+use crate::pool::{Memory, Size};
 use crate::probe::Missing;
 use crate::sys;
 use crate::table::Key;
@@ -49,6 +50,8 @@ pub(crate) struct Ring {
     small: BufferRing,
     large: BufferRing,
     wake: Arc<Wake>,
+    /// What the lent buffers are part of.
+    memory: Rc<Memory>,
     /// What the kernel reads the waker's counter into.
     wake_count: Box<[u8; 8]>,
     is_wake_armed: bool,
@@ -64,6 +67,8 @@ pub(crate) struct Ring {
     in_flight: usize,
     /// A send of this turn says nothing if it succeeds, but something is to be done then.
     is_urgent: bool,
+    /// Operations are queued, and the call that submits them has not returned in order. They refer
+    /// to output that may change if that never happens, so they are never submitted then.
     is_broken: bool,
 }
 
@@ -119,6 +124,7 @@ impl Ring {
             small,
             large,
             wake,
+            memory: io.pool.memory().clone(),
             wake_count: Box::default(),
             is_wake_armed: false,
             sends: Vec::new(),
@@ -131,6 +137,10 @@ impl Ring {
         })
     }
 
+    pub(crate) fn memory(&self) -> &Rc<Memory> {
+        &self.memory
+    }
+
     pub(crate) fn turn<H: Handler>(
         &mut self,
         io: &mut Io,
@@ -140,6 +150,7 @@ impl Ring {
         if self.is_broken {
             return Err(io::Error::other("the ring has failed before; open a new engine"));
         }
+        self.is_broken = true;
         self.arm_wake();
         for size in [Size::Small, Size::Large] {
             self.buffers(size).lend(&mut io.pool);
@@ -157,11 +168,8 @@ impl Ring {
         self.is_urgent |= !self.small.starved.is_empty() || !self.large.starved.is_empty();
         let goes_on = self.is_urgent || !io.dirty.is_empty() || !io.events.is_empty();
         let deadline_ns = deadline_ns.into_iter().chain(io.next_deadline_ns()).min();
-        if let Err(error) = self.enter(io, if goes_on { Some(0) } else { deadline_ns }) {
-            // What is queued refers to output that may now change: it is never submitted.
-            self.is_broken = true;
-            return Err(error);
-        }
+        self.enter(io, if goes_on { Some(0) } else { deadline_ns })?;
+        self.is_broken = false;
         self.settle_sends(io);
         if io.next_deadline_ns().is_some() {
             io.expire(sys::now_ns());
@@ -188,7 +196,7 @@ impl Ring {
             let Some(key) = self.buffers(size).starved.pop_front() else { return };
             if let Some(socket) = io.sockets.get_mut(key) {
                 socket.ops.is_starved = false;
-                self.reconcile(io, key);
+                self.reconcile_receive(socket, key);
             }
         }
     }
@@ -200,7 +208,7 @@ impl Ring {
         let mut tries = 0;
         let mut waits = deadline_ns != Some(0);
         loop {
-            let entered = self.enter_once(if waits { deadline_ns } else { Some(0) });
+            let entered = self.enter_once(true, if waits { deadline_ns } else { Some(0) });
             let is_overflowing = self.reap(io);
             let is_submitted = self.ring.submission().is_empty();
             waits = false;
@@ -222,8 +230,8 @@ impl Ring {
         }
     }
 
-    fn enter_once(&mut self, deadline_ns: Option<u64>) -> io::Result<usize> {
-        let queued = if self.is_broken { 0 } else { self.ring.submission().len() };
+    fn enter_once(&mut self, submits: bool, deadline_ns: Option<u64>) -> io::Result<usize> {
+        let queued = if submits { self.ring.submission().len() } else { 0 };
         let to_submit = u32::try_from(queued).unwrap_or(u32::MAX);
         let left_ns = match deadline_ns {
             None => None,
@@ -236,12 +244,14 @@ impl Ring {
             // SAFETY: without an argument nothing is read; the queued entries refer to memory that
             // lasts until they are complete, as `reconcile` and `arm_wake` see to.
             None => unsafe { submitter.enter::<u8>(to_submit, 1, flags.bits(), None) },
-            Some(left) if left > 0 && !self.is_broken => {
+            Some(left) if left > 0 => {
                 // Below a billion, so that it fits.
                 let nanoseconds = u32::try_from(left % 1_000_000_000).unwrap_or(0);
                 let time = Timespec::new().sec(left / 1_000_000_000).nsec(nanoseconds);
                 let args = SubmitArgs::new().timespec(&time);
-                submitter.submit_with_args(1, &args)
+                let flags = flags | EnterFlags::EXT_ARG;
+                // SAFETY: as above; the argument lasts until the call returns.
+                unsafe { submitter.enter(to_submit, 1, flags.bits(), Some(&args)) }
             }
             // SAFETY: as above.
             Some(_) => unsafe { submitter.enter::<u8>(to_submit, 0, flags.bits(), None) },
@@ -287,15 +297,15 @@ impl Ring {
     }
 
     /// Ends all operations, so that the kernel uses no memory of ours any more. False if it could
-    /// not, and then that memory must stay for ever.
-    pub(crate) fn quiesce(&mut self) -> bool {
+    /// not.
+    fn quiesce(&mut self) -> bool {
         let deadline_ns = sys::now_ns() + QUIESCE_MS_MAX * 1_000_000;
         let wait = Timespec::new().sec(QUIESCE_MS_MAX / 1_000);
-        // Its result does not matter: what counts is that all operations have said their last.
-        let all = types::CancelBuilder::any();
-        let _ = self.ring.submitter().register_sync_cancel(Some(wait), all);
         while self.in_flight > 0 && sys::now_ns() < deadline_ns {
-            if self.enter_once(Some(deadline_ns)).is_err() {
+            // Its result does not matter: what counts is that all operations say their last.
+            let all = types::CancelBuilder::any();
+            let _ = self.ring.submitter().register_sync_cancel(Some(wait), all);
+            if self.enter_once(false, Some(0)).is_err() {
                 break;
             }
             for entry in self.ring.completion() {
@@ -309,9 +319,15 @@ impl Ring {
                 }
             }
         }
-        if self.in_flight > 0 {
+        self.in_flight == 0
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if !self.quiesce() {
+            self.memory.keep_for_ever();
             Box::leak(std::mem::take(&mut self.wake_count));
         }
-        self.in_flight == 0
     }
 }

@@ -167,6 +167,11 @@ impl Ring {
 
     fn send(&mut self, io: &mut Io, key: Key) {
         let Some(socket) = io.sockets.get_mut(key) else { return };
+        let sends_already = self.sends.get(socket.ops.send_place());
+        if sends_already.is_some_and(|send| send.key == key) {
+            // Its output would go out twice. What came of the first says how to go on.
+            return;
+        }
         let (tried, entry) = self.describe_send(&socket.output, &io.pool, key);
         socket.ops.send_place = u32::try_from(self.sends.len()).unwrap_or(u32::MAX);
         self.is_urgent |=
@@ -226,7 +231,7 @@ impl Ring {
         }
     }
 
-    fn reconcile_receive(&mut self, socket: &mut Socket, key: Key) {
+    pub(super) fn reconcile_receive(&mut self, socket: &mut Socket, key: Key) {
         let wanted = socket.is_to_be_read();
         let ops = &mut socket.ops;
         if wanted && ops.receive == Receive::None {
