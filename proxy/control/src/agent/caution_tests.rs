@@ -266,3 +266,25 @@ fn former_primary_that_still_runs_keeps_the_name_of_the_promotion_that_it_was_el
     settle(&mut former, &state, &copy(Process::Primary));
     assert_eq!(former.record().history, history(&[(1, 0, 0), (2, 100, 1)]));
 }
+
+/// A primary of epoch 1 that was told to promote, and did so only when another served.
+#[test]
+fn timeline_that_comes_late_has_the_name_of_the_epoch_that_it_was_made_for() {
+    let mut state = elected(2);
+    let mut agent = agent(2, record(2));
+    let steps = settle(&mut agent, &state, &local(Process::Standby));
+    assert!(steps.iter().any(|step| matches!(step, Step::Promote(_))), "{steps:?}");
+    // Node 3 is elected and establishes timeline 2, which begins where node 2's will.
+    seal(&mut state, 1, &[1, 2, 3]);
+    let reports = [1, 3].map(|node| report(&state, node, 100)).to_vec();
+    let entry = elect(&state, 3, reports);
+    apply_all(&mut state, [entry]);
+    establish(&mut state, 2, 100).unwrap();
+
+    // The server still runs as a standby, so it may promote at any time.
+    let steps = settle(&mut agent, &state, &local(Process::Standby));
+    assert!(steps.contains(&Step::Kill) && !steps.iter().any(|s| matches!(s, Step::Follow(_))));
+    let late = Local { timeline: Timeline(2), switch: Lsn(100), ..local(Process::Exited) };
+    settle(&mut agent, &state, &late);
+    assert_eq!(agent.record().history, history(&[(1, 0, 0), (2, 100, 1)]), "not epoch 2's");
+}

@@ -147,6 +147,7 @@ impl Agent {
         self.draft.is_whole = true;
         self.draft.history = history;
         self.draft.basis = Some(epoch);
+        self.draft.promotes = false;
     }
 
     /// The directory that was put aside is back.
@@ -155,6 +156,7 @@ impl Agent {
             (self.draft.directory, self.draft.history) = (directory, history);
             self.draft.is_whole = true;
             self.draft.basis = None;
+            self.draft.promotes = false;
         }
     }
 
@@ -195,6 +197,10 @@ impl Agent {
     ) -> Vec<Step> {
         if self.draft.is_whole {
             self.learn_history(state, local);
+        }
+        if matches!(local.process, Process::Stopped | Process::Exited) {
+            // It starts as a standby next time, unless it is told once more.
+            self.draft.promotes = false;
         }
         let goal = goal(state, self.me, &self.draft);
         let mut steps = Vec::new();
@@ -247,6 +253,7 @@ impl Agent {
             return Vec::new();
         }
         let mut steps = alloc::vec![Step::OpenToPeers(epoch)];
+        self.draft.promotes |= local.process == Process::Standby;
         steps.extend(match local.process {
             Process::Standby => Some(Step::Promote(rule.clone())),
             Process::Stopped => Some(Step::StartStandby),
@@ -273,7 +280,8 @@ impl Agent {
             self.draft.closed = Some(epoch);
         }
         steps.push(Step::Close(epoch));
-        if local.process == Process::Primary {
+        let may_promote = local.process == Process::Standby && self.draft.promotes;
+        if local.process == Process::Primary || may_promote {
             steps.push(Step::Kill);
             return steps;
         }
@@ -338,7 +346,8 @@ impl Agent {
         let served = state.established().map(|established| established.epoch);
         let must_restore = self.draft.kept.as_ref().is_some_and(|kept| Some(kept.epoch) > served);
         let runs = matches!(local.process, Process::Standby | Process::Primary);
-        if runs && (must_restore || !self.draft.is_whole || local.process == Process::Primary) {
+        let is_primary = local.process == Process::Primary || self.draft.promotes;
+        if runs && (must_restore || !self.draft.is_whole || is_primary) {
             steps.push(Step::Kill);
             return steps;
         }
@@ -378,6 +387,11 @@ impl Agent {
         }
         let known = self.draft.history.0.last().map(|switch| switch.timeline);
         if known.is_none_or(|known| known >= local.timeline) {
+            return;
+        }
+        if let Some(epoch) = self.draft.basis.filter(|_| self.draft.promotes) {
+            // It has made this one itself. A recorded one may have its very number and place.
+            self.draft.history.0.push(Switch { timeline, at, epoch });
             return;
         }
         let tenure = state.tenure();

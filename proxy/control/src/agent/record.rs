@@ -32,6 +32,10 @@ pub struct Record {
     pub obeyed: (Epoch, Attempt),
     /// The epoch that the directory is promoted or follows for: a new timeline is that one's.
     pub basis: Option<Epoch>,
+    /// A server that was told to promote it for that epoch may still run: what comes of it is that
+    /// epoch's, however late.
+    #[serde(default)]
+    pub promotes: bool,
     /// The last epoch in which this node never serves again.
     pub closed: Option<Epoch>,
     /// The directory that was put aside, if there is one. The driver may remove any other.
@@ -43,7 +47,16 @@ impl Record {
     #[must_use]
     pub fn new(directory: Incarnation, history: History) -> Self {
         let obeyed = (Epoch(0), Attempt(0));
-        Self { directory, is_whole: true, history, obeyed, basis: None, closed: None, kept: None }
+        Self {
+            directory,
+            is_whole: true,
+            history,
+            obeyed,
+            basis: None,
+            promotes: false,
+            closed: None,
+            kept: None,
+        }
     }
 
     /// Whether this node may still become or be primary in the epoch.
