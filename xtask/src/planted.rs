@@ -35,8 +35,9 @@ pub(crate) struct Args {
 /// failed for none of all bugs.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let all = patch::all(&crate::root())?;
-    let unknown = args.bugs.iter().find(|name| !all.iter().any(|patch| patch.name == **name));
-    ensure!(unknown.is_none(), "there is no bug {unknown:?} in {}", patch::FOLDER);
+    if let Some(name) = args.bugs.iter().find(|name| !all.iter().any(|one| one.name == **name)) {
+        bail!("there is no bug {name} in {}", patch::FOLDER);
+    }
     let is_chosen = |patch: &&Patch| args.bugs.is_empty() || args.bugs.contains(&patch.name);
     let copy = Copy::open()?;
     let clean = copy.build("sim")?;
