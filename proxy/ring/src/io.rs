@@ -184,8 +184,9 @@ impl Io {
         self.sockets.get(key).is_some_and(|socket| socket.is_blocked)
     }
 
-    /// Reads no more from a socket, or accepts no more from a listener. What the kernel has read
-    /// already is still delivered; see `docs/ARCHITECTURE.md` for how much that can be.
+    /// Reads no more from a socket, or accepts no more from a listener. What comes before the
+    /// kernel has been told is still delivered, and it is told when something comes: so a pause of
+    /// a silent socket costs nothing. `docs/ENGINE.md` says how much that can be.
     pub fn pause(&mut self, key: Key) {
         self.set_wants_input(key, false);
     }
@@ -386,7 +387,8 @@ impl Io {
         match socket.phase {
             Phase::Connecting => {
                 socket.input_over = false;
-                self.events.push_back(Event::Connected(key, Err(error)));
+                // Before one that says it stands: only the first is told.
+                self.events.push_front(Event::Connected(key, Err(error)));
             }
             Phase::Open | Phase::Leaving => {
                 self.events.push_back(Event::Ended(key, End::Failed(error.into())));

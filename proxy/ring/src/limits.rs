@@ -3,7 +3,7 @@
 //! Memory of one thread: the buffers (`BUFFERS` × `BUFFER_BYTES` and `LARGE_BUFFERS` ×
 //! `LARGE_BUFFER_BYTES`, 5 MiB if all were used), the queues of the ring (about 200 KiB), and what
 //! waits for slow readers, which belongs to the caller: it pauses whoever sends to them.
-//! `docs/ARCHITECTURE.md` has the sum for one connection.
+//! `docs/ENGINE.md` has the sum for one connection.
 
 /// Bytes of one receive buffer. A PostgreSQL server sends 8 KiB at a time, a client's queries are
 /// shorter; larger buffers make fewer, larger sends of large results.

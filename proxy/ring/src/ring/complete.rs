@@ -53,22 +53,24 @@ impl Ring {
     }
 
     fn received<H: Handler>(&mut self, io: &mut Io, handler: &mut H, key: Key, told: Completion) {
+        let buffer = cqueue::buffer_select(told.flags);
+        if let Some(buffer) = buffer {
+            io.pool.returned(buffer);
+            let size = io.pool.size_of(buffer);
+            self.buffers(size).returned();
+        }
+        let small_bytes = io.pool.bytes_each(Size::Small);
+        // It is there: a slot is kept while an operation refers to it.
         let Some(socket) = io.sockets.get_mut(key) else { return };
         let size = socket.ops.receive_size();
         if !cqueue::more(told.flags) {
             socket.ops.receive_ended();
             io.mark(key);
         }
-        let buffer = cqueue::buffer_select(told.flags);
-        if let Some(buffer) = buffer {
-            io.pool.returned(buffer);
-            self.buffers(size).returned();
-        }
         match (count(told.result), buffer) {
             (Ok(length), Some(buffer)) if length > 0 => {
-                let small_bytes = io.pool.bytes_each(Size::Small);
                 if let Some(socket) = io.sockets.get_mut(key)
-                    && socket.ops.note_received(length, small_bytes)
+                    && socket.note_received(length, small_bytes)
                 {
                     io.mark(key);
                 }

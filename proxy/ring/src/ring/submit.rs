@@ -41,6 +41,8 @@ pub(crate) struct Ops {
     is_accept_cancelled: bool,
     pub(super) polls: bool,
     is_poll_cancelled: bool,
+    /// Bytes came while the caller wanted none.
+    pub(super) is_overrun: bool,
     /// Waits for a buffer, in a list of the driver.
     pub(super) is_starved: bool,
     /// Receives are to be single ones: the peer sends faster than it is read, or than what it
@@ -67,21 +69,6 @@ impl Ops {
         if self.receive == Receive::Single { Size::Large } else { Size::Small }
     }
 
-    /// A receive delivered so many bytes. True when the kind of receives is to change.
-    pub(super) fn note_received(&mut self, length: usize, small_bytes: usize) -> bool {
-        let (is_sign, enough) = if self.is_flooding {
-            (length <= small_bytes, CALM_AFTER)
-        } else {
-            (length >= small_bytes, FLOOD_AFTER)
-        };
-        self.signs = if is_sign { self.signs + 1 } else { 0 };
-        let changes = self.signs >= enough;
-        if changes {
-            (self.is_flooding, self.signs) = (!self.is_flooding, 0);
-        }
-        changes
-    }
-
     pub(super) fn receive_ended(&mut self) {
         (self.receive, self.is_receive_cancelled) = (Receive::None, false);
     }
@@ -92,6 +79,26 @@ impl Ops {
 
     pub(super) fn poll_ended(&mut self) {
         (self.polls, self.is_poll_cancelled) = (false, false);
+    }
+}
+
+impl Socket {
+    /// A receive delivered so many bytes. True when what is under way may have to change.
+    pub(super) fn note_received(&mut self, length: usize, small_bytes: usize) -> bool {
+        let ops = &mut self.ops;
+        let (is_sign, enough) = if ops.is_flooding {
+            (length <= small_bytes, CALM_AFTER)
+        } else {
+            (length >= small_bytes, FLOOD_AFTER)
+        };
+        ops.signs = if is_sign { ops.signs + 1 } else { 0 };
+        let changes = ops.signs >= enough;
+        if changes {
+            (ops.is_flooding, ops.signs) = (!ops.is_flooding, 0);
+        }
+        let overruns = !self.wants_input && !ops.is_overrun;
+        ops.is_overrun |= overruns;
+        changes || overruns
     }
 }
 
@@ -234,6 +241,7 @@ impl Ring {
     pub(super) fn reconcile_receive(&mut self, socket: &mut Socket, key: Key) {
         let wanted = socket.is_to_be_read();
         let ops = &mut socket.ops;
+        ops.is_overrun &= !wanted;
         if wanted && ops.receive == Receive::None {
             if !ops.is_registered || ops.is_starved {
                 return;
@@ -251,11 +259,13 @@ impl Ring {
             self.in_flight += 1;
             return self.push_plain(entry, Kind::Receive, key);
         }
+        let stays = socket.phase == Phase::Open;
         let is_surplus = match ops.receive {
             Receive::None => false,
-            Receive::Multi => !wanted || ops.is_flooding,
+            // While nothing comes, a pause need not cost a cancellation.
+            Receive::Multi => ops.is_flooding || (!wanted && (ops.is_overrun || !stays)),
             // One of a paused socket may stay: it is bounded by itself.
-            Receive::Single => !wanted && socket.phase != Phase::Open,
+            Receive::Single => !wanted && !stays,
         };
         if is_surplus && !ops.is_receive_cancelled {
             ops.is_receive_cancelled = true;

@@ -182,7 +182,7 @@ fn paused_socket_is_not_read_and_goes_on_where_it_stopped(choice: Choice) {
     turn_until(&mut engine, &mut handler, "the end", |handler, _| handler.has_ended(key));
 }
 
-/// What `docs/ARCHITECTURE.md` says of one socket: at its first pause all small buffers can arrive,
+/// What `docs/ENGINE.md` says of one socket: at its first pause all small buffers can arrive,
 /// after that one large buffer.
 fn pause_bounds_what_still_arrives(choice: Choice) {
     let Some(mut engine) = open(choice) else { return };
