@@ -44,7 +44,7 @@ enum What {
         #[arg(long)]
         release: bool,
     },
-    /// Bare forwarders on our engine, tokio and tokio-uring, under pgbench, beside a direct connection
+    /// Bare forwarders on our engine, tokio and tokio-uring under pgbench, beside no forwarder
     Engines(engines::Args),
     /// The BPF programs, each with its packets: nanoseconds a packet
     Xdp(xdp::Args),

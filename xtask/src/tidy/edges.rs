@@ -34,7 +34,7 @@ const RULES: &[Rule] = &[
         ours: &["pgx-control", "pgx-quorum"],
         others: Some(&["rmp-serde", "serde", "thiserror"]),
     },
-    // Message headers that io_uring reads are libc's; sockets and epoll are rustix's, in safe types.
+    // Message headers that io_uring reads are libc's; sockets and epoll are rustix's, with types.
     Rule { name: "pgx-ring", ours: &[], others: Some(&["io-uring", "libc", "rustix"]) },
     Rule { name: "pgx-bpf", ours: &["pgx-abi"], others: None },
     Rule { name: "pgx-vip", ours: &["pgx-bpf", "pgx-rules"], others: None },

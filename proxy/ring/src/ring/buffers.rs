@@ -20,8 +20,8 @@ pub(super) fn group(size: Size) -> u16 {
     }
 }
 
-/// The shared ring for buffers of one size. The kernel reads entries up to the tail, which lies in the first entry's spare
-/// field.
+/// The shared ring for buffers of one size. The kernel reads entries up to the tail, which lies in
+/// the first entry's spare field.
 #[derive(Debug)]
 pub(super) struct BufferRing {
     entries: NonNull<BufRingEntry>,
