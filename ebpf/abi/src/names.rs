@@ -93,6 +93,21 @@ macro_rules! name {
     (steer_inflow) => {
         "pgx_st_inflow"
     };
+    (walk_frame) => {
+        "pgx_walk_frame"
+    };
+    (walk_heading) => {
+        "pgx_walk_head"
+    };
+    (find_socket) => {
+        "pgx_find_socket"
+    };
+    (walk_skb) => {
+        "pgx_walk_skb"
+    };
+    (walk_paged) => {
+        "pgx_walk_paged"
+    };
     (section classifier) => {
         "classifier"
     };
@@ -167,7 +182,7 @@ pub const STEER_SERVICES: &str = name!(steer_services);
 pub const STEER_HOPS: &str = name!(steer_hops);
 /// The map of direct services' flows, with the epoch that each began in.
 pub const STEER_FLOWS: &str = name!(steer_flows);
-/// The map of the packet in hand, see [`HeadingNote`](crate::HeadingNote).
+/// The map of the keys of the packet in hand, see [`HeadingNote`](crate::HeadingNote).
 pub const STEER_NOTE: &str = name!(steer_note);
 /// The map that bounds how many of them are written, see [`Inflow`](crate::Inflow).
 pub const STEER_INFLOW: &str = name!(steer_inflow);

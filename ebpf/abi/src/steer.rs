@@ -174,7 +174,7 @@ pub struct ServiceKey {
 
 /// The key of a direct service's flow.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowKey {
     /// The client's address.
     pub client: [u8; 16],
@@ -186,21 +186,19 @@ pub struct FlowKey {
     pub port: u16,
 }
 
-/// Where the packet in hand is heading, between the two halves of the steering program. Only
-/// programs read it; it is here because its size is a part of the map's layout.
+/// The keys of the packet in hand, outside of the 512 bytes of stack that a program has. Only
+/// programs of one object use it, each for itself, so it is not pinned.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadingNote {
-    /// The flow.
+    /// Its flow.
     pub flow: FlowKey,
-    /// Offset of the IP header in the packet.
-    pub ip: u16,
-    /// Offset of the TCP header in the packet.
-    pub at: u16,
-    /// What the packet is to its flow.
-    pub kind: u8,
-    /// Whether it is but a first fragment.
-    pub is_cut: u8,
+    /// What it wants.
+    pub service: ServiceKey,
+    /// Two bytes of padding.
+    pub padding: u16,
+    /// The number that chooses its bucket.
+    pub hash: u32,
 }
 
 /// How many flows a CPU has written down in the current second.
@@ -234,7 +232,7 @@ const _: () = {
     assert!(BUCKETS.is_power_of_two() && TABLES_MAX.is_power_of_two());
     assert!(SERVERS_MAX.is_power_of_two() && SERVERS_MAX <= u8::MAX as u32);
     assert!(size_of::<ServiceKey>() == 18 && size_of::<FlowKey>() == 36);
-    assert!(size_of::<Inflow>() == 8 && size_of::<HeadingNote>() == 42);
+    assert!(size_of::<Inflow>() == 8 && size_of::<HeadingNote>() == 60);
     assert!(FLOWS_NEW_PER_S_MAX < FLOWS_MAX);
 };
 

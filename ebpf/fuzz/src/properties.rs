@@ -8,8 +8,8 @@
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TcpSlice, TransportSlice};
 use pgx_abi::{Gate, Reason};
 use pgx_rules::{
-    Bytes, Direction, Facts, Fence, Question, RESET_IPV4, RESET_IPV6, Reset, Segment, Subject,
-    Transport, advertisement, arp_answer, decide, facts, facts_of_ip, question, subject,
+    Bytes, Direction, Facts, Fence, Packed, Question, RESET_IPV4, RESET_IPV6, Reset, Segment,
+    Subject, Transport, advertisement, arp_answer, decide, facts, facts_of_ip, question, subject,
 };
 
 /// The port that is fenced; that of every TCP packet in the table.
@@ -34,10 +34,13 @@ impl Bytes for Watched<'_> {
     }
 }
 
-/// Classification reads what is there, and what is behind the packet changes nothing.
+/// Classification reads what is there, and what is behind the packet changes nothing; what was
+/// found fits into the word that the kernel's programs hand it on in.
 pub fn classify(frame: &[u8]) {
     let found = facts(&Watched(frame));
-    let _ = facts_of_ip(&Watched(frame));
+    assert_eq!(Packed::of(found).facts(&Watched(frame)), found);
+    let found_of_ip = facts_of_ip(&Watched(frame));
+    assert_eq!(Packed::of(found_of_ip).facts(&Watched(frame)), found_of_ip);
     if let Some(segment) = segment(found) {
         assert!(segment.ip < segment.at && segment.at + 20 <= segment.end, "{segment:?}");
         assert!(segment.at + 20 <= frame.len(), "a header that is not there: {segment:?}");

@@ -6,11 +6,12 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_redirect, bpf_skb_change_tail};
 use pgx_abi::{Reason, TC_NEXT, TC_SHOT};
-use pgx_rules::{Bytes as _, Direction, Fence, Reset, Segment, facts, fence, reset, subject};
+use pgx_rules::{Bytes as _, Direction, Fence, Reset, Segment, fence, reset, subject};
 
 use crate::counters::count;
 use crate::maps;
 use crate::skb::Skb;
+use crate::walk::skb_facts;
 
 /// One packet that comes in.
 #[unsafe(export_name = pgx_abi::name!(fence_in))]
@@ -29,7 +30,7 @@ extern "C" fn fence_out(context: *mut __sk_buff) -> i32 {
 #[inline(always)]
 fn guard(context: *mut __sk_buff, direction: Direction) -> i32 {
     let packet = Skb::new(context);
-    let whose = subject(facts(&packet), direction, maps::port());
+    let whose = subject(skb_facts(&packet), direction, maps::port());
     let judged = fence(&packet, whose, direction, maps::gate, maps::is_peer, maps::is_fenced);
     match judged {
         Fence::Ignore => TC_NEXT,

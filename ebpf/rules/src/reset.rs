@@ -38,7 +38,7 @@ pub enum Reset {
 #[inline(always)]
 pub fn reset<B: Bytes + ?Sized>(packet: &B, segment: &Segment) -> Option<Reset> {
     let tcp = answer(packet, segment)?;
-    let [version] = packet.array(segment.ip)?;
+    let [version, _] = packet.array(segment.ip)?;
     if version >> 4 == 4 {
         ipv4(packet, segment, tcp).map(Reset::Ipv4)
     } else {

@@ -7,9 +7,9 @@ use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::libc;
 use pgx_abi::{
-    BUCKET_SLOTS, FLOWS_MAX, FlowKey, HOPS_MAX, HeadingNote, Inflow, REFUSE, SERVER_SLOTS,
-    SERVICES_MAX, STEER, STEER_AWAY, STEER_BUCKETS, STEER_FLOWS, STEER_HOPS, STEER_INFLOW,
-    STEER_NOTE, STEER_SERVERS, STEER_SERVICES, STEER_TABLES, ServiceKey, TABLES_MAX,
+    BUCKET_SLOTS, FLOWS_MAX, FlowKey, HOPS_MAX, Inflow, REFUSE, SERVER_SLOTS, SERVICES_MAX, STEER,
+    STEER_AWAY, STEER_BUCKETS, STEER_FLOWS, STEER_HOPS, STEER_INFLOW, STEER_SERVERS,
+    STEER_SERVICES, STEER_TABLES, ServiceKey, TABLES_MAX,
 };
 use pgx_abi::{
     COUNTER_SLOTS, Counter, FENCE, FENCED, FENCED_MAX, LEASE_SLOTS, LEASES, LINKS, LINKS_MAX,
@@ -30,8 +30,8 @@ const LOAD_ATTEMPTS: usize = 20;
 /// A pinned map: its name, the sizes of key and value in bytes, and its slots.
 pub(crate) type Layout = (&'static str, usize, usize, u32);
 
-/// Every pinned map.
-pub(crate) const PINNED: [Layout; 15] = [
+/// Every pinned map. Not among them: what programs keep for the packet in hand.
+pub(crate) const PINNED: [Layout; 14] = [
     (REASONS, 4, size_of::<Counter>(), COUNTER_SLOTS),
     (LEASES, 4, 8, LEASE_SLOTS),
     (PEERS, 16, 8, PEERS_MAX),
@@ -45,7 +45,6 @@ pub(crate) const PINNED: [Layout; 15] = [
     (STEER_SERVICES, size_of::<ServiceKey>(), 8, SERVICES_MAX),
     (STEER_HOPS, size_of::<LinkAddress>(), 8, HOPS_MAX),
     (STEER_FLOWS, size_of::<FlowKey>(), 4, FLOWS_MAX),
-    (STEER_NOTE, 4, size_of::<HeadingNote>(), 1),
     (STEER_INFLOW, 4, size_of::<Inflow>(), 1),
 ];
 
