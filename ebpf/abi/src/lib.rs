@@ -33,7 +33,7 @@ pub use reason::Reason;
 pub use steer::{
     BUCKET_SLOTS, BUCKETS, BucketWord, FLOWS_MAX, FLOWS_NEW_PER_S_MAX, FlowKey, HOPS_MAX,
     HeadingNote, Inflow, SERVER_SLOTS, SERVERS_MAX, SERVICES_MAX, ServerWord, ServiceKey,
-    ServiceWord, TABLES_MAX, TableWord, bucket_slot, server_slot,
+    ServiceWord, TABLES_MAX, TableWord, bucket_slot, port_bit, server_slot,
 };
 pub use vip::{LINKS_MAX, LinkAddress, VIPS_MAX, Vip};
 

@@ -93,17 +93,17 @@ macro_rules! name {
     (steer_inflow) => {
         "pgx_st_inflow"
     };
-    (walk_frame) => {
-        "pgx_walk_frame"
+    (answer) => {
+        "pgx_answer"
     };
-    (walk_heading) => {
-        "pgx_walk_head"
+    (answer_v4) => {
+        "pgx_answer_v4"
+    };
+    (answer_v6) => {
+        "pgx_answer_v6"
     };
     (find_socket) => {
         "pgx_find_socket"
-    };
-    (walk_skb) => {
-        "pgx_walk_skb"
     };
     (walk_paged) => {
         "pgx_walk_paged"

@@ -8,8 +8,9 @@
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TcpSlice, TransportSlice};
 use pgx_abi::{Gate, Reason};
 use pgx_rules::{
-    Bytes, Direction, Facts, Fence, Packed, Question, RESET_IPV4, RESET_IPV6, Reset, Segment,
-    Subject, Transport, advertisement, arp_answer, decide, facts, facts_of_ip, question, subject,
+    Bytes, Direction, Facts, Fence, Link, Packed, Question, RESET_IPV4, RESET_IPV6, Reset, Segment,
+    Subject, Transport, advertisement, arp_answer, decide, facts, facts_of_ip, link, plain,
+    question, subject,
 };
 
 /// The port that is fenced; that of every TCP packet in the table.
@@ -41,6 +42,10 @@ pub fn classify(frame: &[u8]) {
     assert_eq!(Packed::of(found).facts(&Watched(frame)), found);
     let found_of_ip = facts_of_ip(&Watched(frame));
     assert_eq!(Packed::of(found_of_ip).facts(&Watched(frame)), found_of_ip);
+    if let Ok(Link::Ip(family, at)) = link(&Watched(frame)) {
+        let usual = plain(&Watched(frame), family, at);
+        assert!(usual.is_none_or(|usual| found == Ok(usual)), "{usual:?}, {found:?}");
+    }
     if let Some(segment) = segment(found) {
         assert!(segment.ip < segment.at && segment.at + 20 <= segment.end, "{segment:?}");
         assert!(segment.at + 20 <= frame.len(), "a header that is not there: {segment:?}");

@@ -6,7 +6,7 @@ use aya_ebpf::maps::{Array, HashMap, ProgramArray};
 use aya_ebpf::programs::XdpContext;
 use pgx_abi::{
     FENCED_MAX, Gate, LEASE_SLOTS, LINKS_MAX, LeaseWord, LinkAddress, PEERS_MAX, PORT_DEFAULT,
-    PROGRAM_SLOTS, Program, Slot, VIPS_MAX, Vip,
+    PROGRAM_SLOTS, Program, Slot, VIPS_MAX, Vip, port_bit,
 };
 use pgx_rules::{Address, Lease, Mac};
 
@@ -52,6 +52,12 @@ pub(crate) fn port() -> u16 {
         Ok(0) | Err(_) => PORT_DEFAULT,
         Ok(port) => port,
     }
+}
+
+/// Whether something at that port may be steered.
+#[inline(always)]
+pub(crate) fn may_be_steered(port: u16) -> bool {
+    word(Slot::Ports) & port_bit(port) != 0
 }
 
 /// How far the gate is open now.

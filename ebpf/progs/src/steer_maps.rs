@@ -11,7 +11,7 @@ use pgx_abi::{
     HeadingNote, Inflow, LinkAddress, SERVER_SLOTS, SERVICES_MAX, ServerWord, ServiceKey,
     ServiceWord, TABLES_MAX, TableWord, bucket_slot, server_slot,
 };
-use pgx_rules::{Bytes as _, Choice, Kind, Mac, Server, hash};
+use pgx_rules::{Bytes as _, Choice, Kind, Mac, Server, hash_of};
 
 use crate::frame::Frame;
 use crate::maps::now_ns;
@@ -91,7 +91,6 @@ impl Keys {
         let note = unsafe { &mut *self.0 };
         let found = of(&mut note.flow)?;
         note.service = ServiceKey { address: note.flow.vip, port: note.flow.port };
-        note.hash = hash(&note.flow);
         Some(found)
     }
 
@@ -104,8 +103,14 @@ impl Keys {
 
     #[inline(always)]
     fn hash(&self) -> u32 {
-        // SAFETY: as in `flow`.
-        unsafe { (*self.0).hash }
+        // By words, and read anew: bytes that are kept from before fill the stack.
+        let word = |at: usize| {
+            // SAFETY: as in `flow`; the two addresses are the first four words of a note, which is
+            // aligned to words.
+            u64::from_be(unsafe { self.0.cast::<u64>().add(at).read_volatile() })
+        };
+        let addresses = [word(0), word(1), word(2), word(3)];
+        hash_of(addresses, self.flow().client_port, self.flow().port)
     }
 
     #[inline(always)]

@@ -93,6 +93,8 @@ pub enum Flaw {
 
 // Ethernet II; IANA "IEEE 802 Numbers".
 pub(crate) const ETHERNET: usize = 14;
+/// Offset of what follows an Ethernet header without tags.
+pub const UNTAGGED: usize = ETHERNET;
 const TYPE_IPV4: u16 = 0x0800;
 const TYPE_ARP: u16 = 0x0806;
 const TYPE_VLAN: u16 = 0x8100;
@@ -103,6 +105,7 @@ pub(crate) const VLAN_TAG: usize = 4;
 // RFC 826 with Ethernet and IPv4 addresses.
 const ARP: usize = 28;
 // RFC 791, RFC 8200, RFC 9293, RFC 4443.
+const IPV4: usize = 20;
 const IPV4_WORDS_MIN: usize = 5;
 pub(crate) const IPV6: usize = 40;
 pub(crate) const TCP: usize = 20;
@@ -221,6 +224,38 @@ pub fn network<B: Bytes + ?Sized>(packet: &B, family: Family, at: usize) -> Resu
     }
 }
 
+/// The same for TCP of the usual kind, with nothing between its header and that of IP, and whole;
+/// `None` for all else, sound or not. All offsets are known in advance, so it takes less time.
+#[inline(always)]
+pub fn plain<B: Bytes + ?Sized>(packet: &B, family: Family, ip: usize) -> Option<Facts> {
+    match family {
+        Family::V4 => {
+            let [words, _, high, low, _, _, flags, offset, _, PROTOCOL_TCP] = packet.array(ip)?
+            else {
+                return None;
+            };
+            let fragment = u16::from_be_bytes([flags, offset]);
+            if words != 0x45 || fragment & (FRAGMENT_OFFSET | MORE_FRAGMENTS) != 0 {
+                return None;
+            }
+            let length = usize::from(u16::from_be_bytes([high, low]));
+            let end = if length == 0 { packet.size() } else { ip + length };
+            tcp(packet, ip, ip + IPV4, end, false).ok().map(Facts::Ipv4)
+        }
+        Family::V6 => {
+            let [version, _, _, _, high, low, PROTOCOL_TCP, _] = packet.array(ip)? else {
+                return None;
+            };
+            if version >> 4 != 6 {
+                return None;
+            }
+            let length = usize::from(u16::from_be_bytes([high, low]));
+            let end = if length == 0 { packet.size() } else { ip + IPV6 + length };
+            tcp(packet, ip, ip + IPV6, end, false).ok().map(Facts::Ipv6)
+        }
+    }
+}
+
 #[inline(always)]
 fn ipv4<B: Bytes + ?Sized>(frame: &B, ip: usize) -> Result<Transport, Flaw> {
     let [version_words, _, length_high, length_low, _, _, flags, offset, _, protocol] =
@@ -313,11 +348,12 @@ fn tcp<B: Bytes + ?Sized>(
     end: usize,
     is_cut: bool,
 ) -> Result<Transport, Flaw> {
-    if at + TCP > end || at + TCP > frame.size() {
+    if at + TCP > end {
         return Err(Flaw::Truncated);
     }
-    let [source_high, source_low, destination_high, destination_low] =
-        frame.array(at).ok_or(Flaw::Truncated)?;
+    // The whole header, so that one comparison says that it is there.
+    let header: [u8; TCP] = frame.array(at).ok_or(Flaw::Truncated)?;
+    let [source_high, source_low, destination_high, destination_low, ..] = header;
     let source = u16::from_be_bytes([source_high, source_low]);
     let destination = u16::from_be_bytes([destination_high, destination_low]);
     Ok(Transport::Tcp(Segment { ports: Ports { source, destination }, ip, at, end, is_cut }))

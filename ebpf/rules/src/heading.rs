@@ -180,12 +180,17 @@ fn mapped([a, b, c, d]: [u8; 4]) -> Address {
 pub fn hash(flow: &FlowKey) -> u32 {
     let [client_high, client_low] = halves(&flow.client);
     let [vip_high, vip_low] = halves(&flow.vip);
-    let ports = u64::from(flow.client_port) << 16 | u64::from(flow.port);
-    let mut mixed = ports ^ MIX_A;
-    mixed = mix(mixed ^ client_high);
-    mixed = mix(mixed ^ client_low);
-    mixed = mix(mixed ^ vip_high);
-    mixed = mix(mixed ^ vip_low);
+    hash_of([client_high, client_low, vip_high, vip_low], flow.client_port, flow.port)
+}
+
+/// The same of client and virtual address in four words, big end first.
+#[inline(always)]
+#[must_use]
+pub fn hash_of(addresses: [u64; 4], client_port: u16, port: u16) -> u32 {
+    let mut mixed = (u64::from(client_port) << 16 | u64::from(port)) ^ MIX_A;
+    for word in addresses {
+        mixed = mix(mixed ^ word);
+    }
     (mixed >> 32) as u32
 }
 

@@ -62,6 +62,24 @@ impl Packed {
         })
     }
 
+    /// Packs a segment, of whatever family.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_segment(segment: &Segment) -> Self {
+        Self(pack(Transport::Tcp(*segment)))
+    }
+
+    /// The segment, if it is one, of whatever family.
+    #[inline(always)]
+    pub fn segment<B: Bytes + ?Sized>(self, packet: &B) -> Option<Segment> {
+        match self.facts(packet) {
+            Ok(Facts::Ipv4(Transport::Tcp(segment)) | Facts::Ipv6(Transport::Tcp(segment))) => {
+                Some(segment)
+            }
+            _ => None,
+        }
+    }
+
     /// Unpacks them. The packet is the same one; if its ports are gone, it is truncated.
     ///
     /// # Errors
@@ -126,7 +144,6 @@ fn ports<B: Bytes + ?Sized>(packet: &B, at: usize) -> Option<Ports> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedHeading(pub u64);
 
-const NONE: u64 = 0;
 const ERROR: u64 = 1;
 const OPENING: u64 = 2;
 const GOING: u64 = 3;
@@ -136,8 +153,7 @@ impl PackedHeading {
     /// Packs it.
     #[inline(always)]
     #[must_use]
-    pub fn of(heading: Option<(Kind, usize)>) -> Self {
-        let Some((kind, ip)) = heading else { return Self(NONE) };
+    pub fn of(kind: Kind, ip: usize) -> Self {
         let what = match kind {
             Kind::Error => ERROR,
             Kind::Opening(_) => OPENING,
@@ -150,7 +166,7 @@ impl PackedHeading {
         Self(what | mark | (ip as u64) << IP_SHIFT | at << AT_SHIFT)
     }
 
-    /// What the packet is to that flow, and the offset of its IP header. The end of a segment is
+    /// What the packet is to that flow, if to any, and the offset of its IP header. The end of a segment is
     /// not in it, and is its beginning here.
     #[inline(always)]
     #[must_use]

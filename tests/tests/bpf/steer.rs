@@ -112,7 +112,9 @@ impl Bench {
     fn pinned(pins: &Pins) -> anyhow::Result<Self> {
         let maps = pins.dir().join("maps");
         let mut loader = EbpfLoader::new();
-        for name in [STEER_TABLES, STEER_BUCKETS, STEER_SERVERS, STEER_SERVICES, STEER_HOPS] {
+        let shared =
+            [STEER_TABLES, STEER_BUCKETS, STEER_SERVERS, STEER_SERVICES, STEER_HOPS, LEASES];
+        for name in shared {
             loader.map_pin_path(name, maps.join(name));
         }
         Self::chain(loader.load(objects()?.pgx())?, &[(Program::Steer, STEER)])
@@ -166,6 +168,8 @@ impl Bench {
     }
 
     fn serve(&mut self, flow: &FlowKey, is_direct: bool) -> anyhow::Result<()> {
+        // Every port may be steered.
+        self.set(LEASES, Slot::Ports as u32, u64::MAX)?;
         let word = ServiceWord::new(u8::try_from(TABLE)?, is_direct);
         let key = ServiceKey { address: flow.vip, port: flow.port };
         Ok(self.hash::<ServiceKey, u64>(STEER_SERVICES)?.insert(key, word.0, 0)?)
