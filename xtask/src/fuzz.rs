@@ -38,10 +38,12 @@ enum Target {
     Fence,
     Reset,
     Neighbour,
+    Steering,
 }
 
 impl Target {
-    const ALL: [Self; 4] = [Self::Classify, Self::Fence, Self::Reset, Self::Neighbour];
+    const ALL: [Self; 5] =
+        [Self::Classify, Self::Fence, Self::Reset, Self::Neighbour, Self::Steering];
 
     fn name(self) -> &'static str {
         match self {
@@ -49,6 +51,7 @@ impl Target {
             Self::Fence => "fence",
             Self::Reset => "reset",
             Self::Neighbour => "neighbour",
+            Self::Steering => "steering",
         }
     }
 }
