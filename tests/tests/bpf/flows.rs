@@ -18,9 +18,11 @@ use pgx_control::steer::{Proxies, Standing, Table as Plan};
 use pgx_rules::hash;
 use pgx_tests::objects::objects;
 use pgx_tests::skip::{Requirement, trial};
+use pgx_tests::tap::Seen;
 
 use crate::hosts::{Host, switch};
 use crate::space::{Space, ip};
+use crate::wire::Wire;
 
 const PORT: u16 = 6432;
 const DIRECT_PORT: u16 = 5432;
@@ -257,6 +259,45 @@ fn by_owner(flows: &[Flow]) -> BTreeMap<NodeId, usize> {
     counts
 }
 
+/// On the client's cable: each flow's answers came from its owner itself, whoever held the address,
+/// and only those of the lost proxy ended by a reset.
+fn check_wire(
+    packets: &[Seen],
+    world: &World,
+    living: &[Flow],
+    lost: &[Flow],
+) -> anyhow::Result<()> {
+    let of = |flow: &Flow| -> anyhow::Result<(u16, [u8; 6], Vec<Seen>)> {
+        let near = flow.stream.local_addr()?;
+        let (port, is_ipv6) = (near.port(), near.is_ipv6());
+        let is_its = |seen: &&Seen| {
+            seen.is_ipv6 == is_ipv6
+                && ((seen.from, seen.to) == (port, PORT) || (seen.from, seen.to) == (PORT, port))
+        };
+        let owner = world.proxies.iter().find(|proxy| proxy.id() == flow.owner);
+        let link = owner.context("a flow of nobody")?.host.link();
+        Ok((port, link, packets.iter().filter(is_its).copied().collect()))
+    };
+    for flow in living {
+        let (port, link, seen) = of(flow)?;
+        let reset = seen.iter().find(|seen| seen.is_reset);
+        ensure!(reset.is_none(), "a flow of {} that lives: {reset:?}", flow.owner);
+        let answers: Vec<_> = seen.iter().filter(|seen| seen.from == PORT).collect();
+        let opened = answers.iter().filter(|seen| seen.is_opening).count();
+        let data: usize = answers.iter().map(|seen| seen.data).sum();
+        ensure!(opened >= 1 && data >= 2, "port {port}: {opened} handshakes, {data} bytes seen");
+        let others = answers.iter().find(|seen| seen.link != link);
+        ensure!(others.is_none(), "a flow of {} was answered by {others:?}", flow.owner);
+    }
+    for flow in lost {
+        let (port, _, seen) = of(flow)?;
+        let is_told = seen.iter().any(|seen| seen.is_reset && seen.from == PORT);
+        ensure!(is_told, "no reset was seen for port {port} of the lost proxy");
+    }
+    ensure!(!lost.is_empty(), "the lost proxy had no flow");
+    Ok(())
+}
+
 fn proxies(mode: Mode) -> anyhow::Result<()> {
     const SERVING: Standing = Standing::Serving { weight: 1 };
     Space::run(|space| {
@@ -264,6 +305,7 @@ fn proxies(mode: Mode) -> anyhow::Result<()> {
         let mut living: Proxies = (1..=3).map(|number| (NodeId(number), SERVING)).collect();
         world.publish(&living)?;
         world.reach(0)?;
+        let wire = Wire::of(&world.client)?;
         let mut flows = world.open_as_planned()?;
         let spread = by_owner(&flows);
         ensure!(spread.len() == 3 && spread.values().all(|count| *count > 5), "{spread:?}");
@@ -296,9 +338,11 @@ fn proxies(mode: Mode) -> anyhow::Result<()> {
             let (works, lives) = (flow.works()?, flow.owner != NodeId(1));
             ensure!(works == lives, "a flow of {}: {works}", flow.owner);
         }
-        flows.retain(|flow| flow.owner != NodeId(1));
+        let (lost, mut flows): (Vec<_>, Vec<_>) =
+            flows.into_iter().partition(|flow| flow.owner == NodeId(1));
         flows.extend(world.open_as_planned()?);
         all_work("after all", &mut flows)?;
+        check_wire(&wire.packets()?, &world, &flows, &lost)?;
         for reason in [Reason::SteerTorn, Reason::SteerFragment, Reason::SteerStale] {
             ensure!(world.counted(reason)? == 0, "{}", reason.name());
         }

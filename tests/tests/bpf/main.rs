@@ -22,6 +22,7 @@ mod steer;
 mod takeover;
 mod verdict;
 mod vip;
+mod wire;
 
 use libtest_mimic::Arguments;
 
