@@ -24,9 +24,9 @@ use crate::hosts::{Host, switch};
 use crate::space::{Space, ip};
 use crate::wire::Wire;
 
-const PORT: u16 = 6432;
+pub(crate) const PORT: u16 = 6432;
 const DIRECT_PORT: u16 = 5432;
-const VIPS: [&str; 2] = ["10.77.0.50", "fd77::50"];
+pub(crate) const VIPS: [&str; 2] = ["10.77.0.50", "fd77::50"];
 /// Flows that are opened at a time, one half by IPv4, the other by IPv6.
 const FLOWS: usize = 60;
 /// Nothing here takes longer unless it hangs.
@@ -45,11 +45,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// A proxy's host: steers, and echoes what comes to the addresses behind its own number.
-struct Proxy {
-    host: Host,
+pub(crate) struct Proxy {
+    pub(crate) host: Host,
     steering: Steering,
     counters: Counters,
-    pins: Pins,
+    pub(crate) pins: Pins,
 }
 
 impl Proxy {
@@ -93,19 +93,19 @@ impl Proxy {
         NodeId(self.host.number.into())
     }
 
-    fn count(&self, reason: Reason) -> anyhow::Result<u64> {
+    pub(crate) fn count(&self, reason: Reason) -> anyhow::Result<u64> {
         Ok(self.counters.get(reason)?.packets)
     }
 }
 
 /// IPv6 alone, so that both can be had on one port.
-fn bind(any: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+pub(crate) fn bind(any: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
     std::fs::write("/proc/sys/net/ipv6/bindv6only", "1")?;
     Ok(TcpListener::bind((any, port))?)
 }
 
 /// Tells each client which host it is connected to, then repeats what it says.
-fn echo(listener: TcpListener, number: u8) {
+pub(crate) fn echo(listener: TcpListener, number: u8) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
@@ -118,22 +118,22 @@ fn echo(listener: TcpListener, number: u8) {
 }
 
 /// Three proxies and a client on a switch.
-struct World {
-    proxies: Vec<Proxy>,
-    client: Host,
+pub(crate) struct World {
+    pub(crate) proxies: Vec<Proxy>,
+    pub(crate) client: Host,
     plan: Plan,
     epoch: u32,
 }
 
 /// A connection, and whose it is.
-struct Flow {
+pub(crate) struct Flow {
     stream: TcpStream,
-    owner: NodeId,
+    pub(crate) owner: NodeId,
 }
 
 impl Flow {
     /// Whether it still works; an error if it is neither that nor reset.
-    fn works(&mut self) -> anyhow::Result<bool> {
+    pub(crate) fn works(&mut self) -> anyhow::Result<bool> {
         let mut byte = [7];
         match self.stream.write_all(&byte).and_then(|()| self.stream.read_exact(&mut byte)) {
             Ok(()) => Ok(true),
@@ -144,7 +144,7 @@ impl Flow {
 }
 
 impl World {
-    fn new(space: &Space, mode: Mode) -> anyhow::Result<Self> {
+    pub(crate) fn new(space: &Space, mode: Mode) -> anyhow::Result<Self> {
         switch()?;
         let proxies: anyhow::Result<Vec<_>> =
             [1, 2, 3].map(|number| Proxy::start(space, number, mode)).into_iter().collect();
@@ -163,7 +163,7 @@ impl World {
     }
 
     /// The client takes that host for the holder of the addresses.
-    fn reach(&self, holder: usize) -> anyhow::Result<()> {
+    pub(crate) fn reach(&self, holder: usize) -> anyhow::Result<()> {
         let link = self.proxies[holder].host.link_text();
         self.client.run(move || {
             for vip in VIPS {
@@ -174,7 +174,7 @@ impl World {
     }
 
     /// Gives every host the table that these proxies make of the last one.
-    fn publish(&mut self, proxies: &Proxies) -> anyhow::Result<()> {
+    pub(crate) fn publish(&mut self, proxies: &Proxies) -> anyhow::Result<()> {
         self.plan = self.plan.next(proxies);
         self.epoch += 1;
         let servers: Vec<_> = self.proxies.iter().map(|proxy| proxy.host.link()).collect();
@@ -201,7 +201,7 @@ impl World {
         (0..FLOWS).map(|at| self.connect(VIPS[at % 2].parse()?, port)).collect()
     }
 
-    fn connect(&self, vip: IpAddr, port: u16) -> anyhow::Result<Flow> {
+    pub(crate) fn connect(&self, vip: IpAddr, port: u16) -> anyhow::Result<Flow> {
         let to = SocketAddr::new(vip, port);
         let connect = move || Ok(TcpStream::connect_timeout(&to, PATIENCE)?);
         let mut stream = self.client.run(connect).with_context(|| format!("connect to {to}"))?;
@@ -224,7 +224,7 @@ impl World {
         Ok(self.plan.buckets()[bucket as usize].owner)
     }
 
-    fn open_as_planned(&self) -> anyhow::Result<Vec<Flow>> {
+    pub(crate) fn open_as_planned(&self) -> anyhow::Result<Vec<Flow>> {
         let flows = self.open(PORT)?;
         for flow in &flows {
             let planned = self.planned(flow)?;

@@ -6,6 +6,7 @@
 mod attach;
 mod fence;
 mod fenced;
+mod flood;
 mod flows;
 mod gate;
 mod guard;
@@ -43,6 +44,7 @@ fn main() {
     trials.extend(instructions::trials());
     trials.extend(steer::trials());
     trials.extend(flows::trials());
+    trials.extend(flood::trials());
     trials.extend(fenced::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());
