@@ -24,7 +24,7 @@ use crate::{Error, Objects, Pins};
 const CAPABILITIES: &str = "CAP_BPF CAP_NET_ADMIN";
 
 /// How often a program is handed to the verifier before a disturbance is an error. libbpf's five
-/// were not always enough on a busy machine; one costs milliseconds.
+/// were not always enough on a machine that freezes processes; one costs milliseconds.
 const LOAD_ATTEMPTS: usize = 20;
 
 /// A pinned map: its name, the sizes of key and value in bytes, and its slots.
@@ -76,8 +76,12 @@ pub(crate) fn program<'a>(
     Ok(xdp)
 }
 
-/// Hands a program to the verifier, which gives up (`EAGAIN`) when its thread gets a signal, and is
-/// asked again then, a few times.
+/// Hands a program to the verifier, and again, a few times, if it gives up with `EAGAIN`.
+///
+/// It does so wherever it looks at `signal_pending(current)` (`do_check` in the kernel's
+/// `verifier.c`): not for an error, and not only for signals. The cgroup freezer and `SIGSTOP` with
+/// `SIGCONT` set that flag too, with nothing for a handler, as they end other calls with `EINTR`;
+/// and a signal to the process may land on any thread. So blocking signals would not help.
 pub(crate) fn verified(
     name: &'static str,
     mut load: impl FnMut() -> Result<(), ProgramError>,
