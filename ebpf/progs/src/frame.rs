@@ -15,8 +15,8 @@ impl Frame {
     /// The frame of the context that the kernel handed to the program.
     ///
     /// The verifier knows how far a pointer was compared only of that very pointer, so the compiler
-    /// must not carry over what it knows from one place to another that computes it anew. Where that
-    /// matters, a second frame is asked for: its bounds are read again.
+    /// must not carry over what it knows from one place to another that computes it anew. Where
+    /// that matters, a second frame is asked for: its bounds are read again.
     #[inline(always)]
     pub(crate) fn new(context: *mut xdp_md) -> Self {
         // SAFETY: the kernel gave us the context, which lives as long as the program runs.

@@ -1,8 +1,7 @@
-//! Facts in one word of 64 bits, so that a function of the kernel's programs can return them.
+//! Facts in one word of 64 bits.
 //!
-//! A function that returns a number is followed by the verifier once, and once only what comes
-//! behind it: it knows nothing of the number, so all ways through the headers look alike from there.
-//! The ports do not fit, and are read anew.
+//! The kernel's programs make such a word unknown to the verifier, to which all ways through the
+//! headers then look alike, and unpack it. The ports do not fit, and are read anew.
 
 use pgx_abi::FlowKey;
 
@@ -166,8 +165,8 @@ impl PackedHeading {
         Self(what | mark | (ip as u64) << IP_SHIFT | at << AT_SHIFT)
     }
 
-    /// What the packet is to that flow, if to any, and the offset of its IP header. The end of a segment is
-    /// not in it, and is its beginning here.
+    /// What the packet is to that flow, if to any, and the offset of its IP header. The end of a
+    /// segment is not in it, and is its beginning here.
     #[inline(always)]
     #[must_use]
     pub fn of_flow(self, flow: &FlowKey) -> Option<(Kind, usize)> {

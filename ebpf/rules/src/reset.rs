@@ -45,6 +45,10 @@ pub fn reset<B: Bytes + ?Sized>(packet: &B, segment: &Segment) -> Option<Reset> 
     }
 }
 
+/// The lengths that headers tell.
+const LENGTH_V4: u32 = 40;
+const LENGTH_TCP: u32 = 20;
+const _: () = assert!(LENGTH_V4 as usize == RESET_IPV4 && LENGTH_TCP as usize == TCP);
 /// Words of a TCP header without options.
 const TCP_WORDS: usize = TCP / 4;
 
@@ -54,7 +58,7 @@ pub fn reset_v4<B: Bytes + ?Sized>(packet: &B, segment: &Segment) -> Option<[u8;
     let [source, destination] = words(packet, segment.ip + 12)?;
     let [t0, t1, t2, t3, t4] = answer(packet, segment, &[source, destination])?;
     let rest = u32::from(HOPS) << 24 | u32::from(PROTOCOL_TCP) << 16;
-    let head = [0x4500_0000 | RESET_IPV4 as u32, DO_NOT_FRAGMENT, rest, destination, source];
+    let head = [0x4500_0000 | LENGTH_V4, DO_NOT_FRAGMENT, rest, destination, source];
     let [h0, h1, h2, h3, h4] = head;
     let h2 = h2 | u32::from(checksum(&head, 0));
     Some(bytes([h0, h1, h2, h3, h4, t0, t1, t2, t3, t4]))
@@ -66,7 +70,7 @@ pub fn reset_v6<B: Bytes + ?Sized>(packet: &B, segment: &Segment) -> Option<[u8;
     let addresses: [u32; 8] = words(packet, segment.ip + 8)?;
     let [t0, t1, t2, t3, t4] = answer(packet, segment, &addresses)?;
     let [a, b, c, d, e, f, g, h] = addresses;
-    let rest = (TCP as u32) << 16 | u32::from(PROTOCOL_TCP) << 8 | u32::from(HOPS);
+    let rest = LENGTH_TCP << 16 | u32::from(PROTOCOL_TCP) << 8 | u32::from(HOPS);
     Some(bytes([0x6000_0000, rest, e, f, g, h, a, b, c, d, t0, t1, t2, t3, t4]))
 }
 
@@ -78,7 +82,7 @@ fn answer<B: Bytes + ?Sized, const N: usize>(
     addresses: &[u32; N],
 ) -> Option<[u32; TCP_WORDS]> {
     let [ports, sequence, acknowledged, rest, _]: [u32; TCP_WORDS] = words(packet, segment.at)?;
-    let flags = (rest >> 16) as u8;
+    let [_, flags, _, _] = rest.to_be_bytes();
     let header = (rest >> 28) as usize * 4;
     let payload = (segment.end - segment.at).saturating_sub(header);
     let occupied = payload + usize::from(flags & SYN != 0) + usize::from(flags & FIN != 0);
@@ -91,7 +95,7 @@ fn answer<B: Bytes + ?Sized, const N: usize>(
     let rest = WORDS << 28 | u32::from(flags) << 16;
     let header = [ports.rotate_left(16), sequence, acknowledgment, rest, 0];
     // The pseudo header: addresses, in whatever order, protocol and length.
-    let pseudo = total(addresses) + u64::from(PROTOCOL_TCP) + TCP as u64;
+    let pseudo = total(addresses) + u64::from(PROTOCOL_TCP) + u64::from(LENGTH_TCP);
     let [ports, sequence, acknowledgment, rest, _] = header;
     let last = u32::from(checksum(&header, pseudo)) << 16;
     Some([ports, sequence, acknowledgment, rest, last])
@@ -133,7 +137,7 @@ fn total<const N: usize>(words: &[u32; N]) -> u64 {
 fn checksum<const N: usize>(words: &[u32; N], more: u64) -> u16 {
     let sum = total(words) + more;
     let halves = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    fold(halves as u32)
+    fold(u32::try_from(halves).unwrap_or(0))
 }
 
 /// The sum of 16-bit words, big end first (RFC 1071); few enough that 32 bits cannot overflow.

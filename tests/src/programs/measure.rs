@@ -1,9 +1,9 @@
 //! Runs the fixtures: interleaved, in rounds, and the least of the rounds counts, because whatever
 //! else the machine does only adds to it.
 //!
-//! The kernel repeats a run over what the last one left. So where the packet is rewritten, a program
-//! of the lab makes it anew and then goes on to the program in question; what that costs is measured
-//! with an empty program behind it, and taken off.
+//! The kernel repeats a run over what the last one left. So where the packet is rewritten, a
+//! program of the lab makes it anew and then goes on to the program in question; what that costs is
+//! measured with an empty program behind it, and taken off.
 
 use anyhow::Context as _;
 use aya::maps::{Array, MapData, ProgramArray};
