@@ -89,7 +89,7 @@ fn lifetime() -> anyhow::Result<()> {
             refused(address)?;
             let until = in_ms(400)?;
             keeper.lease(Role::Primary, number, until, Gate::Open)?;
-            let (mut client, mut server) = pair(&listener, address)?;
+            let (mut client, server) = pair(&listener, address)?;
             // Writes until the kernel ends it: no process takes part in that.
             let mut begun = 0;
             server.set_read_timeout(Some(Duration::from_millis(100)))?;

@@ -53,6 +53,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("direct_service_resets_flows_from_before_its_epoch", needs, stale),
         trial("direct_service_leaves_a_shut_host_and_never_stays_on_it", needs, shut),
         trial("flood_of_syns_is_steered_and_bounded_and_others_pass", needs, flood),
+        trial("services_are_looked_for_at_the_ports_that_are_noted_for_them", lab, ports),
         trial("tables_change_from_one_packet_to_the_next", lab, swap),
     ]
 }
@@ -543,6 +544,39 @@ fn swap() -> anyhow::Result<()> {
         ensure!(torn == bench.count(Reason::SteerTorn)?, "{torn} dropped");
         let expected = [(XDP_TX, OTHER), (XDP_TX, THIRD)];
         ensure!(seen.keys().eq(&expected), "{seen:?}, {torn} torn");
+        Ok(())
+    })
+}
+
+fn ports() -> anyhow::Result<()> {
+    Space::run(|space| {
+        let pins = space.pins()?;
+        let mut bench = Bench::pinned(&pins)?;
+        bench.table(Who::Other, Who::Nobody)?;
+        let frame = find("IPv4 TCP")?;
+        let port = heading_of(&frame)?.flow.port;
+        let vip = "192.0.2.2".parse()?;
+        let number = u8::try_from(TABLE)?;
+        let noted = |bench: &Bench| -> anyhow::Result<u64> {
+            let map = bench.ebpf.map(LEASES).context("no words")?;
+            Ok(Array::<_, u64>::try_from(map)?.get(&(Slot::Ports as u32), 0)?)
+        };
+        let mut writer = Steering::open(&pins)?;
+        ensure!(bench.run(&frame)?.0 == XDP_PASS, "steered, and nothing is served");
+        writer.serve(vip, port, number, false)?;
+        ensure!(bench.run(&frame)?.0 == XDP_TX, "not steered");
+        // Another service, whose port has the same bit, comes and goes.
+        writer.serve(vip, port + 64, number, false)?;
+        writer.withdraw(vip, port + 64)?;
+        ensure!(bench.run(&frame)?.0 == XDP_TX, "forgotten with another service");
+        // Who begins anew finds what an earlier release did not note.
+        drop(writer);
+        bench.set(LEASES, Slot::Ports as u32, 0)?;
+        ensure!(bench.run(&frame)?.0 == XDP_PASS, "looked for where nothing is noted");
+        let mut writer = Steering::open(&pins)?;
+        ensure!(bench.run(&frame)?.0 == XDP_TX, "not noted anew");
+        writer.withdraw(vip, port)?;
+        ensure!(bench.run(&frame)?.0 == XDP_PASS && noted(&bench)? == 0, "still noted");
         Ok(())
     })
 }
