@@ -85,7 +85,7 @@ impl Plane {
     }
 
     /// Puts the program that steers where the others find it. It steers by the tables that
-    /// [`Steering`](crate::Steering) writes, on interfaces that [`Vips`](crate::Vips) was told of.
+    /// [`Steering`] writes, on interfaces that [`Vips`](crate::Vips) was told of.
     ///
     /// # Errors
     /// As [`Self::guard`].
