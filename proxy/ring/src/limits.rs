@@ -1,15 +1,9 @@
 //! Every limit of the engine, with what it costs.
 //!
 //! Memory of one thread: the buffers (`BUFFERS` × `BUFFER_BYTES` and `LARGE_BUFFERS` ×
-<<<<<<< HEAD
-//! `LARGE_BUFFER_BYTES`, 5 MiB if all were used), the queues of the ring (about 200 KiB), and what
-//! waits for slow readers, which belongs to the caller: it pauses whoever sends to them.
-//! `docs/ENGINE.md` has the sum for one connection.
-=======
 //! `LARGE_BUFFER_BYTES`, 5 MiB if all were used), the queues of the ring (128 KiB), and what waits
 //! for slow readers, which belongs to the caller: it pauses whoever sends to them. `docs/ENGINE.md`
 //! has the sum for one connection.
->>>>>>> ring
 
 /// Bytes of one receive buffer. A PostgreSQL server sends 8 KiB at a time, a client's queries are
 /// shorter; larger buffers make fewer, larger sends of large results.
@@ -70,12 +64,7 @@ pub const LISTEN_BACKLOG: i32 = 1024;
 pub const SUBMISSIONS: u32 = 1024;
 
 /// Fewest submissions that can be asked for: what two sockets need.
-<<<<<<< HEAD
-#[allow(clippy::cast_possible_truncation, reason = "a handful")]
-pub(crate) const SUBMISSIONS_MIN: u32 = 2 * ENTRIES_PER_SOCKET as u32;
-=======
 pub(crate) const SUBMISSIONS_MIN: u32 = 2 * ENTRIES_PER_SOCKET;
->>>>>>> ring
 
 /// Completions that the kernel can tell at once; it holds back more, at a cost. 64 KiB.
 pub const COMPLETIONS: u32 = 4096;
