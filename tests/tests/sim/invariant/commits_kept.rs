@@ -20,6 +20,10 @@ impl World {
     /// A primary is established by an election with loss.
     pub(crate) fn forget_lost(&mut self, primary: NodeId) {
         let Some(host) = self.hosts.get(&primary) else { return };
+        if host.directory.is_half {
+            // Its disk was lost after it had said that it is ready: it serves nobody.
+            return;
+        }
         let wal = &host.directory.wal;
         self.checks.commits.0.retain(|(op, end)| wal.get(end - 1) == Some(op));
     }
