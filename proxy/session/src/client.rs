@@ -66,11 +66,14 @@ pub(crate) struct Client {
     pub(crate) server: Option<ServerId>,
     /// What came while it had no server.
     pub(crate) held: Vec<u8>,
+    /// It waits for a server, or for the one that it has to take its settings.
     pub(crate) is_waiting: bool,
     pub(crate) is_paused: bool,
     /// Its settings, those that it began with, and what it was told that the server's are.
     pub(crate) settings: Settings,
     pub(crate) startup: Settings,
+    /// Those that a server has taken.
+    pub(crate) proven: Settings,
     pub(crate) reported: Settings,
     pub(crate) names: BTreeMap<Box<[u8]>, Rc<Statement>>,
     pub(crate) unnamed: Option<Unnamed>,
@@ -101,6 +104,7 @@ impl Client {
             is_paused: false,
             settings: Settings::default(),
             startup: Settings::default(),
+            proven: Settings::default(),
             reported: Settings::default(),
             names: BTreeMap::new(),
             unnamed: None,

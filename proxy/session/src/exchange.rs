@@ -7,7 +7,7 @@
 //! server skips.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -93,6 +93,8 @@ pub(crate) struct Exchange {
     batch: bool,
     /// The server waits for copy data; what comes before its end is not answered.
     copies: bool,
+    /// Replies of the proxy's own that are owed.
+    answers: usize,
     /// A Sync was taken for ignored by such a server; if the copy fails first, it was not.
     unsure: bool,
     /// The place of a Sync could not be told any more, or a reply did not fit.
@@ -109,6 +111,7 @@ impl Default for Exchange {
             skips: false,
             batch: false,
             copies: false,
+            answers: 0,
             unsure: false,
             doubtful: false,
             opaque: false,
@@ -141,8 +144,9 @@ impl Exchange {
         if self.skips {
             return;
         }
-        let ends_batch = owed.ends_with_ready();
-        self.batch |= !ends_batch;
+        // A query ends a batch as a Sync does.
+        self.answers += usize::from(matches!(owed, Owed::Answer(..)));
+        self.batch = !owed.ends_with_ready();
         self.owed.push_back(owed);
     }
 
@@ -173,6 +177,7 @@ impl Exchange {
                 Some(Owed::Answer(answer, _)) => {
                     let answer = *answer;
                     self.owed.pop_front();
+                    self.answers -= 1;
                     return Some(answer);
                 }
                 Some(Owed::CopyEnd) => {
@@ -279,6 +284,11 @@ impl Exchange {
         self.doubtful
     }
 
+    /// How many replies of the proxy's own are owed.
+    pub(crate) fn answers_owed(&self) -> usize {
+        self.answers
+    }
+
     /// Whether replication has begun.
     pub(crate) fn is_opaque(&self) -> bool {
         self.opaque
@@ -287,6 +297,21 @@ impl Exchange {
     /// The state of the transaction as the server last told.
     pub(crate) fn status(&self) -> Status {
         self.status
+    }
+
+    /// The server has forgotten all names: none of those that are owed has meant anything before.
+    /// Gives them.
+    pub(crate) fn forget_names(&mut self) -> BTreeSet<Box<[u8]>> {
+        let mut names = BTreeSet::new();
+        for owed in &mut self.owed {
+            if let Owed::Parse(_, Some(undo)) | Owed::Answer(_, Some(undo)) = owed {
+                // Unless it was named behind the command as well.
+                if names.insert(undo.name.clone()) {
+                    undo.before = None;
+                }
+            }
+        }
+        names
     }
 
     /// What is owed first.
@@ -326,8 +351,11 @@ impl Exchange {
                 return Fate::Swallow;
             }
             Some(Owed::Query | Owed::Function) => return Fate::Forward,
-            // Nobody asked: the server is going.
-            None => return Fate::Forward,
+            None => {
+                // Nobody asked.
+                self.doubtful = true;
+                return if self.skips { Fate::Forward } else { Fate::Swallow };
+            }
             Some(Owed::OurFailure(error)) => Fate::Replace(error.clone()),
             Some(_) => Fate::Forward,
         };
@@ -339,7 +367,10 @@ impl Exchange {
                 }
                 Owed::Parse(number, undo) => lost.push(Lost { number, undo }),
                 Owed::OurParse(number) => lost.push(Lost { number: Some(number), undo: None }),
-                Owed::Answer(_, undo) => lost.push(Lost { number: None, undo }),
+                Owed::Answer(_, undo) => {
+                    self.answers -= 1;
+                    lost.push(Lost { number: None, undo });
+                }
                 _ => {}
             }
         }

@@ -17,6 +17,14 @@ const _: () = assert!(BACK_OFF_MS_MIN > 0 && BACK_OFF_MS_MIN <= BACK_OFF_MS_MAX)
 /// be read: statements of that length are prepared by nobody. Larger ones go on as they come.
 pub const COLLECT_BYTES_MAX: usize = 1 << 20;
 
+/// Texts of statements that are kept before those of nobody are looked for; with more in use, the
+/// next look is at twice their number.
+pub const SWEEP_MIN: usize = 64;
+
+/// Replies of the proxy's own that one client may be owed at once: each costs some hundred bytes,
+/// and no server slows down who asks for them.
+pub const ANSWERS_MAX: usize = 1 << 16;
+
 /// How long no server is opened for a pool after each of its backends has failed, in milliseconds:
 /// a restarted server is found at once, one that is down costs ten connects a second.
 pub const RETRY_MS: u64 = 100;

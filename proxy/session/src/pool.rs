@@ -76,14 +76,13 @@ impl Pool {
         self.idle.push((server, now));
     }
 
-    /// A client's server is gone.
-    pub(crate) fn lost_busy(&mut self) {
-        self.busy = self.busy.saturating_sub(1);
-    }
-
-    /// An idle server is gone.
-    pub(crate) fn lost_idle(&mut self, server: ServerId) {
+    /// A server that was ready is gone, whether it was idle or not.
+    pub(crate) fn lost(&mut self, server: ServerId) {
+        let before = self.idle.len();
         self.idle.retain(|(known, _)| *known != server);
+        if self.idle.len() == before {
+            self.busy = self.busy.saturating_sub(1);
+        }
     }
 
     /// The next client with the server that it gets, if somebody waits and one is free.
@@ -110,6 +109,12 @@ impl Pool {
     /// All clients that wait.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = ClientId> {
         self.waiting.iter().map(|(client, _)| *client)
+    }
+
+    /// How many servers clients have, and how many are not ready yet.
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.busy, self.opening)
     }
 
     /// All servers, in whatever state.

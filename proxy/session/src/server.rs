@@ -64,6 +64,8 @@ pub(crate) struct Server {
     pub(crate) may_commit: bool,
     /// What it said when it ended the session.
     pub(crate) farewell: Vec<u8>,
+    /// Its client has read why the session ends, as the answer to what it had sent.
+    pub(crate) has_told: bool,
     pub(crate) is_paused: bool,
     pub(crate) key: (u32, Vec<u8>),
     pub(crate) born: Now,
@@ -104,6 +106,7 @@ impl Server {
             has_unnamed: false,
             may_commit: false,
             farewell: Vec::new(),
+            has_told: false,
             is_paused: false,
             key: (0, Vec::new()),
             born: now,

@@ -55,7 +55,12 @@ impl Settings {
     pub(crate) fn change_to(&self, wanted: &Self) -> Vec<u8> {
         let mut query = Vec::new();
         let (ours, theirs) = (self.values(), wanted.values());
-        for name in ours.keys().filter(|name| !theirs.contains_key(*name)) {
+        let is_void = |name: &&Vec<u8>| !theirs.contains_key(*name);
+        // Who acts comes first: it decides what else may be reset.
+        let is_who =
+            |name: &&Vec<u8>| matches!(name.as_slice(), b"role" | b"session_authorization");
+        let who = ours.keys().filter(is_who);
+        for name in who.chain(ours.keys().filter(|name| !is_who(name))).filter(is_void) {
             query.extend_from_slice(b"RESET ");
             query.extend_from_slice(name);
             query.push(b';');
@@ -80,6 +85,20 @@ pub(crate) fn is_name(name: &[u8]) -> bool {
     let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.');
     name.first().is_some_and(|first| first.is_ascii_alphabetic() || *first == b'_')
         && name.iter().all(is_letter)
+}
+
+/// Whether a setting that servers report can be set, and is not who acts.
+pub(crate) fn is_settable(name: &[u8]) -> bool {
+    const FIXED: [&[u8]; 7] = [
+        b"in_hot_standby",
+        b"integer_datetimes",
+        b"is_superuser",
+        b"role",
+        b"server_encoding",
+        b"server_version",
+        b"session_authorization",
+    ];
+    !FIXED.iter().any(|fixed| fixed.eq_ignore_ascii_case(name))
 }
 
 /// Writes a literal that means the same in each encoding that the server may take the query for,

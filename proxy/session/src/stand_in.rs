@@ -47,6 +47,11 @@ impl StandIn {
         self.has_ended = has_ended;
     }
 
+    /// Whether the client's messages are skipped up to its Sync.
+    pub(crate) fn skips(&self) -> bool {
+        self.skips
+    }
+
     /// Answers a message. Says whether the block has ended.
     pub(crate) fn answer(
         &mut self,

@@ -9,6 +9,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt::Write;
 
+use crate::limits::SWEEP_MIN;
 use crate::scan::Words;
 
 /// A text with the types of its parameters.
@@ -30,11 +31,18 @@ type Key = (Box<[u8]>, Box<[u8]>);
 pub(crate) struct Statements {
     known: BTreeMap<Key, Rc<Statement>>,
     last: u64,
+    /// How many there may be before those that nobody uses are looked for.
+    sweep_at: usize,
 }
 
 impl Statements {
     /// The statement of a text; a new one gets the next number.
     pub(crate) fn get(&mut self, text: &[u8], types: &[u8], words: Words) -> Rc<Statement> {
+        if self.known.len() >= self.sweep_at.max(SWEEP_MIN) {
+            // A name that was closed, or a server that was lost, may have had the last.
+            self.known.retain(|_, statement| Rc::strong_count(statement) > 1);
+            self.sweep_at = self.known.len() * 2;
+        }
         let key = (Box::from(text), Box::from(types));
         let last = &mut self.last;
         let found = self.known.entry(key).or_insert_with_key(|(text, types)| {
@@ -60,11 +68,14 @@ impl Statements {
     }
 }
 
+/// What statements' names on servers begin with.
+pub(crate) const PREFIX: &str = "pgx_";
+
 /// A statement's name on servers.
 pub(crate) fn name(number: u64) -> Vec<u8> {
     let mut name = Name(Vec::with_capacity(24));
     // Writing to memory does not fail.
-    let _ = write!(name, "pgx_{number:x}");
+    let _ = write!(name, "{PREFIX}{number:x}");
     name.0
 }
 
@@ -82,6 +93,8 @@ impl Write for Name {
 pub(crate) struct Prepared {
     used: BTreeMap<u64, u64>,
     clock: u64,
+    /// Others than those may be there or not, since their end was asked for.
+    pub(crate) is_unsure: bool,
 }
 
 impl Prepared {
@@ -112,6 +125,21 @@ impl Prepared {
     /// The server has forgotten all.
     pub(crate) fn clear(&mut self) {
         self.used.clear();
+        self.is_unsure = false;
+    }
+
+    /// The server may forget all when it comes to what was sent just now.
+    pub(crate) fn doubt(&mut self) {
+        self.used.clear();
+        self.is_unsure = true;
+    }
+
+    /// The server has forgotten what it had then.
+    pub(crate) fn forgotten(&mut self) {
+        if !self.is_unsure {
+            self.used.clear();
+        }
+        self.is_unsure = false;
     }
 }
 

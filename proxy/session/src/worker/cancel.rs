@@ -9,6 +9,7 @@ use pgx_wire::frontend;
 
 use super::login::process_id;
 use super::{Owner, Worker};
+use crate::exchange::Owed;
 use crate::ids::{CancelId, ServerId};
 use crate::net::{Net, Socket};
 use crate::time::Now;
@@ -17,7 +18,7 @@ use crate::time::Now;
 #[derive(Debug)]
 pub(super) struct Cancel {
     socket: Socket,
-    server: ServerId,
+    pub(super) server: ServerId,
     process: u32,
     key: Vec<u8>,
     since: Now,
@@ -38,7 +39,9 @@ impl Worker {
         let client = self.clients.iter().find(|client| is_meant(client.id, client.key()));
         let Some(id) = client.and_then(|client| client.server) else { return };
         let Some(server) = self.servers.get_mut(id) else { return };
-        if server.exchange.is_answered() || server.cancels > 0 {
+        // The settings of its client must not be lost by it.
+        let is_ours = server.exchange.front() == Some(&Owed::OurQuery);
+        if server.exchange.is_answered() || is_ours || server.cancels > 0 {
             return;
         }
         let Some(socket) = net.connect(&server.address) else { return };

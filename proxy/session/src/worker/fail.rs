@@ -14,7 +14,7 @@ use crate::exchange::Exchange;
 use crate::ids::{ClientId, ServerId};
 use crate::net::Net;
 use crate::note::Note;
-use crate::server::{Phase, Server};
+use crate::server::{Act, Phase, Server};
 use crate::stand_in::{StandIn, rolled_back};
 use crate::time::Now;
 
@@ -38,16 +38,8 @@ impl Worker {
             let is_refusal = server.is_leaving;
             return self.not_opened(net, pool, said, is_refusal);
         }
-        let Some(client) = server.client else {
-            // It was idle, or about to be.
-            let before = entry.pool.total();
-            entry.pool.lost_idle(id);
-            if entry.pool.total() == before {
-                entry.pool.lost_busy();
-            }
-            return self.serve(net, pool);
-        };
-        entry.pool.lost_busy();
+        entry.pool.lost(id);
+        let Some(client) = server.client else { return self.serve(net, pool) };
         let said = if server.farewell.is_empty() { reason } else { &server.farewell };
         net.note(&Note::Lost { server: id, client, reason: said });
         self.bereave(net, client, &server);
@@ -58,8 +50,12 @@ impl Worker {
     fn bereave<N: Net>(&mut self, net: &mut N, id: ClientId, server: &Server) {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.server = None;
+        if client.is_waiting {
+            // None of its requests has been sent.
+            return self.ask_again(net, id);
+        }
         let has_state = !client.shares() || server.is_kept || server.exchange.is_opaque();
-        let is_cut = !server.walker.is_between();
+        let is_cut = server.walker.missing() > 0 && server.act == Act::Pass || server.has_told;
         if has_state || is_cut || !client.walker.is_between() {
             // Its state is gone with the server, or it has read half a message.
             let message = "terminating connection because its server was lost";
@@ -100,6 +96,18 @@ impl Worker {
         }
     }
 
+    /// A client whose server was lost before it could use it waits for another.
+    fn ask_again<N: Net>(&mut self, net: &mut N, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let since = core::mem::replace(&mut client.since, self.now);
+        if self.ask(net, id) {
+            return self.go_on(net, id);
+        }
+        if let Some(client) = self.clients.get_mut(id) {
+            client.since = since;
+        }
+    }
+
     /// The server takes the client's settings for wrong, so it cannot be served.
     pub(super) fn settings_refused<N: Net>(&mut self, net: &mut N, id: ServerId, error: &[u8]) {
         let Some(server) = self.servers.get_mut(id) else { return };
@@ -132,12 +140,12 @@ fn answer(exchange: &Exchange, is_rolled_back: bool, out: &mut Vec<u8>) {
     let (error, status) =
         if is_rolled_back { (rolled_back(), Status::Failed) } else { (unknown(), Status::Idle) };
     let readies = exchange.readies_owed();
-    if readies == 0 {
-        out.extend_from_slice(&error.to_bytes());
-    }
     for _ in 0..readies {
         out.extend_from_slice(&error.to_bytes());
         backend::write::ready(out, status);
+    }
+    if readies == 0 || exchange.is_batch_open() {
+        out.extend_from_slice(&error.to_bytes());
     }
 }
 

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use pgx_wire::backend::{self, Status};
-use pgx_wire::frontend::{BindHead, tag};
+use pgx_wire::frontend::{self, BindHead, STATEMENT, tag};
 use pgx_wire::{ErrorResponse, Severity, Share, SqlState};
 
 use super::{Worker, adjust, rewrite};
@@ -11,7 +11,7 @@ use crate::client::{Act, Client, Phase};
 use crate::exchange::Owed;
 use crate::flow::Flow;
 use crate::ids::ClientId;
-use crate::limits::COLLECT_BYTES_MAX;
+use crate::limits::{ANSWERS_MAX, COLLECT_BYTES_MAX};
 use crate::net::Net;
 use crate::note::Note;
 use crate::scan::{Scan, Words};
@@ -68,7 +68,7 @@ impl Worker {
                 return;
             }
             match self.walk(net, id, piece, &mut at, is_live) {
-                Step::On => return,
+                Step::On => return self.settle(net, id),
                 Step::Wait(from) => {
                     at = from;
                     let has_server = self.ask(net, id);
@@ -95,6 +95,19 @@ impl Worker {
                     let error = ErrorResponse::new(Severity::Fatal, state, what);
                     return self.dismiss(net, id, &error);
                 }
+            }
+        }
+    }
+
+    /// A client may hold a server that it needs no more: it had begun a message when the server
+    /// was free, and the message needs none.
+    fn settle<N: Net>(&mut self, net: &mut N, id: ClientId) {
+        let server = self.clients.get(id).and_then(|client| client.server);
+        let server = server.and_then(|server| self.servers.get(server));
+        if let Some(server) = server.filter(|server| server.exchange.is_at_rest()) {
+            let server = server.id;
+            if self.rest(net, server) {
+                self.give_back(net, server);
             }
         }
     }
@@ -139,7 +152,9 @@ impl Worker {
         }
         flow.flush();
         client.walker = walker;
-        let is_blocked = server.is_some_and(|server| flow.net.is_blocked(server.socket));
+        // Who does not read what the proxy answers itself is not read from either.
+        let is_blocked = server.is_some_and(|server| flow.net.is_blocked(server.socket))
+            || flow.net.is_blocked(client.socket);
         if is_blocked && !client.is_paused {
             client.is_paused = true;
             flow.net.pause(client.socket);
@@ -266,7 +281,7 @@ impl Side<'_> {
         let body = &flow.piece()[share.body()];
         if share.is_whole() && share.straddled.is_none() {
             self.message(flow, share.tag, body, Some(share), prepared_max);
-            return Step::On;
+            return self.bounded();
         }
         if self.client.stand_in.is_none() || self.client.partial.len() < COLLECT_BYTES_MAX {
             self.client.partial.extend_from_slice(body);
@@ -275,6 +290,15 @@ impl Side<'_> {
             let partial = core::mem::take(&mut self.client.partial);
             self.message(flow, share.tag, &partial, None, prepared_max);
         }
+        self.bounded()
+    }
+
+    /// Nobody slows down a client that asks for replies that need no server.
+    fn bounded(&self) -> Step {
+        let answers = self.server.as_ref().map_or(0, |server| server.exchange.answers_owed());
+        if answers > ANSWERS_MAX {
+            return Step::Violation("too many statements are prepared or closed at once");
+        }
         Step::On
     }
 
@@ -282,6 +306,15 @@ impl Side<'_> {
     /// since only there its name means what it should.
     fn too_large<N: Net>(&mut self, flow: &mut Flow<'_, N>, share: &Share) -> Step {
         if let Some(server) = self.server.as_deref_mut() {
+            let mut rewriter = rewrite::Rewriter {
+                client: self.client,
+                server,
+                statements: self.statements,
+                scratch: self.scratch,
+                prepared_max: 0,
+            };
+            // The statement without a name may be this one: nothing is prepared behind it.
+            rewriter.ensure_unnamed(flow, b"");
             server.exchange.send(share.tag);
             server.is_kept = true;
         }
@@ -300,6 +333,13 @@ impl Side<'_> {
         prepared_max: usize,
     ) {
         if let Some(stand_in) = &mut self.client.stand_in {
+            if kind == tag::CLOSE
+                && !stand_in.skips()
+                && let Ok((STATEMENT, name)) = frontend::target(body)
+                && let Some(statement) = self.client.names.remove(name)
+            {
+                self.statements.give_back(&statement);
+            }
             self.scratch.clear();
             let has_ended = stand_in.answer(kind, body, &self.client.names, self.scratch);
             flow.net.write(self.client.socket, self.scratch);
@@ -337,16 +377,16 @@ impl Side<'_> {
             && share.straddled.is_none()
             && let Some(head) = BindHead::read(body)
         {
-            rewriter.bind(flow, &head, share.body_bytes, share, body.len());
-            self.client.act = Act::Pass;
+            let act = rewriter.bind(flow, &head, share.body_bytes, share, body.len());
+            self.client.act = act;
             return;
         }
         let mut partial = core::mem::take(&mut rewriter.client.partial);
         partial.extend_from_slice(body);
         match BindHead::read(&partial) {
             Some(head) => {
-                rewriter.bind_kept(flow, &head, share.body_bytes, &partial);
-                self.client.act = Act::Pass;
+                let act = rewriter.bind_kept(flow, &head, share.body_bytes, &partial);
+                self.client.act = act;
             }
             // Broken, or names of a length that nobody uses: the server says what it thinks of it.
             None if share.is_last || partial.len() > COLLECT_BYTES_MAX => {

@@ -14,7 +14,7 @@ use crate::limits::COLLECT_BYTES_MAX;
 use crate::net::Net;
 use crate::scan::Words;
 use crate::server::{Act, Phase, Server};
-use crate::settings::Settings;
+use crate::settings::{Settings, is_settable};
 use crate::statements::Statements;
 use crate::time::Now;
 
@@ -38,7 +38,7 @@ impl Worker {
     /// A server has sent these bytes.
     pub fn server_bytes<N: Net>(&mut self, net: &mut N, id: ServerId, bytes: &[u8], now: Now) {
         self.now = now;
-        let mut at = 0;
+        let (mut at, mut is_free) = (0, false);
         loop {
             let Some(server) = self.servers.get(id) else { return };
             match server.phase {
@@ -49,11 +49,27 @@ impl Worker {
                 },
             }
             match self.server_walk(net, id, bytes, &mut at) {
-                Step::On => return,
-                Step::Rest => self.rest(net, id),
+                Step::On => break,
+                Step::Rest => is_free |= self.rest(net, id),
                 Step::Refused(error) => self.settings_refused(net, id, &error),
                 Step::Broken(why) => return self.server_lost(net, id, why.as_bytes()),
             }
+        }
+        // Only now: what is left of the piece was not the next client's to read.
+        let Some(server) = self.servers.get(id) else { return };
+        let exchange = &server.exchange;
+        if let Some(client_id) = server.client {
+            let client = self.clients.get_mut(client_id).filter(|client| client.is_waiting);
+            if let Some(client) = client.filter(|_| exchange.is_answered()) {
+                client.proven = client.settings.clone();
+                self.go_on(net, client_id);
+            }
+            return;
+        }
+        if exchange.is_doubtful() || exchange.is_answered() && !exchange.is_at_rest() {
+            self.close_server(net, id);
+        } else if is_free {
+            self.give_back(net, id);
         }
     }
 
@@ -95,13 +111,14 @@ impl Worker {
         step
     }
 
-    /// A server owes nothing and is in no transaction.
-    fn rest<N: Net>(&mut self, net: &mut N, id: ServerId) {
-        let Some(server) = self.servers.get_mut(id) else { return };
-        let Some(client_id) = server.client else { return self.give_back(net, id) };
-        let Some(client) = self.clients.get_mut(client_id) else { return };
-        if !client.shares() || server.is_kept || !client.walker.is_between() {
-            return;
+    /// A server owes nothing and is in no transaction. Says whether nobody has it any more.
+    pub(super) fn rest<N: Net>(&mut self, net: &mut N, id: ServerId) -> bool {
+        let Some(server) = self.servers.get_mut(id) else { return false };
+        let Some(client_id) = server.client else { return true };
+        let Some(client) = self.clients.get_mut(client_id) else { return false };
+        let is_settled = !client.is_waiting && client.walker.is_between();
+        if !client.shares() || server.is_kept || !is_settled {
+            return false;
         }
         server.client = None;
         server.words = Words::default();
@@ -116,7 +133,7 @@ impl Worker {
             client.is_paused = false;
             net.resume(client.socket);
         }
-        self.give_back(net, id);
+        true
     }
 }
 
@@ -191,10 +208,8 @@ impl Side<'_> {
                 Ok(status) => self.server.exchange.receive_ready(status),
                 Err(_) => return Step::Broken("invalid transaction status"),
             },
-            tag::ERROR if is_ours && self.client.is_some() => {
-                let mut bytes = Vec::new();
-                header_of(&mut bytes, tag::ERROR, body);
-                return Step::Refused(bytes);
+            tag::ERROR if is_ours && self.client.is_some() && !Fields::new(body).is_fatal() => {
+                return self.refused(body);
             }
             tag::ERROR => match self.error(body) {
                 Ok(fate) => fate,
@@ -228,6 +243,17 @@ impl Side<'_> {
         self.ready(now)
     }
 
+    /// The server does not take its client's settings.
+    fn refused(&self, body: &[u8]) -> Step {
+        if !self.client.as_ref().is_some_and(|client| client.is_waiting) {
+            // They have been taken before: what is behind them may run without them.
+            return Step::Broken("the settings of a client could not be set once more");
+        }
+        let mut bytes = Vec::new();
+        header_of(&mut bytes, tag::ERROR, body);
+        Step::Refused(bytes)
+    }
+
     /// The proxy's own replies that are due now.
     fn answers<N: Net>(&mut self, flow: &mut Flow<'_, N>) -> Step {
         while let Some(answer) = self.server.exchange.next_answer() {
@@ -259,10 +285,13 @@ impl Side<'_> {
                 return Err(Step::Broken("the server ended the session"));
             }
             let state = fields.sqlstate();
-            if matches!(state.as_ref(), Some(b"57P01" | b"57P02" | b"57P03" | b"57P05")) {
+            let ends = matches!(state.as_ref(), Some(b"57P01" | b"57P02" | b"57P03" | b"57P05"));
+            let is_ours = self.server.exchange.front() == Some(&Owed::OurQuery);
+            if ends || is_ours || self.server.exchange.is_answered() {
                 // What the client is told follows from where it stands when the connection ends.
                 return Err(Step::On);
             }
+            self.server.has_told = true;
         }
         let mut lost = Vec::new();
         let fate = self.server.exchange.receive(tag::ERROR, &mut lost);
@@ -277,6 +306,10 @@ impl Side<'_> {
                 Some(0) => self.server.has_unnamed = false,
                 Some(number) => self.server.prepared.lose(number),
                 None => {}
+            }
+            if let (None, None, Some(client)) = (number, &undo, self.client.as_deref_mut()) {
+                // The one without a name was not prepared.
+                client.unnamed = None;
             }
             let (Some(undo), Some(client)) = (undo, self.client.as_deref_mut()) else { continue };
             let after = match undo.before {
@@ -299,9 +332,13 @@ impl Side<'_> {
             return Fate::Swallow;
         };
         client.reported.put(name, value);
-        if self.server.words.has(Words::SETTING) && client.shares() {
+        if self.server.words.has(Words::SETTING) && client.shares() && is_settable(name) {
+            let is_proven = client.settings.is_same(&client.proven);
             client.settings.set(name, value);
             self.server.settings.set(name, value);
+            if is_proven {
+                client.proven = client.settings.clone();
+            }
         }
         fate
     }
@@ -311,9 +348,15 @@ impl Side<'_> {
         let Ok(done) = backend::command_tag(body) else { return };
         let Some(client) = self.client.as_deref_mut() else { return };
         if matches!(done, DISCARD_ALL | b"DEALLOCATE ALL") {
-            self.server.prepared.clear();
-            for (_, statement) in core::mem::take(&mut client.names) {
-                self.statements.give_back(&statement);
+            self.server.prepared.forgotten();
+            // What was named behind the command stays.
+            let later = self.server.exchange.forget_names();
+            for (name, statement) in core::mem::take(&mut client.names) {
+                if later.contains(&name) {
+                    client.names.insert(name, statement);
+                } else {
+                    self.statements.give_back(&statement);
+                }
             }
         }
         if done == DISCARD_ALL {

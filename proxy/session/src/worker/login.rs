@@ -332,6 +332,14 @@ impl Worker {
         entry.router.handle_success(&server.address);
         entry.failure = None;
         entry.pool.opened(id, self.now);
+        if server.epoch < entry.router.epoch() {
+            // Who serves has changed meanwhile.
+            self.close_server(net, id);
+            if !self.entries[pool].admission.is_empty() {
+                self.open_server(net, pool);
+            }
+            return;
+        }
         if entry.welcome.is_none() {
             entry.welcome = Some(server.reported.clone());
         }

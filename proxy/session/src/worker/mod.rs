@@ -180,8 +180,14 @@ impl Worker {
         self.now = now;
         match owner {
             Owner::Client(id) => {
-                let server = self.clients.get(id).and_then(|client| client.server);
-                let server = server.and_then(|server| self.servers.get_mut(server));
+                let Some(client) = self.clients.get_mut(id) else { return };
+                let server = client.server.and_then(|server| self.servers.get_mut(server));
+                let is_free = server.as_ref().is_none_or(|each| !net.is_blocked(each.socket));
+                let is_ready = matches!(client.phase, client::Phase::Ready);
+                if client.is_paused && is_ready && is_free && !client.is_waiting {
+                    client.is_paused = false;
+                    net.resume(client.socket);
+                }
                 if let Some(server) = server.filter(|server| server.is_paused) {
                     server.is_paused = false;
                     net.resume(server.socket);
@@ -191,7 +197,9 @@ impl Worker {
             Owner::Server(id) => {
                 let client = self.servers.get(id).and_then(|server| server.client);
                 let client = client.and_then(|client| self.clients.get_mut(client));
-                if let Some(client) = client.filter(|each| each.is_paused && !each.is_waiting) {
+                if let Some(client) = client.filter(|each| each.is_paused && !each.is_waiting)
+                    && !net.is_blocked(client.socket)
+                {
                     client.is_paused = false;
                     net.resume(client.socket);
                 }
@@ -232,9 +240,12 @@ impl Worker {
         let Some(server_id) = client.server else { return };
         let Some(server) = self.servers.get_mut(server_id) else { return };
         server.client = None;
-        let is_between = client.walker.is_between() && server.exchange.is_answered();
-        let is_usable =
-            is_between && !server.exchange.is_doubtful() && !server.exchange.is_opaque();
+        // The rest of half a message would be the next client's.
+        let is_between = client.walker.is_between() && server.walker.is_between();
+        let is_usable = is_between
+            && server.exchange.is_answered()
+            && !server.exchange.is_doubtful()
+            && !server.exchange.is_opaque();
         if !is_usable || server.is_leaving {
             return self.close_server(net, server_id);
         }
@@ -251,6 +262,7 @@ impl Worker {
         server.is_kept = false;
         server.words = Words::default();
         server.has_unnamed = false;
+        server.since = self.now;
         for query in &queries {
             self.scratch.clear();
             frontend::write::query(&mut self.scratch, query);
@@ -284,7 +296,7 @@ impl Worker {
         self.serve(net, pool);
     }
 
-    /// Ends a server connection that a client or nobody has.
+    /// Ends a server connection that nobody may use any more.
     fn close_server<N: Net>(&mut self, net: &mut N, id: ServerId) {
         let Some(server) = self.servers.remove(id) else { return };
         if server.exchange.is_doubtful() {
@@ -295,7 +307,7 @@ impl Worker {
         frontend::write::terminate(&mut self.scratch);
         net.write(server.socket, &self.scratch);
         net.finish(server.socket);
-        self.entries[server.pool].pool.lost_busy();
+        self.entries[server.pool].pool.lost(id);
         self.serve(net, server.pool);
     }
 
@@ -321,7 +333,9 @@ impl Worker {
         match entry.pool.ask(id, entry.settings.pool_size, self.now) {
             Lease::Server(server) if !entry.is_held => {
                 self.take(net, id, server);
-                return true;
+                if self.clients.get(id).is_some_and(|client| !client.is_waiting) {
+                    return true;
+                }
             }
             Lease::Server(server) => {
                 entry.pool.give_back(server, self.now);
@@ -341,7 +355,15 @@ impl Worker {
     /// A client that has waited gets its server, and goes on.
     fn link<N: Net>(&mut self, net: &mut N, id: ClientId, server: ServerId) {
         self.take(net, id, server);
+        if self.clients.get(id).is_some_and(|client| !client.is_waiting) {
+            self.go_on(net, id);
+        }
+    }
+
+    /// A client may send what was held.
+    fn go_on<N: Net>(&mut self, net: &mut N, id: ClientId) {
         let Some(client) = self.clients.get_mut(id) else { return };
+        client.is_waiting = false;
         let held = core::mem::take(&mut client.held);
         if core::mem::take(&mut client.is_paused) {
             net.resume(client.socket);
@@ -356,12 +378,14 @@ impl Worker {
         else {
             return;
         };
-        client.is_waiting = false;
         client.since = self.now;
         client.server = Some(server_id);
         server.client = Some(id);
         server.since = self.now;
         adjust(net, &mut self.scratch, client, server);
+        // What might be refused is waited for: its query must not run without it.
+        client.is_waiting =
+            !server.exchange.is_answered() && !client.settings.is_same(&client.proven);
     }
 
     /// Opens one more server for a pool.
@@ -431,7 +455,7 @@ impl Worker {
         frontend::write::terminate(&mut self.scratch);
         net.write(server.socket, &self.scratch);
         net.finish(server.socket);
-        self.entries[server.pool].pool.lost_idle(id);
+        self.entries[server.pool].pool.lost(id);
     }
 
     /// Holds new transactions of a database, or lets them go on.
@@ -477,6 +501,10 @@ fn tell<N: Net>(net: &mut N, scratch: &mut Vec<u8>, client: &mut Client, server:
 /// The epoch of configured backends; those that the cluster names come later.
 pub(crate) const FIRST_EPOCH: Epoch = Epoch(0);
 
+#[cfg(test)]
+mod attack_tests;
+#[cfg(test)]
+mod recount;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

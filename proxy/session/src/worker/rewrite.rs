@@ -9,14 +9,14 @@ use pgx_wire::frontend::{self, BindHead, Parse, STATEMENT, tag};
 use pgx_wire::limits::HEADER_BYTES;
 use pgx_wire::{ErrorResponse, Severity, Share, SqlState};
 
-use crate::client::{Client, Unnamed};
+use crate::client::{Act, Client, Unnamed};
 use crate::exchange::{Owed, Undo};
 use crate::flow::Flow;
 use crate::net::Net;
 use crate::scan::{Words, scan};
 use crate::server::Server;
 use crate::settings::Settings;
-use crate::statements::{Statement, Statements, name};
+use crate::statements::{PREFIX, Statement, Statements, name};
 
 /// `ParseComplete` and `CloseComplete`, as they are on the wire.
 const PARSE_COMPLETE: &[u8] = &[reply::PARSE_COMPLETE, 0, 0, 0, 4];
@@ -24,6 +24,11 @@ const CLOSE_COMPLETE: &[u8] = &[reply::CLOSE_COMPLETE, 0, 0, 0, 4];
 
 /// A name that no server knows: using it makes a batch fail.
 const UNKNOWN: &[u8] = b"pgx_unknown";
+
+/// Whether a name that a client has not given itself may be one that a server knows another's by.
+fn is_others(called: &[u8]) -> bool {
+    called.starts_with(PREFIX.as_bytes())
+}
 
 /// A client with its server, while one of its messages is rewritten.
 pub(super) struct Rewriter<'a> {
@@ -59,6 +64,7 @@ impl Rewriter<'_> {
                         frontend::write::describe(self.scratch, STATEMENT, &called);
                         flow.write(self.scratch);
                     }
+                    None if is_others(called) => self.fail_unknown(flow, called),
                     None => {
                         self.ensure_unnamed(flow, called);
                         self.as_it_is(flow, kind, body, share);
@@ -134,6 +140,13 @@ impl Rewriter<'_> {
         self.server.exchange.owe(Owed::OurFailure(error.to_bytes()));
     }
 
+    fn fail_unknown<N: Net>(&mut self, flow: &mut Flow<'_, N>, called: &[u8]) {
+        let called = alloc::string::String::from_utf8_lossy(called);
+        let message = alloc::format!("prepared statement \"{called}\" does not exist");
+        let state = SqlState::INVALID_STATEMENT_NAME;
+        self.fail(flow, &ErrorResponse::new(Severity::Error, state, &message));
+    }
+
     /// From here on the client's name means this. Says what it meant.
     fn call(&mut self, called: &[u8], statement: Option<Rc<Statement>>) -> Undo {
         let before = match statement {
@@ -159,8 +172,11 @@ impl Rewriter<'_> {
     /// Sends a statement to the server, and makes room for it there first.
     fn prepare<N: Net>(&mut self, flow: &mut Flow<'_, N>, statement: &Statement) {
         self.scratch.clear();
-        if let Some(evicted) = self.server.prepared.add(statement.number, self.prepared_max) {
-            frontend::write::close(self.scratch, STATEMENT, &name(evicted));
+        // Closing what is not there does no harm.
+        let unsure = self.server.prepared.is_unsure.then_some(statement.number);
+        let evicted = self.server.prepared.add(statement.number, self.prepared_max);
+        for number in unsure.into_iter().chain(evicted) {
+            frontend::write::close(self.scratch, STATEMENT, &name(number));
             self.server.exchange.owe(Owed::OurClose);
         }
         let called = name(statement.number);
@@ -169,7 +185,7 @@ impl Rewriter<'_> {
     }
 
     /// The statement without a name, if the client means that and this server has not met it.
-    fn ensure_unnamed<N: Net>(&mut self, flow: &mut Flow<'_, N>, called: &[u8]) {
+    pub(super) fn ensure_unnamed<N: Net>(&mut self, flow: &mut Flow<'_, N>, called: &[u8]) {
         if !called.is_empty() || self.server.has_unnamed || self.server.exchange.skips() {
             return;
         }
@@ -186,7 +202,7 @@ impl Rewriter<'_> {
         flow.write(self.scratch);
     }
 
-    /// A Bind whose names are in the piece.
+    /// A Bind whose names are in the piece. Says what becomes of the rest of it.
     pub(super) fn bind<N: Net>(
         &mut self,
         flow: &mut Flow<'_, N>,
@@ -194,12 +210,16 @@ impl Rewriter<'_> {
         body_bytes: usize,
         share: &Share,
         here: usize,
-    ) {
+    ) -> Act {
         match self.known(head.statement) {
             Some(statement) => {
                 self.bind_to(flow, head, body_bytes, &statement);
                 let rest = share.range.end - (here - head.rest_at)..share.range.end;
                 flow.pass_range(rest);
+            }
+            None if is_others(head.statement) => {
+                self.fail_unknown(flow, head.statement);
+                return Act::Drop;
             }
             None => {
                 self.ensure_unnamed(flow, head.statement);
@@ -207,6 +227,7 @@ impl Rewriter<'_> {
                 flow.pass(share);
             }
         }
+        Act::Pass
     }
 
     /// A Bind whose names came in several pieces; `kept` is what has come of its body.
@@ -216,11 +237,15 @@ impl Rewriter<'_> {
         head: &BindHead<'_>,
         body_bytes: usize,
         kept: &[u8],
-    ) {
+    ) -> Act {
         match self.known(head.statement) {
             Some(statement) => {
                 self.bind_to(flow, head, body_bytes, &statement);
                 flow.write(&kept[head.rest_at..]);
+            }
+            None if is_others(head.statement) => {
+                self.fail_unknown(flow, head.statement);
+                return Act::Drop;
             }
             None => {
                 self.ensure_unnamed(flow, head.statement);
@@ -229,6 +254,7 @@ impl Rewriter<'_> {
                 flow.write(kept);
             }
         }
+        Act::Pass
     }
 
     fn bind_to<N: Net>(
@@ -252,6 +278,9 @@ impl Rewriter<'_> {
 /// whole.
 pub(super) fn note(server: &mut Server, words: Words, text: Option<&[u8]>) {
     server.words = server.words.and(words);
+    if words.has(Words::DISCARD.and(Words::PREPARED)) {
+        server.prepared.doubt();
+    }
     let is_carried = |text: &[u8]| is_tracked(text, &server.reported);
     let leaves_more = words.has(Words::PREPARED.and(Words::SETTING));
     server.is_kept |= words.has(Words::KEPT) || (leaves_more && !text.is_some_and(is_carried));
@@ -270,7 +299,8 @@ pub(super) fn header<N: Net>(flow: &mut Flow<'_, N>, kind: u8, body_bytes: usize
 /// its transaction: then the proxy carries it to other servers, or there is nothing to carry. The
 /// words that led here may be about something else.
 pub(super) fn is_tracked(text: &[u8], reported: &Settings) -> bool {
-    let text = text.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    let text = skip_comments(text).trim_ascii_end();
     let text = text.strip_suffix(b";").unwrap_or(text);
     if text.contains(&b';') {
         return false;
@@ -279,6 +309,11 @@ pub(super) fn is_tracked(text: &[u8], reported: &Settings) -> bool {
     let mut words = text.split(|byte| !is_word(byte)).filter(|word| !word.is_empty());
     let mut next = || words.next().unwrap_or_default().to_ascii_lowercase();
     let verb = next();
+    let has_comment = text.windows(2).any(|at| at == b"--" || at == b"/*");
+    if has_comment && matches!(verb.as_slice(), b"set" | b"reset" | b"prepare") {
+        // Its words are not the statement's.
+        return false;
+    }
     let mut first = next();
     if verb == b"set" && first == b"session" {
         first = next();
@@ -298,6 +333,31 @@ pub(super) fn is_tracked(text: &[u8], reported: &Settings) -> bool {
                 && reported.values().keys().any(|known| known.eq_ignore_ascii_case(name))
         }
         _ => false,
+    }
+}
+
+/// What is behind the white space and the comments that a text begins with.
+fn skip_comments(mut text: &[u8]) -> &[u8] {
+    loop {
+        text = text.trim_ascii_start();
+        if text.starts_with(b"--") {
+            let end = text.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            text = &text[end.unwrap_or(text.len())..];
+        } else if text.starts_with(b"/*") {
+            // They nest.
+            let (mut at, mut depth) = (2, 1);
+            while depth > 0 {
+                match text.get(at..at + 2) {
+                    Some(b"/*") => (at, depth) = (at + 2, depth + 1),
+                    Some(b"*/") => (at, depth) = (at + 2, depth - 1),
+                    Some(_) => at += 1,
+                    None => return b"",
+                }
+            }
+            text = &text[at..];
+        } else {
+            return text;
+        }
     }
 }
 
@@ -323,6 +383,7 @@ mod tests {
             "SET TRANSACTION READ ONLY",
             "prepare transaction 'x'",
             "create trigger t after insert on t execute function f()",
+            "/* a /* set */ */ -- set\n update t set a = 1 -- b",
         ] {
             assert!(is(text), "{text}");
         }
@@ -335,6 +396,11 @@ mod tests {
             "update t set a = set_config('a.b', '1', false)",
             "reset all",
             "set time",
+            "-- set local\nset role ann",
+            "/* update */ set role ann",
+            "set /* local */ role ann",
+            "set -- local\n role ann",
+            "/* update",
         ] {
             assert!(!is(text), "{text}");
         }

@@ -9,6 +9,7 @@ use core::ops::Range;
 use pgx_wire::backend::{self, Status};
 use pgx_wire::{Frames, frontend};
 
+use super::recount::recount;
 use super::{Owner, Worker};
 use crate::config::{AuthMethod, Config, Database, PoolMode};
 use crate::ids::ClientId;
@@ -119,14 +120,20 @@ impl Bench {
 
     /// A client that is in, with these start-up parameters. A server is opened if need be.
     pub(super) fn client_with(&mut self, parameters: &[(&str, &str)]) -> Socket {
+        let client = self.begin_client(parameters);
+        self.open_all();
+        assert!(tags(&self.take(client)).ends_with("Z"), "the client is not let in");
+        client
+    }
+
+    /// A client that has said who it is.
+    pub(super) fn begin_client(&mut self, parameters: &[(&str, &str)]) -> Socket {
         let client = self.connect();
         let own = [("user", "ann"), ("database", "shop")];
         let all = own.iter().chain(parameters);
         let mut packet = Vec::new();
         frontend::write::startup(&mut packet, 0, all.map(|(a, b)| (a.as_bytes(), b.as_bytes())));
         self.say(client, &packet);
-        self.open_all();
-        assert!(tags(&self.take(client)).ends_with("Z"), "the client is not let in");
         client
     }
 
@@ -138,18 +145,34 @@ impl Bench {
     pub(super) fn open_all(&mut self) -> Vec<Socket> {
         let opened = core::mem::take(&mut self.wire.connects);
         for socket in &opened {
-            let Some(Owner::Server(id)) = self.wire.owners.get(socket).copied() else { continue };
-            self.worker.connected(&mut self.wire, id, Ok(()), self.now);
+            if !self.reach(*socket) {
+                continue;
+            }
             let mut hello = Vec::new();
             backend::write::authentication_ok(&mut hello);
             backend::write::parameter_status(&mut hello, b"DateStyle", b"ISO");
             backend::write::parameter_status(&mut hello, b"TimeZone", b"UTC");
             backend::write::backend_key(&mut hello, 99, b"key!");
             backend::write::ready(&mut hello, Status::Idle);
-            assert!(!self.take(*socket).is_empty(), "no start-up packet");
             self.say(*socket, &hello);
         }
         opened
+    }
+
+    /// The connection to a server is there. Says whether it is one to a server.
+    pub(super) fn reach(&mut self, socket: Socket) -> bool {
+        let Some(Owner::Server(id)) = self.wire.owners.get(&socket).copied() else { return false };
+        self.worker.connected(&mut self.wire, id, Ok(()), self.now);
+        assert!(!self.take(socket).is_empty(), "no start-up packet");
+        true
+    }
+
+    /// A socket has sent what it was given.
+    pub(super) fn drained(&mut self, socket: Socket) {
+        let owner = self.wire.owners.get(&socket).copied();
+        let owner = owner.unwrap_or_else(|| Owner::Client(self.clients[&socket]));
+        self.worker.drained(&mut self.wire, owner, self.now);
+        self.check();
     }
 
     /// A client or a server says this.
@@ -162,6 +185,33 @@ impl Bench {
             _ => panic!("nobody's socket"),
         }
         self.wire.piece.clear();
+        self.check();
+    }
+
+    /// The numbers are right, and who may be read from is.
+    pub(super) fn check(&self) {
+        recount(&self.worker);
+        for client in self.worker.clients.iter() {
+            let is_paused = self.wire.paused.contains(&client.socket);
+            assert_eq!(is_paused, client.is_paused, "{client:?}");
+        }
+        for server in self.worker.servers.iter() {
+            let is_paused = self.wire.paused.contains(&server.socket);
+            assert_eq!(is_paused, server.is_paused, "{server:?}");
+        }
+    }
+
+    /// A cancel has got its connection.
+    pub(super) fn cancel(&mut self, process: u32) -> Option<Socket> {
+        let before = self.wire.connects.len();
+        self.worker.cancel(&mut self.wire, process, &[7; 4], self.now);
+        if self.wire.connects.len() == before {
+            return None;
+        }
+        let socket = self.wire.connects.pop()?;
+        let Some(Owner::Cancel(id)) = self.wire.owners.get(&socket).copied() else { return None };
+        self.worker.cancel_connected(&mut self.wire, id, true);
+        Some(socket)
     }
 
     /// The same, byte by byte.
@@ -182,6 +232,7 @@ impl Bench {
             (None, Some(Owner::Cancel(id))) => self.worker.cancel_ended(wire, id),
             _ => panic!("nobody's socket"),
         }
+        self.check();
     }
 
     /// A connection ends, unless the worker has closed it.

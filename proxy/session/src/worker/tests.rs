@@ -15,7 +15,7 @@ fn shared(pool_size: usize) -> Bench {
 }
 
 /// A bench with one server, and two clients that share it.
-fn two() -> (Bench, Socket, Socket, Socket) {
+pub(super) fn two() -> (Bench, Socket, Socket, Socket) {
     let mut bench = shared(1);
     let first = bench.connect();
     let mut packet = Vec::new();
@@ -27,7 +27,7 @@ fn two() -> (Bench, Socket, Socket, Socket) {
     (bench, first, second, server)
 }
 
-fn states(bytes: &[u8]) -> Vec<[u8; 5]> {
+pub(super) fn states(bytes: &[u8]) -> Vec<[u8; 5]> {
     let mut frames = Frames::new(bytes);
     let mut states = Vec::new();
     while let Some(frame) = frames.next_frame().unwrap() {
@@ -239,11 +239,12 @@ fn settings_follow_their_client_and_never_meet_another() {
         "SELECT pg_catalog.set_config('datestyle','German',false),\
          pg_catalog.set_config('work_mem','1MB',false)",
     );
-    assert_eq!(sent, [change, query("select 1")].concat());
+    assert_eq!(sent, change, "the query waits until they are taken");
     let mut changed = Vec::new();
     backend::write::parameter_status(&mut changed, b"DateStyle", b"German");
     changed.extend_from_slice(&done("SELECT 1", Status::Idle));
     bench.say(server, &changed);
+    assert_eq!(bench.take(server), query("select 1"));
     bench.say(server, &done("SELECT 1", Status::Idle));
     assert_eq!(bench.tags(german), "CZ", "it was told when it came");
 

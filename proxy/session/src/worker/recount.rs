@@ -1,0 +1,66 @@
+//! What must hold of a worker's numbers at any time, counted anew.
+
+use alloc::vec::Vec;
+
+use super::Worker;
+use crate::client;
+use crate::server;
+
+/// Counts servers and clients anew, and compares.
+pub(super) fn recount(worker: &Worker) {
+    for (number, entry) in worker.entries.iter().enumerate() {
+        let servers = || worker.servers.iter().filter(|server| server.pool == number);
+        let is_ready = |server: &&server::Server| matches!(server.phase, server::Phase::Ready);
+        let ready = servers().filter(is_ready).count();
+        let idle: Vec<_> = entry.pool.idle().collect();
+        let (busy, opening) = entry.pool.counts();
+        assert_eq!(opening, servers().count() - ready, "servers that are being opened");
+        assert_eq!(busy + idle.len(), ready, "busy and idle servers");
+        assert!(entry.pool.total() <= entry.settings.pool_size, "more servers than allowed");
+        for id in &idle {
+            let server = worker.servers.get(*id).expect("an idle server that is gone");
+            assert!(server.client.is_none() && server.exchange.is_at_rest(), "{server:?}");
+            assert!(!server.is_kept && !server.has_unnamed && server.cancels == 0, "{server:?}");
+            assert!(!server.is_paused, "an idle server that is not read from");
+        }
+        for server in servers().filter(|server| !idle.contains(&server.id)) {
+            assert!(server.client.is_some() || is_in_work(server), "nobody's: {server:?}");
+        }
+        for id in entry.pool.waiting() {
+            let client = worker.clients.get(id).expect("one who waits is gone");
+            assert!(client.is_waiting && client.server.is_none(), "{client:?}");
+        }
+        let is_starved = !idle.is_empty() && entry.pool.waiting().next().is_some();
+        assert!(entry.is_held || !is_starved, "clients wait while servers are idle");
+    }
+    worker.clients.iter().for_each(|client| of_client(worker, client));
+    for server in worker.servers.iter() {
+        if let Some(client) = server.client {
+            let client = worker.clients.get(client).expect("a server of one who is gone");
+            assert_eq!(client.server, Some(server.id), "a server that its client does not have");
+        }
+        let cancels = worker.cancels.iter().filter(|cancel| cancel.server == server.id).count();
+        assert_eq!(server.cancels as usize, cancels, "cancels on their way");
+    }
+}
+
+/// A server of nobody's that will be idle, or is being opened.
+fn is_in_work(server: &server::Server) -> bool {
+    !matches!(server.phase, server::Phase::Ready)
+        || server.cancels > 0
+        || !server.exchange.is_answered()
+}
+
+fn of_client(worker: &Worker, client: &client::Client) {
+    if let Some(server) = client.server {
+        let server = worker.servers.get(server).expect("a client whose server is gone");
+        assert_eq!(server.client, Some(client.id), "a client with the server of another");
+        assert!(client.stand_in.is_none(), "a server and a stand-in for it");
+        let is_held = !client.held.is_empty();
+        assert!(!is_held || client.is_waiting, "held bytes that nobody will look at");
+    } else if client.is_waiting {
+        let mut waiting = worker.entries[client.pool].pool.waiting();
+        assert!(waiting.any(|id| id == client.id), "one who waits and is not served");
+    }
+    assert!(!client.is_waiting || client.is_paused, "one who waits is read from");
+}
