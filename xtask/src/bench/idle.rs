@@ -79,7 +79,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client that has been let in; the messages are of PostgreSQL's documentation, "Message Formats".
+/// A client that has been let in. Source: PostgreSQL's documentation, "Message Formats".
 fn log_in(port: u16) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
