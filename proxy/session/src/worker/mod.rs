@@ -385,7 +385,7 @@ impl Worker {
         adjust(net, &mut self.scratch, client, server);
         // What might be refused is waited for: its query must not run without it.
         client.is_waiting =
-            !server.exchange.is_answered() && !client.settings.is_same(&client.proven);
+            !server.exchange.is_answered() && !client.settings.is_same(&mut client.proven);
     }
 
     /// Opens one more server for a pool.
