@@ -266,6 +266,7 @@ fn local(host: &Host, shown: BootTime) -> Local {
         runs_rule: run.and_then(|run| run.runs_rule()).cloned(),
         rule_flushed: lsn(run.map_or(0, |run| run.flushed_by(&run.rule))),
         rule_since: lsn(run.and_then(|run| run.rule_since).unwrap_or(usize::MAX >> 1)),
+        was_primary: directory.was_primary,
         shut_down: directory.shut_down.map(lsn),
     }
 }
