@@ -116,9 +116,9 @@ impl World {
                     process.agent.steps.push_front(Step::Persist(record));
                     return;
                 }
-                if record.kept.is_none() {
-                    host.kept = None;
-                }
+                // Without its name, one of an earlier epoch could come back in its place.
+                let keeps = record.kept.as_ref().map(|kept| kept.directory);
+                host.kept = host.kept.take().filter(|kept| Some(kept.incarnation) == keeps);
                 host.record.sync(record.clone());
                 let line = show_record(node, &record);
                 process.agent.agent.handle_persisted(record);

@@ -107,10 +107,10 @@ pub enum Step {
     Follow(NodeId),
     /// Give the directory this node's history again, by rewinding or cloning it, then follow.
     Rebuild(NodeId),
-    /// Put the directory aside, as the record says, and make a copy of this node's in its place;
-    /// then follow.
+    /// Put the directory aside under the name that the record says, unless one of that name is
+    /// there, and make a copy of this node's in its place; then follow.
     Copy(NodeId),
-    /// Put the directory that was put aside back into its place.
+    /// Put the directory that was put aside under the name in the record back into its place.
     Restore,
 }
 
