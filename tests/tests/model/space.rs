@@ -111,7 +111,7 @@ impl Cluster {
             propose(Proposal::Grow);
         }
         for candidate in 0..2 {
-            let version = version_of(shared, world, candidate);
+            let version = version_of(shared, world, candidate, bounds.bug);
             propose(Proposal::Adopted { candidate, version });
         }
     }

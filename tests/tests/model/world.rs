@@ -210,7 +210,7 @@ impl Turn<'_> {
         }
         if self.bounds.memberships > 0 {
             for candidate in 0..2 {
-                let version = version_of(self.shared, self.world, candidate);
+                let version = version_of(self.shared, self.world, candidate, self.bounds.bug);
                 self.append(Proposal::Adopted { candidate, version });
             }
         }
@@ -495,10 +495,13 @@ pub(crate) fn release_to_propose(shared: &Shared, world: &World, place: u8) -> O
 }
 
 /// The membership that a candidate says it counts in.
-pub(crate) fn version_of(shared: &Shared, world: &World, place: u8) -> u64 {
+pub(crate) fn version_of(shared: &Shared, world: &World, place: u8, bug: Bug) -> u64 {
     let candidate = &world.candidates[usize::from(place)];
     let applied = world.points[usize::from(candidate.applied)];
     let newest = shared.states.get(applied).membership().version;
+    if bug == Bug::CountsAtOnce {
+        return newest;
+    }
     candidate.counts_in(newest, world.clock_of(place.into()))
 }
 
