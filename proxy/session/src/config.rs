@@ -30,16 +30,36 @@ pub enum AuthMethod {
 }
 
 /// A database that clients can name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Database {
     /// Where it is served, in order of preference among equals.
     pub backends: Vec<ServerAddress>,
     /// Its name there; the same if there is none.
     pub name: Option<String>,
+    /// As whom servers are used, whoever the client is; as the client's own user if there is none.
+    pub login: Option<ForcedLogin>,
     /// When clients give their servers back.
     pub mode: PoolMode,
     /// Servers of each user at most.
     pub pool_size: usize,
+}
+
+/// The user that a database's servers are used as. Its clients share them.
+#[derive(Clone, Debug)]
+pub struct ForcedLogin {
+    /// The user.
+    pub user: Vec<u8>,
+    /// What logs it in; the secret that is known of the user if there is none.
+    pub secret: Option<Secret>,
+}
+
+/// What is special about a user; what is `None` is as for everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    /// When clients give servers of this user's back, whatever their database says.
+    pub mode: Option<PoolMode>,
+    /// Servers in each database at most, whatever the database says.
+    pub pool_size: Option<usize>,
 }
 
 /// Everything. Times in milliseconds; zero means no limit.
@@ -49,6 +69,8 @@ pub struct Config {
     pub databases: BTreeMap<Vec<u8>, Database>,
     /// Users' secrets by their names.
     pub users: BTreeMap<Vec<u8>, Secret>,
+    /// What is special about users, by their names.
+    pub special: BTreeMap<Vec<u8>, User>,
     /// How clients prove who they are.
     pub auth: AuthMethod,
     /// Clients at once.
@@ -78,6 +100,7 @@ impl Default for Config {
         Self {
             databases: BTreeMap::new(),
             users: BTreeMap::new(),
+            special: BTreeMap::new(),
             auth: AuthMethod::Scram,
             clients_max: 1_000,
             prepared_max: 200,

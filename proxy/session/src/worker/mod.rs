@@ -5,6 +5,7 @@
 
 mod auth;
 mod cancel;
+mod entry;
 mod fail;
 mod from_client;
 mod from_server;
@@ -23,20 +24,20 @@ use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
 use crate::client::{self, Client};
-use crate::config::{Config, Database, PoolMode};
+use crate::config::{Config, PoolMode};
 use crate::exchange::Owed;
 use crate::ids::{CancelId, ClientId, Places, ServerId};
 use crate::limits::RETRY_MS;
 use crate::net::{Net, Socket};
 use crate::note::Note;
-use crate::pool::{Lease, Pool};
-use crate::route::{Epoch, Router, Snapshot};
+use crate::pool::Lease;
+use crate::route::{Epoch, Snapshot};
 use crate::scan::Words;
-use crate::secret::Credentials;
 use crate::server::Server;
 use crate::settings::Settings;
 use crate::statements::Statements;
 use crate::time::Now;
+use entry::{Entry, Failure};
 
 /// What a worker counts, since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,35 +67,6 @@ pub struct Gauges {
     pub servers: usize,
 }
 
-/// The servers of one user in one database, and how to open more.
-#[derive(Debug)]
-struct Entry {
-    user: Vec<u8>,
-    database: Vec<u8>,
-    settings: Rc<Database>,
-    pool: Pool,
-    router: Router,
-    /// What its servers report at their start; `None` until one has.
-    welcome: Option<Settings>,
-    /// Clients that cannot be let in before that.
-    admission: Vec<ClientId>,
-    failure: Option<Failure>,
-    credentials: Credentials,
-    /// New transactions wait.
-    is_held: bool,
-}
-
-/// Servers of a pool cannot be opened.
-#[derive(Debug)]
-struct Failure {
-    /// How often in a row.
-    times: usize,
-    /// Why, as the server or the system said last.
-    reason: Vec<u8>,
-    /// When it is tried again.
-    retry: Now,
-}
-
 /// The sessions of one thread.
 #[derive(Debug)]
 pub struct Worker {
@@ -105,7 +77,7 @@ pub struct Worker {
     servers: Places<Server>,
     cancels: Places<cancel::Cancel>,
     entries: Vec<Entry>,
-    by_name: BTreeMap<(Vec<u8>, Vec<u8>), usize>,
+    by_name: BTreeMap<entry::Name, usize>,
     statements: Statements,
     /// Verifiers of users whose passwords are known, as clients were shown them.
     verifiers: BTreeMap<Vec<u8>, Verifier>,
@@ -396,11 +368,11 @@ impl Worker {
         }
         entry.pool.opening();
         let Some(address) = entry.router.pick(self.now) else {
-            return self.not_opened(net, pool, b"no backend is known", false);
+            return self.not_opened(net, pool, b"no backend is known", None);
         };
         let Some(socket) = net.connect(&address) else {
             entry.router.handle_failure(&address, self.now);
-            return self.not_opened(net, pool, b"no connection can be made", false);
+            return self.not_opened(net, pool, b"no connection can be made", None);
         };
         let (epoch, now) = (entry.router.epoch(), self.now);
         let id = self.servers.add(|id| Server::new(id, socket, pool, address, epoch, now));
@@ -409,16 +381,22 @@ impl Worker {
 
     /// The opening of a server came to nothing. It is tried again while somebody waits; who wants
     /// to be let in is told so when each backend has failed, and everybody if a server refused.
-    fn not_opened<N: Net>(&mut self, net: &mut N, pool: usize, reason: &[u8], is_refusal: bool) {
+    fn not_opened<N: Net>(
+        &mut self,
+        net: &mut N,
+        pool: usize,
+        reason: &[u8],
+        refusal: Option<SqlState>,
+    ) {
         self.counts.unreachable += 1;
         let entry = &mut self.entries[pool];
         entry.pool.failed();
         let times = entry.failure.as_ref().map_or(0, |failure| failure.times) + 1;
         let has_more = times < entry.settings.backends.len();
         let retry = if has_more { self.now } else { self.now.after_ms(RETRY_MS) };
-        entry.failure = Some(Failure { times, reason: reason.to_vec(), retry });
-        if is_refusal || !has_more {
-            self.give_up(net, pool, is_refusal);
+        entry.failure = Some(Failure { times, reason: reason.to_vec(), refusal, retry });
+        if refusal.is_some() || !has_more {
+            self.give_up(net, pool, refusal.is_some());
         }
         let entry = &self.entries[pool];
         let is_wanted = entry.pool.wants_more(entry.settings.pool_size);
@@ -438,7 +416,7 @@ impl Worker {
         self.now = now;
         for pool in 0..self.entries.len() {
             let entry = &mut self.entries[pool];
-            if entry.database != database || !entry.router.handle_snapshot(snapshot) {
+            if entry.name.database != database || !entry.router.handle_snapshot(snapshot) {
                 continue;
             }
             let idle: Vec<_> = entry.pool.idle().collect();
@@ -462,7 +440,7 @@ impl Worker {
     pub fn hold<N: Net>(&mut self, net: &mut N, database: &[u8], is_held: bool, now: Now) {
         self.now = now;
         for pool in 0..self.entries.len() {
-            if self.entries[pool].database == database {
+            if self.entries[pool].name.database == database {
                 self.entries[pool].is_held = is_held;
                 self.serve(net, pool);
             }
@@ -503,6 +481,8 @@ pub(crate) const FIRST_EPOCH: Epoch = Epoch(0);
 
 #[cfg(test)]
 mod attack_tests;
+#[cfg(test)]
+mod pools_tests;
 #[cfg(test)]
 mod recount;
 #[cfg(test)]

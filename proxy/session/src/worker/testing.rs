@@ -97,13 +97,17 @@ impl Bench {
     /// One database on one backend, for everybody.
     pub(super) fn new(mode: PoolMode, pool_size: usize) -> Self {
         let backends = alloc::vec![ServerAddress("db:5432".to_string())];
-        let database = Database { backends, name: None, mode, pool_size };
-        let config = Config {
+        let database = Database { backends, name: None, login: None, mode, pool_size };
+        Self::with(Config {
             databases: BTreeMap::from([(b"*".to_vec(), database)]),
             auth: AuthMethod::Trust,
             prepared_max: 2,
             ..Config::default()
-        };
+        })
+    }
+
+    /// As configured.
+    pub(super) fn with(config: Config) -> Self {
         let mut wire = Wire::default();
         let worker = Worker::new(Rc::new(config), 0, &mut wire);
         Self { worker, wire, now: Now(0), clients: BTreeMap::new() }
@@ -128,8 +132,18 @@ impl Bench {
 
     /// A client that has said who it is.
     pub(super) fn begin_client(&mut self, parameters: &[(&str, &str)]) -> Socket {
+        self.begin_client_of("ann", "shop", parameters)
+    }
+
+    /// A client that has said that it is somebody else.
+    pub(super) fn begin_client_of(
+        &mut self,
+        user: &str,
+        database: &str,
+        parameters: &[(&str, &str)],
+    ) -> Socket {
         let client = self.connect();
-        let own = [("user", "ann"), ("database", "shop")];
+        let own = [("user", user), ("database", database)];
         let all = own.iter().chain(parameters);
         let mut packet = Vec::new();
         frontend::write::startup(&mut packet, 0, all.map(|(a, b)| (a.as_bytes(), b.as_bytes())));
@@ -148,15 +162,20 @@ impl Bench {
             if !self.reach(*socket) {
                 continue;
             }
-            let mut hello = Vec::new();
-            backend::write::authentication_ok(&mut hello);
-            backend::write::parameter_status(&mut hello, b"DateStyle", b"ISO");
-            backend::write::parameter_status(&mut hello, b"TimeZone", b"UTC");
-            backend::write::backend_key(&mut hello, 99, b"key!");
-            backend::write::ready(&mut hello, Status::Idle);
-            self.say(*socket, &hello);
+            self.greet(*socket);
         }
         opened
+    }
+
+    /// A server that was told who logs in lets it in.
+    pub(super) fn greet(&mut self, socket: Socket) {
+        let mut hello = Vec::new();
+        backend::write::authentication_ok(&mut hello);
+        backend::write::parameter_status(&mut hello, b"DateStyle", b"ISO");
+        backend::write::parameter_status(&mut hello, b"TimeZone", b"UTC");
+        backend::write::backend_key(&mut hello, 99, b"key!");
+        backend::write::ready(&mut hello, Status::Idle);
+        self.say(socket, &hello);
     }
 
     /// The connection to a server is there. Says whether it is one to a server.
