@@ -14,7 +14,8 @@ fn own_settings(place: &Place) -> anyhow::Result<()> {
     for text in ["create role app login", "create role guest login", "create database shop_v2"] {
         direct.query(text)?;
     }
-    let more = "threads = 1\n[[proxy.databases]]\nname = \"shop\"\ndbname = \"shop_v2\"\nuser = \"app\"\n\
+    let more = "threads = 1\n[[proxy.databases]]\nname = \"shop\"\ndbname = \"shop_v2\"\n\
+                user = \"app\"\n\
                 pool_size = 1\n[[proxy.databases]]\nname = \"postgres\"\n[[proxy.users]]\n\
                 name = \"guest\"\npool_mode = \"session\"\n";
     let node = pool_with(place, "transaction", more)?;

@@ -109,7 +109,8 @@ pub(super) fn backends(key: &str, given: &[String], may_be_path: bool, problems:
     }
     let mut seen = BTreeSet::new();
     for backend in given {
-        if !(may_be_path && backend.starts_with('/')) && !is_host_and_port(backend) {
+        let is_path = may_be_path && backend.starts_with('/');
+        if !is_path && !is_host_and_port(backend) {
             problems.push(format!(
                 "{key}: {backend:?} is not host:port, such as db1:5432 or [fd00::1]:5432; with a \
                  pool the path of a Unix socket will do"
