@@ -42,7 +42,39 @@ pub struct Database {
     pub mode: PoolMode,
     /// Servers of each user at most.
     pub pool_size: usize,
+    /// Servers of each user that are there even if nobody needs them, once clients are.
+    pub pool_min: usize,
+    /// Servers of each user beyond `pool_size`.
+    pub reserve: usize,
+    /// How long a client waits before it may have one of those, in milliseconds.
+    pub reserve_ms: u64,
+    /// Servers of all users; zero means no limit.
+    pub servers_max: usize,
+    /// Clients; zero means no limit.
+    pub clients_max: usize,
 }
+
+impl Database {
+    /// A database without more settings.
+    #[must_use]
+    pub fn new(backends: Vec<ServerAddress>, mode: PoolMode, pool_size: usize) -> Self {
+        Self {
+            backends,
+            name: None,
+            login: None,
+            mode,
+            pool_size,
+            pool_min: 0,
+            reserve: 0,
+            reserve_ms: RESERVE_MS,
+            servers_max: 0,
+            clients_max: 0,
+        }
+    }
+}
+
+/// How long a client waits before it may have a server of the reserve, unless configured otherwise.
+pub const RESERVE_MS: u64 = 5_000;
 
 /// The user that a database's servers are used as. Its clients share them.
 #[derive(Clone, Debug)]
@@ -60,6 +92,10 @@ pub struct User {
     pub mode: Option<PoolMode>,
     /// Servers in each database at most, whatever the database says.
     pub pool_size: Option<usize>,
+    /// Servers in all databases; zero means no limit.
+    pub servers_max: usize,
+    /// Clients that log in as this user; zero means no limit.
+    pub clients_max: usize,
 }
 
 /// Everything. Times in milliseconds; zero means no limit.

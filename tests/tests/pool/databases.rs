@@ -1,12 +1,17 @@
 //! Databases and users with settings of their own.
 
+use std::time::Duration;
+
 use anyhow::ensure;
+use pgx_tests::lab::wait_for;
 
 use crate::session::{Session, states};
 use crate::{Place, Test, pool_with};
 
-pub(crate) const TESTS: &[(&str, Test)] =
-    &[("databases_and_users_have_settings_of_their_own", own_settings)];
+pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("databases_and_users_have_settings_of_their_own", own_settings),
+    ("threads_share_what_there_may_be", shared_limits),
+];
 
 fn own_settings(place: &Place) -> anyhow::Result<()> {
     let mut direct = place.direct()?;
@@ -48,5 +53,58 @@ fn own_settings(place: &Place) -> anyhow::Result<()> {
     };
     let told = Session::told(node.address()?, &[("database", "none")])?;
     ensure!(states(&told) == ["3D000"], "by the proxy: {told:?}");
+    Ok(())
+}
+
+/// Two threads, two servers, many clients: each is served, and no more servers are there than may
+/// be, but for one that ends while another takes its place.
+fn shared_limits(place: &Place) -> anyhow::Result<()> {
+    let node = pool_with(place, "transaction", "threads = 2\ndefault_pool_size = 2\n")?;
+    let at = node.address()?;
+    let mut direct = place.direct()?;
+    direct.query("create role shared login")?;
+    let count = "select count(*) from pg_stat_activity where usename = 'shared'";
+    let (mut most, mut served) = (0, 0);
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        let work = || -> anyhow::Result<()> {
+            let mut session = Session::through(at, &[("user", "shared")])?;
+            for _ in 0..40 {
+                session.query("select pg_sleep(0.005)")?;
+            }
+            Ok(())
+        };
+        let clients: Vec<_> = (0..12).map(|_| scope.spawn(work)).collect();
+        while clients.iter().any(|client| !client.is_finished()) {
+            most = most.max(direct.value(count)?.parse::<usize>()?);
+        }
+        for client in clients {
+            client.join().map_err(|_| anyhow::anyhow!("a client's thread panicked"))??;
+            served += 1;
+        }
+        Ok(())
+    })?;
+    ensure!(served == 12 && (1..=4).contains(&most), "{served} served, {most} servers");
+    wait_for("no more servers than may be", Duration::from_secs(20), || {
+        direct.value(count).is_ok_and(|left| left == "1" || left == "2")
+    })?;
+
+    // One server for all: whichever threads the clients are on, each gets it in turn.
+    drop(node);
+    let node = pool_with(place, "transaction", "threads = 4\ndefault_pool_size = 1\n")?;
+    let mut sessions = Vec::new();
+    for _ in 0..8 {
+        sessions.push(Session::through(node.address()?, &[("user", "shared")])?);
+    }
+    for session in &mut sessions {
+        ensure!(session.value("select 7")? == "7");
+    }
+    let config = "threads = 2\nmax_client_conn = 3\n";
+    let node = pool_with(place, "transaction", config)?;
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(Session::through(node.address()?, &[])?);
+    }
+    let told = Session::told(node.address()?, &[])?;
+    ensure!(states(&told) == ["53300"], "{told:?}");
     Ok(())
 }

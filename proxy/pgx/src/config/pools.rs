@@ -37,13 +37,8 @@ pub(super) fn databases(
         }
     }
     if !raw.backends.is_empty() {
-        let others = Database {
-            backends: raw.backends.iter().cloned().map(ServerAddress).collect(),
-            name: None,
-            login: None,
-            mode: defaults.mode,
-            pool_size: defaults.pool_size,
-        };
+        let backends = raw.backends.iter().cloned().map(ServerAddress).collect();
+        let others = Database::new(backends, defaults.mode, defaults.pool_size);
         databases.entry(OTHERS.as_bytes().to_vec()).or_insert(others);
     }
     databases
@@ -74,12 +69,22 @@ fn database(
         user: user.clone().into_bytes(),
         secret: given.password.as_ref().map(|password| Secret::parse(password.as_bytes())),
     });
+    let backends = own.unwrap_or(&raw.backends).iter().cloned().map(ServerAddress).collect();
+    let mode = mode(key, given.pool_mode.as_deref(), problems).unwrap_or(defaults.mode);
+    let pool_size = size(key, given.pool_size, problems).unwrap_or(defaults.pool_size);
+    if count(given.min_pool_size) > pool_size {
+        let min = given.min_pool_size;
+        problems.push(format!("{key}: min_pool_size {min} is above pool_size {pool_size}"));
+    }
     Database {
-        backends: own.unwrap_or(&raw.backends).iter().cloned().map(ServerAddress).collect(),
         name: given.dbname.clone(),
         login,
-        mode: mode(key, given.pool_mode.as_deref(), problems).unwrap_or(defaults.mode),
-        pool_size: size(key, given.pool_size, problems).unwrap_or(defaults.pool_size),
+        pool_min: count(given.min_pool_size),
+        reserve: count(given.reserve_pool_size),
+        reserve_ms: u64::from(given.reserve_pool_timeout) * 1_000,
+        servers_max: count(given.max_db_connections),
+        clients_max: count(given.max_db_client_connections),
+        ..Database::new(backends, mode, pool_size)
     }
 }
 
@@ -94,6 +99,8 @@ pub(super) fn users(raw: &raw::Proxy, problems: &mut Vec<String>) -> BTreeMap<Ve
         let user = User {
             mode: mode(&key, given.pool_mode.as_deref(), problems),
             pool_size: size(&key, given.pool_size, problems),
+            servers_max: count(given.max_user_connections),
+            clients_max: count(given.max_user_client_connections),
         };
         if users.insert(given.name.clone().into_bytes(), user).is_some() {
             problems.push(format!("{key} is there twice"));
@@ -134,11 +141,15 @@ fn mode(key: &str, word: Option<&str>, problems: &mut Vec<String>) -> Option<Poo
     }
 }
 
-fn size(key: &str, count: Option<u32>, problems: &mut Vec<String>) -> Option<usize> {
-    if count == Some(0) {
+fn size(key: &str, given: Option<u32>, problems: &mut Vec<String>) -> Option<usize> {
+    if given == Some(0) {
         problems.push(format!("{key}: pool_size 0 would leave every client waiting"));
     }
-    count.map(|count| usize::try_from(count).unwrap_or(usize::MAX))
+    given.map(count)
+}
+
+fn count(given: u32) -> usize {
+    usize::try_from(given).unwrap_or(usize::MAX)
 }
 
 fn is_name(name: &str) -> bool {

@@ -78,7 +78,7 @@ pub(super) struct Proxy {
     /// quotes. A secret is a password, or what PostgreSQL keeps in pg_authid.rolpassword.
     #[toml_example(default = "/etc/pgx/users.txt")]
     pub(super) auth_file: Option<String>,
-    /// With a pool: server connections of each user in each database, on each thread.
+    /// With a pool: server connections of each user in each database.
     #[serde(default = "default_pool_size")]
     #[toml_example(default = 20)]
     pub(super) default_pool_size: u32,
@@ -92,8 +92,8 @@ pub(super) struct Proxy {
     /// With a pool: databases with settings of their own.
     #[toml_example(nesting)]
     pub(super) databases: Option<Vec<Database>>,
-    /// With a pool: users with settings of their own. They count for the user that servers are
-    /// used as, and come before those of databases.
+    /// With a pool: users with settings of their own, which come before those of databases. Those
+    /// about servers are of the user that servers are used as.
     #[toml_example(nesting)]
     pub(super) users: Option<Vec<User>>,
 }

@@ -10,6 +10,7 @@ use pgx_wire::SqlState;
 use super::{FIRST_EPOCH, Worker};
 use crate::config::{Config, Database};
 use crate::ids::ClientId;
+use crate::permits::{Bounds, PoolKey};
 use crate::pool::Pool;
 use crate::route::{Router, Snapshot};
 use crate::secret::{Credentials, Secret};
@@ -38,6 +39,16 @@ pub(super) struct Entry {
     pub(super) credentials: Credentials,
     /// New transactions wait.
     pub(super) is_held: bool,
+    /// Its number on all threads.
+    pub(super) key: PoolKey,
+    /// Clients that are in, or about to be.
+    pub(super) clients: usize,
+    /// There was no permit; it is not asked for again before something changes.
+    pub(super) is_denied: bool,
+    /// This thread has stated that it wants one.
+    pub(super) has_want: bool,
+    /// Somebody wants the permits of its servers.
+    pub(super) is_wanted: bool,
 }
 
 /// Servers of a pool cannot be opened.
@@ -54,7 +65,7 @@ pub(super) struct Failure {
 }
 
 impl Entry {
-    fn new(name: Name, settings: Database) -> Self {
+    fn new(name: Name, settings: Database, key: PoolKey) -> Self {
         let snapshot = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
         Self {
             name,
@@ -66,6 +77,11 @@ impl Entry {
             admission: Vec::new(),
             failure: None,
             is_held: false,
+            key,
+            clients: 0,
+            is_denied: false,
+            has_want: false,
+            is_wanted: false,
         }
     }
 }
@@ -81,6 +97,16 @@ pub(super) fn secret<'a>(
 }
 
 impl Worker {
+    /// Pools that have servers before any client comes: of databases with a user of their own.
+    pub(super) fn enter_those_with_min(&mut self) {
+        let config = Rc::clone(&self.config);
+        for (name, database) in config.databases.iter().filter(|(name, _)| *name != b"*") {
+            if let Some(login) = database.login.as_ref().filter(|_| database.pool_min > 0) {
+                self.entry(&login.user, name);
+            }
+        }
+    }
+
     /// The pool for a client of this user in this database; `None` if there is no such database.
     pub(super) fn entry(&mut self, user: &[u8], database: &[u8]) -> Option<usize> {
         let settings = self.config.database(database)?;
@@ -90,11 +116,18 @@ impl Worker {
             return Some(*known);
         }
         let mut settings = settings.clone();
-        if let Some(special) = self.config.special.get(user) {
-            settings.mode = special.mode.unwrap_or(settings.mode);
-            settings.pool_size = special.pool_size.unwrap_or(settings.pool_size);
-        }
-        self.entries.push(Entry::new(name.clone(), settings));
+        let special = self.config.special.get(user).copied().unwrap_or_default();
+        settings.mode = special.mode.unwrap_or(settings.mode);
+        settings.pool_size = special.pool_size.unwrap_or(settings.pool_size);
+        let bounds = Bounds {
+            pool: settings.pool_size,
+            reserve: settings.reserve,
+            min: settings.pool_min.min(settings.pool_size),
+            database: settings.servers_max,
+            user: special.servers_max,
+        };
+        let key = self.permits.pool(user, database, bounds);
+        self.entries.push(Entry::new(name.clone(), settings, key));
         self.by_name.insert(name, self.entries.len() - 1);
         Some(self.entries.len() - 1)
     }

@@ -38,6 +38,7 @@ impl Worker {
             return self.not_opened(net, pool, said, server.refusal);
         }
         entry.pool.lost(id);
+        self.give_permit(pool);
         let Some(client) = server.client else { return self.serve(net, pool) };
         let said = if server.farewell.is_empty() { reason } else { &server.farewell };
         net.note(&Note::Lost { server: id, client, reason: said });

@@ -143,6 +143,9 @@ impl Worker {
             let message = alloc::format!("database \"{name}\" does not exist");
             return self.refuse(net, id, SqlState::INVALID_CATALOG_NAME, &message);
         };
+        if let Err(message) = self.count_client(id, &user, pool) {
+            return self.refuse(net, id, SqlState::TOO_MANY_CONNECTIONS, &message);
+        }
         let Some(client) = self.clients.get_mut(id) else { return };
         client.pool = pool;
         client.mode = self.entries[pool].settings.mode;
@@ -160,9 +163,7 @@ impl Worker {
             return self.welcome(net, id);
         }
         entry.admission.push(id);
-        if entry.pool.total() == 0 {
-            self.open_server(net, pool);
-        }
+        self.open_wanted(net, pool);
     }
 
     /// The client is in.
@@ -319,11 +320,7 @@ impl Worker {
         entry.pool.opened(id, self.now);
         if server.epoch < entry.router.epoch() {
             // Who serves has changed meanwhile.
-            self.close_server(net, id);
-            if !self.entries[pool].admission.is_empty() {
-                self.open_server(net, pool);
-            }
-            return;
+            return self.close_server(net, id);
         }
         if entry.welcome.is_none() {
             entry.welcome = Some(server.reported.clone());

@@ -11,8 +11,10 @@ mod from_client;
 mod from_server;
 mod login;
 mod rewrite;
+mod share;
 mod tick;
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -30,6 +32,7 @@ use crate::ids::{CancelId, ClientId, Places, ServerId};
 use crate::limits::RETRY_MS;
 use crate::net::{Net, Socket};
 use crate::note::Note;
+use crate::permits::{Permits, Whose};
 use crate::pool::Lease;
 use crate::route::{Epoch, Snapshot};
 use crate::scan::Words;
@@ -71,6 +74,7 @@ pub struct Gauges {
 #[derive(Debug)]
 pub struct Worker {
     config: Rc<Config>,
+    permits: Box<dyn Permits>,
     /// Which of the threads this is; a part of the numbers by which queries are cancelled.
     number: u8,
     clients: Places<Client>,
@@ -102,9 +106,15 @@ pub enum Owner {
 impl Worker {
     /// A worker without sessions.
     #[must_use]
-    pub fn new<N: Net>(config: Rc<Config>, number: u8, net: &mut N) -> Self {
-        Self {
+    pub fn new<N: Net>(
+        config: Rc<Config>,
+        permits: Box<dyn Permits>,
+        number: u8,
+        net: &mut N,
+    ) -> Self {
+        let mut worker = Self {
             config,
+            permits,
             number,
             clients: Places::default(),
             servers: Places::default(),
@@ -117,7 +127,9 @@ impl Worker {
             counts: Counts::default(),
             now: Now(0),
             scratch: Vec::new(),
-        }
+        };
+        worker.enter_those_with_min();
+        worker
     }
 
     /// What was counted so far.
@@ -140,7 +152,10 @@ impl Worker {
         let mut secret = [0; 32];
         net.random(&mut secret);
         let id = self.clients.add(|id| Client::new(id, socket, secret, now));
-        if self.clients.len() > self.config.clients_max {
+        let enters = self.permits.enter(Whose::All, self.config.clients_max);
+        if let Some(client) = self.clients.get_mut(id).filter(|_| enters) {
+            client.counted.among_all = true;
+        } else {
             let state = SqlState::TOO_MANY_CONNECTIONS;
             self.refuse(net, id, state, "too many clients already");
         }
@@ -202,6 +217,7 @@ impl Worker {
     /// The client is gone; its server is given back or closed.
     fn forget_client<N: Net>(&mut self, net: &mut N, id: ClientId) {
         let Some(client) = self.clients.remove(id) else { return };
+        self.uncount_client(&client.counted, client.pool);
         for statement in client.names.into_values() {
             self.statements.give_back(&statement);
         }
@@ -265,6 +281,9 @@ impl Worker {
         server.since = self.now;
         let pool = server.pool;
         entry.pool.give_back(id, self.now);
+        if entry.is_wanted {
+            self.offer_idle(net, pool);
+        }
         self.serve(net, pool);
     }
 
@@ -280,6 +299,7 @@ impl Worker {
         net.write(server.socket, &self.scratch);
         net.finish(server.socket);
         self.entries[server.pool].pool.lost(id);
+        self.give_permit(server.pool);
         self.serve(net, server.pool);
     }
 
@@ -289,10 +309,7 @@ impl Worker {
             let Some((client, server)) = self.entries[pool].pool.match_up() else { break };
             self.link(net, client, server);
         }
-        let entry = &mut self.entries[pool];
-        if entry.pool.wants_more(entry.settings.pool_size) {
-            self.open_server(net, pool);
-        }
+        self.open_wanted(net, pool);
     }
 
     /// A client needs a server. Says whether it has one now; else it waits.
@@ -302,7 +319,7 @@ impl Worker {
         let entry = &mut self.entries[pool];
         client.is_waiting = true;
         client.since = self.now;
-        match entry.pool.ask(id, entry.settings.pool_size, self.now) {
+        match entry.pool.ask(id, self.now) {
             Lease::Server(server) if !entry.is_held => {
                 self.take(net, id, server);
                 if self.clients.get(id).is_some_and(|client| !client.is_waiting) {
@@ -313,8 +330,7 @@ impl Worker {
                 entry.pool.give_back(server, self.now);
                 entry.pool.wait(id, self.now);
             }
-            Lease::Open => self.open_server(net, pool),
-            Lease::Wait => {}
+            Lease::Wait => self.open_wanted(net, pool),
         }
         // What comes meanwhile is kept: it should be little.
         if let Some(client) = self.clients.get_mut(id).filter(|client| !client.is_paused) {
@@ -360,12 +376,9 @@ impl Worker {
             !server.exchange.is_answered() && !client.settings.is_same(&mut client.proven);
     }
 
-    /// Opens one more server for a pool.
+    /// Opens one more server for a pool, for which there is a permit.
     fn open_server<N: Net>(&mut self, net: &mut N, pool: usize) {
         let entry = &mut self.entries[pool];
-        if entry.failure.as_ref().is_some_and(|failure| self.now < failure.retry) {
-            return;
-        }
         entry.pool.opening();
         let Some(address) = entry.router.pick(self.now) else {
             return self.not_opened(net, pool, b"no backend is known", None);
@@ -395,14 +408,11 @@ impl Worker {
         let has_more = times < entry.settings.backends.len();
         let retry = if has_more { self.now } else { self.now.after_ms(RETRY_MS) };
         entry.failure = Some(Failure { times, reason: reason.to_vec(), refusal, retry });
+        self.give_permit(pool);
         if refusal.is_some() || !has_more {
             self.give_up(net, pool, refusal.is_some());
         }
-        let entry = &self.entries[pool];
-        let is_wanted = entry.pool.wants_more(entry.settings.pool_size);
-        if has_more && (is_wanted || !entry.admission.is_empty()) {
-            self.open_server(net, pool);
-        }
+        self.open_wanted(net, pool);
     }
 
     /// Takes over a newer snapshot of who serves a database.
@@ -428,6 +438,14 @@ impl Worker {
     }
 
     fn close_idle<N: Net>(&mut self, net: &mut N, id: ServerId) {
+        if let Some(pool) = self.servers.get(id).map(|server| server.pool) {
+            self.end_idle(net, id);
+            self.give_permit(pool);
+        }
+    }
+
+    /// Closes an idle server whose permit is somebody else's already.
+    fn end_idle<N: Net>(&mut self, net: &mut N, id: ServerId) {
         let Some(server) = self.servers.remove(id) else { return };
         self.scratch.clear();
         frontend::write::terminate(&mut self.scratch);
@@ -482,9 +500,13 @@ pub(crate) const FIRST_EPOCH: Epoch = Epoch(0);
 #[cfg(test)]
 mod attack_tests;
 #[cfg(test)]
+mod desk;
+#[cfg(test)]
 mod pools_tests;
 #[cfg(test)]
 mod recount;
+#[cfg(test)]
+mod share_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

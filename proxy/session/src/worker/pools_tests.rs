@@ -15,13 +15,8 @@ use crate::route::ServerAddress;
 
 /// A database on a backend.
 pub(super) fn database(backend: &str, pool_size: usize) -> Database {
-    Database {
-        backends: alloc::vec![ServerAddress(backend.to_string())],
-        name: None,
-        login: None,
-        mode: PoolMode::Transaction,
-        pool_size,
-    }
+    let backends = alloc::vec![ServerAddress(backend.to_string())];
+    Database::new(backends, PoolMode::Transaction, pool_size)
 }
 
 /// A configuration without logins.
@@ -84,7 +79,7 @@ fn unknown_database_is_refused_in_postgresqls_words_unless_there_is_one_for_all_
 #[test]
 fn users_mode_and_size_come_before_those_of_the_database() {
     let mut config = config(alloc::vec![("shop", database("db:1", 1))]);
-    let own = User { mode: Some(PoolMode::Session), pool_size: Some(2) };
+    let own = User { mode: Some(PoolMode::Session), pool_size: Some(2), ..User::default() };
     config.special = BTreeMap::from([(b"bob".to_vec(), own)]);
     let mut bench = Bench::with(config);
     let mut clients = Vec::new();

@@ -9,6 +9,7 @@ use core::ops::Range;
 use pgx_wire::backend::{self, Status};
 use pgx_wire::{Frames, frontend};
 
+use super::desk::Desk;
 use super::recount::recount;
 use super::{Owner, Worker};
 use crate::config::{AuthMethod, Config, Database, PoolMode};
@@ -91,13 +92,14 @@ pub(super) struct Bench {
     pub(super) wire: Wire,
     pub(super) now: Now,
     clients: BTreeMap<Socket, ClientId>,
+    desk: Desk,
 }
 
 impl Bench {
     /// One database on one backend, for everybody.
     pub(super) fn new(mode: PoolMode, pool_size: usize) -> Self {
         let backends = alloc::vec![ServerAddress("db:5432".to_string())];
-        let database = Database { backends, name: None, login: None, mode, pool_size };
+        let database = Database::new(backends, mode, pool_size);
         Self::with(Config {
             databases: BTreeMap::from([(b"*".to_vec(), database)]),
             auth: AuthMethod::Trust,
@@ -108,9 +110,36 @@ impl Bench {
 
     /// As configured.
     pub(super) fn with(config: Config) -> Self {
-        let mut wire = Wire::default();
-        let worker = Worker::new(Rc::new(config), 0, &mut wire);
-        Self { worker, wire, now: Now(0), clients: BTreeMap::new() }
+        Self::threads(config, 1).remove(0)
+    }
+
+    /// Several workers as configured, which share what there may be.
+    pub(super) fn threads(config: Config, threads: usize) -> Vec<Self> {
+        let config = Rc::new(config);
+        let begin = |desk: Desk| {
+            let mut wire = Wire::default();
+            let worker = Worker::new(Rc::clone(&config), desk.boxed(), 0, &mut wire);
+            Self { worker, wire, now: Now(0), clients: BTreeMap::new(), desk }
+        };
+        Desk::all(threads).into_iter().map(begin).collect()
+    }
+
+    /// The worker reads what it was told by others. Says whether there was anything.
+    pub(super) fn read_mail(&mut self) -> bool {
+        let mut has_read = false;
+        while let Some(word) = self.desk.word() {
+            self.worker.told(&mut self.wire, word, self.now);
+            has_read = true;
+        }
+        self.check();
+        has_read
+    }
+
+    /// Time passes.
+    pub(super) fn tick(&mut self, ms: u64) {
+        self.now = self.now.after_ms(ms);
+        self.worker.tick(&mut self.wire, self.now);
+        self.check();
     }
 
     /// A client that has connected and said nothing.

@@ -28,6 +28,31 @@ pub(in crate::config) struct Database {
     /// Server connections of each user; default_pool_size if it is not given.
     #[toml_example(default = 20)]
     pub(in crate::config) pool_size: Option<u32>,
+    /// Server connections of each user that are kept even if nobody needs them, as long as the
+    /// user has clients or "user" is given.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) min_pool_size: u32,
+    /// Server connections of each user beyond pool_size, for clients that have waited long.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) reserve_pool_size: u32,
+    /// Seconds that a client waits before it may have one of those.
+    #[serde(default = "reserve_pool_timeout")]
+    #[toml_example(default = 5)]
+    pub(in crate::config) reserve_pool_timeout: u32,
+    /// Server connections of all users; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) max_db_connections: u32,
+    /// Clients; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) max_db_client_connections: u32,
+}
+
+fn reserve_pool_timeout() -> u32 {
+    5
 }
 
 #[derive(Debug, Deserialize, TomlExample)]
@@ -42,4 +67,12 @@ pub(in crate::config) struct User {
     /// Server connections in each database.
     #[toml_example(default = 5)]
     pub(in crate::config) pool_size: Option<u32>,
+    /// Server connections in all databases; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) max_user_connections: u32,
+    /// Clients that log in as this user; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) max_user_client_connections: u32,
 }
