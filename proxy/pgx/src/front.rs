@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use pgx_ring::Setup;
 use pgx_session::config::Config;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -136,7 +137,8 @@ fn start_pool(
         clients_max: proxy.max_client_conn,
         ..Config::default()
     };
-    let plan = Plan { threads: pool.threads, engine: pool.engine };
+    let setup = Setup { zero_copy_bytes_min: pool.zero_copy_bytes_min, ..Setup::default() };
+    let plan = Plan { threads: pool.threads, engine: pool.engine, setup };
     let socket = |address: &SocketAddr| {
         let listener = listen(*address, "proxy.listen", true).map_err(|error| error.to_string())?;
         listener.into_std().map(OwnedFd::from).map_err(|error| error.to_string())

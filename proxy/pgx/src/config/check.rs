@@ -143,7 +143,8 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
     let defaults = pools::Defaults { mode, pool_size };
     let databases = pools::databases(raw, defaults, problems);
     let special = pools::users(raw, problems);
-    Some(Pool { auth, users, databases, special, engine, threads })
+    let zero_copy_bytes_min = raw.zero_copy_bytes_min;
+    Some(Pool { auth, users, databases, special, engine, threads, zero_copy_bytes_min })
 }
 
 fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {

@@ -94,6 +94,7 @@ pub(crate) struct Pool {
     pub(crate) special: BTreeMap<Vec<u8>, User>,
     pub(crate) engine: Choice,
     pub(crate) threads: usize,
+    pub(crate) zero_copy_bytes_min: u32,
 }
 
 /// What `[vip]` says.

@@ -81,6 +81,7 @@ pub(crate) struct Workers {
 pub(crate) struct Plan {
     pub(crate) threads: usize,
     pub(crate) engine: Choice,
+    pub(crate) setup: Setup,
 }
 
 impl Shared {
@@ -125,7 +126,7 @@ impl Workers {
             let (ready, is_ready) = mpsc::channel();
             let (go, may_go) = mpsc::channel::<()>();
             let run = move || {
-                let begun = begin(number, &config, plan.engine, listeners, names, shared);
+                let begun = begin(number, &config, plan, listeners, names, shared);
                 match begun {
                     Ok((engine, driver, letters, waker)) => {
                         let _ = ready.send(Ok((engine.found().to_string(), waker)));
@@ -204,12 +205,12 @@ type Begun = (Engine, Driver, mpsc::Receiver<Letter>, Mailbox);
 fn begin(
     number: usize,
     config: &Config,
-    engine: Choice,
+    plan: Plan,
     listeners: Vec<OwnedFd>,
     names: Arc<Names>,
     shared: Arc<Shared>,
 ) -> Result<Begun, String> {
-    let mut engine = Engine::open(engine, &Setup::default())
+    let mut engine = Engine::open(plan.engine, &plan.setup)
         .map_err(|error| format!("the engine of a proxy thread cannot be opened: {error}"))?;
     let number = u8::try_from(number).map_err(|_| "too many threads".to_owned())?;
     let mut driver = Driver::new(engine.io(), config, number, names, shared);
