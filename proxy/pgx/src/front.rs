@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::Config;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -60,11 +61,12 @@ pub(crate) struct Proxy {
 /// When a socket, the users' file or an engine cannot be had.
 pub(crate) fn start(config: &config::Proxy) -> Result<Proxy, Failure> {
     let mut listeners = Vec::new();
-    for address in &config.listen {
-        listeners.push(listen(*address, "proxy.listen", false)?);
+    let mut bound = Vec::new();
+    for (address, attrs) in &config.listen {
+        let listener = listen(*address, "proxy.listen", false)?;
+        bound.extend(listener.local_addr().ok().map(|address| (address, *attrs)));
+        listeners.push(listener);
     }
-    let bound: Vec<SocketAddr> =
-        listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let (stop, stopped) = watch::channel(false);
     let mut accepting = JoinSet::new();
     let front = if let Some(pool) = &config.pool {
@@ -79,6 +81,7 @@ pub(crate) fn start(config: &config::Proxy) -> Result<Proxy, Failure> {
         }
         Front::Through(forwarder)
     };
+    let bound = bound.into_iter().map(|(address, _)| address).collect();
     Ok(Proxy { front, bound, stop, accepting })
 }
 
@@ -121,7 +124,7 @@ impl Proxy {
 fn start_pool(
     proxy: &config::Proxy,
     pool: &config::Pool,
-    bound: &[SocketAddr],
+    bound: &[(SocketAddr, SessionAttrs)],
 ) -> Result<Workers, String> {
     let users = match &pool.users {
         None => BTreeMap::new(),
@@ -137,9 +140,10 @@ fn start_pool(
         ..Config::default()
     };
     let plan = Plan { threads: pool.threads, engine: pool.engine };
-    let socket = |address: &SocketAddr| {
+    let socket = |(address, attrs): &(SocketAddr, SessionAttrs)| {
         let listener = listen(*address, "proxy.listen", true).map_err(|error| error.to_string())?;
-        listener.into_std().map(OwnedFd::from).map_err(|error| error.to_string())
+        let socket = listener.into_std().map_err(|error| error.to_string())?;
+        Ok((OwnedFd::from(socket), *attrs))
     };
     Workers::start(&sessions, plan, || bound.iter().map(socket).collect())
 }

@@ -4,7 +4,8 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::route::ServerAddress;
+use crate::attrs::SessionAttrs;
+use crate::route::Backend;
 use crate::secret::Secret;
 
 /// When a client gives its server back.
@@ -33,9 +34,13 @@ pub enum AuthMethod {
 #[derive(Clone, Debug)]
 pub struct Database {
     /// Where it is served, in order of preference among equals.
-    pub backends: Vec<ServerAddress>,
+    pub backends: Vec<Backend>,
     /// Its name there; the same if there is none.
     pub name: Option<String>,
+    /// Which of them its clients want, unless they say otherwise.
+    pub attrs: Option<SessionAttrs>,
+    /// How many milliseconds standbys may be behind; zero means no limit.
+    pub lag_ms_max: u64,
     /// As whom servers are used, whoever the client is; as the client's own user if there is none.
     pub login: Option<ForcedLogin>,
     /// When clients give their servers back.
@@ -57,10 +62,12 @@ pub struct Database {
 impl Database {
     /// A database without more settings.
     #[must_use]
-    pub fn new(backends: Vec<ServerAddress>, mode: PoolMode, pool_size: usize) -> Self {
+    pub fn new(backends: Vec<Backend>, mode: PoolMode, pool_size: usize) -> Self {
         Self {
             backends,
             name: None,
+            attrs: None,
+            lag_ms_max: 0,
             login: None,
             mode,
             pool_size,

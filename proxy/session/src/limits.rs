@@ -39,3 +39,11 @@ pub const HAND_OVER_MS: u64 = 50;
 /// How long a server lives before its thread closes it for another, in milliseconds: two threads
 /// that share one server hand it over at most twenty times a second.
 pub const TENURE_MS: u64 = 50;
+
+/// How long a backend of a kind that is not wanted is left out before it is asked again, in
+/// milliseconds: a standby that was promoted is found within that time.
+pub const ROLE_RETRY_MS: u64 = 1_000;
+
+/// How often servers of standbys are asked how far behind they are, in milliseconds, where that is
+/// limited.
+pub const LAG_CHECK_MS: u64 = 1_000;

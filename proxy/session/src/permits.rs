@@ -10,12 +10,24 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt::Debug;
 
+use crate::attrs::SessionAttrs;
 use crate::limits::HAND_OVER_MS;
 use crate::time::Now;
 
 /// A pool's number, the same on all threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PoolKey(usize);
+
+/// What tells pools from each other.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolName<'a> {
+    /// As whom servers are used.
+    pub user: &'a [u8],
+    /// The database, as clients name it.
+    pub database: &'a [u8],
+    /// Which servers.
+    pub attrs: SessionAttrs,
+}
 
 /// How many servers there may be. Zero means no bound where it would leave none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +89,7 @@ pub enum Whose<'a> {
 /// One thread's side of the bookkeeping.
 pub trait Permits: Debug {
     /// The number of a pool.
-    fn pool(&mut self, user: &[u8], database: &[u8], bounds: Bounds) -> PoolKey;
+    fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey;
     /// Takes a permit for one more server.
     fn take(&mut self, pool: PoolKey, need: Need) -> bool;
     /// Takes one if the pool has fewer servers than it always should.
@@ -134,7 +146,7 @@ pub struct Ledger {
     pools: Vec<Pool>,
     databases: Vec<Sum>,
     users: Vec<Sum>,
-    by_name: BTreeMap<(Vec<u8>, Vec<u8>), usize>,
+    by_name: BTreeMap<(Vec<u8>, Vec<u8>, SessionAttrs), usize>,
     /// In the order in which they were stated. None of them could be granted now.
     wants: Vec<Want>,
     /// What threads are to be told.
@@ -165,8 +177,9 @@ impl Ledger {
     }
 
     /// See [`Permits::pool`].
-    pub fn pool(&mut self, user: &[u8], database: &[u8], bounds: Bounds) -> PoolKey {
-        let name = (user.to_vec(), database.to_vec());
+    pub fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey {
+        let PoolName { user, database, attrs } = name;
+        let name = (user.to_vec(), database.to_vec(), attrs);
         if let Some(known) = self.by_name.get(&name) {
             return PoolKey(*known);
         }

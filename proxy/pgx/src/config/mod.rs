@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use pgx_bpf::Hook;
 use pgx_control::ids::NodeId;
 use pgx_ring::Choice;
+use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{AuthMethod, Database, User};
 use pgx_session::route::ServerAddress;
 
@@ -78,7 +79,8 @@ impl Means {
 /// What `[proxy]` says.
 #[derive(Clone, Debug)]
 pub(crate) struct Proxy {
-    pub(crate) listen: Vec<SocketAddr>,
+    /// Where clients come in, and which servers they want there.
+    pub(crate) listen: Vec<(SocketAddr, SessionAttrs)>,
     /// All of them, those of single databases included.
     pub(crate) backends: Vec<ServerAddress>,
     pub(crate) max_client_conn: usize,

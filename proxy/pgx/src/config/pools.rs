@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{Database, ForcedLogin, PoolMode, User};
 use pgx_session::limits::BACKENDS_MAX;
-use pgx_session::route::ServerAddress;
+use pgx_session::route::{Backend, ServerAddress};
 use pgx_session::secret::Secret;
 
 use super::{is_host_and_port, raw};
@@ -37,7 +38,8 @@ pub(super) fn databases(
         }
     }
     if !raw.backends.is_empty() {
-        let backends = raw.backends.iter().cloned().map(ServerAddress).collect();
+        let backends = raw.backends.iter().cloned().map(ServerAddress).map(Backend::from);
+        let backends = backends.collect();
         let others = Database::new(backends, defaults.mode, defaults.pool_size);
         databases.entry(OTHERS.as_bytes().to_vec()).or_insert(others);
     }
@@ -69,7 +71,7 @@ fn database(
         user: user.clone().into_bytes(),
         secret: given.password.as_ref().map(|password| Secret::parse(password.as_bytes())),
     });
-    let backends = own.unwrap_or(&raw.backends).iter().cloned().map(ServerAddress).collect();
+    let backends = weighed(key, own.unwrap_or(&raw.backends), given, problems);
     let mode = mode(key, given.pool_mode.as_deref(), problems).unwrap_or(defaults.mode);
     let pool_size = size(key, given.pool_size, problems).unwrap_or(defaults.pool_size);
     if count(given.min_pool_size) > pool_size {
@@ -78,6 +80,8 @@ fn database(
     }
     Database {
         name: given.dbname.clone(),
+        attrs: given.target.as_deref().map(|word| target(key, word, problems)),
+        lag_ms_max: u64::from(given.standby_lag_ms_max),
         login,
         pool_min: count(given.min_pool_size),
         reserve: count(given.reserve_pool_size),
@@ -86,6 +90,35 @@ fn database(
         clients_max: count(given.max_db_client_connections),
         ..Database::new(backends, mode, pool_size)
     }
+}
+
+/// The backends with their shares.
+fn weighed(
+    key: &str,
+    backends: &[String],
+    given: &raw::Database,
+    problems: &mut Vec<String>,
+) -> Vec<Backend> {
+    for (name, weight) in &given.weights {
+        if !backends.contains(name) || *weight == 0 {
+            problems
+                .push(format!("{key}: weights: {name:?} = {weight} is not a share of a backend"));
+        }
+    }
+    let weighed = |name: &String| Backend {
+        address: ServerAddress(name.clone()),
+        weight: given.weights.get(name).copied().unwrap_or(1),
+    };
+    backends.iter().map(weighed).collect()
+}
+
+/// Which servers a word means.
+pub(super) fn target(key: &str, word: &str, problems: &mut Vec<String>) -> SessionAttrs {
+    SessionAttrs::from_word(word.as_bytes()).unwrap_or_else(|| {
+        let words: Vec<_> = SessionAttrs::WORDS.iter().map(|(word, _)| *word).collect();
+        problems.push(format!("{key}: target {word:?} is none of {}", words.join(", ")));
+        SessionAttrs::Any
+    })
 }
 
 /// What is special about users.
@@ -181,12 +214,12 @@ mod tests {
              name = \"plain\"\n",
         );
         let shop = &pool.databases[&b"shop"[..]];
-        assert_eq!((shop.backends[0].0.as_str(), shop.pool_size), ("db2:5432", 3));
+        assert_eq!((shop.backends[0].address.0.as_str(), shop.pool_size), ("db2:5432", 3));
         assert_eq!((shop.name.as_deref(), shop.mode), (Some("shop_v2"), PoolMode::Session));
         assert_eq!(shop.login.as_ref().unwrap().user, b"app");
         for name in [&b"plain"[..], b"*"] {
             let other = &pool.databases[name];
-            assert_eq!((other.backends[0].0.as_str(), other.pool_size), ("db1:5432", 7));
+            assert_eq!((other.backends[0].address.0.as_str(), other.pool_size), ("db1:5432", 7));
             assert_eq!(other.mode, PoolMode::Transaction);
         }
     }

@@ -6,7 +6,7 @@ mod pools;
 use serde::Deserialize;
 use toml_example::TomlExample;
 
-pub(super) use pools::{Database, User};
+pub(super) use pools::{Database, Listener, User};
 
 /// Configuration of pgx. A node has the roles whose sections are there: switch on what it is to be.
 #[derive(Debug, Deserialize, TomlExample)]
@@ -89,6 +89,10 @@ pub(super) struct Proxy {
     /// Threads that serve clients; as many as there are processors if it is not given.
     #[toml_example(default = 2)]
     pub(super) threads: Option<u32>,
+    /// With a pool: more addresses to listen on, whose clients want certain servers. A client may
+    /// say otherwise by options=-c pgx.target=..., and so may its database.
+    #[toml_example(nesting)]
+    pub(super) listeners: Option<Vec<Listener>>,
     /// With a pool: databases with settings of their own.
     #[toml_example(nesting)]
     pub(super) databases: Option<Vec<Database>>,

@@ -16,6 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use pgx_ring::{Choice, Engine, Setup, Waker};
+use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::Config;
 use pgx_session::permits::{Ledger, Word};
 use pgx_session::route::ServerAddress;
@@ -107,7 +108,7 @@ impl Workers {
     pub(crate) fn start(
         config: &Config,
         plan: Plan,
-        listen: impl Fn() -> Result<Vec<OwnedFd>, String>,
+        listen: impl Fn() -> Result<Vec<(OwnedFd, SessionAttrs)>, String>,
     ) -> Result<Self, String> {
         let shared = Arc::new(Shared {
             started: Instant::now(),
@@ -205,7 +206,7 @@ fn begin(
     number: usize,
     config: &Config,
     engine: Choice,
-    listeners: Vec<OwnedFd>,
+    listeners: Vec<(OwnedFd, SessionAttrs)>,
     names: Arc<Names>,
     shared: Arc<Shared>,
 ) -> Result<Begun, String> {
@@ -213,10 +214,10 @@ fn begin(
         .map_err(|error| format!("the engine of a proxy thread cannot be opened: {error}"))?;
     let number = u8::try_from(number).map_err(|_| "too many threads".to_owned())?;
     let mut driver = Driver::new(engine.io(), config, number, names, shared);
-    for listener in listeners {
+    for (listener, attrs) in listeners {
         let key =
             engine.io().listen(listener).map_err(|error| format!("cannot listen: {error}"))?;
-        driver.listeners.push(key);
+        driver.listeners.push((key, attrs));
     }
     let (letters, received) = mpsc::channel();
     let mailbox = Mailbox { letters, waker: engine.waker() };
@@ -271,7 +272,7 @@ fn read_letters(
                 driver.with(engine.io(), |worker, wire| worker.told(wire, word, now));
             }
             Letter::Close => {
-                for listener in std::mem::take(&mut driver.listeners) {
+                for (listener, _) in std::mem::take(&mut driver.listeners) {
                     engine.io().abort(listener);
                 }
             }
@@ -291,7 +292,7 @@ fn publish(worker: &Worker, counts: &Counts) {
 /// Looks names up now and again, until the end.
 fn look_names_up(config: &Config, names: Arc<Names>, shared: Arc<Shared>) -> Result<(), String> {
     let backends = config.databases.values().flat_map(|database| &database.backends);
-    let mut all: Vec<ServerAddress> = backends.cloned().collect();
+    let mut all: Vec<ServerAddress> = backends.map(|each| each.address.clone()).collect();
     all.sort();
     all.dedup();
     let is_name =

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use pgx_session::permits::{Bounds, Ledger, Need, Offer, Permits, PoolKey, Whose, Word};
+use pgx_session::permits::{Bounds, Ledger, Need, Offer, Permits, PoolKey, PoolName, Whose, Word};
 use pgx_session::time::Now;
 
 use super::{Letter, Shared};
@@ -41,8 +41,8 @@ impl Desk {
 }
 
 impl Permits for Desk {
-    fn pool(&mut self, user: &[u8], database: &[u8], bounds: Bounds) -> PoolKey {
-        self.ask(|ledger, _| ledger.pool(user, database, bounds))
+    fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey {
+        self.ask(|ledger, _| ledger.pool(name, bounds))
     }
 
     fn take(&mut self, pool: PoolKey, need: Need) -> bool {

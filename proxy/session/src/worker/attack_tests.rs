@@ -397,7 +397,7 @@ fn server_whose_login_began_before_a_change_of_primary_is_not_used() {
     let (mut bench, client, _, server) = two();
     bench.end(server);
     bench.say(client, &query("a"));
-    let backends = alloc::vec![ServerAddress("new:5432".into())];
+    let backends = alloc::vec![ServerAddress("new:5432".into()).into()];
     let snapshot = Snapshot { epoch: Epoch(1), backends };
     bench.worker.handle_snapshot(&mut bench.wire, b"shop", &snapshot, bench.now);
     let old = bench.open_all()[0];

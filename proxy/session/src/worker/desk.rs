@@ -6,7 +6,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::permits::{Bounds, Ledger, Need, Offer, Permits, PoolKey, Whose, Word};
+use crate::permits::{Bounds, Ledger, Need, Offer, Permits, PoolKey, PoolName, Whose, Word};
 use crate::time::Now;
 
 /// One thread's side of it.
@@ -46,8 +46,8 @@ impl Desk {
 }
 
 impl Permits for Desk {
-    fn pool(&mut self, user: &[u8], database: &[u8], bounds: Bounds) -> PoolKey {
-        self.ask(|ledger| ledger.pool(user, database, bounds))
+    fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey {
+        self.ask(|ledger| ledger.pool(name, bounds))
     }
 
     fn take(&mut self, pool: PoolKey, need: Need) -> bool {

@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 use pgx_wire::SqlState;
 
 use super::{FIRST_EPOCH, Worker};
+use crate::attrs::SessionAttrs;
 use crate::config::{Config, Database};
 use crate::ids::ClientId;
-use crate::permits::{Bounds, PoolKey};
+use crate::permits::{Bounds, PoolKey, PoolName};
 use crate::pool::Pool;
 use crate::route::{Router, Snapshot};
 use crate::secret::{Credentials, Secret};
@@ -22,6 +23,7 @@ use crate::time::Now;
 pub(super) struct Name {
     pub(super) user: Vec<u8>,
     pub(super) database: Vec<u8>,
+    pub(super) attrs: SessionAttrs,
 }
 
 /// The servers of one user in one database, and how to open more.
@@ -68,10 +70,10 @@ impl Entry {
     fn new(name: Name, settings: Database, key: PoolKey) -> Self {
         let snapshot = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
         Self {
+            router: Router::new(&snapshot, name.attrs),
             name,
             settings: Rc::new(settings),
             pool: Pool::default(),
-            router: Router::new(&snapshot),
             welcome: None,
             credentials: Credentials::default(),
             admission: Vec::new(),
@@ -102,16 +104,27 @@ impl Worker {
         let config = Rc::clone(&self.config);
         for (name, database) in config.databases.iter().filter(|(name, _)| *name != b"*") {
             if let Some(login) = database.login.as_ref().filter(|_| database.pool_min > 0) {
-                self.entry(&login.user, name);
+                self.entry(&login.user, name, None, SessionAttrs::Any);
             }
         }
     }
 
     /// The pool for a client of this user in this database; `None` if there is no such database.
-    pub(super) fn entry(&mut self, user: &[u8], database: &[u8]) -> Option<usize> {
+    /// A client that names servers comes before its database, and that before its listener.
+    ///
+    /// All statements of a client are sent to this pool: to send single statements elsewhere, the
+    /// pool would be chosen again where a client asks for a server.
+    pub(super) fn entry(
+        &mut self,
+        user: &[u8],
+        database: &[u8],
+        asked: Option<SessionAttrs>,
+        listener: SessionAttrs,
+    ) -> Option<usize> {
         let settings = self.config.database(database)?;
         let user = settings.login.as_ref().map_or(user, |login| &login.user);
-        let name = Name { user: user.to_vec(), database: database.to_vec() };
+        let attrs = asked.or(settings.attrs).unwrap_or(listener);
+        let name = Name { user: user.to_vec(), database: database.to_vec(), attrs };
         if let Some(known) = self.by_name.get(&name) {
             return Some(*known);
         }
@@ -126,7 +139,7 @@ impl Worker {
             database: settings.servers_max,
             user: special.servers_max,
         };
-        let key = self.permits.pool(user, database, bounds);
+        let key = self.permits.pool(PoolName { user, database, attrs }, bounds);
         self.entries.push(Entry::new(name.clone(), settings, key));
         self.by_name.insert(name, self.entries.len() - 1);
         Some(self.entries.len() - 1)

@@ -12,6 +12,7 @@ mod from_server;
 mod login;
 mod rewrite;
 mod share;
+mod standby;
 mod tick;
 
 use alloc::boxed::Box;
@@ -25,6 +26,7 @@ use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
+use crate::attrs::SessionAttrs;
 use crate::client::{self, Client};
 use crate::config::{Config, PoolMode};
 use crate::exchange::Owed;
@@ -145,13 +147,22 @@ impl Worker {
         Gauges { clients: self.clients.len(), waiting, servers: self.servers.len() }
     }
 
-    /// A client has connected.
-    pub fn accepted<N: Net>(&mut self, net: &mut N, socket: Socket, now: Now) -> ClientId {
+    /// A client has connected, where clients want such servers unless they say otherwise.
+    pub fn accepted<N: Net>(
+        &mut self,
+        net: &mut N,
+        socket: Socket,
+        listener: SessionAttrs,
+        now: Now,
+    ) -> ClientId {
         self.now = now;
         self.counts.clients += 1;
         let mut secret = [0; 32];
         net.random(&mut secret);
-        let id = self.clients.add(|id| Client::new(id, socket, secret, now));
+        let id = self.clients.add(|id| {
+            let client = Client::new(id, socket, secret, now);
+            Client { listener, ..client }
+        });
         let enters = self.permits.enter(Whose::All, self.config.clients_max);
         if let Some(client) = self.clients.get_mut(id).filter(|_| enters) {
             client.counted.among_all = true;
@@ -273,13 +284,17 @@ impl Worker {
             // Nobody else may meet a cancel that was meant for the last client.
             return;
         }
-        let entry = &mut self.entries[server.pool];
-        let is_old = server.epoch < entry.router.epoch();
-        if server.exchange.is_doubtful() || server.is_leaving || is_old {
+        let is_old = server.epoch < self.entries[server.pool].router.epoch();
+        if server.exchange.is_doubtful() || server.is_leaving || is_old || !self.is_near(net, id) {
             return self.close_server(net, id);
         }
+        if self.ask_lag(net, id) {
+            return;
+        }
+        let Some(server) = self.servers.get_mut(id) else { return };
         server.since = self.now;
         let pool = server.pool;
+        let entry = &mut self.entries[pool];
         entry.pool.give_back(id, self.now);
         if entry.is_wanted {
             self.offer_idle(net, pool);
@@ -387,8 +402,11 @@ impl Worker {
             entry.router.handle_failure(&address, self.now);
             return self.not_opened(net, pool, b"no connection can be made", None);
         };
-        let (epoch, now) = (entry.router.epoch(), self.now);
-        let id = self.servers.add(|id| Server::new(id, socket, pool, address, epoch, now));
+        let (epoch, now, attrs) = (entry.router.epoch(), self.now, entry.name.attrs);
+        let id = self.servers.add(|id| {
+            let server = Server::new(id, socket, pool, address, epoch, now);
+            Server { attrs, ..server }
+        });
         net.own(socket, Owner::Server(id));
     }
 
@@ -405,7 +423,7 @@ impl Worker {
         let entry = &mut self.entries[pool];
         entry.pool.failed();
         let times = entry.failure.as_ref().map_or(0, |failure| failure.times) + 1;
-        let has_more = times < entry.settings.backends.len();
+        let has_more = times < entry.router.backends();
         let retry = if has_more { self.now } else { self.now.after_ms(RETRY_MS) };
         entry.failure = Some(Failure { times, reason: reason.to_vec(), refusal, retry });
         self.give_permit(pool);
@@ -507,6 +525,8 @@ mod pools_tests;
 mod recount;
 #[cfg(test)]
 mod share_tests;
+#[cfg(test)]
+mod standby_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -20,7 +20,7 @@ fn two() -> (Bench, Bench) {
 
 /// Everybody reads what others have said, until there is nothing more.
 fn settle(benches: &mut [&mut Bench]) {
-    while benches.iter_mut().fold(false, |any, bench| bench.read_mail() || any) {}
+    while benches.iter_mut().any(|bench| bench.read_mail()) {}
 }
 
 /// A client and the server that was opened for it.

@@ -38,6 +38,7 @@ impl Worker {
             self.entries[pool].is_denied = false;
             self.offer_idle(net, pool);
             self.keep_min(net, pool);
+            self.ask_idle_lags(net, pool);
             self.serve(net, pool);
         }
     }
