@@ -39,4 +39,9 @@ pub(crate) const THREADS_MAX: usize = 127;
 /// How often names of backends are looked up again.
 pub(crate) const NAMES_PAUSE: Duration = Duration::from_secs(15);
 
+/// How long an operator who pauses a database is kept until its last server is closed; then it is
+/// said how many are left.
+pub(crate) const PAUSE_WAIT: Duration = Duration::from_secs(5);
+
 const _: () = assert!(CONNECT_TRIES_MAX > 0);
+const _: () = assert!(PAUSE_WAIT.as_millis() < pgx_control::limits::ADMIN_CLIENT_MS_MAX as u128);

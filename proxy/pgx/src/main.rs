@@ -18,6 +18,7 @@ mod front;
 mod init;
 mod kernel;
 mod limits;
+mod pause;
 mod peer;
 mod serve;
 mod telemetry;

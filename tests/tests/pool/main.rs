@@ -4,6 +4,7 @@
 mod alike;
 mod databases;
 mod lost;
+mod pause;
 mod roles;
 mod session;
 mod shared;
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
     // Each has its own pgx, but PostgreSQL's processes are looked at by all.
     arguments.test_threads = Some(1);
     let tests: Vec<(&str, Test)> =
-        [alike::TESTS, databases::TESTS, lost::TESTS, roles::TESTS, shared::TESTS]
+        [alike::TESTS, databases::TESTS, lost::TESTS, pause::TESTS, roles::TESTS, shared::TESTS]
             .into_iter()
             .flatten()
             .copied()

@@ -5,6 +5,7 @@
 //! the wrong one, and the end. Counts are published a few times a second.
 
 mod driver;
+mod hold;
 mod names;
 mod permits;
 
@@ -24,7 +25,10 @@ use pgx_session::time::Now;
 use pgx_session::worker::Worker;
 use tracing::{error, info};
 
+pub(crate) use self::hold::Databases;
+
 use self::driver::Driver;
+use self::hold::Order;
 use self::names::Names;
 use crate::limits::{NAMES_PAUSE, TICK};
 
@@ -34,6 +38,8 @@ enum Letter {
     Cancel(u32, Vec<u8>),
     /// Something about permits for servers.
     Permit(Word),
+    /// New transactions are held, or go on.
+    Databases(Databases, Order),
     /// No new clients from here on.
     Close,
 }
@@ -50,6 +56,8 @@ struct Shared {
     mailboxes: Mutex<Vec<Mailbox>>,
     counts: Vec<Counts>,
     ledger: Mutex<Ledger>,
+    /// Of the last change of backends by an operator.
+    epoch: AtomicU64,
     ends: AtomicBool,
 }
 
@@ -74,6 +82,7 @@ pub(crate) struct Totals {
 /// The threads.
 pub(crate) struct Workers {
     shared: Arc<Shared>,
+    names: Arc<Names>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -115,11 +124,16 @@ impl Workers {
             mailboxes: Mutex::new(Vec::new()),
             counts: (0..plan.threads).map(|_| Counts::default()).collect(),
             ledger: Mutex::new(Ledger::new(plan.threads)),
+            epoch: AtomicU64::new(0),
             ends: AtomicBool::new(false),
         });
         let names = Arc::new(Names::default());
         let mut goes = Vec::new();
-        let workers = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
+        let workers = Self {
+            shared: Arc::clone(&shared),
+            names: Arc::clone(&names),
+            threads: Mutex::new(Vec::new()),
+        };
         for number in 0..plan.threads {
             let (config, names) = (config.clone(), Arc::clone(&names));
             let (shared, listeners) = (Arc::clone(&shared), listen()?);
@@ -270,6 +284,9 @@ fn read_letters(
             }
             Letter::Permit(word) => {
                 driver.with(engine.io(), |worker, wire| worker.told(wire, word, now));
+            }
+            Letter::Databases(databases, order) => {
+                hold::carry_out(engine.io(), driver, &databases, order, shared);
             }
             Letter::Close => {
                 for (listener, _) in std::mem::take(&mut driver.listeners) {

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use pgx_wire::SqlState;
 
-use super::{FIRST_EPOCH, Worker};
+use super::{FIRST_EPOCH, Hold, Worker};
 use crate::attrs::SessionAttrs;
 use crate::config::{Config, Database};
 use crate::ids::ClientId;
@@ -40,7 +40,9 @@ pub(super) struct Entry {
     pub(super) failure: Option<Failure>,
     pub(super) credentials: Credentials,
     /// New transactions wait.
-    pub(super) is_held: bool,
+    pub(super) hold: Option<Hold>,
+    /// Until when what has begun may go on.
+    pub(super) drain: Option<Now>,
     /// Its number on all threads.
     pub(super) key: PoolKey,
     /// Clients that are in, or about to be.
@@ -67,10 +69,9 @@ pub(super) struct Failure {
 }
 
 impl Entry {
-    fn new(name: Name, settings: Database, key: PoolKey) -> Self {
-        let snapshot = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
+    fn new(name: Name, settings: Database, snapshot: &Snapshot, key: PoolKey) -> Self {
         Self {
-            router: Router::new(&snapshot, name.attrs),
+            router: Router::new(snapshot, name.attrs),
             name,
             settings: Rc::new(settings),
             pool: Pool::default(),
@@ -78,7 +79,8 @@ impl Entry {
             credentials: Credentials::default(),
             admission: Vec::new(),
             failure: None,
-            is_held: false,
+            hold: None,
+            drain: None,
             key,
             clients: 0,
             is_denied: false,
@@ -140,7 +142,11 @@ impl Worker {
             user: special.servers_max,
         };
         let key = self.permits.pool(PoolName { user, database, attrs }, bounds);
-        self.entries.push(Entry::new(name.clone(), settings, key));
+        let configured = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
+        let snapshot = self.snapshot_of(database).unwrap_or(&configured);
+        let mut entry = Entry::new(name.clone(), settings, snapshot, key);
+        entry.hold = self.hold_of(database);
+        self.entries.push(entry);
         self.by_name.insert(name, self.entries.len() - 1);
         Some(self.entries.len() - 1)
     }

@@ -354,6 +354,10 @@ impl Worker {
         for client in core::mem::take(&mut self.entries[pool].admission) {
             self.welcome(net, client);
         }
+        if self.entries[pool].hold.is_some() {
+            // It was on its way when that began.
+            self.close_idle(net, id);
+        }
         self.serve(net, pool);
     }
 }

@@ -9,6 +9,7 @@ mod entry;
 mod fail;
 mod from_client;
 mod from_server;
+mod hold;
 mod login;
 mod rewrite;
 mod share;
@@ -43,6 +44,7 @@ use crate::settings::Settings;
 use crate::statements::Statements;
 use crate::time::Now;
 use entry::{Entry, Failure};
+pub use hold::{Hold, Scope};
 
 /// What a worker counts, since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +86,11 @@ pub struct Worker {
     cancels: Places<cancel::Cancel>,
     entries: Vec<Entry>,
     by_name: BTreeMap<entry::Name, usize>,
+    /// How databases are held, by their names; those that are not there, as all are.
+    holds: BTreeMap<Vec<u8>, Option<Hold>>,
+    hold_all: Option<Hold>,
+    /// Who serves them, where that is not what the configuration says.
+    snapshots: BTreeMap<Vec<u8>, Snapshot>,
     statements: Statements,
     /// Verifiers of users whose passwords are known, as clients were shown them.
     verifiers: BTreeMap<Vec<u8>, Verifier>,
@@ -123,6 +130,9 @@ impl Worker {
             cancels: Places::default(),
             entries: Vec::new(),
             by_name: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            hold_all: None,
+            snapshots: BTreeMap::new(),
             statements: Statements::default(),
             verifiers: BTreeMap::new(),
             mock: auth::mock_secret(net),
@@ -285,7 +295,9 @@ impl Worker {
             return;
         }
         let is_old = server.epoch < self.entries[server.pool].router.epoch();
-        if server.exchange.is_doubtful() || server.is_leaving || is_old || !self.is_near(net, id) {
+        let is_held = self.entries[server.pool].hold.is_some();
+        let is_over = server.exchange.is_doubtful() || server.is_leaving || is_old || is_held;
+        if is_over || !self.is_near(net, id) {
             return self.close_server(net, id);
         }
         if self.ask_lag(net, id) {
@@ -320,7 +332,7 @@ impl Worker {
 
     /// Gives free servers to those who wait, and opens more where that is allowed.
     fn serve<N: Net>(&mut self, net: &mut N, pool: usize) {
-        while !self.entries[pool].is_held {
+        while self.entries[pool].hold.is_none() {
             let Some((client, server)) = self.entries[pool].pool.match_up() else { break };
             self.link(net, client, server);
         }
@@ -335,7 +347,7 @@ impl Worker {
         client.is_waiting = true;
         client.since = self.now;
         match entry.pool.ask(id, self.now) {
-            Lease::Server(server) if !entry.is_held => {
+            Lease::Server(server) if entry.hold.is_none() => {
                 self.take(net, id, server);
                 if self.clients.get(id).is_some_and(|client| !client.is_waiting) {
                     return true;
@@ -433,28 +445,6 @@ impl Worker {
         self.open_wanted(net, pool);
     }
 
-    /// Takes over a newer snapshot of who serves a database.
-    pub fn handle_snapshot<N: Net>(
-        &mut self,
-        net: &mut N,
-        database: &[u8],
-        snapshot: &Snapshot,
-        now: Now,
-    ) {
-        self.now = now;
-        for pool in 0..self.entries.len() {
-            let entry = &mut self.entries[pool];
-            if entry.name.database != database || !entry.router.handle_snapshot(snapshot) {
-                continue;
-            }
-            let idle: Vec<_> = entry.pool.idle().collect();
-            for id in idle {
-                self.close_idle(net, id);
-            }
-            self.serve(net, pool);
-        }
-    }
-
     fn close_idle<N: Net>(&mut self, net: &mut N, id: ServerId) {
         if let Some(pool) = self.servers.get(id).map(|server| server.pool) {
             self.end_idle(net, id);
@@ -470,17 +460,6 @@ impl Worker {
         net.write(server.socket, &self.scratch);
         net.finish(server.socket);
         self.entries[server.pool].pool.lost(id);
-    }
-
-    /// Holds new transactions of a database, or lets them go on.
-    pub fn hold<N: Net>(&mut self, net: &mut N, database: &[u8], is_held: bool, now: Now) {
-        self.now = now;
-        for pool in 0..self.entries.len() {
-            if self.entries[pool].name.database == database {
-                self.entries[pool].is_held = is_held;
-                self.serve(net, pool);
-            }
-        }
     }
 }
 
@@ -519,6 +498,8 @@ pub(crate) const FIRST_EPOCH: Epoch = Epoch(0);
 mod attack_tests;
 #[cfg(test)]
 mod desk;
+#[cfg(test)]
+mod hold_tests;
 #[cfg(test)]
 mod pools_tests;
 #[cfg(test)]
