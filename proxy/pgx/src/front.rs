@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tracing::{error, warn};
 
 use crate::config;
+use crate::descriptors;
 use crate::exit::Failure;
 use crate::forward::Forwarder;
 use crate::limits::{DRAIN_MAX, TICK};
@@ -58,8 +59,9 @@ pub(crate) struct Proxy {
 /// Starts the proxy.
 ///
 /// # Errors
-/// When a socket, the users' file or an engine cannot be had.
+/// When a socket, the users' file, an engine or enough open files cannot be had.
 pub(crate) fn start(config: &config::Proxy) -> Result<Proxy, Failure> {
+    descriptors::raise(config).map_err(Failure::Failed)?;
     let mut listeners = Vec::new();
     let mut bound = Vec::new();
     for (address, attrs) in &config.listen {

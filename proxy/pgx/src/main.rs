@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod controller;
 mod ctl;
+mod descriptors;
 mod doctor;
 mod exit;
 mod fence;

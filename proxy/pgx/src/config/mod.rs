@@ -156,11 +156,16 @@ impl std::error::Error for Problems {}
 pub(crate) fn load(path: &Path) -> Result<Config, Problems> {
     let read = std::fs::read_to_string(path)
         .map_err(|error| vec![format!("cannot be read: {error}")])
-        .and_then(|text| parse(&text));
+        .and_then(|text| parse(&text))
+        .and_then(|config| {
+            let problem = config.proxy.as_ref().and_then(crate::descriptors::check);
+            problem.map_or(Ok(config), |problem| Err(vec![problem]))
+        });
     read.map_err(|problems| Problems { file: path.to_owned(), problems })
 }
 
-fn parse(text: &str) -> Result<Config, Vec<String>> {
+/// Checks the text of a file, as far as that does not depend on the machine.
+pub(crate) fn parse(text: &str) -> Result<Config, Vec<String>> {
     let raw: raw::Config =
         toml::from_str(text).map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
     check::check(raw)

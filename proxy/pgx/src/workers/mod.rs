@@ -30,7 +30,7 @@ pub(crate) use self::hold::Databases;
 use self::driver::Driver;
 use self::hold::Order;
 use self::names::Names;
-use crate::limits::{NAMES_PAUSE, TICK};
+use crate::limits::{NAMES_PAUSE, SOCKETS_MAX, TICK};
 
 /// What a thread is told.
 enum Letter {
@@ -224,7 +224,10 @@ fn begin(
     names: Arc<Names>,
     shared: Arc<Shared>,
 ) -> Result<Begun, String> {
-    let mut engine = Engine::open(engine, &Setup::default())
+    // The kernel may lead all clients to one thread.
+    let clients = u32::try_from(config.clients_max).unwrap_or(u32::MAX);
+    let sockets_max = clients.saturating_add(Setup::default().sockets_max).min(SOCKETS_MAX);
+    let mut engine = Engine::open(engine, &Setup { sockets_max, ..Setup::default() })
         .map_err(|error| format!("the engine of a proxy thread cannot be opened: {error}"))?;
     let number = u8::try_from(number).map_err(|_| "too many threads".to_owned())?;
     let mut driver = Driver::new(engine.io(), config, number, names, shared);
