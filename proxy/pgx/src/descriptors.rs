@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn each_database_counts_with_a_full_pool_and_no_more_than_it_may_have() {
-        let text = "[proxy]\nbackends = [\"db:1\"]\npool_mode = \"session\"\nauth_type = \"trust\"\n\
+        let text = "[proxy]\nbackends = [\"db:1\"]\npool_mode = \"session\"\n\
+                    auth_type = \"trust\"\n\
                     max_client_conn = 500\ndefault_pool_size = 10\nthreads = 1\n\
                     [[proxy.databases]]\nname = \"a\"\npool_size = 30\nreserve_pool_size = 5\n\
                     [[proxy.databases]]\nname = \"b\"\npool_size = 30\nmax_db_connections = 3\n";

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use core::fmt::Debug;
 
 use crate::attrs::SessionAttrs;
-use crate::limits::HAND_OVER_MS;
+use crate::limits::YIELD_MS;
 use crate::time::Now;
 
 /// A pool's number, the same on all threads.
@@ -256,8 +256,7 @@ impl Ledger {
         let mut wants = self.wants.iter().filter(|want| !own(want) && self.relieves(key.0, want));
         let Some(first) = wants.next() else { return Offer::Declined };
         // Each time costs a login, so a small difference is let be.
-        let is_theirs =
-            |want: &Want| waits.is_none_or(|own| want.since.after_ms(HAND_OVER_MS) < own);
+        let is_theirs = |want: &Want| waits.is_none_or(|own| want.since.after_ms(YIELD_MS) < own);
         if !is_theirs(first) && !wants.any(is_theirs) {
             return Offer::Kept;
         }
@@ -286,6 +285,12 @@ impl Ledger {
         if *count == 0 {
             self.clients.remove(&name);
         }
+    }
+
+    /// Permits that a thread has of a pool, those included that it has not been told of.
+    #[cfg(test)]
+    pub(crate) fn held(&self, thread: usize, PoolKey(pool): PoolKey) -> usize {
+        self.pools[pool].held[thread]
     }
 
     /// Which bounds are reached for one more server: the pool's, the database's, the user's.

@@ -1,6 +1,7 @@
 //! Random threads with random clients: never above a bound, and nobody starves.
 
 use super::*;
+use crate::limits::HAND_OVER_MS;
 
 const THREADS: usize = 3;
 
@@ -227,7 +228,7 @@ fn idle_server_of_one_thread_is_what_another_gets_and_a_busy_one_is_not() {
     assert_eq!(model.ledger.words(), [(0, Word::Wanted(key))]);
     // Somebody waits there who came at the same time: it stays.
     assert_eq!(model.ledger.offer(0, key, Some(Now(0))), Offer::Kept);
-    assert_eq!(model.ledger.offer(0, key, Some(Now(HAND_OVER_MS + 1))), Offer::Taken);
+    assert_eq!(model.ledger.offer(0, key, Some(Now(YIELD_MS + 1))), Offer::Taken);
     assert_eq!(model.ledger.words(), [(1, Word::Granted(key))]);
     assert_eq!(model.ledger.offer(1, key, None), Offer::Declined);
 }

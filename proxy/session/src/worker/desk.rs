@@ -37,6 +37,14 @@ impl Desk {
         mail.remove(at).map(|(_, word)| word)
     }
 
+    /// Permits of a pool, those included that are in the mail.
+    pub(super) fn held(&self, pool: PoolKey) -> (usize, usize) {
+        let mail = self.mail.borrow();
+        let granted = (self.thread, Word::Granted(pool));
+        let mailed = mail.iter().filter(|letter| **letter == granted).count();
+        (self.ledger.borrow().held(self.thread, pool), mailed)
+    }
+
     fn ask<T>(&self, ask: impl FnOnce(&mut Ledger) -> T) -> T {
         let mut ledger = self.ledger.borrow_mut();
         let answer = ask(&mut ledger);

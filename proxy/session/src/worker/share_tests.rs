@@ -8,7 +8,7 @@ use super::pools_tests::{config, database};
 use super::testing::{Bench, done, query};
 use super::tests::states;
 use crate::config::{ForcedLogin, User};
-use crate::limits::{HAND_OVER_MS, TENURE_MS};
+use crate::limits::{HAND_OVER_MS, TENURE_MS, YIELD_MS};
 use crate::net::Socket;
 
 /// Two threads, and one server for both.
@@ -62,7 +62,7 @@ fn busy_server_goes_to_a_thread_whose_clients_have_waited_much_longer() {
     one.say(server, &done("SELECT 2", Status::Idle));
     let sent = one.take(server);
     assert!(sent.ends_with(&query("select 3")), "its own client has waited nearly as long");
-    one.tick(HAND_OVER_MS + 1);
+    one.tick(YIELD_MS + 1);
     one.say(mine, &query("select 4"));
     one.say(server, &done("SELECT 3", Status::Idle));
     assert!(one.is_closed(server), "the other has waited longer by far");

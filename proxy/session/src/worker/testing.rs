@@ -252,6 +252,10 @@ impl Bench {
     /// The numbers are right, and who may be read from is.
     pub(super) fn check(&self) {
         recount(&self.worker);
+        for entry in &self.worker.entries {
+            let (held, mailed) = self.desk.held(entry.key);
+            assert_eq!(held, entry.pool.total() + mailed, "permits and servers");
+        }
         for client in self.worker.clients.iter() {
             let is_paused = self.wire.paused.contains(&client.socket);
             assert_eq!(is_paused, client.is_paused, "{client:?}");
