@@ -86,6 +86,9 @@ pub enum Whose<'a> {
     Database(&'a [u8]),
 }
 
+/// Settings with their values.
+pub type Reported = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// One thread's side of the bookkeeping.
 pub trait Permits: Debug {
     /// The number of a pool.
@@ -102,6 +105,10 @@ pub trait Permits: Debug {
     fn offer(&mut self, pool: PoolKey, waits: Option<Now>) -> Offer;
     /// A permit is wanted no more.
     fn withdraw(&mut self, pool: PoolKey);
+    /// What servers of the pool report at their start, as a thread has seen.
+    fn tell_reported(&mut self, pool: PoolKey, reported: &Reported);
+    /// The same, for a thread that has seen none.
+    fn reported(&mut self, pool: PoolKey) -> Option<Reported>;
     /// One more client, if there may be; zero means no bound.
     fn enter(&mut self, whose: Whose<'_>, max: usize) -> bool;
     /// A client that was counted leaves.
@@ -115,6 +122,7 @@ struct Pool {
     user: usize,
     /// Servers by thread.
     held: Vec<usize>,
+    reported: Option<Reported>,
 }
 
 impl Pool {
@@ -188,6 +196,7 @@ impl Ledger {
             database: number(&mut self.databases, database),
             user: number(&mut self.users, user),
             held: alloc::vec![0; self.threads],
+            reported: None,
         };
         self.pools.push(pool);
         self.by_name.insert(name, self.pools.len() - 1);
@@ -267,6 +276,17 @@ impl Ledger {
     /// See [`Permits::withdraw`].
     pub fn withdraw(&mut self, thread: usize, PoolKey(pool): PoolKey) {
         self.wants.retain(|want| want.thread != thread || want.pool != pool);
+    }
+
+    /// See [`Permits::tell_reported`].
+    pub fn tell_reported(&mut self, PoolKey(pool): PoolKey, reported: &Reported) {
+        self.pools[pool].reported.get_or_insert_with(|| reported.clone());
+    }
+
+    /// See [`Permits::reported`].
+    #[must_use]
+    pub fn reported(&self, PoolKey(pool): PoolKey) -> Option<Reported> {
+        self.pools[pool].reported.clone()
     }
 
     /// See [`Permits::enter`].

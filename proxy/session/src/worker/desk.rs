@@ -6,7 +6,9 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::permits::{Bounds, Ledger, Need, Offer, Permits, PoolKey, PoolName, Whose, Word};
+use crate::permits::{
+    Bounds, Ledger, Need, Offer, Permits, PoolKey, PoolName, Reported, Whose, Word,
+};
 use crate::time::Now;
 
 /// One thread's side of it.
@@ -80,6 +82,14 @@ impl Permits for Desk {
 
     fn withdraw(&mut self, pool: PoolKey) {
         self.ask(|ledger| ledger.withdraw(self.thread, pool));
+    }
+
+    fn tell_reported(&mut self, pool: PoolKey, reported: &Reported) {
+        self.ask(|ledger| ledger.tell_reported(pool, reported));
+    }
+
+    fn reported(&mut self, pool: PoolKey) -> Option<Reported> {
+        self.ask(|ledger| ledger.reported(pool))
     }
 
     fn enter(&mut self, whose: Whose<'_>, max: usize) -> bool {

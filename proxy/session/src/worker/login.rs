@@ -170,6 +170,10 @@ impl Worker {
         let Some(client) = self.clients.get(id) else { return };
         let pool = client.pool;
         let entry = &mut self.entries[pool];
+        if entry.welcome.is_none() {
+            // Another thread may have seen one.
+            entry.welcome = self.permits.reported(entry.key).map(Settings::new);
+        }
         if entry.welcome.is_some() {
             return self.welcome(net, id);
         }
@@ -347,6 +351,7 @@ impl Worker {
         }
         if entry.welcome.is_none() {
             entry.welcome = Some(server.reported.clone());
+            self.permits.tell_reported(entry.key, server.reported.values());
         }
         if self.ask_lag(net, id) {
             self.entries[pool].pool.borrow(id);
