@@ -36,8 +36,8 @@ const _: () = assert!(RETRY_MS <= BACK_OFF_MS_MIN);
 pub const HAND_OVER_MS: u64 = 50;
 
 /// How much longer than here somebody must have waited on another thread for a server in use to be
-/// closed, in milliseconds: the price is a login, and what is known of the others' clients is as old
-/// as the last tick.
+/// closed, in milliseconds: the price is a login, and what is known of the others' clients is as
+/// old as the last tick.
 pub const YIELD_MS: u64 = 150;
 
 /// How long a server lives before its thread closes it for another, in milliseconds: two threads

@@ -497,6 +497,8 @@ pub(crate) const FIRST_EPOCH: Epoch = Epoch(0);
 #[cfg(test)]
 mod attack_tests;
 #[cfg(test)]
+mod chaos_tests;
+#[cfg(test)]
 mod desk;
 #[cfg(test)]
 mod hold_tests;

@@ -317,6 +317,10 @@ impl Bench {
         tags(&self.take(socket))
     }
 
+    pub(super) fn is_paused(&self, socket: Socket) -> bool {
+        self.wire.paused.contains(&socket)
+    }
+
     pub(super) fn is_closed(&self, socket: Socket) -> bool {
         self.wire.closed.contains(&socket)
     }
