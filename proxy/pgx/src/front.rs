@@ -137,6 +137,7 @@ fn start_pool(
         databases: pool.databases.clone(),
         users,
         special: pool.special.clone(),
+        usual: pool.usual,
         auth: pool.auth,
         clients_max: proxy.max_client_conn,
         ..Config::default()

@@ -114,6 +114,8 @@ pub struct Config {
     pub users: BTreeMap<Vec<u8>, Secret>,
     /// What is special about users, by their names.
     pub special: BTreeMap<Vec<u8>, User>,
+    /// What holds for all other users.
+    pub usual: User,
     /// How clients prove who they are.
     pub auth: AuthMethod,
     /// Clients at once.
@@ -144,6 +146,7 @@ impl Default for Config {
             databases: BTreeMap::new(),
             users: BTreeMap::new(),
             special: BTreeMap::new(),
+            usual: User::default(),
             auth: AuthMethod::Scram,
             clients_max: 1_000,
             prepared_max: 200,

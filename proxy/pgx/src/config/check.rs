@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use pgx_control::ids::NodeId;
 use pgx_ring::Choice;
 use pgx_session::attrs::SessionAttrs;
-use pgx_session::config::{AuthMethod, PoolMode};
+use pgx_session::config::{AuthMethod, PoolMode, User};
 use pgx_session::route::{Backend, ServerAddress};
 
 use super::{Config, Control, Fence, Means, Pool, Postgres, Proxy, pools, raw, vip};
@@ -138,9 +138,6 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
             raw.auth_type
         ));
     }
-    if raw.default_pool_size == 0 {
-        problems.push("proxy.default_pool_size: 0 would leave every client waiting".to_owned());
-    }
     let threads = raw
         .threads
         .map_or_else(workers::threads, |count| usize::try_from(count).unwrap_or(usize::MAX));
@@ -151,11 +148,11 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         problems.push(format!("proxy.engine: {problem}"));
         Choice::Auto
     });
-    let pool_size = usize::try_from(raw.default_pool_size).unwrap_or(usize::MAX);
-    let defaults = pools::Defaults { mode, pool_size };
-    let databases = pools::databases(raw, defaults, problems);
+    let defaults = pools::defaults(raw, mode, problems);
+    let databases = pools::databases(raw, &defaults, problems);
     let special = pools::users(raw, problems);
-    Some(Pool { auth, users, databases, special, engine, threads })
+    let usual = User { servers_max: pools::count(raw.max_user_connections), ..User::default() };
+    Some(Pool { auth, users, databases, special, usual, engine, threads })
 }
 
 fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {

@@ -94,6 +94,8 @@ pub(crate) struct Pool {
     pub(crate) users: Option<PathBuf>,
     pub(crate) databases: BTreeMap<Vec<u8>, Database>,
     pub(crate) special: BTreeMap<Vec<u8>, User>,
+    /// What holds for all other users.
+    pub(crate) usual: User,
     pub(crate) engine: Choice,
     pub(crate) threads: usize,
 }

@@ -82,6 +82,28 @@ pub(super) struct Proxy {
     #[serde(default = "default_pool_size")]
     #[toml_example(default = 20)]
     pub(super) default_pool_size: u32,
+    /// With a pool: server connections of each user in each database that are kept even if nobody
+    /// needs them, as long as the user has clients there.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(super) min_pool_size: u32,
+    /// With a pool: server connections of each user in each database beyond default_pool_size, for
+    /// clients that have waited long.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(super) reserve_pool_size: u32,
+    /// With a pool: seconds that a client waits before it may have one of those.
+    #[serde(default = "reserve_pool_timeout")]
+    #[toml_example(default = 5)]
+    pub(super) reserve_pool_timeout: u32,
+    /// With a pool: server connections of all users in each database; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(super) max_db_connections: u32,
+    /// With a pool: server connections of each user in all databases; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(super) max_user_connections: u32,
     /// With a pool: how its threads do their I/O: "auto", "full" (io_uring of kernel 6.1 and
     /// later), "reduced" (io_uring of older kernels) or "epoll".
     #[toml_example(default = "auto")]
@@ -108,6 +130,10 @@ fn pool_mode() -> String {
 
 fn auth_type() -> String {
     "scram-sha-256".to_owned()
+}
+
+fn reserve_pool_timeout() -> u32 {
+    5
 }
 
 fn default_pool_size() -> u32 {

@@ -131,7 +131,7 @@ impl Worker {
             return Some(*known);
         }
         let mut settings = settings.clone();
-        let special = self.config.special.get(user).copied().unwrap_or_default();
+        let special = *self.config.special.get(user).unwrap_or(&self.config.usual);
         settings.mode = special.mode.unwrap_or(settings.mode);
         settings.pool_size = special.pool_size.unwrap_or(settings.pool_size);
         let bounds = Bounds {

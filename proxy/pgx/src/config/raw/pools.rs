@@ -44,29 +44,21 @@ pub(in crate::config) struct Database {
     pub(in crate::config) pool_size: Option<u32>,
     /// Server connections of each user that are kept even if nobody needs them, as long as the
     /// user has clients or "user" is given.
-    #[serde(default)]
     #[toml_example(default = 0)]
-    pub(in crate::config) min_pool_size: u32,
+    pub(in crate::config) min_pool_size: Option<u32>,
     /// Server connections of each user beyond pool_size, for clients that have waited long.
-    #[serde(default)]
     #[toml_example(default = 0)]
-    pub(in crate::config) reserve_pool_size: u32,
+    pub(in crate::config) reserve_pool_size: Option<u32>,
     /// Seconds that a client waits before it may have one of those.
-    #[serde(default = "reserve_pool_timeout")]
     #[toml_example(default = 5)]
-    pub(in crate::config) reserve_pool_timeout: u32,
+    pub(in crate::config) reserve_pool_timeout: Option<u32>,
     /// Server connections of all users; 0 means no limit.
-    #[serde(default)]
     #[toml_example(default = 0)]
-    pub(in crate::config) max_db_connections: u32,
+    pub(in crate::config) max_db_connections: Option<u32>,
     /// Clients; 0 means no limit.
     #[serde(default)]
     #[toml_example(default = 0)]
     pub(in crate::config) max_db_client_connections: u32,
-}
-
-fn reserve_pool_timeout() -> u32 {
-    5
 }
 
 #[derive(Debug, Deserialize, TomlExample)]
@@ -82,9 +74,8 @@ pub(in crate::config) struct User {
     #[toml_example(default = 5)]
     pub(in crate::config) pool_size: Option<u32>,
     /// Server connections in all databases; 0 means no limit.
-    #[serde(default)]
     #[toml_example(default = 0)]
-    pub(in crate::config) max_user_connections: u32,
+    pub(in crate::config) max_user_connections: Option<u32>,
     /// Clients that log in as this user; 0 means no limit.
     #[serde(default)]
     #[toml_example(default = 0)]
