@@ -33,16 +33,41 @@ impl Database {
     /// # Errors
     /// As for [`Self::start`].
     pub fn start_with(words: &[&str], settings: &str) -> anyhow::Result<Self> {
-        let bin = postgres::find_programs(None)?;
-        let user = User::from_name("postgres")?.context("there is no user postgres")?;
-        let folder = tempfile::tempdir().context("cannot make a folder")?;
-        chown(folder.path(), Some(user.uid), Some(user.gid))?;
-        let (user, settings) = ((user.uid, user.gid), settings.to_owned());
-        let database = Self { folder, bin, user, settings };
+        let database = Self::prepare(settings)?;
         let data = database.data().display().to_string();
         database.run("initdb", &[&["--pgdata", &data, "--no-sync"], words].concat())?;
         database.begin()?;
         Ok(database)
+    }
+
+    /// Makes a standby that streams from this one, and starts it.
+    ///
+    /// # Errors
+    /// As for [`Self::start`], or when this one does not run.
+    pub fn standby(&self) -> anyhow::Result<Self> {
+        let standby = Self::prepare(&self.settings)?;
+        let (data, source) = (standby.data(), text(self.socket_folder())?);
+        let from = ["--host", source, "--username", "postgres", "--checkpoint", "fast"];
+        let to = ["--pgdata", text(&data)?, "--write-recovery-conf", "--no-sync"];
+        standby.run("pg_basebackup", &[&from[..], &to[..]].concat())?;
+        standby.begin()?;
+        Ok(standby)
+    }
+
+    /// Lets a standby become a primary.
+    ///
+    /// # Errors
+    /// When it does not run, or is none.
+    pub fn promote(&self) -> anyhow::Result<()> {
+        self.run("pg_ctl", &["--pgdata", text(&self.data())?, "--wait", "promote"])
+    }
+
+    fn prepare(settings: &str) -> anyhow::Result<Self> {
+        let bin = postgres::find_programs(None)?;
+        let user = User::from_name("postgres")?.context("there is no user postgres")?;
+        let folder = tempfile::tempdir().context("cannot make a folder")?;
+        chown(folder.path(), Some(user.uid), Some(user.gid))?;
+        Ok(Self { folder, bin, user: (user.uid, user.gid), settings: settings.to_owned() })
     }
 
     /// Starts it again after [`Self::kill`].

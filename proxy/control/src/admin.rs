@@ -95,6 +95,25 @@ pub enum Verb {
         /// The voter.
         to: u64,
     },
+    /// Hold new transactions of a database. Asked of this process' pool, not the cluster.
+    PauseDatabase {
+        /// The database as clients name it; `*` for all.
+        database: String,
+        /// Milliseconds that each client waits; zero for as long as for any server.
+        #[serde(default)]
+        wait_ms: u64,
+        /// Milliseconds after which transactions under way are ended; zero for never.
+        #[serde(default)]
+        drain_ms: u64,
+    },
+    /// Let them go on. Asked of this process' pool, not the cluster.
+    ResumeDatabase {
+        /// The database as clients name it; `*` for all.
+        database: String,
+        /// Where it is from now on, as host:port; where it was if there is none.
+        #[serde(default)]
+        backends: Vec<String>,
+    },
     /// Fence this host's PostgreSQL on an operator's word. Asked of this process, not the cluster.
     Fence,
     /// Take that back. Asked of this process, not the cluster.
@@ -167,6 +186,11 @@ pub enum Refusal {
     NoCluster,
     /// The controller waits for its disk.
     Stalled,
+    /// The pool of this process did not carry it out.
+    Pool {
+        /// Why, for people.
+        detail: String,
+    },
     /// The fence of this host did not carry it out.
     Fence {
         /// Why, for people.
@@ -201,7 +225,9 @@ impl fmt::Display for Refusal {
             Self::Stalled => {
                 write!(out, "the controller waits for the disk under control.data; try again")
             }
-            Self::Fence { detail } | Self::Cluster { detail } => out.write_str(detail),
+            Self::Pool { detail } | Self::Fence { detail } | Self::Cluster { detail } => {
+                out.write_str(detail)
+            }
         }
     }
 }

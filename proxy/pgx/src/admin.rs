@@ -30,6 +30,7 @@ use crate::controller::{Control, Question};
 use crate::fence::Fence;
 use crate::front::Front;
 use crate::kernel::Kernel;
+use crate::pause;
 use crate::peer::PeerSet;
 use crate::vip::Addresses;
 
@@ -199,6 +200,13 @@ impl Node {
         if let Verb::Fence | Verb::Unfence { .. } = verb {
             return self.fence_verb(&verb);
         }
+        if let Verb::PauseDatabase { .. } | Verb::ResumeDatabase { .. } = verb {
+            let proxy = self.config.proxy.as_ref();
+            return match pause::carry_out(self.front.as_ref(), proxy, &verb).await {
+                Ok(line) => Body::Done(vec![line]),
+                Err(detail) => Body::Refused(Refusal::Pool { detail }),
+            };
+        }
         let Some(controller) = &self.controller else { return Body::Refused(Refusal::NoCluster) };
         if let Verb::Node { address: Some(address), .. } = &verb
             && !is_host_and_port(address)
@@ -266,7 +274,12 @@ impl Node {
 /// What a verb asks of the cluster; `None` for those that only look.
 fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
     Some(match verb {
-        Verb::Status | Verb::ShowConfig | Verb::Fence | Verb::Unfence { .. } => return None,
+        Verb::Status
+        | Verb::ShowConfig
+        | Verb::PauseDatabase { .. }
+        | Verb::ResumeDatabase { .. }
+        | Verb::Fence
+        | Verb::Unfence { .. } => return None,
         Verb::EditConfig(SharedChange { durability, lease, policy }) => {
             ClusterRequest::Edit(Change { lease, durability, policy })
         }

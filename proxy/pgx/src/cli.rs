@@ -128,10 +128,17 @@ pub(crate) enum CtlVerb {
         #[command(flatten)]
         dry: Dry,
     },
-    /// Leaves failover to operators
-    Pause,
-    /// Takes failover back from operators
-    Resume,
+    /// Holds new transactions of a database; without one, leaves failover to operators
+    Pause(Pause),
+    /// Lets them go on; without a database, takes failover back from operators
+    Resume {
+        /// The database as clients name it; '*' for all
+        #[arg(value_name = "DATABASE")]
+        database: Option<String>,
+        /// Where it is from now on; may be given several times
+        #[arg(long, value_name = "HOST:PORT", requires = "database")]
+        on: Vec<String>,
+    },
     /// Prints the settings that all nodes share
     ShowConfig,
     /// Changes settings that all nodes share, in $EDITOR unless told otherwise
@@ -150,6 +157,19 @@ pub(crate) enum CtlVerb {
         #[arg(long, value_name = "NUMBER")]
         epoch: u64,
     },
+}
+
+#[derive(Args)]
+pub(crate) struct Pause {
+    /// The database as clients name it; '*' for all
+    #[arg(value_name = "DATABASE")]
+    pub(crate) database: Option<String>,
+    /// Seconds that each client waits before it gets an error; as for any server without it
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "database")]
+    pub(crate) wait: u32,
+    /// Seconds after which transactions under way are ended; never without it
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "database")]
+    pub(crate) drain: u32,
 }
 
 #[derive(Args)]

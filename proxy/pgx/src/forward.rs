@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use pgx_session::route::{Epoch, Router, ServerAddress, Snapshot};
+use pgx_session::attrs::SessionAttrs;
+use pgx_session::route::{Backend, Epoch, Router, ServerAddress, Snapshot};
 use pgx_session::time::Now;
 use pgx_wire::limits::STARTUP_BYTES_MAX;
 use pgx_wire::{ErrorResponse, Severity, SqlState, Startup, startup};
@@ -42,10 +43,11 @@ pub(crate) struct Forwarder {
 impl Forwarder {
     /// A forwarder to the backends that the configuration names.
     pub(crate) fn new(config: &config::Proxy) -> Arc<Self> {
-        let snapshot = Snapshot { epoch: Epoch(0), backends: config.backends.clone() };
+        let backends = config.backends.iter().cloned().map(Backend::from).collect();
+        let snapshot = Snapshot { epoch: Epoch(0), backends };
         Arc::new(Self {
             counters: Counters::default(),
-            router: Mutex::new(Router::new(&snapshot)),
+            router: Mutex::new(Router::new(&snapshot, SessionAttrs::Any)),
             max_client_conn: u64::try_from(config.max_client_conn).unwrap_or(u64::MAX),
             started: Instant::now(),
         })

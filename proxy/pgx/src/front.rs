@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use pgx_ring::Setup;
+use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::Config;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, warn};
 
 use crate::config;
+use crate::descriptors;
 use crate::exit::Failure;
 use crate::forward::Forwarder;
 use crate::limits::{DRAIN_MAX, TICK};
@@ -58,14 +60,16 @@ pub(crate) struct Proxy {
 /// Starts the proxy.
 ///
 /// # Errors
-/// When a socket, the users' file or an engine cannot be had.
+/// When a socket, the users' file, an engine or enough open files cannot be had.
 pub(crate) fn start(config: &config::Proxy) -> Result<Proxy, Failure> {
+    descriptors::raise(config).map_err(Failure::Failed)?;
     let mut listeners = Vec::new();
-    for address in &config.listen {
-        listeners.push(listen(*address, "proxy.listen", false)?);
+    let mut bound = Vec::new();
+    for (address, attrs) in &config.listen {
+        let listener = listen(*address, "proxy.listen", false)?;
+        bound.extend(listener.local_addr().ok().map(|address| (address, *attrs)));
+        listeners.push(listener);
     }
-    let bound: Vec<SocketAddr> =
-        listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let (stop, stopped) = watch::channel(false);
     let mut accepting = JoinSet::new();
     let front = if let Some(pool) = &config.pool {
@@ -80,6 +84,7 @@ pub(crate) fn start(config: &config::Proxy) -> Result<Proxy, Failure> {
         }
         Front::Through(forwarder)
     };
+    let bound = bound.into_iter().map(|(address, _)| address).collect();
     Ok(Proxy { front, bound, stop, accepting })
 }
 
@@ -122,7 +127,7 @@ impl Proxy {
 fn start_pool(
     proxy: &config::Proxy,
     pool: &config::Pool,
-    bound: &[SocketAddr],
+    bound: &[(SocketAddr, SessionAttrs)],
 ) -> Result<Workers, String> {
     let users = match &pool.users {
         None => BTreeMap::new(),
@@ -133,15 +138,17 @@ fn start_pool(
         databases: pool.databases.clone(),
         users,
         special: pool.special.clone(),
+        usual: pool.usual,
         auth: pool.auth,
         clients_max: proxy.max_client_conn,
         ..Config::default()
     };
     let setup = Setup { zero_copy_bytes_min: pool.zero_copy_bytes_min, ..Setup::default() };
     let plan = Plan { threads: pool.threads, engine: pool.engine, setup };
-    let socket = |address: &SocketAddr| {
+    let socket = |(address, attrs): &(SocketAddr, SessionAttrs)| {
         let listener = listen(*address, "proxy.listen", true).map_err(|error| error.to_string())?;
-        listener.into_std().map(OwnedFd::from).map_err(|error| error.to_string())
+        let socket = listener.into_std().map_err(|error| error.to_string())?;
+        Ok((OwnedFd::from(socket), *attrs))
     };
     Workers::start(&sessions, plan, || bound.iter().map(socket).collect())
 }

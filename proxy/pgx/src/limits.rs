@@ -39,4 +39,19 @@ pub(crate) const THREADS_MAX: usize = 127;
 /// How often names of backends are looked up again.
 pub(crate) const NAMES_PAUSE: Duration = Duration::from_secs(15);
 
+/// Sockets of one proxy thread: as many as a ring's table of files may have.
+pub(crate) const SOCKETS_MAX: u32 = 1 << 20;
+
+/// Files that a proxy thread has open beside its sockets: its ring or epoll, what wakes it, timers.
+pub(crate) const DESCRIPTORS_OF_THREAD: u64 = 8;
+
+/// Files that the process has open beside its proxy: the admin socket and its clients, links to
+/// other nodes, logs, BPF programs and maps.
+pub(crate) const DESCRIPTORS_SPARE: u64 = 128;
+
+/// How long an operator who pauses a database is kept until its last server is closed; then it is
+/// said how many are left.
+pub(crate) const PAUSE_WAIT: Duration = Duration::from_secs(5);
+
 const _: () = assert!(CONNECT_TRIES_MAX > 0);
+const _: () = assert!(PAUSE_WAIT.as_millis() < pgx_control::limits::ADMIN_CLIENT_MS_MAX as u128);

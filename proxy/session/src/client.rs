@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use pgx_wire::Walker;
 
+use crate::attrs::SessionAttrs;
 use crate::config::PoolMode;
 use crate::ids::{ClientId, ServerId};
 use crate::login::Login;
@@ -73,6 +74,8 @@ pub(crate) struct Client {
     pub(crate) mode: PoolMode,
     pub(crate) pool: usize,
     pub(crate) counted: Counted,
+    /// Which servers it wants, by where it came in.
+    pub(crate) listener: SessionAttrs,
     pub(crate) server: Option<ServerId>,
     /// What came while it had no server.
     pub(crate) held: Vec<u8>,
@@ -109,6 +112,7 @@ impl Client {
             mode: PoolMode::Session,
             pool: 0,
             counted: Counted::default(),
+            listener: SessionAttrs::Any,
             server: None,
             held: Vec::new(),
             is_waiting: false,

@@ -4,7 +4,8 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::route::ServerAddress;
+use crate::attrs::SessionAttrs;
+use crate::route::Backend;
 use crate::secret::Secret;
 
 /// When a client gives its server back.
@@ -33,9 +34,13 @@ pub enum AuthMethod {
 #[derive(Clone, Debug)]
 pub struct Database {
     /// Where it is served, in order of preference among equals.
-    pub backends: Vec<ServerAddress>,
+    pub backends: Vec<Backend>,
     /// Its name there; the same if there is none.
     pub name: Option<String>,
+    /// Which of them its clients want, unless they say otherwise.
+    pub attrs: Option<SessionAttrs>,
+    /// How many milliseconds standbys may be behind; zero means no limit.
+    pub lag_ms_max: u64,
     /// As whom servers are used, whoever the client is; as the client's own user if there is none.
     pub login: Option<ForcedLogin>,
     /// When clients give their servers back.
@@ -57,10 +62,12 @@ pub struct Database {
 impl Database {
     /// A database without more settings.
     #[must_use]
-    pub fn new(backends: Vec<ServerAddress>, mode: PoolMode, pool_size: usize) -> Self {
+    pub fn new(backends: Vec<Backend>, mode: PoolMode, pool_size: usize) -> Self {
         Self {
             backends,
             name: None,
+            attrs: None,
+            lag_ms_max: 0,
             login: None,
             mode,
             pool_size,
@@ -107,6 +114,8 @@ pub struct Config {
     pub users: BTreeMap<Vec<u8>, Secret>,
     /// What is special about users, by their names.
     pub special: BTreeMap<Vec<u8>, User>,
+    /// What holds for all other users.
+    pub usual: User,
     /// How clients prove who they are.
     pub auth: AuthMethod,
     /// Clients at once.
@@ -137,6 +146,7 @@ impl Default for Config {
             databases: BTreeMap::new(),
             users: BTreeMap::new(),
             special: BTreeMap::new(),
+            usual: User::default(),
             auth: AuthMethod::Scram,
             clients_max: 1_000,
             prepared_max: 200,

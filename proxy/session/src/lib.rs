@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+pub mod attrs;
 mod client;
 pub mod config;
 mod exchange;

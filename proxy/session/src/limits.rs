@@ -31,11 +31,23 @@ pub const RETRY_MS: u64 = 100;
 
 const _: () = assert!(RETRY_MS <= BACK_OFF_MS_MIN);
 
-/// How much longer than here somebody must have waited on another thread for a server to be closed
-/// so that it can open one, and how long clients wait for servers of their own thread before others
-/// are asked, in milliseconds: the price is a login, and each thread is to keep what it uses.
+/// How long clients wait for servers of their own thread before others are asked for theirs, in
+/// milliseconds.
 pub const HAND_OVER_MS: u64 = 50;
+
+/// How much longer than here somebody must have waited on another thread for a server in use to be
+/// closed, in milliseconds: the price is a login, and what is known of the others' clients is as
+/// old as the last tick.
+pub const YIELD_MS: u64 = 150;
 
 /// How long a server lives before its thread closes it for another, in milliseconds: two threads
 /// that share one server hand it over at most twenty times a second.
 pub const TENURE_MS: u64 = 50;
+
+/// How long a backend of a kind that is not wanted is left out before it is asked again, in
+/// milliseconds: a standby that was promoted is found within that time.
+pub const ROLE_RETRY_MS: u64 = 1_000;
+
+/// How often servers of standbys are asked how far behind they are, in milliseconds, where that is
+/// limited.
+pub const LAG_CHECK_MS: u64 = 1_000;

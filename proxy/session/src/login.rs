@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use crate::attrs::SessionAttrs;
 use pgx_wire::auth::md5::Stored;
 use pgx_wire::auth::scram::{Mechanism, Verifier, client, server};
 
@@ -11,6 +12,8 @@ use pgx_wire::auth::scram::{Mechanism, Verifier, client, server};
 pub(crate) struct Login {
     pub(crate) user: Vec<u8>,
     pub(crate) database: Vec<u8>,
+    /// Which servers it wants, if it says so.
+    pub(crate) attrs: Option<SessionAttrs>,
     pub(crate) step: Step,
 }
 
@@ -45,6 +48,8 @@ pub(crate) const MECHANISM: Mechanism = Mechanism::Plain;
 pub(crate) struct ServerLogin {
     /// The server has accepted us.
     pub(crate) is_in: bool,
+    /// It was asked whether it is in recovery, since it does not report that.
+    pub(crate) is_asked: bool,
     pub(crate) exchange: Exchange,
 }
 

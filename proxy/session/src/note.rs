@@ -36,6 +36,20 @@ pub enum Note<'a> {
         /// Why, as far as it is known; a server's own message is quoted.
         reason: &'a [u8],
     },
+    /// A server is not of the kind that clients want, such as a standby.
+    OtherKind {
+        /// Where.
+        address: &'a ServerAddress,
+    },
+    /// A standby is too far behind, and left out for a while.
+    Behind {
+        /// Where.
+        address: &'a ServerAddress,
+        /// How far, in milliseconds; `None` if it cannot tell.
+        found_ms: Option<u64>,
+        /// How far it may be.
+        max_ms: u64,
+    },
     /// A server connection ended while a client had it.
     Lost {
         /// Which.

@@ -10,12 +10,24 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt::Debug;
 
-use crate::limits::HAND_OVER_MS;
+use crate::attrs::SessionAttrs;
+use crate::limits::YIELD_MS;
 use crate::time::Now;
 
 /// A pool's number, the same on all threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PoolKey(usize);
+
+/// What tells pools from each other.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolName<'a> {
+    /// As whom servers are used.
+    pub user: &'a [u8],
+    /// The database, as clients name it.
+    pub database: &'a [u8],
+    /// Which servers.
+    pub attrs: SessionAttrs,
+}
 
 /// How many servers there may be. Zero means no bound where it would leave none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,10 +86,13 @@ pub enum Whose<'a> {
     Database(&'a [u8]),
 }
 
+/// Settings with their values.
+pub type Reported = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// One thread's side of the bookkeeping.
 pub trait Permits: Debug {
     /// The number of a pool.
-    fn pool(&mut self, user: &[u8], database: &[u8], bounds: Bounds) -> PoolKey;
+    fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey;
     /// Takes a permit for one more server.
     fn take(&mut self, pool: PoolKey, need: Need) -> bool;
     /// Takes one if the pool has fewer servers than it always should.
@@ -90,6 +105,10 @@ pub trait Permits: Debug {
     fn offer(&mut self, pool: PoolKey, waits: Option<Now>) -> Offer;
     /// A permit is wanted no more.
     fn withdraw(&mut self, pool: PoolKey);
+    /// What servers of the pool report at their start, as a thread has seen.
+    fn tell_reported(&mut self, pool: PoolKey, reported: &Reported);
+    /// The same, for a thread that has seen none.
+    fn reported(&mut self, pool: PoolKey) -> Option<Reported>;
     /// One more client, if there may be; zero means no bound.
     fn enter(&mut self, whose: Whose<'_>, max: usize) -> bool;
     /// A client that was counted leaves.
@@ -103,6 +122,7 @@ struct Pool {
     user: usize,
     /// Servers by thread.
     held: Vec<usize>,
+    reported: Option<Reported>,
 }
 
 impl Pool {
@@ -134,7 +154,7 @@ pub struct Ledger {
     pools: Vec<Pool>,
     databases: Vec<Sum>,
     users: Vec<Sum>,
-    by_name: BTreeMap<(Vec<u8>, Vec<u8>), usize>,
+    by_name: BTreeMap<(Vec<u8>, Vec<u8>, SessionAttrs), usize>,
     /// In the order in which they were stated. None of them could be granted now.
     wants: Vec<Want>,
     /// What threads are to be told.
@@ -165,8 +185,9 @@ impl Ledger {
     }
 
     /// See [`Permits::pool`].
-    pub fn pool(&mut self, user: &[u8], database: &[u8], bounds: Bounds) -> PoolKey {
-        let name = (user.to_vec(), database.to_vec());
+    pub fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey {
+        let PoolName { user, database, attrs } = name;
+        let name = (user.to_vec(), database.to_vec(), attrs);
         if let Some(known) = self.by_name.get(&name) {
             return PoolKey(*known);
         }
@@ -175,6 +196,7 @@ impl Ledger {
             database: number(&mut self.databases, database),
             user: number(&mut self.users, user),
             held: alloc::vec![0; self.threads],
+            reported: None,
         };
         self.pools.push(pool);
         self.by_name.insert(name, self.pools.len() - 1);
@@ -243,8 +265,7 @@ impl Ledger {
         let mut wants = self.wants.iter().filter(|want| !own(want) && self.relieves(key.0, want));
         let Some(first) = wants.next() else { return Offer::Declined };
         // Each time costs a login, so a small difference is let be.
-        let is_theirs =
-            |want: &Want| waits.is_none_or(|own| want.since.after_ms(HAND_OVER_MS) < own);
+        let is_theirs = |want: &Want| waits.is_none_or(|own| want.since.after_ms(YIELD_MS) < own);
         if !is_theirs(first) && !wants.any(is_theirs) {
             return Offer::Kept;
         }
@@ -255,6 +276,17 @@ impl Ledger {
     /// See [`Permits::withdraw`].
     pub fn withdraw(&mut self, thread: usize, PoolKey(pool): PoolKey) {
         self.wants.retain(|want| want.thread != thread || want.pool != pool);
+    }
+
+    /// See [`Permits::tell_reported`].
+    pub fn tell_reported(&mut self, PoolKey(pool): PoolKey, reported: &Reported) {
+        self.pools[pool].reported.get_or_insert_with(|| reported.clone());
+    }
+
+    /// See [`Permits::reported`].
+    #[must_use]
+    pub fn reported(&self, PoolKey(pool): PoolKey) -> Option<Reported> {
+        self.pools[pool].reported.clone()
     }
 
     /// See [`Permits::enter`].
@@ -273,6 +305,12 @@ impl Ledger {
         if *count == 0 {
             self.clients.remove(&name);
         }
+    }
+
+    /// Permits that a thread has of a pool, those included that it has not been told of.
+    #[cfg(test)]
+    pub(crate) fn held(&self, thread: usize, PoolKey(pool): PoolKey) -> usize {
+        self.pools[pool].held[thread]
     }
 
     /// Which bounds are reached for one more server: the pool's, the database's, the user's.

@@ -79,6 +79,13 @@ impl Pool {
         self.idle.push((server, now));
     }
 
+    /// The proxy needs an idle server itself; it is given back later.
+    pub(crate) fn borrow(&mut self, server: ServerId) {
+        let before = self.idle.len();
+        self.idle.retain(|(known, _)| *known != server);
+        self.busy += before - self.idle.len();
+    }
+
     /// A server that was ready is gone, whether it was idle or not.
     pub(crate) fn lost(&mut self, server: ServerId) {
         let before = self.idle.len();

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use pgx_wire::{SqlState, Walker};
 
+use crate::attrs::SessionAttrs;
 use crate::exchange::Exchange;
 use crate::ids::{ClientId, ServerId};
 use crate::login::ServerLogin;
@@ -36,6 +37,15 @@ pub(crate) enum Act {
     Collect,
 }
 
+/// How far behind a standby is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lag {
+    /// It was asked.
+    Asked,
+    /// This many milliseconds.
+    Ms(u64),
+}
+
 /// A server connection.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -45,6 +55,12 @@ pub(crate) struct Server {
     pub(crate) pool: usize,
     pub(crate) address: ServerAddress,
     pub(crate) epoch: Epoch,
+    /// Which servers its pool is of.
+    pub(crate) attrs: SessionAttrs,
+    /// When it said last how far behind it is; asked again at most so often.
+    pub(crate) lag_asked: Option<Now>,
+    /// It is being asked, and what it has said.
+    pub(crate) lag: Option<Lag>,
     pub(crate) client: Option<ClientId>,
     pub(crate) walker: Walker,
     pub(crate) act: Act,
@@ -66,6 +82,8 @@ pub(crate) struct Server {
     pub(crate) farewell: Vec<u8>,
     /// It does not let us in, and will not the next time: what clients are told.
     pub(crate) refusal: Option<SqlState>,
+    /// It is not of the kind that its pool is of.
+    pub(crate) is_unwanted: bool,
     /// Its client has read why the session ends, as the answer to what it had sent.
     pub(crate) has_told: bool,
     pub(crate) is_paused: bool,
@@ -95,6 +113,9 @@ impl Server {
             pool,
             address,
             epoch,
+            attrs: SessionAttrs::Any,
+            lag_asked: None,
+            lag: None,
             client: None,
             walker: Walker::default(),
             act: Act::Pass,
@@ -109,6 +130,7 @@ impl Server {
             may_commit: false,
             farewell: Vec::new(),
             refusal: None,
+            is_unwanted: false,
             has_told: false,
             is_paused: false,
             key: (0, Vec::new()),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pgx_tests::lab::wait_for;
 
 use crate::session::{Session, states};
@@ -11,6 +12,7 @@ use crate::{Place, Test, pool_with};
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("databases_and_users_have_settings_of_their_own", own_settings),
     ("threads_share_what_there_may_be", shared_limits),
+    ("limit_on_open_files_is_raised_as_far_as_it_may_be", open_files),
 ];
 
 fn own_settings(place: &Place) -> anyhow::Result<()> {
@@ -106,5 +108,21 @@ fn shared_limits(place: &Place) -> anyhow::Result<()> {
     }
     let told = Session::told(node.address()?, &[])?;
     ensure!(states(&told) == ["53300"], "{told:?}");
+    Ok(())
+}
+
+fn open_files(place: &Place) -> anyhow::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // What pgx inherits.
+    setrlimit(Resource::RLIMIT_NOFILE, 256, hard)?;
+    let node = pool_with(place, "transaction", "max_client_conn = 200\n");
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+    let node = node?;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.process_id()))?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    let found: Vec<_> = line.unwrap_or_default().split_whitespace().skip(3).take(2).collect();
+    let hard = hard.to_string();
+    ensure!(found == [hard.as_str(), hard.as_str()], "{limits}");
+    ensure!(node.log().contains("limit on open files"), "{}", node.log());
     Ok(())
 }

@@ -60,16 +60,15 @@ pub(super) fn pgx(
     backend: u16,
     size: Size,
 ) -> anyhow::Result<Way> {
-    // Who has a session has a server, and all may be on one thread; else threads share evenly.
-    let pool = match pool_mode {
-        "session" => size.clients,
-        _ => size.servers.div_ceil(size.threads),
-    };
+    // Who has a session has a server.
+    let pool = if pool_mode == "session" { size.clients } else { size.servers };
     let sections = format!(
         "[proxy]\nlisten = [\"127.0.0.1:0\"]\nbackends = [\"127.0.0.1:{backend}\"]\n\
          pool_mode = \"{pool_mode}\"\nauth_type = \"trust\"\ndefault_pool_size = {pool}\n\
          max_client_conn = {}\nthreads = {}\n",
-        size.clients, size.threads
+        // One that has left may be counted by its thread when the next comes to another.
+        2 * size.clients,
+        size.threads
     );
     let node = Node::start(binary, &sections)?;
     let (port, process) = (node.address()?.port(), Some(node.process_id()));

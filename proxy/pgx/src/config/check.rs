@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use pgx_control::ids::NodeId;
 use pgx_ring::Choice;
-use pgx_session::config::{AuthMethod, PoolMode};
-use pgx_session::route::ServerAddress;
+use pgx_session::attrs::SessionAttrs;
+use pgx_session::config::{AuthMethod, PoolMode, User};
+use pgx_session::route::{Backend, ServerAddress};
 
 use super::{Config, Control, Fence, Means, Pool, Postgres, Proxy, pools, raw, vip};
 use crate::limits::THREADS_MAX;
@@ -53,27 +54,13 @@ fn admin_socket(path: &str, problems: &mut Vec<String>) -> PathBuf {
 }
 
 fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
-    let mut listen: Vec<SocketAddr> = Vec::new();
-    for text in &raw.listen {
-        match text.parse() {
-            Ok(address) if listen.contains(&address) => {
-                problems.push(format!("proxy.listen: {text:?} is there twice"));
-            }
-            Ok(address) => listen.push(address),
-            Err(_) => problems.push(format!(
-                "proxy.listen: {text:?} is not an address with a port, such as 0.0.0.0:6432 or \
-                 [::]:6432"
-            )),
-        }
-    }
-    if raw.listen.is_empty() {
-        problems.push("proxy.listen: at least one address is needed".to_owned());
-    }
+    let listen = listeners(raw, problems);
     let has_pool = raw.pool_mode != "none";
-    let has_databases = raw.databases.is_some() || raw.users.is_some();
-    if has_databases && !has_pool {
+    let needs_pool = raw.databases.is_some() || raw.users.is_some() || raw.listeners.is_some();
+    if needs_pool && !has_pool {
         problems.push(
-            "proxy.databases, proxy.users: they need a pool; set pool_mode to \"session\" or \
+            "proxy.listeners, proxy.databases, proxy.users: they need a pool; set pool_mode to \
+             \"session\" or \
              \"transaction\""
                 .to_owned(),
         );
@@ -86,14 +73,39 @@ fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
     }
     let pool = pool(raw, problems);
     let mut backends: Vec<_> = raw.backends.iter().cloned().map(ServerAddress).collect();
-    for backend in pool.iter().flat_map(|pool| pool.databases.values()).flat_map(|db| &db.backends)
-    {
-        if !backends.contains(backend) {
-            backends.push(backend.clone());
+    let databases = pool.iter().flat_map(|pool| pool.databases.values());
+    for Backend { address, .. } in databases.flat_map(|database| &database.backends) {
+        if !backends.contains(address) {
+            backends.push(address.clone());
         }
     }
     let max_client_conn = usize::try_from(raw.max_client_conn).unwrap_or(usize::MAX);
     Proxy { listen, backends, max_client_conn, pool }
+}
+
+fn listeners(raw: &raw::Proxy, problems: &mut Vec<String>) -> Vec<(SocketAddr, SessionAttrs)> {
+    let mut listen: Vec<(SocketAddr, SessionAttrs)> = Vec::new();
+    let plain = raw.listen.iter().map(|text| (text, "any"));
+    let others = raw.listeners.iter().flatten();
+    for (text, target) in plain.chain(others.map(|own| (&own.listen, own.target.as_str()))) {
+        let attrs = pools::target("proxy.listeners", target, problems);
+        match text.parse::<SocketAddr>() {
+            Ok(address)
+                if address.port() != 0 && listen.iter().any(|(known, _)| *known == address) =>
+            {
+                problems.push(format!("proxy.listen: {text:?} is there twice"));
+            }
+            Ok(address) => listen.push((address, attrs)),
+            Err(_) => problems.push(format!(
+                "proxy.listen: {text:?} is not an address with a port, such as 0.0.0.0:6432 or \
+                 [::]:6432"
+            )),
+        }
+    }
+    if raw.listen.is_empty() && raw.listeners.is_none() {
+        problems.push("proxy.listen: at least one address is needed".to_owned());
+    }
+    listen
 }
 
 fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
@@ -126,9 +138,6 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
             raw.auth_type
         ));
     }
-    if raw.default_pool_size == 0 {
-        problems.push("proxy.default_pool_size: 0 would leave every client waiting".to_owned());
-    }
     let threads = raw
         .threads
         .map_or_else(workers::threads, |count| usize::try_from(count).unwrap_or(usize::MAX));
@@ -139,12 +148,12 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         problems.push(format!("proxy.engine: {problem}"));
         Choice::Auto
     });
-    let pool_size = usize::try_from(raw.default_pool_size).unwrap_or(usize::MAX);
-    let defaults = pools::Defaults { mode, pool_size };
-    let databases = pools::databases(raw, defaults, problems);
+    let defaults = pools::defaults(raw, mode, problems);
+    let databases = pools::databases(raw, &defaults, problems);
     let special = pools::users(raw, problems);
+    let usual = User { servers_max: pools::count(raw.max_user_connections), ..User::default() };
     let zero_copy_bytes_min = raw.zero_copy_bytes_min;
-    Some(Pool { auth, users, databases, special, engine, threads, zero_copy_bytes_min })
+    Some(Pool { auth, users, databases, special, usual, engine, threads, zero_copy_bytes_min })
 }
 
 fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use pgx_bpf::Hook;
 use pgx_control::ids::NodeId;
 use pgx_ring::Choice;
+use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{AuthMethod, Database, User};
 use pgx_session::route::ServerAddress;
 
@@ -78,7 +79,8 @@ impl Means {
 /// What `[proxy]` says.
 #[derive(Clone, Debug)]
 pub(crate) struct Proxy {
-    pub(crate) listen: Vec<SocketAddr>,
+    /// Where clients come in, and which servers they want there.
+    pub(crate) listen: Vec<(SocketAddr, SessionAttrs)>,
     /// All of them, those of single databases included.
     pub(crate) backends: Vec<ServerAddress>,
     pub(crate) max_client_conn: usize,
@@ -92,6 +94,8 @@ pub(crate) struct Pool {
     pub(crate) users: Option<PathBuf>,
     pub(crate) databases: BTreeMap<Vec<u8>, Database>,
     pub(crate) special: BTreeMap<Vec<u8>, User>,
+    /// What holds for all other users.
+    pub(crate) usual: User,
     pub(crate) engine: Choice,
     pub(crate) threads: usize,
     pub(crate) zero_copy_bytes_min: u32,
@@ -155,11 +159,16 @@ impl std::error::Error for Problems {}
 pub(crate) fn load(path: &Path) -> Result<Config, Problems> {
     let read = std::fs::read_to_string(path)
         .map_err(|error| vec![format!("cannot be read: {error}")])
-        .and_then(|text| parse(&text));
+        .and_then(|text| parse(&text))
+        .and_then(|config| {
+            let problem = config.proxy.as_ref().and_then(crate::descriptors::check);
+            problem.map_or(Ok(config), |problem| Err(vec![problem]))
+        });
     read.map_err(|problems| Problems { file: path.to_owned(), problems })
 }
 
-fn parse(text: &str) -> Result<Config, Vec<String>> {
+/// Checks the text of a file, as far as that does not depend on the machine.
+pub(crate) fn parse(text: &str) -> Result<Config, Vec<String>> {
     let raw: raw::Config =
         toml::from_str(text).map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
     check::check(raw)

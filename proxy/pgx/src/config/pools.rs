@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{Database, ForcedLogin, PoolMode, User};
 use pgx_session::limits::BACKENDS_MAX;
-use pgx_session::route::ServerAddress;
+use pgx_session::route::{Backend, ServerAddress};
 use pgx_session::secret::Secret;
 
 use super::{is_host_and_port, raw};
@@ -12,17 +13,31 @@ use super::{is_host_and_port, raw};
 /// The name of what stands for all databases that are not named.
 const OTHERS: &str = "*";
 
-/// What holds where neither a database nor a user says otherwise.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Defaults {
-    pub(super) mode: PoolMode,
-    pub(super) pool_size: usize,
+/// What holds where neither a database nor a user says otherwise: a database without a place.
+pub(super) fn defaults(raw: &raw::Proxy, mode: PoolMode, problems: &mut Vec<String>) -> Database {
+    let pool_size = size("proxy.default_pool_size", Some(raw.default_pool_size), problems);
+    let database = Database {
+        pool_min: count(raw.min_pool_size),
+        reserve: count(raw.reserve_pool_size),
+        reserve_ms: u64::from(raw.reserve_pool_timeout) * 1_000,
+        servers_max: count(raw.max_db_connections),
+        ..Database::new(Vec::new(), mode, pool_size.unwrap_or(1))
+    };
+    check_min("proxy", &database, problems);
+    database
+}
+
+fn check_min(key: &str, database: &Database, problems: &mut Vec<String>) {
+    let Database { pool_min, pool_size, .. } = database;
+    if pool_min > pool_size {
+        problems.push(format!("{key}: min_pool_size {pool_min} is above pool_size {pool_size}"));
+    }
 }
 
 /// The databases that clients can name.
 pub(super) fn databases(
     raw: &raw::Proxy,
-    defaults: Defaults,
+    defaults: &Database,
     problems: &mut Vec<String>,
 ) -> BTreeMap<Vec<u8>, Database> {
     let mut databases = BTreeMap::new();
@@ -37,8 +52,9 @@ pub(super) fn databases(
         }
     }
     if !raw.backends.is_empty() {
-        let backends = raw.backends.iter().cloned().map(ServerAddress).collect();
-        let others = Database::new(backends, defaults.mode, defaults.pool_size);
+        let backends = raw.backends.iter().cloned().map(ServerAddress).map(Backend::from);
+        let backends = backends.collect();
+        let others = Database { backends, ..defaults.clone() };
         databases.entry(OTHERS.as_bytes().to_vec()).or_insert(others);
     }
     databases
@@ -48,7 +64,7 @@ fn database(
     key: &str,
     given: &raw::Database,
     raw: &raw::Proxy,
-    defaults: Defaults,
+    defaults: &Database,
     problems: &mut Vec<String>,
 ) -> Database {
     let own = given.backends.as_ref();
@@ -69,23 +85,54 @@ fn database(
         user: user.clone().into_bytes(),
         secret: given.password.as_ref().map(|password| Secret::parse(password.as_bytes())),
     });
-    let backends = own.unwrap_or(&raw.backends).iter().cloned().map(ServerAddress).collect();
-    let mode = mode(key, given.pool_mode.as_deref(), problems).unwrap_or(defaults.mode);
-    let pool_size = size(key, given.pool_size, problems).unwrap_or(defaults.pool_size);
-    if count(given.min_pool_size) > pool_size {
-        let min = given.min_pool_size;
-        problems.push(format!("{key}: min_pool_size {min} is above pool_size {pool_size}"));
-    }
-    Database {
+    let backends = weighed(key, own.unwrap_or(&raw.backends), given, problems);
+    let or = |given: Option<u32>, default: usize| given.map_or(default, count);
+    let reserve_ms = given.reserve_pool_timeout.map(|seconds| u64::from(seconds) * 1_000);
+    let database = Database {
+        backends,
         name: given.dbname.clone(),
+        attrs: given.target.as_deref().map(|word| target(key, word, problems)),
+        lag_ms_max: u64::from(given.standby_lag_ms_max),
         login,
-        pool_min: count(given.min_pool_size),
-        reserve: count(given.reserve_pool_size),
-        reserve_ms: u64::from(given.reserve_pool_timeout) * 1_000,
-        servers_max: count(given.max_db_connections),
+        mode: mode(key, given.pool_mode.as_deref(), problems).unwrap_or(defaults.mode),
+        pool_size: size(key, given.pool_size, problems).unwrap_or(defaults.pool_size),
+        pool_min: or(given.min_pool_size, defaults.pool_min),
+        reserve: or(given.reserve_pool_size, defaults.reserve),
+        reserve_ms: reserve_ms.unwrap_or(defaults.reserve_ms),
+        servers_max: or(given.max_db_connections, defaults.servers_max),
         clients_max: count(given.max_db_client_connections),
-        ..Database::new(backends, mode, pool_size)
+    };
+    check_min(key, &database, problems);
+    database
+}
+
+/// The backends with their shares.
+fn weighed(
+    key: &str,
+    backends: &[String],
+    given: &raw::Database,
+    problems: &mut Vec<String>,
+) -> Vec<Backend> {
+    for (name, weight) in &given.weights {
+        if !backends.contains(name) || *weight == 0 {
+            problems
+                .push(format!("{key}: weights: {name:?} = {weight} is not a share of a backend"));
+        }
     }
+    let weighed = |name: &String| Backend {
+        address: ServerAddress(name.clone()),
+        weight: given.weights.get(name).copied().unwrap_or(1),
+    };
+    backends.iter().map(weighed).collect()
+}
+
+/// Which servers a word means.
+pub(super) fn target(key: &str, word: &str, problems: &mut Vec<String>) -> SessionAttrs {
+    SessionAttrs::from_word(word.as_bytes()).unwrap_or_else(|| {
+        let words: Vec<_> = SessionAttrs::WORDS.iter().map(|(word, _)| *word).collect();
+        problems.push(format!("{key}: target {word:?} is none of {}", words.join(", ")));
+        SessionAttrs::Any
+    })
 }
 
 /// What is special about users.
@@ -99,7 +146,7 @@ pub(super) fn users(raw: &raw::Proxy, problems: &mut Vec<String>) -> BTreeMap<Ve
         let user = User {
             mode: mode(&key, given.pool_mode.as_deref(), problems),
             pool_size: size(&key, given.pool_size, problems),
-            servers_max: count(given.max_user_connections),
+            servers_max: count(given.max_user_connections.unwrap_or(raw.max_user_connections)),
             clients_max: count(given.max_user_client_connections),
         };
         if users.insert(given.name.clone().into_bytes(), user).is_some() {
@@ -148,7 +195,8 @@ fn size(key: &str, given: Option<u32>, problems: &mut Vec<String>) -> Option<usi
     given.map(count)
 }
 
-fn count(given: u32) -> usize {
+/// A number of things.
+pub(super) fn count(given: u32) -> usize {
     usize::try_from(given).unwrap_or(usize::MAX)
 }
 
@@ -175,20 +223,23 @@ mod tests {
     #[test]
     fn databases_have_settings_of_their_own_and_the_rest_those_of_the_proxy() {
         let pool = pool(
-            "backends = [\"db1:5432\"]\ndefault_pool_size = 7\n[[proxy.databases]]\n\
+            "backends = [\"db1:5432\"]\ndefault_pool_size = 7\nmin_pool_size = 2\n\
+             max_db_connections = 9\nmax_user_connections = 5\n[[proxy.databases]]\n\
              name = \"shop\"\nbackends = [\"db2:5432\"]\ndbname = \"shop_v2\"\nuser = \"app\"\n\
              password = \"x\"\npool_mode = \"session\"\npool_size = 3\n[[proxy.databases]]\n\
-             name = \"plain\"\n",
+             name = \"plain\"\nmin_pool_size = 1\n",
         );
         let shop = &pool.databases[&b"shop"[..]];
-        assert_eq!((shop.backends[0].0.as_str(), shop.pool_size), ("db2:5432", 3));
+        assert_eq!((shop.backends[0].address.0.as_str(), shop.pool_size), ("db2:5432", 3));
         assert_eq!((shop.name.as_deref(), shop.mode), (Some("shop_v2"), PoolMode::Session));
         assert_eq!(shop.login.as_ref().unwrap().user, b"app");
         for name in [&b"plain"[..], b"*"] {
             let other = &pool.databases[name];
-            assert_eq!((other.backends[0].0.as_str(), other.pool_size), ("db1:5432", 7));
-            assert_eq!(other.mode, PoolMode::Transaction);
+            assert_eq!((other.backends[0].address.0.as_str(), other.pool_size), ("db1:5432", 7));
+            assert_eq!((other.mode, other.servers_max), (PoolMode::Transaction, 9));
+            assert_eq!(other.pool_min, if name == b"plain" { 1 } else { 2 });
         }
+        assert_eq!(pool.usual.servers_max, 5);
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod pools;
 use serde::Deserialize;
 use toml_example::TomlExample;
 
-pub(super) use pools::{Database, User};
+pub(super) use pools::{Database, Listener, User};
 
 /// Configuration of pgx. A node has the roles whose sections are there: switch on what it is to be.
 #[derive(Debug, Deserialize, TomlExample)]
@@ -82,6 +82,28 @@ pub(super) struct Proxy {
     #[serde(default = "default_pool_size")]
     #[toml_example(default = 20)]
     pub(super) default_pool_size: u32,
+    /// With a pool: server connections of each user in each database that are kept even if nobody
+    /// needs them, as long as the user has clients there.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(super) min_pool_size: u32,
+    /// With a pool: server connections of each user in each database beyond default_pool_size, for
+    /// clients that have waited long.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(super) reserve_pool_size: u32,
+    /// With a pool: seconds that a client waits before it may have one of those.
+    #[serde(default = "reserve_pool_timeout")]
+    #[toml_example(default = 5)]
+    pub(super) reserve_pool_timeout: u32,
+    /// With a pool: server connections of all users in each database; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(super) max_db_connections: u32,
+    /// With a pool: server connections of each user in all databases; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(super) max_user_connections: u32,
     /// With a pool: how its threads do their I/O: "auto", "full" (io_uring of kernel 6.1 and
     /// later), "reduced" (io_uring of older kernels) or "epoll".
     #[toml_example(default = "auto")]
@@ -89,11 +111,15 @@ pub(super) struct Proxy {
     /// Threads that serve clients; as many as there are processors if it is not given.
     #[toml_example(default = 2)]
     pub(super) threads: Option<u32>,
-    /// With a pool on io_uring: sends of at least so many bytes go out without a copy by the kernel.
-    /// 0 copies all, which is faster unless a network card does the rest: measure it.
+    /// With a pool on io_uring: sends of at least so many bytes go out without a copy by the
+    /// kernel. 0 copies all, which is faster unless a network card does the rest: measure it.
     #[serde(default)]
     #[toml_example(default = 0)]
     pub(super) zero_copy_bytes_min: u32,
+    /// With a pool: more addresses to listen on, whose clients want certain servers. A client may
+    /// say otherwise by options=-c pgx.target=..., and so may its database.
+    #[toml_example(nesting)]
+    pub(super) listeners: Option<Vec<Listener>>,
     /// With a pool: databases with settings of their own.
     #[toml_example(nesting)]
     pub(super) databases: Option<Vec<Database>>,
@@ -109,6 +135,10 @@ fn pool_mode() -> String {
 
 fn auth_type() -> String {
     "scram-sha-256".to_owned()
+}
+
+fn reserve_pool_timeout() -> u32 {
+    5
 }
 
 fn default_pool_size() -> u32 {

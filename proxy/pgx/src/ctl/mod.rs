@@ -58,8 +58,19 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
         CtlVerb::Switchover { verb: None, to, dry } => (Verb::Switchover { to: *to }, dry.dry_run),
         CtlVerb::Failover { accept_loss: true, dry } => (Verb::AcceptLoss, dry.dry_run),
         CtlVerb::Failover { accept_loss: false, dry } => (Verb::Failover, dry.dry_run),
-        CtlVerb::Pause => plain(Verb::Pause { is_paused: true }),
-        CtlVerb::Resume => plain(Verb::Pause { is_paused: false }),
+        CtlVerb::Pause(pause) => plain(match &pause.database {
+            None => Verb::Pause { is_paused: true },
+            Some(database) => Verb::PauseDatabase {
+                database: database.clone(),
+                wait_ms: u64::from(pause.wait) * 1_000,
+                drain_ms: u64::from(pause.drain) * 1_000,
+            },
+        }),
+        CtlVerb::Resume { database: None, .. } => plain(Verb::Pause { is_paused: false }),
+        CtlVerb::Resume { database: Some(database), on } => {
+            let (database, backends) = (database.clone(), on.clone());
+            plain(Verb::ResumeDatabase { database, backends })
+        }
         CtlVerb::ShowConfig => plain(Verb::ShowConfig),
         CtlVerb::EditConfig(edit) => {
             let change = change(arguments, edit)?;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use pgx_ring::{End, Handler, Io, Key, Received};
+use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::Config;
 use pgx_session::net::{Net, Socket};
 use pgx_session::note::Note;
@@ -23,7 +24,7 @@ pub(super) struct Driver {
     pub(super) worker: Worker,
     /// Who has each socket, by its slot.
     owners: Vec<Option<(Key, Owner)>>,
-    pub(super) listeners: Vec<Key>,
+    pub(super) listeners: Vec<(Key, SessionAttrs)>,
     names: Arc<Names>,
     shared: Arc<Shared>,
     /// Requests to cancel that are for other threads, or came from them.
@@ -91,9 +92,11 @@ impl Driver {
 }
 
 impl Handler for Driver {
-    fn accepted(&mut self, io: &mut Io, _listener: Key, key: Key) {
+    fn accepted(&mut self, io: &mut Io, listener: Key, key: Key) {
         let now = self.now();
-        let id = self.with(io, |worker, wire| worker.accepted(wire, socket(key), now));
+        let known = self.listeners.iter().find(|(known, _)| *known == listener);
+        let attrs = known.map_or(SessionAttrs::Any, |(_, attrs)| *attrs);
+        let id = self.with(io, |worker, wire| worker.accepted(wire, socket(key), attrs, now));
         own(&mut self.owners, key, Owner::Client(id));
     }
 
@@ -244,6 +247,12 @@ impl Net for Wire<'_, '_> {
             Note::Unreachable { address, reason } => {
                 let reason = String::from_utf8_lossy(reason);
                 warn!(backend = %address, %reason, "cannot use a backend");
+            }
+            Note::OtherKind { address } => {
+                debug!(backend = %address, "a backend is not of the kind that is wanted");
+            }
+            Note::Behind { address, found_ms, max_ms } => {
+                warn!(backend = %address, ?found_ms, max_ms, "a standby is too far behind");
             }
             Note::Lost { server, client, reason } => {
                 let reason = String::from_utf8_lossy(reason);

@@ -5,6 +5,7 @@
 //! the wrong one, and the end. Counts are published a few times a second.
 
 mod driver;
+mod hold;
 mod names;
 mod permits;
 
@@ -16,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use pgx_ring::{Choice, Engine, Setup, Waker};
+use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::Config;
 use pgx_session::permits::{Ledger, Word};
 use pgx_session::route::ServerAddress;
@@ -23,9 +25,12 @@ use pgx_session::time::Now;
 use pgx_session::worker::Worker;
 use tracing::{error, info};
 
+pub(crate) use self::hold::Databases;
+
 use self::driver::Driver;
+use self::hold::Order;
 use self::names::Names;
-use crate::limits::{NAMES_PAUSE, TICK};
+use crate::limits::{NAMES_PAUSE, SOCKETS_MAX, TICK};
 
 /// What a thread is told.
 enum Letter {
@@ -33,6 +38,8 @@ enum Letter {
     Cancel(u32, Vec<u8>),
     /// Something about permits for servers.
     Permit(Word),
+    /// New transactions are held, or go on.
+    Databases(Databases, Order),
     /// No new clients from here on.
     Close,
 }
@@ -49,6 +56,8 @@ struct Shared {
     mailboxes: Mutex<Vec<Mailbox>>,
     counts: Vec<Counts>,
     ledger: Mutex<Ledger>,
+    /// Of the last change of backends by an operator.
+    epoch: AtomicU64,
     ends: AtomicBool,
 }
 
@@ -73,6 +82,7 @@ pub(crate) struct Totals {
 /// The threads.
 pub(crate) struct Workers {
     shared: Arc<Shared>,
+    names: Arc<Names>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -108,18 +118,23 @@ impl Workers {
     pub(crate) fn start(
         config: &Config,
         plan: Plan,
-        listen: impl Fn() -> Result<Vec<OwnedFd>, String>,
+        listen: impl Fn() -> Result<Vec<(OwnedFd, SessionAttrs)>, String>,
     ) -> Result<Self, String> {
         let shared = Arc::new(Shared {
             started: Instant::now(),
             mailboxes: Mutex::new(Vec::new()),
             counts: (0..plan.threads).map(|_| Counts::default()).collect(),
             ledger: Mutex::new(Ledger::new(plan.threads)),
+            epoch: AtomicU64::new(0),
             ends: AtomicBool::new(false),
         });
         let names = Arc::new(Names::default());
         let mut goes = Vec::new();
-        let workers = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
+        let workers = Self {
+            shared: Arc::clone(&shared),
+            names: Arc::clone(&names),
+            threads: Mutex::new(Vec::new()),
+        };
         for number in 0..plan.threads {
             let (config, names) = (config.clone(), Arc::clone(&names));
             let (shared, listeners) = (Arc::clone(&shared), listen()?);
@@ -206,18 +221,21 @@ fn begin(
     number: usize,
     config: &Config,
     plan: Plan,
-    listeners: Vec<OwnedFd>,
+    listeners: Vec<(OwnedFd, SessionAttrs)>,
     names: Arc<Names>,
     shared: Arc<Shared>,
 ) -> Result<Begun, String> {
-    let mut engine = Engine::open(plan.engine, &plan.setup)
+    // The kernel may lead all clients to one thread.
+    let clients = u32::try_from(config.clients_max).unwrap_or(u32::MAX);
+    let sockets_max = clients.saturating_add(plan.setup.sockets_max).min(SOCKETS_MAX);
+    let mut engine = Engine::open(plan.engine, &Setup { sockets_max, ..plan.setup })
         .map_err(|error| format!("the engine of a proxy thread cannot be opened: {error}"))?;
     let number = u8::try_from(number).map_err(|_| "too many threads".to_owned())?;
     let mut driver = Driver::new(engine.io(), config, number, names, shared);
-    for listener in listeners {
+    for (listener, attrs) in listeners {
         let key =
             engine.io().listen(listener).map_err(|error| format!("cannot listen: {error}"))?;
-        driver.listeners.push(key);
+        driver.listeners.push((key, attrs));
     }
     let (letters, received) = mpsc::channel();
     let mailbox = Mailbox { letters, waker: engine.waker() };
@@ -271,8 +289,11 @@ fn read_letters(
             Letter::Permit(word) => {
                 driver.with(engine.io(), |worker, wire| worker.told(wire, word, now));
             }
+            Letter::Databases(databases, order) => {
+                hold::carry_out(engine.io(), driver, &databases, order, shared);
+            }
             Letter::Close => {
-                for listener in std::mem::take(&mut driver.listeners) {
+                for (listener, _) in std::mem::take(&mut driver.listeners) {
                     engine.io().abort(listener);
                 }
             }
@@ -292,7 +313,7 @@ fn publish(worker: &Worker, counts: &Counts) {
 /// Looks names up now and again, until the end.
 fn look_names_up(config: &Config, names: Arc<Names>, shared: Arc<Shared>) -> Result<(), String> {
     let backends = config.databases.values().flat_map(|database| &database.backends);
-    let mut all: Vec<ServerAddress> = backends.cloned().collect();
+    let mut all: Vec<ServerAddress> = backends.map(|each| each.address.clone()).collect();
     all.sort();
     all.dedup();
     let is_name =

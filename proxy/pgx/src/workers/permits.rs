@@ -5,7 +5,9 @@
 
 use std::sync::{Arc, PoisonError};
 
-use pgx_session::permits::{Bounds, Ledger, Need, Offer, Permits, PoolKey, Whose, Word};
+use pgx_session::permits::{
+    Bounds, Ledger, Need, Offer, Permits, PoolKey, PoolName, Reported, Whose, Word,
+};
 use pgx_session::time::Now;
 
 use super::{Letter, Shared};
@@ -41,8 +43,8 @@ impl Desk {
 }
 
 impl Permits for Desk {
-    fn pool(&mut self, user: &[u8], database: &[u8], bounds: Bounds) -> PoolKey {
-        self.ask(|ledger, _| ledger.pool(user, database, bounds))
+    fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey {
+        self.ask(|ledger, _| ledger.pool(name, bounds))
     }
 
     fn take(&mut self, pool: PoolKey, need: Need) -> bool {
@@ -67,6 +69,14 @@ impl Permits for Desk {
 
     fn withdraw(&mut self, pool: PoolKey) {
         self.ask(|ledger, thread| ledger.withdraw(thread, pool));
+    }
+
+    fn tell_reported(&mut self, pool: PoolKey, reported: &Reported) {
+        self.ask(|ledger, _| ledger.tell_reported(pool, reported));
+    }
+
+    fn reported(&mut self, pool: PoolKey) -> Option<Reported> {
+        self.ask(|ledger, _| ledger.reported(pool))
     }
 
     fn enter(&mut self, whose: Whose<'_>, max: usize) -> bool {

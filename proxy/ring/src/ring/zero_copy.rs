@@ -1,8 +1,8 @@
 //! Sends without a copy, and what the kernel reads until they are over.
 //!
-//! Such a send answers twice: at once, with the count or an error as all sends, and by a notice when
-//! nothing reads its memory any more, which for TCP is when the peer has acknowledged it. Until then
-//! its pieces are kept here, whatever becomes of the socket.
+//! Such a send answers twice: at once, with the count or an error as all sends, and by a notice
+//! when nothing reads its memory any more, which for TCP is when the peer has acknowledged it.
+//! Until then its pieces are kept here, whatever becomes of the socket.
 
 use io_uring::{IoUring, Probe, opcode};
 

@@ -1,8 +1,13 @@
 //! Random threads with random clients: never above a bound, and nobody starves.
 
 use super::*;
+use crate::limits::HAND_OVER_MS;
 
 const THREADS: usize = 3;
+
+fn named<'a>(user: &'a [u8], database: &'a [u8]) -> PoolName<'a> {
+    PoolName { user, database, attrs: SessionAttrs::Any }
+}
 
 /// A generator of numbers that nobody needs to trust.
 struct Dice(u64);
@@ -46,7 +51,7 @@ impl Model {
                 database: of_database,
                 user: if user == 0 { of_user } else { 0 },
             };
-            keys.push(ledger.pool(&[user], &[database], own));
+            keys.push(ledger.pool(named(&[user], &[database]), own));
             bounds.push((usize::from(user), usize::from(database), own));
         }
         let shares = alloc::vec![alloc::vec![Share::default(); keys.len()]; THREADS];
@@ -216,14 +221,14 @@ fn bounds_hold_and_whoever_waits_is_served_whatever_the_order_of_things() {
 fn idle_server_of_one_thread_is_what_another_gets_and_a_busy_one_is_not() {
     let mut model = Model::new(&mut Dice(1));
     let bounds = Bounds { pool: 1, ..Bounds::default() };
-    let key = model.ledger.pool(b"u", b"d", bounds);
+    let key = model.ledger.pool(named(b"u", b"d"), bounds);
     let need = Need { since: Now(0), may_reserve: false, insists: true };
     assert!(model.ledger.take(0, key, need));
     assert!(!model.ledger.take(1, key, need));
     assert_eq!(model.ledger.words(), [(0, Word::Wanted(key))]);
     // Somebody waits there who came at the same time: it stays.
     assert_eq!(model.ledger.offer(0, key, Some(Now(0))), Offer::Kept);
-    assert_eq!(model.ledger.offer(0, key, Some(Now(HAND_OVER_MS + 1))), Offer::Taken);
+    assert_eq!(model.ledger.offer(0, key, Some(Now(YIELD_MS + 1))), Offer::Taken);
     assert_eq!(model.ledger.words(), [(1, Word::Granted(key))]);
     assert_eq!(model.ledger.offer(1, key, None), Offer::Declined);
 }
@@ -231,7 +236,7 @@ fn idle_server_of_one_thread_is_what_another_gets_and_a_busy_one_is_not() {
 #[test]
 fn reserve_is_for_those_who_have_waited_long() {
     let mut ledger = Ledger::new(1);
-    let key = ledger.pool(b"u", b"d", Bounds { pool: 1, reserve: 1, ..Bounds::default() });
+    let key = ledger.pool(named(b"u", b"d"), Bounds { pool: 1, reserve: 1, ..Bounds::default() });
     let need = |may_reserve| Need { since: Now(0), may_reserve, insists: false };
     assert!(ledger.take(0, key, need(false)));
     assert!(!ledger.take(0, key, need(false)));

@@ -6,6 +6,7 @@ use pgx_wire::Frames;
 use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend::{self, Parse};
 
+use super::hold::Scope;
 use super::testing::{Bench, batch, batch_done, done, error, query, tags};
 use super::tests::{states, two};
 use crate::config::PoolMode;
@@ -397,9 +398,15 @@ fn server_whose_login_began_before_a_change_of_primary_is_not_used() {
     let (mut bench, client, _, server) = two();
     bench.end(server);
     bench.say(client, &query("a"));
-    let backends = alloc::vec![ServerAddress("new:5432".into())];
+    let backends = alloc::vec![ServerAddress("new:5432".into()).into()];
     let snapshot = Snapshot { epoch: Epoch(1), backends };
-    bench.worker.handle_snapshot(&mut bench.wire, b"shop", &snapshot, bench.now);
+    bench.worker.handle_snapshot(
+        &mut bench.wire,
+        Scope::Database(b"shop"),
+        &snapshot,
+        0,
+        bench.now,
+    );
     let old = bench.open_all()[0];
     assert!(bench.is_closed(old));
     let new = bench.open_all()[0];
@@ -420,20 +427,6 @@ fn name_that_is_closed_in_a_failed_block_is_free() {
     bench.say(client, &batch("s", Some("select 2"), true));
     let server = bench.open_all()[0];
     assert_eq!(tags(&bench.take(server)), "PBES");
-}
-
-#[test]
-fn clients_wait_while_held_and_are_served_in_their_order() {
-    let (mut bench, first, second, server) = two();
-    bench.worker.hold(&mut bench.wire, b"shop", true, bench.now);
-    bench.say(second, &query("b"));
-    bench.say(first, &query("a"));
-    bench.check();
-    assert_eq!(bench.take(server), b"");
-    bench.worker.hold(&mut bench.wire, b"shop", false, bench.now);
-    assert_eq!(bench.take(server), query("b"));
-    bench.say(server, &done("B", Status::Idle));
-    assert_eq!(bench.take(server), query("a"));
 }
 
 #[test]

@@ -6,7 +6,9 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::permits::{Bounds, Ledger, Need, Offer, Permits, PoolKey, Whose, Word};
+use crate::permits::{
+    Bounds, Ledger, Need, Offer, Permits, PoolKey, PoolName, Reported, Whose, Word,
+};
 use crate::time::Now;
 
 /// One thread's side of it.
@@ -37,6 +39,14 @@ impl Desk {
         mail.remove(at).map(|(_, word)| word)
     }
 
+    /// Permits of a pool, those included that are in the mail.
+    pub(super) fn held(&self, pool: PoolKey) -> (usize, usize) {
+        let mail = self.mail.borrow();
+        let granted = (self.thread, Word::Granted(pool));
+        let mailed = mail.iter().filter(|letter| **letter == granted).count();
+        (self.ledger.borrow().held(self.thread, pool), mailed)
+    }
+
     fn ask<T>(&self, ask: impl FnOnce(&mut Ledger) -> T) -> T {
         let mut ledger = self.ledger.borrow_mut();
         let answer = ask(&mut ledger);
@@ -46,8 +56,8 @@ impl Desk {
 }
 
 impl Permits for Desk {
-    fn pool(&mut self, user: &[u8], database: &[u8], bounds: Bounds) -> PoolKey {
-        self.ask(|ledger| ledger.pool(user, database, bounds))
+    fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey {
+        self.ask(|ledger| ledger.pool(name, bounds))
     }
 
     fn take(&mut self, pool: PoolKey, need: Need) -> bool {
@@ -72,6 +82,14 @@ impl Permits for Desk {
 
     fn withdraw(&mut self, pool: PoolKey) {
         self.ask(|ledger| ledger.withdraw(self.thread, pool));
+    }
+
+    fn tell_reported(&mut self, pool: PoolKey, reported: &Reported) {
+        self.ask(|ledger| ledger.tell_reported(pool, reported));
+    }
+
+    fn reported(&mut self, pool: PoolKey) -> Option<Reported> {
+        self.ask(|ledger| ledger.reported(pool))
     }
 
     fn enter(&mut self, whose: Whose<'_>, max: usize) -> bool {

@@ -7,10 +7,11 @@ use alloc::vec::Vec;
 
 use pgx_wire::SqlState;
 
-use super::{FIRST_EPOCH, Worker};
+use super::{FIRST_EPOCH, Hold, Worker};
+use crate::attrs::SessionAttrs;
 use crate::config::{Config, Database};
 use crate::ids::ClientId;
-use crate::permits::{Bounds, PoolKey};
+use crate::permits::{Bounds, PoolKey, PoolName};
 use crate::pool::Pool;
 use crate::route::{Router, Snapshot};
 use crate::secret::{Credentials, Secret};
@@ -22,6 +23,7 @@ use crate::time::Now;
 pub(super) struct Name {
     pub(super) user: Vec<u8>,
     pub(super) database: Vec<u8>,
+    pub(super) attrs: SessionAttrs,
 }
 
 /// The servers of one user in one database, and how to open more.
@@ -38,7 +40,9 @@ pub(super) struct Entry {
     pub(super) failure: Option<Failure>,
     pub(super) credentials: Credentials,
     /// New transactions wait.
-    pub(super) is_held: bool,
+    pub(super) hold: Option<Hold>,
+    /// Until when what has begun may go on.
+    pub(super) drain: Option<Now>,
     /// Its number on all threads.
     pub(super) key: PoolKey,
     /// Clients that are in, or about to be.
@@ -65,18 +69,18 @@ pub(super) struct Failure {
 }
 
 impl Entry {
-    fn new(name: Name, settings: Database, key: PoolKey) -> Self {
-        let snapshot = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
+    fn new(name: Name, settings: Database, snapshot: &Snapshot, key: PoolKey) -> Self {
         Self {
+            router: Router::new(snapshot, name.attrs),
             name,
             settings: Rc::new(settings),
             pool: Pool::default(),
-            router: Router::new(&snapshot),
             welcome: None,
             credentials: Credentials::default(),
             admission: Vec::new(),
             failure: None,
-            is_held: false,
+            hold: None,
+            drain: None,
             key,
             clients: 0,
             is_denied: false,
@@ -102,21 +106,32 @@ impl Worker {
         let config = Rc::clone(&self.config);
         for (name, database) in config.databases.iter().filter(|(name, _)| *name != b"*") {
             if let Some(login) = database.login.as_ref().filter(|_| database.pool_min > 0) {
-                self.entry(&login.user, name);
+                self.entry(&login.user, name, None, SessionAttrs::Any);
             }
         }
     }
 
     /// The pool for a client of this user in this database; `None` if there is no such database.
-    pub(super) fn entry(&mut self, user: &[u8], database: &[u8]) -> Option<usize> {
+    /// A client that names servers comes before its database, and that before its listener.
+    ///
+    /// All statements of a client are sent to this pool: to send single statements elsewhere, the
+    /// pool would be chosen again where a client asks for a server.
+    pub(super) fn entry(
+        &mut self,
+        user: &[u8],
+        database: &[u8],
+        asked: Option<SessionAttrs>,
+        listener: SessionAttrs,
+    ) -> Option<usize> {
         let settings = self.config.database(database)?;
         let user = settings.login.as_ref().map_or(user, |login| &login.user);
-        let name = Name { user: user.to_vec(), database: database.to_vec() };
+        let attrs = asked.or(settings.attrs).unwrap_or(listener);
+        let name = Name { user: user.to_vec(), database: database.to_vec(), attrs };
         if let Some(known) = self.by_name.get(&name) {
             return Some(*known);
         }
         let mut settings = settings.clone();
-        let special = self.config.special.get(user).copied().unwrap_or_default();
+        let special = *self.config.special.get(user).unwrap_or(&self.config.usual);
         settings.mode = special.mode.unwrap_or(settings.mode);
         settings.pool_size = special.pool_size.unwrap_or(settings.pool_size);
         let bounds = Bounds {
@@ -126,8 +141,12 @@ impl Worker {
             database: settings.servers_max,
             user: special.servers_max,
         };
-        let key = self.permits.pool(user, database, bounds);
-        self.entries.push(Entry::new(name.clone(), settings, key));
+        let key = self.permits.pool(PoolName { user, database, attrs }, bounds);
+        let configured = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
+        let snapshot = self.snapshot_of(database).unwrap_or(&configured);
+        let mut entry = Entry::new(name.clone(), settings, snapshot, key);
+        entry.hold = self.hold_of(database);
+        self.entries.push(entry);
         self.by_name.insert(name, self.entries.len() - 1);
         Some(self.entries.len() - 1)
     }

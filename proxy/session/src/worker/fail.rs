@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use pgx_wire::backend::{self, Status};
-use pgx_wire::{ErrorResponse, Severity, SqlState};
+use pgx_wire::{ErrorResponse, Severity, SqlState, frontend};
 
 use super::Worker;
 use crate::exchange::Exchange;
@@ -28,9 +28,17 @@ impl Worker {
     /// A server cannot be used any more.
     pub(super) fn server_lost<N: Net>(&mut self, net: &mut N, id: ServerId, reason: &[u8]) {
         let Some(server) = self.servers.remove(id) else { return };
-        net.abort(server.socket);
         let pool = server.pool;
         let entry = &mut self.entries[pool];
+        if server.is_unwanted {
+            self.scratch.clear();
+            frontend::write::terminate(&mut self.scratch);
+            net.write(server.socket, &self.scratch);
+            net.finish(server.socket);
+            net.note(&Note::OtherKind { address: &server.address });
+            return self.not_opened(net, pool, reason, None);
+        }
+        net.abort(server.socket);
         if !matches!(server.phase, Phase::Ready) {
             entry.router.handle_failure(&server.address, self.now);
             let said = if server.farewell.is_empty() { reason } else { &server.farewell };

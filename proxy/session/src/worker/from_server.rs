@@ -5,7 +5,9 @@ use alloc::vec::Vec;
 use pgx_wire::Share;
 use pgx_wire::backend::{self, Fields, Status, tag};
 
+use super::standby::lag_of;
 use super::{Worker, rewrite, tell};
+use crate::attrs::ServerKind;
 use crate::client::Client;
 use crate::exchange::{Fate, Lost, Owed};
 use crate::flow::Flow;
@@ -13,7 +15,7 @@ use crate::ids::ServerId;
 use crate::limits::COLLECT_BYTES_MAX;
 use crate::net::Net;
 use crate::scan::Words;
-use crate::server::{Act, Phase, Server};
+use crate::server::{Act, Lag, Phase, Server};
 use crate::settings::{Settings, is_settable};
 use crate::statements::Statements;
 use crate::time::Now;
@@ -179,6 +181,7 @@ impl Side<'_> {
                 body_bytes == DISCARD_ALL.len() + 1
             }
             tag::COMMAND_COMPLETE => true,
+            tag::DATA_ROW => self.server.lag == Some(Lag::Asked) && self.client.is_none(),
             _ => false,
         };
         if is_read && body_bytes <= COLLECT_BYTES_MAX {
@@ -216,6 +219,10 @@ impl Side<'_> {
                 Err(step) => return step,
             },
             tag::PARAMETER_STATUS => self.parameter(body),
+            tag::DATA_ROW => {
+                self.server.lag = lag_of(body).or(self.server.lag);
+                Fate::Swallow
+            }
             _ => {
                 self.complete(body);
                 let mut none = Vec::new();
@@ -328,6 +335,11 @@ impl Side<'_> {
         let fate = self.server.exchange.receive(tag::PARAMETER_STATUS, &mut none);
         let Ok((name, value)) = backend::parameter_status(body) else { return fate };
         self.server.reported.put(name, value);
+        let kind = ServerKind::reported(&self.server.reported);
+        if name == b"in_hot_standby" && kind.is_some_and(|kind| !self.server.attrs.accepts(kind)) {
+            // It was promoted: another takes its place in this pool.
+            self.server.is_leaving = true;
+        }
         let Some(client) = self.client.as_deref_mut().filter(|_| fate == Fate::Forward) else {
             return Fate::Swallow;
         };

@@ -8,6 +8,7 @@ use pgx_wire::backend::{self, Fields, Status, tag};
 use pgx_wire::{SqlState, Startup, Walker, frontend, startup};
 
 use super::Worker;
+use crate::attrs::SessionAttrs;
 use crate::client::{Act, Phase};
 use crate::config::AuthMethod;
 use crate::ids::{ClientId, ServerId};
@@ -91,6 +92,7 @@ impl Worker {
         let mut unknown: Vec<&[u8]> = Vec::new();
         let (mut user, mut database, mut values) = (Vec::new(), None, Values::new());
         let mut wrong = None;
+        let mut state = SqlState::FEATURE_NOT_SUPPORTED;
         for (name, value) in parameters {
             match name.as_slice() {
                 b"user" => user.clone_from(value),
@@ -107,6 +109,13 @@ impl Worker {
                 }
             }
         }
+        // It is ours: no server knows it.
+        let target = values.remove(&b"pgx.target"[..]);
+        let attrs = target.as_deref().and_then(SessionAttrs::from_word);
+        if target.is_some() && attrs.is_none() {
+            wrong = Some("invalid value for parameter \"pgx.target\"");
+            state = SqlState::INVALID_PARAMETER_VALUE;
+        }
         if !values.keys().all(|name| is_name(name)) {
             wrong = Some("a start-up parameter has a name that no setting can have");
         }
@@ -120,7 +129,7 @@ impl Worker {
         client.settings = client.startup.clone();
         if let Some(message) = wrong {
             client.doom.push(0);
-            return self.refuse(net, id, SqlState::FEATURE_NOT_SUPPORTED, message);
+            return self.refuse(net, id, state, message);
         }
         if user.is_empty() {
             client.doom.push(0);
@@ -128,7 +137,8 @@ impl Worker {
             return self.refuse(net, id, SqlState::INVALID_AUTHORIZATION, message);
         }
         let database = database.filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
-        client.phase = Phase::Login(Box::new(Login { user, database, step: Step::Admission }));
+        client.phase =
+            Phase::Login(Box::new(Login { user, database, attrs, step: Step::Admission }));
         self.challenge(net, id);
     }
 
@@ -138,7 +148,8 @@ impl Worker {
         let Some(client) = self.clients.get(id) else { return };
         let Phase::Login(login) = &client.phase else { return };
         let (user, database) = (login.user.clone(), login.database.clone());
-        let Some(pool) = self.entry(&user, &database) else {
+        let (attrs, listener) = (login.attrs, client.listener);
+        let Some(pool) = self.entry(&user, &database, attrs, listener) else {
             let name = String::from_utf8_lossy(&database);
             let message = alloc::format!("database \"{name}\" does not exist");
             return self.refuse(net, id, SqlState::INVALID_CATALOG_NAME, &message);
@@ -159,6 +170,10 @@ impl Worker {
         let Some(client) = self.clients.get(id) else { return };
         let pool = client.pool;
         let entry = &mut self.entries[pool];
+        if entry.welcome.is_none() {
+            // Another thread may have seen one.
+            entry.welcome = self.permits.reported(entry.key).map(Settings::new);
+        }
         if entry.welcome.is_some() {
             return self.welcome(net, id);
         }
@@ -298,10 +313,20 @@ impl Worker {
                 let (process, key) = backend::backend_key(body).map_err(broken)?;
                 server.key = (process, key.to_vec());
             }
-            tag::READY if login.is_in => {
-                self.server_ready(net, id);
-                return Ok(true);
-            }
+            tag::READY if login.is_in => match self.is_wanted_kind(net, id) {
+                None => {}
+                Some(true) => {
+                    self.server_ready(net, id);
+                    return Ok(true);
+                }
+                Some(false) => {
+                    if let Some(server) = self.servers.get_mut(id) {
+                        server.is_unwanted = true;
+                    }
+                    return Err(b"no server of the kind that is wanted was found".to_vec());
+                }
+            },
+            _ if self.role_answer(id, kind, body) => {}
             tag::NOTICE | tag::NEGOTIATE => {}
             _ => return Err(b"what answers is no PostgreSQL server".to_vec()),
         }
@@ -315,7 +340,9 @@ impl Worker {
         let pool = server.pool;
         let entry = &mut self.entries[pool];
         self.counts.servers += 1;
-        entry.router.handle_success(&server.address);
+        if entry.settings.lag_ms_max == 0 {
+            entry.router.handle_success(&server.address);
+        }
         entry.failure = None;
         entry.pool.opened(id, self.now);
         if server.epoch < entry.router.epoch() {
@@ -324,9 +351,17 @@ impl Worker {
         }
         if entry.welcome.is_none() {
             entry.welcome = Some(server.reported.clone());
+            self.permits.tell_reported(entry.key, server.reported.values());
+        }
+        if self.ask_lag(net, id) {
+            self.entries[pool].pool.borrow(id);
         }
         for client in core::mem::take(&mut self.entries[pool].admission) {
             self.welcome(net, client);
+        }
+        if self.entries[pool].hold.is_some() {
+            // It was on its way when that began.
+            self.close_idle(net, id);
         }
         self.serve(net, pool);
     }

@@ -9,9 +9,11 @@ mod entry;
 mod fail;
 mod from_client;
 mod from_server;
+mod hold;
 mod login;
 mod rewrite;
 mod share;
+mod standby;
 mod tick;
 
 use alloc::boxed::Box;
@@ -25,6 +27,7 @@ use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
+use crate::attrs::SessionAttrs;
 use crate::client::{self, Client};
 use crate::config::{Config, PoolMode};
 use crate::exchange::Owed;
@@ -41,6 +44,7 @@ use crate::settings::Settings;
 use crate::statements::Statements;
 use crate::time::Now;
 use entry::{Entry, Failure};
+pub use hold::{Hold, Scope};
 
 /// What a worker counts, since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +86,11 @@ pub struct Worker {
     cancels: Places<cancel::Cancel>,
     entries: Vec<Entry>,
     by_name: BTreeMap<entry::Name, usize>,
+    /// How databases are held, by their names; those that are not there, as all are.
+    holds: BTreeMap<Vec<u8>, Option<Hold>>,
+    hold_all: Option<Hold>,
+    /// Who serves them, where that is not what the configuration says.
+    snapshots: BTreeMap<Vec<u8>, Snapshot>,
     statements: Statements,
     /// Verifiers of users whose passwords are known, as clients were shown them.
     verifiers: BTreeMap<Vec<u8>, Verifier>,
@@ -121,6 +130,9 @@ impl Worker {
             cancels: Places::default(),
             entries: Vec::new(),
             by_name: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            hold_all: None,
+            snapshots: BTreeMap::new(),
             statements: Statements::default(),
             verifiers: BTreeMap::new(),
             mock: auth::mock_secret(net),
@@ -145,13 +157,22 @@ impl Worker {
         Gauges { clients: self.clients.len(), waiting, servers: self.servers.len() }
     }
 
-    /// A client has connected.
-    pub fn accepted<N: Net>(&mut self, net: &mut N, socket: Socket, now: Now) -> ClientId {
+    /// A client has connected, where clients want such servers unless they say otherwise.
+    pub fn accepted<N: Net>(
+        &mut self,
+        net: &mut N,
+        socket: Socket,
+        listener: SessionAttrs,
+        now: Now,
+    ) -> ClientId {
         self.now = now;
         self.counts.clients += 1;
         let mut secret = [0; 32];
         net.random(&mut secret);
-        let id = self.clients.add(|id| Client::new(id, socket, secret, now));
+        let id = self.clients.add(|id| {
+            let client = Client::new(id, socket, secret, now);
+            Client { listener, ..client }
+        });
         let enters = self.permits.enter(Whose::All, self.config.clients_max);
         if let Some(client) = self.clients.get_mut(id).filter(|_| enters) {
             client.counted.among_all = true;
@@ -273,13 +294,19 @@ impl Worker {
             // Nobody else may meet a cancel that was meant for the last client.
             return;
         }
-        let entry = &mut self.entries[server.pool];
-        let is_old = server.epoch < entry.router.epoch();
-        if server.exchange.is_doubtful() || server.is_leaving || is_old {
+        let is_old = server.epoch < self.entries[server.pool].router.epoch();
+        let is_held = self.entries[server.pool].hold.is_some();
+        let is_over = server.exchange.is_doubtful() || server.is_leaving || is_old || is_held;
+        if is_over || !self.is_near(net, id) {
             return self.close_server(net, id);
         }
+        if self.ask_lag(net, id) {
+            return;
+        }
+        let Some(server) = self.servers.get_mut(id) else { return };
         server.since = self.now;
         let pool = server.pool;
+        let entry = &mut self.entries[pool];
         entry.pool.give_back(id, self.now);
         if entry.is_wanted {
             self.offer_idle(net, pool);
@@ -305,7 +332,7 @@ impl Worker {
 
     /// Gives free servers to those who wait, and opens more where that is allowed.
     fn serve<N: Net>(&mut self, net: &mut N, pool: usize) {
-        while !self.entries[pool].is_held {
+        while self.entries[pool].hold.is_none() {
             let Some((client, server)) = self.entries[pool].pool.match_up() else { break };
             self.link(net, client, server);
         }
@@ -320,7 +347,7 @@ impl Worker {
         client.is_waiting = true;
         client.since = self.now;
         match entry.pool.ask(id, self.now) {
-            Lease::Server(server) if !entry.is_held => {
+            Lease::Server(server) if entry.hold.is_none() => {
                 self.take(net, id, server);
                 if self.clients.get(id).is_some_and(|client| !client.is_waiting) {
                     return true;
@@ -387,8 +414,11 @@ impl Worker {
             entry.router.handle_failure(&address, self.now);
             return self.not_opened(net, pool, b"no connection can be made", None);
         };
-        let (epoch, now) = (entry.router.epoch(), self.now);
-        let id = self.servers.add(|id| Server::new(id, socket, pool, address, epoch, now));
+        let (epoch, now, attrs) = (entry.router.epoch(), self.now, entry.name.attrs);
+        let id = self.servers.add(|id| {
+            let server = Server::new(id, socket, pool, address, epoch, now);
+            Server { attrs, ..server }
+        });
         net.own(socket, Owner::Server(id));
     }
 
@@ -405,7 +435,7 @@ impl Worker {
         let entry = &mut self.entries[pool];
         entry.pool.failed();
         let times = entry.failure.as_ref().map_or(0, |failure| failure.times) + 1;
-        let has_more = times < entry.settings.backends.len();
+        let has_more = times < entry.router.backends();
         let retry = if has_more { self.now } else { self.now.after_ms(RETRY_MS) };
         entry.failure = Some(Failure { times, reason: reason.to_vec(), refusal, retry });
         self.give_permit(pool);
@@ -413,28 +443,6 @@ impl Worker {
             self.give_up(net, pool, refusal.is_some());
         }
         self.open_wanted(net, pool);
-    }
-
-    /// Takes over a newer snapshot of who serves a database.
-    pub fn handle_snapshot<N: Net>(
-        &mut self,
-        net: &mut N,
-        database: &[u8],
-        snapshot: &Snapshot,
-        now: Now,
-    ) {
-        self.now = now;
-        for pool in 0..self.entries.len() {
-            let entry = &mut self.entries[pool];
-            if entry.name.database != database || !entry.router.handle_snapshot(snapshot) {
-                continue;
-            }
-            let idle: Vec<_> = entry.pool.idle().collect();
-            for id in idle {
-                self.close_idle(net, id);
-            }
-            self.serve(net, pool);
-        }
     }
 
     fn close_idle<N: Net>(&mut self, net: &mut N, id: ServerId) {
@@ -452,17 +460,6 @@ impl Worker {
         net.write(server.socket, &self.scratch);
         net.finish(server.socket);
         self.entries[server.pool].pool.lost(id);
-    }
-
-    /// Holds new transactions of a database, or lets them go on.
-    pub fn hold<N: Net>(&mut self, net: &mut N, database: &[u8], is_held: bool, now: Now) {
-        self.now = now;
-        for pool in 0..self.entries.len() {
-            if self.entries[pool].name.database == database {
-                self.entries[pool].is_held = is_held;
-                self.serve(net, pool);
-            }
-        }
     }
 }
 
@@ -500,13 +497,19 @@ pub(crate) const FIRST_EPOCH: Epoch = Epoch(0);
 #[cfg(test)]
 mod attack_tests;
 #[cfg(test)]
+mod chaos_tests;
+#[cfg(test)]
 mod desk;
+#[cfg(test)]
+mod hold_tests;
 #[cfg(test)]
 mod pools_tests;
 #[cfg(test)]
 mod recount;
 #[cfg(test)]
 mod share_tests;
+#[cfg(test)]
+mod standby_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

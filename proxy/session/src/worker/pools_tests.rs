@@ -15,7 +15,7 @@ use crate::route::ServerAddress;
 
 /// A database on a backend.
 pub(super) fn database(backend: &str, pool_size: usize) -> Database {
-    let backends = alloc::vec![ServerAddress(backend.to_string())];
+    let backends = alloc::vec![ServerAddress(backend.to_string()).into()];
     Database::new(backends, PoolMode::Transaction, pool_size)
 }
 

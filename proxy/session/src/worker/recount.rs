@@ -34,7 +34,7 @@ pub(super) fn recount(worker: &Worker) {
             assert!(client.is_waiting && client.server.is_none(), "{client:?}");
         }
         let is_starved = !idle.is_empty() && entry.pool.waiting().next().is_some();
-        assert!(entry.is_held || !is_starved, "clients wait while servers are idle");
+        assert!(entry.hold.is_some() || !is_starved, "clients wait while servers are idle");
     }
     worker.clients.iter().for_each(|client| of_client(worker, client));
     for server in worker.servers.iter() {

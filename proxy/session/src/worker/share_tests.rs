@@ -8,7 +8,7 @@ use super::pools_tests::{config, database};
 use super::testing::{Bench, done, query};
 use super::tests::states;
 use crate::config::{ForcedLogin, User};
-use crate::limits::{HAND_OVER_MS, TENURE_MS};
+use crate::limits::{HAND_OVER_MS, TENURE_MS, YIELD_MS};
 use crate::net::Socket;
 
 /// Two threads, and one server for both.
@@ -20,7 +20,7 @@ fn two() -> (Bench, Bench) {
 
 /// Everybody reads what others have said, until there is nothing more.
 fn settle(benches: &mut [&mut Bench]) {
-    while benches.iter_mut().fold(false, |any, bench| bench.read_mail() || any) {}
+    while benches.iter_mut().any(|bench| bench.read_mail()) {}
 }
 
 /// A client and the server that was opened for it.
@@ -36,21 +36,24 @@ fn thread_without_a_server_gets_the_one_that_is_idle_elsewhere() {
     let (mut one, mut other) = two();
     let (_, server) = first(&mut one);
     let client = other.begin_client(&[]);
+    assert!(other.tags(client).ends_with('Z'), "what servers report is known to all");
+    other.say(client, &query("select 1"));
     settle(&mut [&mut one, &mut other]);
     assert!(!one.is_closed(server), "it is too young");
     assert!(other.wire.connects.is_empty());
     one.tick(TENURE_MS);
     settle(&mut [&mut one, &mut other]);
     assert!(one.is_closed(server));
-    assert_eq!(other.open_all().len(), 1);
-    assert!(other.tags(client).ends_with('Z'));
+    let server = other.open_all()[0];
+    assert_eq!(other.take(server), query("select 1"));
 }
 
 #[test]
 fn busy_server_goes_to_a_thread_whose_clients_have_waited_much_longer() {
     let (mut one, mut other) = two();
     let (mine, server) = first(&mut one);
-    let theirs = other.begin_client(&[]);
+    let theirs = other.client();
+    other.say(theirs, &query("select 0"));
     one.tick(TENURE_MS);
     one.say(mine, &query("select 1"));
     let next = one.client();
@@ -62,13 +65,15 @@ fn busy_server_goes_to_a_thread_whose_clients_have_waited_much_longer() {
     one.say(server, &done("SELECT 2", Status::Idle));
     let sent = one.take(server);
     assert!(sent.ends_with(&query("select 3")), "its own client has waited nearly as long");
-    one.tick(HAND_OVER_MS + 1);
+    one.tick(YIELD_MS + 1);
     one.say(mine, &query("select 4"));
     one.say(server, &done("SELECT 3", Status::Idle));
     assert!(one.is_closed(server), "the other has waited longer by far");
     settle(&mut [&mut one, &mut other]);
-    other.open_all();
-    assert!(other.tags(theirs).ends_with('Z'));
+    let theirs_now = other.open_all()[0];
+    assert_eq!(other.take(theirs_now), query("select 0"));
+    other.say(theirs_now, &done("SELECT 0", Status::Idle));
+    assert_eq!(other.tags(theirs), "CZ");
     // And back, as soon as it is idle there.
     other.tick(2 * TENURE_MS);
     one.tick(HAND_OVER_MS);

@@ -12,6 +12,7 @@ use pgx_wire::{Frames, frontend};
 use super::desk::Desk;
 use super::recount::recount;
 use super::{Owner, Worker};
+use crate::attrs::SessionAttrs;
 use crate::config::{AuthMethod, Config, Database, PoolMode};
 use crate::ids::ClientId;
 use crate::net::{Net, Socket};
@@ -29,6 +30,7 @@ pub(super) struct Wire {
     pub(super) blocked: BTreeSet<Socket>,
     pub(super) owners: BTreeMap<Socket, Owner>,
     pub(super) connects: Vec<Socket>,
+    pub(super) places: BTreeMap<Socket, ServerAddress>,
     pub(super) cancels: Vec<(u32, Vec<u8>)>,
     last: u64,
 }
@@ -64,9 +66,10 @@ impl Net for Wire {
         self.finish(socket);
     }
 
-    fn connect(&mut self, _to: &ServerAddress) -> Option<Socket> {
+    fn connect(&mut self, to: &ServerAddress) -> Option<Socket> {
         self.last += 1;
         let socket = Socket(self.last);
+        self.places.insert(socket, to.clone());
         self.connects.push(socket);
         Some(socket)
     }
@@ -93,12 +96,14 @@ pub(super) struct Bench {
     pub(super) now: Now,
     clients: BTreeMap<Socket, ClientId>,
     desk: Desk,
+    /// Which servers clients want by where they come in.
+    pub(super) listener: SessionAttrs,
 }
 
 impl Bench {
     /// One database on one backend, for everybody.
     pub(super) fn new(mode: PoolMode, pool_size: usize) -> Self {
-        let backends = alloc::vec![ServerAddress("db:5432".to_string())];
+        let backends = alloc::vec![ServerAddress("db:5432".to_string()).into()];
         let database = Database::new(backends, mode, pool_size);
         Self::with(Config {
             databases: BTreeMap::from([(b"*".to_vec(), database)]),
@@ -117,9 +122,9 @@ impl Bench {
     pub(super) fn threads(config: Config, threads: usize) -> Vec<Self> {
         let config = Rc::new(config);
         let begin = |desk: Desk| {
-            let mut wire = Wire::default();
+            let (mut wire, listener) = (Wire::default(), SessionAttrs::Any);
             let worker = Worker::new(Rc::clone(&config), desk.boxed(), 0, &mut wire);
-            Self { worker, wire, now: Now(0), clients: BTreeMap::new(), desk }
+            Self { worker, wire, now: Now(0), clients: BTreeMap::new(), desk, listener }
         };
         Desk::all(threads).into_iter().map(begin).collect()
     }
@@ -146,7 +151,7 @@ impl Bench {
     pub(super) fn connect(&mut self) -> Socket {
         self.wire.last += 1;
         let socket = Socket(self.wire.last);
-        let id = self.worker.accepted(&mut self.wire, socket, self.now);
+        let id = self.worker.accepted(&mut self.wire, socket, self.listener, self.now);
         self.clients.insert(socket, id);
         socket
     }
@@ -198,7 +203,15 @@ impl Bench {
 
     /// A server that was told who logs in lets it in.
     pub(super) fn greet(&mut self, socket: Socket) {
+        self.greet_as(socket, &[]);
+    }
+
+    /// The same, with more settings that it reports.
+    pub(super) fn greet_as(&mut self, socket: Socket, reported: &[(&str, &str)]) {
         let mut hello = Vec::new();
+        for (name, value) in reported {
+            backend::write::parameter_status(&mut hello, name.as_bytes(), value.as_bytes());
+        }
         backend::write::authentication_ok(&mut hello);
         backend::write::parameter_status(&mut hello, b"DateStyle", b"ISO");
         backend::write::parameter_status(&mut hello, b"TimeZone", b"UTC");
@@ -239,6 +252,10 @@ impl Bench {
     /// The numbers are right, and who may be read from is.
     pub(super) fn check(&self) {
         recount(&self.worker);
+        for entry in &self.worker.entries {
+            let (held, mailed) = self.desk.held(entry.key);
+            assert_eq!(held, entry.pool.total() + mailed, "permits and servers");
+        }
         for client in self.worker.clients.iter() {
             let is_paused = self.wire.paused.contains(&client.socket);
             assert_eq!(is_paused, client.is_paused, "{client:?}");
@@ -298,6 +315,10 @@ impl Bench {
     /// The tags of what was sent.
     pub(super) fn tags(&mut self, socket: Socket) -> alloc::string::String {
         tags(&self.take(socket))
+    }
+
+    pub(super) fn is_paused(&self, socket: Socket) -> bool {
+        self.wire.paused.contains(&socket)
     }
 
     pub(super) fn is_closed(&self, socket: Socket) -> bool {

@@ -13,6 +13,9 @@ use crate::net::Net;
 use crate::server;
 use crate::time::Now;
 
+/// What a client is told whose database was held for too long.
+const HELD: &str = "the database is paused, and was not resumed in time";
+
 /// Why a client has to go.
 type Verdict = (ClientId, SqlState, &'static str);
 
@@ -35,9 +38,11 @@ impl Worker {
         self.tick_servers(net);
         self.tick_cancels(net);
         for pool in 0..self.entries.len() {
+            self.tick_drain(net, pool);
             self.entries[pool].is_denied = false;
             self.offer_idle(net, pool);
             self.keep_min(net, pool);
+            self.ask_idle_lags(net, pool);
             self.serve(net, pool);
         }
     }
@@ -52,11 +57,15 @@ impl Worker {
                 SqlState::CANNOT_CONNECT_NOW,
                 "the login took too long",
             )),
-            Phase::Ready if client.is_waiting => over(query_wait_ms).then_some((
-                id,
-                SqlState::CONNECTION_FAILURE,
-                "no server was free in time",
-            )),
+            Phase::Ready if client.is_waiting => {
+                let hold = self.entries[client.pool].hold.filter(|_| client.server.is_none());
+                let (state, message) = match hold {
+                    Some(_) => (SqlState::CANNOT_CONNECT_NOW, HELD),
+                    None => (SqlState::CONNECTION_FAILURE, "no server was free in time"),
+                };
+                let own = hold.is_some_and(|hold| over(hold.wait_ms));
+                (own || over(query_wait_ms)).then_some((id, state, message))
+            }
             Phase::Ready => {
                 let server = client.server.and_then(|server| self.servers.get(server));
                 let is_answered = server.is_none_or(|server| server.exchange.is_answered());

@@ -1,5 +1,7 @@
 //! The form of what is said of databases and users; the words are PgBouncer's where it has them.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use toml_example::TomlExample;
 
@@ -12,6 +14,18 @@ pub(in crate::config) struct Database {
     /// Where it is; the backends above if they are not given.
     #[toml_example(default = ["127.0.0.1:5432"])]
     pub(in crate::config) backends: Option<Vec<String>>,
+    /// Which of them its clients want: "any", "read-write", "read-only", "primary", "standby" or
+    /// "prefer-standby", as in libpq; what the listener says if it is not given.
+    #[toml_example(default = "any")]
+    pub(in crate::config) target: Option<String>,
+    /// Shares of connections among backends of one kind; 1 for those that are not named.
+    #[serde(default)]
+    #[toml_example(default = { "127.0.0.1:5432" = 2 })]
+    pub(in crate::config) weights: BTreeMap<String, u32>,
+    /// Milliseconds that a standby may be behind before it gets no clients; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) standby_lag_ms_max: u32,
     /// Its name on the server; the same if it is not given.
     #[toml_example(default = "shop")]
     pub(in crate::config) dbname: Option<String>,
@@ -30,29 +44,21 @@ pub(in crate::config) struct Database {
     pub(in crate::config) pool_size: Option<u32>,
     /// Server connections of each user that are kept even if nobody needs them, as long as the
     /// user has clients or "user" is given.
-    #[serde(default)]
     #[toml_example(default = 0)]
-    pub(in crate::config) min_pool_size: u32,
+    pub(in crate::config) min_pool_size: Option<u32>,
     /// Server connections of each user beyond pool_size, for clients that have waited long.
-    #[serde(default)]
     #[toml_example(default = 0)]
-    pub(in crate::config) reserve_pool_size: u32,
+    pub(in crate::config) reserve_pool_size: Option<u32>,
     /// Seconds that a client waits before it may have one of those.
-    #[serde(default = "reserve_pool_timeout")]
     #[toml_example(default = 5)]
-    pub(in crate::config) reserve_pool_timeout: u32,
+    pub(in crate::config) reserve_pool_timeout: Option<u32>,
     /// Server connections of all users; 0 means no limit.
-    #[serde(default)]
     #[toml_example(default = 0)]
-    pub(in crate::config) max_db_connections: u32,
+    pub(in crate::config) max_db_connections: Option<u32>,
     /// Clients; 0 means no limit.
     #[serde(default)]
     #[toml_example(default = 0)]
     pub(in crate::config) max_db_client_connections: u32,
-}
-
-fn reserve_pool_timeout() -> u32 {
-    5
 }
 
 #[derive(Debug, Deserialize, TomlExample)]
@@ -68,11 +74,22 @@ pub(in crate::config) struct User {
     #[toml_example(default = 5)]
     pub(in crate::config) pool_size: Option<u32>,
     /// Server connections in all databases; 0 means no limit.
-    #[serde(default)]
     #[toml_example(default = 0)]
-    pub(in crate::config) max_user_connections: u32,
+    pub(in crate::config) max_user_connections: Option<u32>,
     /// Clients that log in as this user; 0 means no limit.
     #[serde(default)]
     #[toml_example(default = 0)]
     pub(in crate::config) max_user_client_connections: u32,
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Listener {
+    /// Address and port.
+    #[toml_example(default = "0.0.0.0:6434")]
+    pub(in crate::config) listen: String,
+    /// Which servers clients want that come in there: "any", "read-write", "read-only",
+    /// "primary", "standby" or "prefer-standby", as in libpq.
+    #[toml_example(default = "standby")]
+    pub(in crate::config) target: String,
 }

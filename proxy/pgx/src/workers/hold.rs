@@ -1,0 +1,86 @@
+//! Holding new transactions on all threads, and letting them go on, elsewhere if need be.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use pgx_session::route::{Epoch, ServerAddress, Snapshot};
+use pgx_session::time::Now;
+use pgx_session::worker::{Hold, Scope};
+use tokio::sync::mpsc;
+
+use super::driver::Driver;
+use super::{Letter, Shared, Workers};
+
+/// Which databases are meant: one by its name, or all.
+#[derive(Clone, Debug)]
+pub(crate) struct Databases(pub(crate) Option<Vec<u8>>);
+
+impl Databases {
+    fn scope(&self) -> Scope<'_> {
+        self.0.as_deref().map_or(Scope::All, Scope::Database)
+    }
+}
+
+/// What a thread is told of them.
+pub(super) enum Order {
+    Hold(Hold),
+    Resume,
+    Change(Arc<Snapshot>),
+    Count(mpsc::UnboundedSender<usize>),
+}
+
+impl Workers {
+    /// Holds new transactions.
+    pub(crate) fn hold(&self, databases: &Databases, hold: Hold) {
+        self.order(databases, || Order::Hold(hold));
+    }
+
+    /// Lets them go on where they were, or at these backends from now on. Takes as long as looking
+    /// up their names.
+    pub(crate) fn resume(&self, databases: &Databases, elsewhere: &[ServerAddress]) {
+        if !elsewhere.is_empty() {
+            self.names.look_up(elsewhere);
+            let epoch = Epoch(self.shared.epoch.fetch_add(1, Ordering::Relaxed) + 1);
+            let backends = elsewhere.iter().cloned().map(Into::into).collect();
+            let snapshot = Arc::new(Snapshot { epoch, backends });
+            self.order(databases, || Order::Change(Arc::clone(&snapshot)));
+        }
+        self.order(databases, || Order::Resume);
+    }
+
+    /// How many servers they have on all threads.
+    pub(crate) async fn servers_of(&self, databases: &Databases) -> usize {
+        let (count, mut counts) = mpsc::unbounded_channel();
+        self.order(databases, || Order::Count(count.clone()));
+        drop(count);
+        let mut sum = 0;
+        while let Some(count) = counts.recv().await {
+            sum += count;
+        }
+        sum
+    }
+
+    fn order(&self, databases: &Databases, order: impl Fn() -> Order) {
+        for number in 0..self.shared.counts.len() {
+            self.shared.send(number, Letter::Databases(databases.clone(), order()));
+        }
+    }
+}
+
+/// A thread does as it is told.
+pub(super) fn carry_out(
+    io: &mut pgx_ring::Io,
+    driver: &mut Driver,
+    databases: &Databases,
+    order: Order,
+    shared: &Shared,
+) {
+    let (scope, now): (_, Now) = (databases.scope(), shared.now());
+    driver.with(io, |worker, wire| match order {
+        Order::Hold(hold) => worker.hold(wire, scope, hold, now),
+        Order::Resume => worker.resume(wire, scope, now),
+        Order::Change(snapshot) => worker.handle_snapshot(wire, scope, &snapshot, 0, now),
+        // Who asked may have lost patience.
+        Order::Count(to) => drop(to.send(worker.servers_of(scope))),
+    });
+}
