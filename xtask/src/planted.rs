@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// The bugs to plant, by the names of their patches; all of them if none is named
     bugs: Vec<String>,
     /// How many seeds of three nodes are tried for each; half as many of five come after
-    #[arg(long, default_value_t = 3_000)]
+    #[arg(long, default_value_t = 6_000)]
     seeds: u64,
 }
 
