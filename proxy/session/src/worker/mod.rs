@@ -504,6 +504,10 @@ pub(crate) const FIRST_EPOCH: Epoch = Epoch(0);
 #[cfg(test)]
 mod attack_tests;
 #[cfg(test)]
+mod backend_model;
+#[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 mod recount;
 #[cfg(test)]
 mod testing;

@@ -167,6 +167,17 @@ impl Bench {
         true
     }
 
+    /// Time has passed.
+    pub(super) fn tick(&mut self) {
+        self.worker.tick(&mut self.wire, self.now);
+        self.check();
+    }
+
+    /// Who a client is.
+    pub(super) fn id(&self, socket: Socket) -> ClientId {
+        self.clients[&socket]
+    }
+
     /// A socket has sent what it was given.
     pub(super) fn drained(&mut self, socket: Socket) {
         let owner = self.wire.owners.get(&socket).copied();
