@@ -7,3 +7,4 @@ pub mod node;
 pub mod objects;
 pub mod programs;
 pub mod skip;
+pub mod tap;

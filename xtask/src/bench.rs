@@ -1,6 +1,12 @@
 //! `cargo xtask bench`: measures on this machine what the documentation states.
 
+mod cpu;
 mod engines;
+mod idle;
+mod load;
+mod peers;
+mod pgbench;
+mod stats;
 mod xdp;
 
 use std::path::Path;
@@ -14,14 +20,13 @@ use pgx_tests::lab::{build, wait_for, wait_for_some};
 use pgx_tests::node::Node;
 use serde_json::Value;
 
+use self::cpu::TICKS_PER_S;
+
 /// How long a voter that has started keeps quiet, and some more.
 const QUIET_MS: u64 = 3_000;
 
 /// How often a survivor is asked while a coordinator is missing.
 const LOOK: Duration = Duration::from_millis(2);
-
-/// Clock ticks a second in /proc, fixed by the kernel's interface on Linux.
-const TICKS_PER_S: f64 = 100.0;
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]
@@ -46,6 +51,10 @@ enum What {
     },
     /// Bare forwarders on our engine, tokio and tokio-uring under pgbench, beside no forwarder
     Engines(engines::Args),
+    /// Memory of pgx for clients that have logged in and say nothing
+    Idle(idle::Args),
+    /// pgx, pgbouncer, haproxy and no proxy under pgbench, in turn
+    Pgbench(pgbench::Args),
     /// The BPF programs, each with its packets: nanoseconds a packet
     Xdp(xdp::Args),
 }
@@ -61,6 +70,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             control_plane(&binary, *rounds, Duration::from_secs(*idle_s))
         }
         What::Engines(args) => engines::run(args),
+        What::Idle(args) => idle::run(args),
+        What::Pgbench(args) => pgbench::run(args),
         What::Xdp(args) => xdp::run(args),
     }
 }

@@ -46,6 +46,7 @@ enum Target {
     Fence,
     Reset,
     Neighbour,
+    Steering,
     Frames,
     Startup,
     Readers,
@@ -63,7 +64,7 @@ impl Target {
 
     fn home(self) -> &'static Home {
         match self {
-            Self::Classify | Self::Fence | Self::Reset | Self::Neighbour => &RULES,
+            Self::Classify | Self::Fence | Self::Reset | Self::Neighbour | Self::Steering => &RULES,
             Self::Frames
             | Self::Startup
             | Self::Readers

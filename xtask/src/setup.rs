@@ -4,6 +4,8 @@
 //! command that installs it is printed. Debian and Ubuntu are known; elsewhere the names of the
 //! missing programs are printed.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -50,6 +52,14 @@ pub(crate) const LLVM: &[Need] = &[
     need(Probe::Program("c++"), "g++"),
 ];
 
+/// What pgx is compared with under load.
+pub(crate) const PEERS: &[Need] =
+    &[need(Probe::Program("pgbouncer"), "pgbouncer"), need(Probe::Program("haproxy"), "haproxy")];
+
+/// By this file packages ask whether their services may be started; see Debian's
+/// /usr/share/doc/init-system-helpers/README.policy-rc.d.gz.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
 const fn need(probe: Probe, package: &'static str) -> Need {
     Need { probe, package }
 }
@@ -74,6 +84,8 @@ pub(crate) fn ensure(needs: &[Need]) -> anyhow::Result<()> {
     // Without it Debian's postgresql package makes and starts a cluster that nobody asked for.
     let _ = std::fs::create_dir_all("/etc/postgresql-common");
     apt(&["update", "-q"])?;
+    // We want programs, not services that take ports.
+    let _quiet = Quiet::begin();
     let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
     args.extend(packages.iter().copied());
     apt(&args)?;
@@ -111,6 +123,27 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|dir| dir.join(name))
         .find(|file| file.is_file())
+}
+
+/// While it lives, packages that are installed start no services. A policy that is there already
+/// is the owner's, and stays.
+struct Quiet(bool);
+
+impl Quiet {
+    fn begin() -> Self {
+        let mut options = std::fs::File::options();
+        let made = options.write(true).create_new(true).mode(0o755).open(POLICY);
+        // Without it services start, which is a nuisance and no more.
+        Self(made.and_then(|mut file| file.write_all(b"#!/bin/sh\nexit 101\n")).is_ok())
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        if self.0 {
+            let _ = std::fs::remove_file(POLICY);
+        }
+    }
 }
 
 fn apt(args: &[&str]) -> anyhow::Result<()> {

@@ -21,6 +21,9 @@ pub enum Slot {
     Port = 4,
     /// The epoch of the newest list of fenced backends; grows only. A plain number.
     Fenced = 5,
+    /// The ports that are steered, see [`port_bit`](crate::port_bit). The writer of steering's,
+    /// not a lease's.
+    Ports = 6,
 }
 
 /// Slots of the map of words.
@@ -108,7 +111,7 @@ impl LeaseWord {
 
 const _: () = {
     assert!(size_of::<LeaseWord>() == 8);
-    assert!((Slot::Fenced as u32) < LEASE_SLOTS);
+    assert!((Slot::Ports as u32) < LEASE_SLOTS);
 };
 
 #[cfg(test)]

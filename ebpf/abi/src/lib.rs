@@ -7,6 +7,7 @@
 #![no_std]
 
 mod counter;
+mod lab;
 mod lease;
 mod names;
 mod program;
@@ -15,14 +16,16 @@ mod steer;
 mod vip;
 
 pub use counter::{COUNTER_SLOTS, Counter};
+pub use lab::{LAB_FRAME_BYTES_MAX, LabFrame};
 pub use lease::{
     EPOCH_MAX, FENCED_MAX, Gate, LEASE_SLOTS, LeaseWord, PEERS_MAX, PORT_DEFAULT, PROBE_IN,
     PROBE_OUT, PROBE_PORT, Slot,
 };
 pub use names::{
-    FENCE, FENCE_CGROUP_IN, FENCE_CGROUP_OUT, FENCE_IN, FENCE_OUT, FENCED, LAB_OBJECT, LAB_PASS,
-    LEASES, LINKS, OBJECTS, PEERS, PGX_OBJECT, PGX_ROOT, PIN_BASE, PIN_VERSION, PROGRAMS, REASONS,
-    VIP, VIPS,
+    FENCE, FENCE_CGROUP_IN, FENCE_CGROUP_OUT, FENCE_IN, FENCE_OUT, FENCED, LAB_AGAIN, LAB_AGAIN_TC,
+    LAB_FRAME, LAB_NEXT, LAB_NEXT_TC, LAB_OBJECT, LAB_PASS, LAB_PASS_CGROUP, LAB_PASS_TC, LEASES,
+    LINKS, OBJECTS, PEERS, PGX_OBJECT, PGX_ROOT, PIN_BASE, PIN_VERSION, PROGRAMS, REASONS, VIP,
+    VIPS,
 };
 pub use names::{
     REFUSE, STEER, STEER_AWAY, STEER_BUCKETS, STEER_FLOWS, STEER_HOPS, STEER_INFLOW, STEER_NOTE,
@@ -33,7 +36,7 @@ pub use reason::Reason;
 pub use steer::{
     BUCKET_SLOTS, BUCKETS, BucketWord, FLOWS_MAX, FLOWS_NEW_PER_S_MAX, FlowKey, HOPS_MAX,
     HeadingNote, Inflow, SERVER_SLOTS, SERVERS_MAX, SERVICES_MAX, ServerWord, ServiceKey,
-    ServiceWord, TABLES_MAX, TableWord, bucket_slot, server_slot,
+    ServiceWord, TABLES_MAX, TableWord, bucket_slot, port_bit, server_slot,
 };
 pub use vip::{LINKS_MAX, LinkAddress, VIPS_MAX, Vip};
 

@@ -21,6 +21,27 @@ macro_rules! name {
     (lab_pass) => {
         "lab_pass"
     };
+    (lab_pass_tc) => {
+        "lab_pass_tc"
+    };
+    (lab_pass_cgroup) => {
+        "lab_pass_cgroup"
+    };
+    (lab_again) => {
+        "lab_again"
+    };
+    (lab_again_tc) => {
+        "lab_again_tc"
+    };
+    (lab_frame) => {
+        "lab_frame"
+    };
+    (lab_next) => {
+        "lab_next"
+    };
+    (lab_next_tc) => {
+        "lab_next_tc"
+    };
     (reasons) => {
         "pgx_reasons"
     };
@@ -93,6 +114,21 @@ macro_rules! name {
     (steer_inflow) => {
         "pgx_st_inflow"
     };
+    (answer) => {
+        "pgx_answer"
+    };
+    (answer_v4) => {
+        "pgx_answer_v4"
+    };
+    (answer_v6) => {
+        "pgx_answer_v6"
+    };
+    (find_socket) => {
+        "pgx_find_socket"
+    };
+    (walk_paged) => {
+        "pgx_walk_paged"
+    };
     (section classifier) => {
         "classifier"
     };
@@ -121,6 +157,22 @@ pub const OBJECTS: [&str; 2] = [LAB_OBJECT, PGX_OBJECT];
 pub const PGX_ROOT: &str = name!(pgx_root);
 /// The XDP program that passes everything; a veth's peer needs one, or native `XDP_TX` is lost.
 pub const LAB_PASS: &str = name!(lab_pass);
+
+/// The same in traffic control, and in a cgroup: what they cost, an empty program costs.
+pub const LAB_PASS_TC: &str = name!(lab_pass_tc);
+/// See [`LAB_PASS_TC`].
+pub const LAB_PASS_CGROUP: &str = name!(lab_pass_cgroup);
+/// The XDP program that makes a packet what it was, see [`LabFrame`](crate::LabFrame), and goes on
+/// to another program: so that one that rewrites packets can be run again and again.
+pub const LAB_AGAIN: &str = name!(lab_again);
+/// The same in traffic control.
+pub const LAB_AGAIN_TC: &str = name!(lab_again_tc);
+/// The map of what the packet was.
+pub const LAB_FRAME: &str = name!(lab_frame);
+/// The program array whose first place [`LAB_AGAIN`] goes on to.
+pub const LAB_NEXT: &str = name!(lab_next);
+/// The same for [`LAB_AGAIN_TC`].
+pub const LAB_NEXT_TC: &str = name!(lab_next_tc);
 
 /// The XDP program that guards PostgreSQL's port; the root program calls it.
 pub const FENCE: &str = name!(fence);
@@ -167,7 +219,7 @@ pub const STEER_SERVICES: &str = name!(steer_services);
 pub const STEER_HOPS: &str = name!(steer_hops);
 /// The map of direct services' flows, with the epoch that each began in.
 pub const STEER_FLOWS: &str = name!(steer_flows);
-/// The map of the packet in hand, see [`HeadingNote`](crate::HeadingNote).
+/// The map of the keys of the packet in hand, see [`HeadingNote`](crate::HeadingNote).
 pub const STEER_NOTE: &str = name!(steer_note);
 /// The map that bounds how many of them are written, see [`Inflow`](crate::Inflow).
 pub const STEER_INFLOW: &str = name!(steer_inflow);
@@ -188,6 +240,10 @@ const NAME_LEN_MAX: usize = 15;
 const _: () = {
     assert!(PGX_ROOT.len() <= NAME_LEN_MAX);
     assert!(LAB_PASS.len() <= NAME_LEN_MAX);
+    assert!(LAB_PASS_TC.len() <= NAME_LEN_MAX && LAB_PASS_CGROUP.len() <= NAME_LEN_MAX);
+    assert!(LAB_AGAIN.len() <= NAME_LEN_MAX && LAB_AGAIN_TC.len() <= NAME_LEN_MAX);
+    assert!(LAB_FRAME.len() <= NAME_LEN_MAX);
+    assert!(LAB_NEXT.len() <= NAME_LEN_MAX && LAB_NEXT_TC.len() <= NAME_LEN_MAX);
     assert!(REASONS.len() <= NAME_LEN_MAX);
     assert!(FENCE.len() <= NAME_LEN_MAX);
     assert!(FENCE_IN.len() <= NAME_LEN_MAX);

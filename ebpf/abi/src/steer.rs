@@ -174,7 +174,7 @@ pub struct ServiceKey {
 
 /// The key of a direct service's flow.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowKey {
     /// The client's address.
     pub client: [u8; 16],
@@ -186,21 +186,17 @@ pub struct FlowKey {
     pub port: u16,
 }
 
-/// Where the packet in hand is heading, between the two halves of the steering program. Only
-/// programs read it; it is here because its size is a part of the map's layout.
-#[repr(C)]
+/// The keys of the packet in hand, outside of the 512 bytes of stack that a program has. Only
+/// programs of one object use it, each for itself, so it is not pinned.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadingNote {
-    /// The flow.
+    /// Its flow.
     pub flow: FlowKey,
-    /// Offset of the IP header in the packet.
-    pub ip: u16,
-    /// Offset of the TCP header in the packet.
-    pub at: u16,
-    /// What the packet is to its flow.
-    pub kind: u8,
-    /// Whether it is but a first fragment.
-    pub is_cut: u8,
+    /// What it wants.
+    pub service: ServiceKey,
+    /// Padding.
+    pub padding: [u8; 2],
 }
 
 /// How many flows a CPU has written down in the current second.
@@ -211,6 +207,14 @@ pub struct Inflow {
     pub second: u32,
     /// The flows.
     pub flows: u32,
+}
+
+/// The bit of a port in the word that says which ones are steered. Ports share bits: a bit that is
+/// not set spares the search for the service, which takes longer than all before it, and one that
+/// is set says nothing.
+#[must_use]
+pub const fn port_bit(port: u16) -> u64 {
+    1 << (port % 64)
 }
 
 /// The slot of a table's bucket in the map of buckets.
@@ -234,7 +238,7 @@ const _: () = {
     assert!(BUCKETS.is_power_of_two() && TABLES_MAX.is_power_of_two());
     assert!(SERVERS_MAX.is_power_of_two() && SERVERS_MAX <= u8::MAX as u32);
     assert!(size_of::<ServiceKey>() == 18 && size_of::<FlowKey>() == 36);
-    assert!(size_of::<Inflow>() == 8 && size_of::<HeadingNote>() == 42);
+    assert!(size_of::<Inflow>() == 8 && size_of::<HeadingNote>() == 56);
     assert!(FLOWS_NEW_PER_S_MAX < FLOWS_MAX);
 };
 

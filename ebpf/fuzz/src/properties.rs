@@ -8,8 +8,9 @@
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TcpSlice, TransportSlice};
 use pgx_abi::{Gate, Reason};
 use pgx_rules::{
-    Bytes, Direction, Facts, Fence, Question, RESET_IPV4, RESET_IPV6, Reset, Segment, Subject,
-    Transport, advertisement, arp_answer, decide, facts, facts_of_ip, question, subject,
+    Bytes, Direction, Facts, Fence, Link, Packed, Question, RESET_IPV4, RESET_IPV6, Reset, Segment,
+    Subject, Transport, advertisement, arp_answer, decide, facts, facts_of_ip, link, plain,
+    question, subject,
 };
 
 /// The port that is fenced; that of every TCP packet in the table.
@@ -34,10 +35,17 @@ impl Bytes for Watched<'_> {
     }
 }
 
-/// Classification reads what is there, and what is behind the packet changes nothing.
+/// Classification reads what is there, and what is behind the packet changes nothing; what was
+/// found fits into the word that the kernel's programs hand it on in.
 pub fn classify(frame: &[u8]) {
     let found = facts(&Watched(frame));
-    let _ = facts_of_ip(&Watched(frame));
+    assert_eq!(Packed::of(found).facts(&Watched(frame)), found);
+    let found_of_ip = facts_of_ip(&Watched(frame));
+    assert_eq!(Packed::of(found_of_ip).facts(&Watched(frame)), found_of_ip);
+    if let Ok(Link::Ip(family, at)) = link(&Watched(frame)) {
+        let usual = plain(&Watched(frame), family, at);
+        assert!(usual.is_none_or(|usual| found == Ok(usual)), "{usual:?}, {found:?}");
+    }
     if let Some(segment) = segment(found) {
         assert!(segment.ip < segment.at && segment.at + 20 <= segment.end, "{segment:?}");
         assert!(segment.at + 20 <= frame.len(), "a header that is not there: {segment:?}");
@@ -94,15 +102,12 @@ pub fn fence(frame: &[u8]) {
                 Fence::Drop(_) => assert!(!is_others, "{whose:?} was dropped"),
             }
         }
-        let open = judge(Gate::Open, false);
-        // A packet that tries the fence out never goes further.
+        // What pgx tries the fence out with never passes.
         let is_probe = whose == Subject::Probe;
-        let is_right = match open {
-            Fence::Drop(reason) => is_probe && reason == Reason::FenceProbe,
-            Fence::Ignore | Fence::Pass(Reason::FenceOpen) => !is_probe,
-            _ => false,
-        };
-        assert!(is_right, "{whose:?}: {open:?}");
+        let open = judge(Gate::Open, false);
+        let passes = matches!(open, Fence::Ignore | Fence::Pass(Reason::FenceOpen));
+        let is_dropped = open == Fence::Drop(Reason::FenceProbe);
+        assert!(if is_probe { is_dropped } else { passes }, "{open:?}");
     }
 }
 

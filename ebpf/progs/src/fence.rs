@@ -6,18 +6,19 @@
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_xdp_adjust_tail;
 use pgx_abi::{Program, Reason, XDP_DROP, XDP_PASS, XDP_TX};
-use pgx_rules::{Bytes as _, Direction, Fence, Reset, Segment, facts, fence, reset, subject};
+use pgx_rules::{Bytes as _, Direction, Fence, Reset, Segment, fence, reset, subject};
 
 use crate::counters::count;
 use crate::frame::Frame;
 use crate::maps;
+use crate::walk::frame_facts;
 
 /// Context → facts → verdict for one packet that comes in.
 #[unsafe(export_name = pgx_abi::name!(fence))]
 #[unsafe(link_section = pgx_abi::name!(section xdp))]
 extern "C" fn fence_xdp(context: *mut xdp_md) -> u32 {
-    let frame = Frame::new(context);
-    let whose = subject(facts(&frame), Direction::In, maps::port());
+    let (frame, found) = frame_facts(context);
+    let whose = subject(found, Direction::In, maps::port());
     let judged = fence(&frame, whose, Direction::In, maps::gate, maps::is_peer, maps::is_fenced);
     match judged {
         Fence::Ignore => go_on(context),

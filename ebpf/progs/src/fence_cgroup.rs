@@ -5,11 +5,12 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use pgx_abi::{CGROUP_DROP, CGROUP_PASS, Reason};
-use pgx_rules::{Bytes as _, Direction, Fence, facts_of_ip, fence, is_socket_probe, subject};
+use pgx_rules::{Bytes as _, Direction, Fence, fence, is_socket_probe, subject};
 
 use crate::counters::count;
 use crate::maps;
 use crate::skb::Skb;
+use crate::walk::ip_facts;
 
 /// One packet that a socket is to receive.
 #[unsafe(export_name = pgx_abi::name!(fence_cgroup_in))]
@@ -28,7 +29,7 @@ extern "C" fn fence_cgroup_out(context: *mut __sk_buff) -> i32 {
 #[inline(always)]
 fn guard(context: *mut __sk_buff, direction: Direction) -> i32 {
     let packet = Skb::new(context);
-    let whose = subject(facts_of_ip(&packet), direction, maps::port());
+    let whose = subject(ip_facts(&packet), direction, maps::port());
     if matches!(direction, Direction::In) && is_socket_probe(whose) {
         count(Reason::FenceProbe, packet.size());
         return CGROUP_DROP;

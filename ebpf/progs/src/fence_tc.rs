@@ -6,11 +6,14 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_redirect, bpf_skb_change_tail};
 use pgx_abi::{Reason, TC_NEXT, TC_SHOT};
-use pgx_rules::{Bytes as _, Direction, Fence, Reset, Segment, facts, fence, reset, subject};
+use pgx_rules::{
+    Bytes as _, Direction, Facts, Fence, Packed, Transport, fence, reset_v4, reset_v6, subject,
+};
 
 use crate::counters::count;
 use crate::maps;
 use crate::skb::Skb;
+use crate::walk::skb_facts;
 
 /// One packet that comes in.
 #[unsafe(export_name = pgx_abi::name!(fence_in))]
@@ -29,7 +32,7 @@ extern "C" fn fence_out(context: *mut __sk_buff) -> i32 {
 #[inline(always)]
 fn guard(context: *mut __sk_buff, direction: Direction) -> i32 {
     let packet = Skb::new(context);
-    let whose = subject(facts(&packet), direction, maps::port());
+    let whose = subject(skb_facts(&packet), direction, maps::port());
     let judged = fence(&packet, whose, direction, maps::gate, maps::is_peer, maps::is_fenced);
     match judged {
         Fence::Ignore => TC_NEXT,
@@ -41,13 +44,13 @@ fn guard(context: *mut __sk_buff, direction: Direction) -> i32 {
             count(reason, packet.size());
             TC_SHOT
         }
-        Fence::Reset(segment) => {
+        Fence::Reset(_) => {
             count(Reason::FenceReset, packet.size());
-            answer(&packet, &segment, OUT_AGAIN)
+            answer(context, OUT_AGAIN)
         }
-        Fence::Refuse(segment) => {
+        Fence::Refuse(_) => {
             count(Reason::FencedReset, packet.size());
-            answer(&packet, &segment, IN)
+            answer(context, IN)
         }
     }
 }
@@ -57,11 +60,40 @@ const OUT_AGAIN: u64 = 0;
 /// `BPF_F_INGRESS`: as if the interface had received it; its sender is this host.
 const IN: u64 = 1;
 
-#[inline(always)]
-fn answer(packet: &Skb, segment: &Segment, way: u64) -> i32 {
-    match reset(packet, segment) {
-        Some(Reset::Ipv4(bytes)) => send_back(packet, segment.ip, &bytes, way),
-        Some(Reset::Ipv6(bytes)) => send_back(packet, segment.ip, &bytes, way),
+/// Functions of their own, because the answers take much of the stack. Who is answered waits for
+/// nothing else, so the headers may be walked once more.
+#[unsafe(export_name = pgx_abi::name!(answer))]
+#[inline(never)]
+extern "C" fn answer(context: *mut __sk_buff, way: u64) -> i32 {
+    match skb_facts(&Skb::new(context)) {
+        Ok(Facts::Ipv4(Transport::Tcp(segment))) => {
+            answer_v4(context, Packed::of_segment(&segment).0, way)
+        }
+        Ok(Facts::Ipv6(Transport::Tcp(segment))) => {
+            answer_v6(context, Packed::of_segment(&segment).0, way)
+        }
+        _ => TC_SHOT,
+    }
+}
+
+#[unsafe(export_name = pgx_abi::name!(answer_v4))]
+#[inline(never)]
+extern "C" fn answer_v4(context: *mut __sk_buff, segment: u64, way: u64) -> i32 {
+    let packet = Skb::new(context);
+    let asked = Packed(segment).segment(&packet);
+    match asked.and_then(|asked| Some((asked.ip, reset_v4(&packet, &asked)?))) {
+        Some((ip, bytes)) => send_back(&packet, ip, &bytes, way),
+        None => TC_SHOT,
+    }
+}
+
+#[unsafe(export_name = pgx_abi::name!(answer_v6))]
+#[inline(never)]
+extern "C" fn answer_v6(context: *mut __sk_buff, segment: u64, way: u64) -> i32 {
+    let packet = Skb::new(context);
+    let asked = Packed(segment).segment(&packet);
+    match asked.and_then(|asked| Some((asked.ip, reset_v6(&packet, &asked)?))) {
+        Some((ip, bytes)) => send_back(&packet, ip, &bytes, way),
         None => TC_SHOT,
     }
 }

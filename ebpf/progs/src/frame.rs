@@ -1,6 +1,8 @@
 //! The bounds-checked accessor: the only place where an XDP program reads or writes packet bytes.
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use core::ptr;
+
+use aya_ebpf::bindings::xdp_md;
 use pgx_rules::Bytes;
 
 /// The linear part of the packet that an XDP program was started for.
@@ -11,10 +13,18 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// The frame of the context that the kernel handed to the program.
+    ///
+    /// The verifier knows how far a pointer was compared only of that very pointer, so the compiler
+    /// must not carry over what it knows from one place to another that computes it anew. Where
+    /// that matters, a second frame is asked for: its bounds are read again.
     #[inline(always)]
     pub(crate) fn new(context: *mut xdp_md) -> Self {
-        let context = XdpContext::new(context);
-        Self { start: context.data(), end: context.data_end() }
+        // SAFETY: the kernel gave us the context, which lives as long as the program runs.
+        let (start, end) = unsafe {
+            let start = ptr::read_volatile(&raw const (*context).data);
+            (start, ptr::read_volatile(&raw const (*context).data_end))
+        };
+        Self { start: start as usize, end: end as usize }
     }
 }
 
@@ -22,6 +32,14 @@ impl Frame {
 const ADDRESSES: usize = 12;
 
 impl Frame {
+    /// Where N bytes are, for a helper that reads them; `None` if they are not all there. It is
+    /// valid until a helper is called that moves the packet.
+    #[inline(always)]
+    pub(crate) fn at<const N: usize>(&self, offset: usize) -> Option<*mut u8> {
+        let from = self.start + offset;
+        (from + N <= self.end).then_some(from as *mut u8)
+    }
+
     /// Writes bytes at an offset; `None` if they do not fit.
     #[inline(always)]
     pub(crate) fn put<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Option<()> {

@@ -6,7 +6,7 @@ use aya_ebpf::maps::{Array, HashMap, ProgramArray};
 use aya_ebpf::programs::XdpContext;
 use pgx_abi::{
     FENCED_MAX, Gate, LEASE_SLOTS, LINKS_MAX, LeaseWord, LinkAddress, PEERS_MAX, PORT_DEFAULT,
-    PROGRAM_SLOTS, Program, Slot, VIPS_MAX, Vip,
+    PROGRAM_SLOTS, Program, Slot, VIPS_MAX, Vip, port_bit,
 };
 use pgx_rules::{Address, Lease, Mac};
 
@@ -54,20 +54,29 @@ pub(crate) fn port() -> u16 {
     }
 }
 
+/// Whether something at that port may be steered.
+#[inline(always)]
+pub(crate) fn may_be_steered(port: u16) -> bool {
+    word(Slot::Ports) & port_bit(port) != 0
+}
+
 /// How far the gate is open now.
 #[inline(always)]
 pub(crate) fn gate() -> Gate {
-    // The clock before the words: a lease that is written after this moment counts a little
-    // shorter, never longer.
-    // SAFETY: the helper has no arguments and no effects.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
     let lease = Lease {
         primary: LeaseWord(word(Slot::Primary)),
         member: LeaseWord(word(Slot::Member)),
         floor: word(Slot::Floor),
         operator: word(Slot::Operator),
     };
-    lease.gate(now)
+    lease.gate(now_ns)
+}
+
+/// The boot-time clock. It takes more time than all else that a program does for one packet.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: the helper has no arguments and no effects.
+    unsafe { bpf_ktime_get_boot_ns() }
 }
 
 /// Whose a virtual address is.
@@ -87,9 +96,7 @@ pub(crate) fn holding(address: &Address) -> Holding {
     // SAFETY: the kernel gave us the address of an entry, which holds an aligned `Vip` of one word
     // until the program ends, whatever user space does with it meanwhile.
     let word = unsafe { vip.read_volatile() }.lease;
-    // SAFETY: the helper has no arguments and no effects.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    let is_valid = now < word.deadline_ns() && matches!(word.gate(), Gate::Open);
+    let is_valid = matches!(word.gate(), Gate::Open) && now_ns() < word.deadline_ns();
     if is_valid { Holding::Here } else { Holding::Elsewhere }
 }
 

@@ -20,3 +20,4 @@ mod skb;
 mod steer;
 mod steer_maps;
 mod vip;
+mod walk;

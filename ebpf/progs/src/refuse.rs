@@ -5,17 +5,17 @@
 
 use aya_ebpf::bindings::xdp_md;
 use pgx_abi::XDP_DROP;
-use pgx_rules::{Facts, Transport, facts};
+use pgx_rules::{Facts, Transport};
 
 use crate::fence::answer;
-use crate::frame::Frame;
+use crate::walk::frame_facts;
 
 /// Context → facts → verdict for one packet that is refused.
 #[unsafe(export_name = pgx_abi::name!(refuse))]
 #[unsafe(link_section = pgx_abi::name!(section xdp))]
 extern "C" fn refuse(context: *mut xdp_md) -> u32 {
-    let frame = Frame::new(context);
-    match facts(&frame) {
+    let (frame, found) = frame_facts(context);
+    match found {
         Ok(Facts::Ipv4(Transport::Tcp(segment)) | Facts::Ipv6(Transport::Tcp(segment))) => {
             answer(context, &frame, &segment)
         }

@@ -6,16 +6,16 @@
 
 use aya_ebpf::bindings::xdp_md;
 use pgx_abi::Program;
-use pgx_rules::{Bytes as _, Verdict, decide, facts};
+use pgx_rules::{Bytes as _, Verdict, decide};
 
-use crate::{counters::count, frame::Frame, maps::go_to};
+use crate::{counters::count, maps::go_to, walk::frame_facts};
 
 /// Context → facts → verdict for one packet.
 #[unsafe(export_name = pgx_abi::name!(pgx_root))]
 #[unsafe(link_section = pgx_abi::name!(section xdp))]
 extern "C" fn root(context: *mut xdp_md) -> u32 {
-    let frame = Frame::new(context);
-    match decide(facts(&frame)) {
+    let (frame, found) = frame_facts(context);
+    match decide(found) {
         Verdict::Pass(reason) => {
             count(reason, frame.size());
             go_to(context, Program::Fence);

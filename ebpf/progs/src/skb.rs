@@ -1,9 +1,11 @@
-//! The accessor for packets that the network stack has made: any part of them, also what lies
-//! outside the linear part.
+//! The accessors for packets that the network stack has made. What lies in the linear part, as
+//! headers nearly always do, is read there; for the rest the kernel is asked, which costs more than
+//! all other reads of a packet together.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_store_bytes};
 use core::ffi::c_void;
+use core::ptr;
 use pgx_rules::Bytes;
 
 /// Bytes of two link addresses.
@@ -56,8 +58,72 @@ impl Skb {
 impl Bytes for Skb {
     #[inline(always)]
     fn size(&self) -> usize {
-        // SAFETY: as in `interface`.
-        unsafe { (*self.context).len as usize }
+        size(self.context)
+    }
+
+    #[inline(always)]
+    fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        Linear::new(self.context).array(offset).or_else(|| Paged::new(self.context).array(offset))
+    }
+}
+
+/// A packet of which only the linear part is read.
+pub(crate) struct Linear {
+    start: usize,
+    end: usize,
+    size: usize,
+}
+
+impl Linear {
+    /// That of the packet in hand.
+    #[inline(always)]
+    pub(crate) fn new(context: *mut __sk_buff) -> Self {
+        // SAFETY: the kernel gave us the context, which lives as long as the program runs. Volatile
+        // for the reason that `Frame::new` has.
+        let (start, end) = unsafe {
+            let start = ptr::read_volatile(&raw const (*context).data);
+            (start, ptr::read_volatile(&raw const (*context).data_end))
+        };
+        Self { start: start as usize, end: end as usize, size: size(context) }
+    }
+}
+
+impl Bytes for Linear {
+    #[inline(always)]
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    #[inline(always)]
+    fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let from = self.start + offset;
+        if from + N > self.end {
+            return None;
+        }
+        // SAFETY: `start` and `end` are the kernel's bounds of the linear part, and the comparison
+        // above keeps all N bytes below `end`. The verifier proves the same, and lets no pointer
+        // live on over a helper that might move the packet. Bytes need no alignment.
+        Some(unsafe { *(from as *const [u8; N]) })
+    }
+}
+
+/// A packet of which the kernel is asked for each field.
+pub(crate) struct Paged {
+    context: *mut __sk_buff,
+}
+
+impl Paged {
+    /// That in hand.
+    #[inline(always)]
+    pub(crate) fn new(context: *mut __sk_buff) -> Self {
+        Self { context }
+    }
+}
+
+impl Bytes for Paged {
+    #[inline(always)]
+    fn size(&self) -> usize {
+        size(self.context)
     }
 
     #[inline(always)]
@@ -70,4 +136,10 @@ impl Bytes for Skb {
         let failed = unsafe { bpf_skb_load_bytes(self.context.cast(), offset, to, length) };
         (failed == 0).then_some(bytes)
     }
+}
+
+#[inline(always)]
+fn size(context: *mut __sk_buff) -> usize {
+    // SAFETY: the kernel gave us the context, which lives as long as the program runs.
+    unsafe { (*context).len as usize }
 }

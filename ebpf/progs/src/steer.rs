@@ -4,17 +4,19 @@
 //! The last of the chain. The second one is for what the fence would answer with a reset: a packet
 //! to PostgreSQL's port, which here is shut, may be meant for another host. It lets nothing pass.
 
+use core::cmp::Ordering;
+
 use aya_ebpf::bindings::xdp_md;
 use pgx_abi::{FlowKey, Gate, Program, Reason, ServiceWord, XDP_DROP, XDP_PASS, XDP_TX};
 use pgx_rules::{
-    Bytes as _, Heading, Hops, Kind, Limit, Mac, Steer, direct, facts, heading, hop_limit,
-    set_hop_limit, steer,
+    Bytes as _, Hops, Kind, Limit, Mac, Steer, direct, hop_limit, set_hop_limit, steer,
 };
 
 use crate::counters::count;
 use crate::frame::Frame;
 use crate::maps;
 use crate::steer_maps::{self, Row};
+use crate::walk::{Place, frame_heading};
 
 /// Context → facts → verdict for one packet that may stay.
 #[unsafe(export_name = pgx_abi::name!(steer))]
@@ -41,59 +43,56 @@ extern "C" fn steer_away(context: *mut xdp_md) -> u32 {
 /// `None` for what steering has no opinion on.
 #[inline(always)]
 fn handle(context: *mut xdp_md, is_ours: impl FnOnce(ServiceWord) -> bool) -> Option<u32> {
-    let frame = Frame::new(context);
-    let heading = steer_maps::noted(&heading(&frame, facts(&frame))?)?;
-    // Its bounds anew, for the same reason.
-    let frame = Frame::new(context);
-    let service = steer_maps::service(&heading.flow).filter(|one| is_ours(*one))?;
+    let (frame, place) = frame_heading(context)?;
+    let service = steer_maps::service(&place.keys).filter(|one| is_ours(*one))?;
     let own = maps::link_address(context)?;
     // A frame for somebody else, seen by an interface that listens to all of them.
     let [to, from]: [Mac; 2] = split(frame.array(0)?);
     if to != own {
         return None;
     }
-    let limit = hop_limit(&frame, heading.ip)?;
+    let limit = hop_limit(&frame, place.ip)?;
     let hops = Hops::of(limit, steer_maps::is_hop(from));
-    let judged = judge(context, &frame, &heading, service, hops);
-    Some(act(context, &frame, &heading, own, judged))
+    let judged = judge(context, &frame, &place, service, hops);
+    Some(act(context, &frame, &place, own, judged))
 }
 
 #[inline(always)]
 fn judge(
     context: *mut xdp_md,
     frame: &Frame,
-    heading: &Heading,
+    place: &Place,
     service: ServiceWord,
     hops: Hops,
 ) -> Steer {
-    let (choice, epoch) = match steer_maps::row(service, &heading.flow) {
+    let (choice, epoch) = match steer_maps::row(service, &place.keys) {
         Row::Choice(choice, epoch) => (choice, epoch),
         Row::Torn => return Steer::Drop(Reason::SteerTorn),
     };
-    let has_socket = || steer_maps::has_socket(context, frame, heading);
+    let has_socket = || steer_maps::has_socket(context, place);
     if !service.is_direct() {
-        return steer(heading.kind, hops, choice, has_socket);
+        return steer(place.kind, hops, choice, has_socket);
     }
-    let begun = steer_maps::begun(&heading.flow);
+    let begun = steer_maps::begun(place.keys.flow(), epoch);
     let is_open = || maps::gate() == Gate::Open;
-    let epochs = (begun, epoch);
-    let judged = direct(heading.kind, hops, choice.owner, epochs, is_open, has_socket);
-    if matches!(judged, Steer::Pass(_) | Steer::Send { .. }) {
-        note(frame, heading.kind, &heading.flow, epochs);
+    let judged = direct(place.kind, hops, choice.owner, begun, is_open, has_socket);
+    let goes_on = matches!(judged, Steer::Pass(_) | Steer::Send { .. });
+    if goes_on && matches!(place.kind, Kind::Opening(_)) {
+        note(frame, place.keys.flow(), begun, epoch);
     }
     judged
 }
 
 /// Remembers in which epoch a flow begins.
 #[inline(always)]
-fn note(frame: &Frame, kind: Kind, flow: &FlowKey, (begun, epoch): (Option<u32>, u32)) {
-    if matches!(kind, Kind::Opening(_)) && !steer_maps::begin(flow, begun, epoch) {
+fn note(frame: &Frame, flow: &FlowKey, begun: Option<Ordering>, epoch: u32) {
+    if !steer_maps::begin(flow, begun, epoch) {
         count(Reason::SteerFlood, frame.size());
     }
 }
 
 #[inline(always)]
-fn act(context: *mut xdp_md, frame: &Frame, heading: &Heading, own: Mac, judged: Steer) -> u32 {
+fn act(context: *mut xdp_md, frame: &Frame, place: &Place, own: Mac, judged: Steer) -> u32 {
     match judged {
         Steer::Pass(reason) => {
             count(reason, frame.size());
@@ -110,7 +109,7 @@ fn act(context: *mut xdp_md, frame: &Frame, heading: &Heading, own: Mac, judged:
         }
         Steer::Send { to, limit, reason } => {
             count(reason, frame.size());
-            match send(frame, heading.ip, to, own, limit) {
+            match send(&Frame::new(context), place.ip, to, own, limit) {
                 Some(()) => XDP_TX,
                 None => XDP_DROP,
             }

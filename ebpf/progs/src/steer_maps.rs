@@ -1,18 +1,21 @@
 //! The maps of steering, and what is read of them for one packet.
 
+use core::cmp::Ordering;
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_tuple, tcphdr, xdp_md};
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
-use core::ffi::c_void;
 use pgx_abi::{
     BUCKET_SLOTS, BUCKETS, BucketWord, FLOWS_MAX, FLOWS_NEW_PER_S_MAX, FlowKey, HOPS_MAX,
     HeadingNote, Inflow, LinkAddress, SERVER_SLOTS, SERVICES_MAX, ServerWord, ServiceKey,
     ServiceWord, TABLES_MAX, TableWord, bucket_slot, server_slot,
 };
-use pgx_rules::{Bytes as _, Choice, Heading, Kind, Mac, Ports, Segment, Server, hash};
+use pgx_rules::{Bytes as _, Choice, Kind, Mac, Server, hash_of};
 
 use crate::frame::Frame;
+use crate::maps::now_ns;
+use crate::walk::Place;
 
 #[unsafe(export_name = pgx_abi::name!(steer_tables))]
 #[unsafe(link_section = pgx_abi::name!(section maps))]
@@ -69,62 +72,67 @@ fn word(map: &Array<u64>, slot: u32) -> u64 {
     })
 }
 
-/// Notes where the packet is heading, and reads it back. What the verifier knows of it is gone by
-/// that, and with it the difference between the hundreds of ways by which headers are walked: it
-/// follows what comes next once instead of once for each.
-#[inline(always)]
-pub(crate) fn noted(heading: &Heading) -> Option<Heading> {
-    let (kind, segment) = match heading.kind {
-        Kind::Error => (ERROR, None),
-        Kind::Opening(segment) => (OPENING, Some(segment)),
-        Kind::Going(segment) => (GOING, Some(segment)),
-        Kind::Ending(segment) => (ENDING, Some(segment)),
-    };
-    let note = HeadingNote {
-        flow: heading.flow,
-        ip: u16::try_from(heading.ip).ok()?,
-        at: u16::try_from(segment.map_or(0, |segment| segment.at)).ok()?,
-        kind,
-        is_cut: u8::from(segment.is_some_and(|segment| segment.is_cut)),
-    };
-    // SAFETY: the kernel gave us this CPU's slot of the map, which holds a note for as long as the
-    // map exists. XDP runs to its end on one CPU with softirqs off, so nobody else has it now.
-    unsafe { *NOTE.get_ptr_mut(0)? = note };
-    // SAFETY: as above. The address is asked for again, so that the compiler forgets as well.
-    let HeadingNote { flow, ip, at, kind, is_cut } = unsafe { *NOTE.get_ptr(0)? };
-    // No walk gets that far (`limits` in the rules); the verifier wants a bound below 64 KiB.
-    let (ip, at) = (usize::from(ip & 0x3f), usize::from(at & 0x7fff));
-    let ports = Ports { source: flow.client_port, destination: flow.port };
-    // The end is not asked for from here on.
-    let segment = Segment { ports, ip, at, end: at, is_cut: is_cut != 0 };
-    let kind = match kind {
-        OPENING => Kind::Opening(segment),
-        GOING => Kind::Going(segment),
-        ENDING => Kind::Ending(segment),
-        _ => Kind::Error,
-    };
-    Some(Heading { flow, kind, ip })
-}
+/// The keys of the packet in hand.
+#[derive(Clone, Copy)]
+pub(crate) struct Keys(*mut HeadingNote);
 
-const ERROR: u8 = 0;
-const OPENING: u8 = 1;
-const GOING: u8 = 2;
-const ENDING: u8 = 3;
+impl Keys {
+    /// Where they are written down.
+    #[inline(always)]
+    pub(crate) fn new() -> Option<Self> {
+        NOTE.get_ptr_mut(0).map(Self)
+    }
+
+    /// Writes them down, by a function that writes a flow.
+    #[inline(always)]
+    pub(crate) fn write<T>(self, of: impl FnOnce(&mut FlowKey) -> Option<T>) -> Option<T> {
+        // SAFETY: the kernel gave us this CPU's slot of the map, which holds a note for as long as
+        // the map exists. XDP runs to its end on one CPU with softirqs off, so nobody else has it.
+        let note = unsafe { &mut *self.0 };
+        let found = of(&mut note.flow)?;
+        note.service = ServiceKey { address: note.flow.vip, port: note.flow.port };
+        Some(found)
+    }
+
+    /// The flow.
+    #[inline(always)]
+    pub(crate) fn flow(&self) -> &FlowKey {
+        // SAFETY: as in `write`, which is not called any more when this is.
+        unsafe { &(*self.0).flow }
+    }
+
+    #[inline(always)]
+    fn hash(&self) -> u32 {
+        // By words, and read anew: bytes that are kept from before fill the stack.
+        let word = |at: usize| {
+            // SAFETY: as in `flow`; the two addresses are the first four words of a note, which is
+            // aligned to words.
+            u64::from_be(unsafe { self.0.cast::<u64>().add(at).read_volatile() })
+        };
+        let addresses = [word(0), word(1), word(2), word(3)];
+        hash_of(addresses, self.flow().client_port, self.flow().port)
+    }
+
+    #[inline(always)]
+    fn service(&self) -> &ServiceKey {
+        // SAFETY: as in `flow`.
+        unsafe { &(*self.0).service }
+    }
+}
 
 /// What is served at the flow's destination.
 #[inline(always)]
-pub(crate) fn service(flow: &FlowKey) -> Option<ServiceWord> {
-    let key = ServiceKey { address: flow.vip, port: flow.port };
+pub(crate) fn service(keys: &Keys) -> Option<ServiceWord> {
     // SAFETY: the kernel gave us the address of an entry, which holds an aligned `u64` until the
     // program ends, whatever user space does with it meanwhile.
-    SERVICES.get_ptr(&key).map(|word| ServiceWord(unsafe { word.read_volatile() }))
+    SERVICES.get_ptr(keys.service()).map(|word| ServiceWord(unsafe { word.read_volatile() }))
 }
 
 /// Whose the flow is.
 #[inline(always)]
-pub(crate) fn row(service: ServiceWord, flow: &FlowKey) -> Row {
+pub(crate) fn row(service: ServiceWord, keys: &Keys) -> Row {
     let table = service.table();
-    let bucket = hash(flow) % BUCKETS;
+    let bucket = keys.hash() % BUCKETS;
     for _ in 0..2 {
         let header = TableWord(word(&TABLES, table));
         if header.swaps() == 0 {
@@ -161,20 +169,28 @@ pub(crate) fn is_hop(link: Mac) -> bool {
 
 /// Whether a socket here has the flow, or a SYN cookie that it brings back was made here.
 #[inline(always)]
-pub(crate) fn has_socket(context: *mut xdp_md, frame: &Frame, heading: &Heading) -> bool {
-    let Some(socket) = find(context, frame, heading) else { return false };
+pub(crate) fn has_socket(context: *mut xdp_md, place: &Place) -> bool {
+    look_for_socket(context, place.packed) != 0
+}
+
+/// A function of its own, because the keys of a search take much of the stack.
+#[unsafe(export_name = pgx_abi::name!(find_socket))]
+#[inline(never)]
+extern "C" fn look_for_socket(context: *mut xdp_md, packed: u64) -> u64 {
+    let Some((frame, place)) = Place::of(context, packed) else { return 0 };
+    let Some(socket) = find(context, &frame, &place) else { return 0 };
     // SAFETY: the kernel gave us a socket and holds it until it is released below.
     let is_listener = unsafe { (*socket).state } == LISTEN;
-    let has = !is_listener || is_cookie(socket, frame, heading);
+    let has = !is_listener || is_cookie(socket, &frame, &place);
     // SAFETY: as above; it is not used after this.
     unsafe { bpf_sk_release(socket.cast()) };
-    has
+    u64::from(has)
 }
 
 #[inline(always)]
-fn find(context: *mut xdp_md, frame: &Frame, heading: &Heading) -> Option<*mut bpf_sock> {
-    let FlowKey { client, vip, client_port, port } = heading.flow;
-    let [version] = frame.array(heading.ip)?;
+fn find(context: *mut xdp_md, frame: &Frame, place: &Place) -> Option<*mut bpf_sock> {
+    let FlowKey { client, vip, client_port, port } = place.keys.flow();
+    let [version, _] = frame.array(place.ip)?;
     let ([a, b], [c, d]) = (client_port.to_be_bytes(), port.to_be_bytes());
     let mut tuple = [0_u8; 36];
     let size = if version >> 4 == 4 {
@@ -183,8 +199,8 @@ fn find(context: *mut xdp_md, frame: &Frame, heading: &Heading) -> Option<*mut b
         tuple[8..12].copy_from_slice(&[a, b, c, d]);
         12
     } else {
-        tuple[..16].copy_from_slice(&client);
-        tuple[16..32].copy_from_slice(&vip);
+        tuple[..16].copy_from_slice(client);
+        tuple[16..32].copy_from_slice(vip);
         tuple[32..].copy_from_slice(&[a, b, c, d]);
         36
     };
@@ -204,32 +220,30 @@ fn find(context: *mut xdp_md, frame: &Frame, heading: &Heading) -> Option<*mut b
 /// Under a flood of SYNs a listener keeps no half-open sockets; what it sent comes back in the
 /// acknowledgement.
 #[inline(always)]
-fn is_cookie(listener: *mut bpf_sock, frame: &Frame, heading: &Heading) -> bool {
-    let Kind::Going(segment) = heading.kind else { return false };
-    let Some(mut tcp) = frame.array::<20>(segment.at) else { return false };
-    let tcp: *mut tcphdr = tcp.as_mut_ptr().cast();
-    let listener: *mut c_void = listener.cast();
+fn is_cookie(listener: *mut bpf_sock, frame: &Frame, place: &Place) -> bool {
+    let Kind::Going(segment) = place.kind else { return false };
+    // The longer of the two IP headers: behind an IPv4 header there are twenty bytes more of TCP.
+    let (Some(ip), Some(tcp)) = (frame.at::<40>(place.ip), frame.at::<20>(segment.at)) else {
+        return false;
+    };
+    let (ip, tcp): (*mut c_void, *mut tcphdr) = (ip.cast(), tcp.cast());
     // SAFETY: the socket is held by the caller; the headers are readable bytes of the lengths told.
-    if let Some(mut ip) = frame.array::<40>(heading.ip) {
-        unsafe { bpf_tcp_check_syncookie(listener, ip.as_mut_ptr().cast(), 40, tcp, 20) == 0 }
-    } else {
-        false
-    }
+    unsafe { bpf_tcp_check_syncookie(listener.cast(), ip, 40, tcp, 20) == 0 }
 }
 
-/// The epoch that the flow began in, as far as it is known.
+/// How the epoch that the flow began in, as far as it is known, compares with that one.
 #[inline(always)]
-pub(crate) fn begun(flow: &FlowKey) -> Option<u32> {
+pub(crate) fn begun(flow: &FlowKey, epoch: u32) -> Option<Ordering> {
     // SAFETY: the kernel gave us the address of an entry, which holds an aligned `u32` until the
     // program ends; it may be another flow's by then, which a flow's end can bring about as well.
-    FLOWS.get_ptr(flow).map(|epoch| unsafe { epoch.read_volatile() })
+    FLOWS.get_ptr(flow).map(|begun| unsafe { begun.read_volatile() }.cmp(&epoch))
 }
 
 /// Writes down that a flow begins in that epoch; `false` if there are too many now.
 #[inline(always)]
-pub(crate) fn begin(flow: &FlowKey, known: Option<u32>, epoch: u32) -> bool {
+pub(crate) fn begin(flow: &FlowKey, known: Option<Ordering>, epoch: u32) -> bool {
     match known {
-        Some(known) if known == epoch => return true,
+        Some(Ordering::Equal) => return true,
         // It takes nobody's place.
         Some(_) => {}
         None if !may_begin() => return false,
@@ -241,9 +255,7 @@ pub(crate) fn begin(flow: &FlowKey, known: Option<u32>, epoch: u32) -> bool {
 #[inline(always)]
 fn may_begin() -> bool {
     let Some(inflow) = INFLOW.get_ptr_mut(0) else { return false };
-    // SAFETY: the helper has no arguments and no effects.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    let second = (now / NS_PER_S) as u32;
+    let second = (now_ns() / NS_PER_S) as u32;
     // SAFETY: the kernel gave us this CPU's slot of the map, which holds an `Inflow` for as long as
     // the map exists. XDP runs to its end on one CPU with softirqs off, so nobody else writes it.
     unsafe {

@@ -50,19 +50,28 @@ pub struct Lease {
 
 impl Lease {
     /// How far the gate is open at this moment of the boot-time clock, in nanoseconds.
+    ///
+    /// The clock is read last, so that a word counts no longer than it says, and only if a word
+    /// could open: it is what costs most here.
     #[inline(always)]
     #[must_use]
-    pub fn gate(&self, now_ns: u64) -> Gate {
-        let primary = self.gate_of(self.primary, now_ns);
-        let member = self.gate_of(self.member, now_ns);
+    pub fn gate(&self, now_ns: impl FnOnce() -> u64) -> Gate {
+        let (primary, member) = (self.at_most(self.primary), self.at_most(self.member));
+        if matches!((primary, member), (Gate::Shut, Gate::Shut)) {
+            return Gate::Shut;
+        }
+        let now_ns = now_ns();
+        let at =
+            |gate, word: LeaseWord| if now_ns < word.deadline_ns() { gate } else { Gate::Shut };
+        let (primary, member) = (at(primary, self.primary), at(member, self.member));
         if primary as u8 >= member as u8 { primary } else { member }
     }
 
+    /// How far a word opens the gate before its deadline.
     #[inline(always)]
-    fn gate_of(&self, word: LeaseWord, now_ns: u64) -> Gate {
+    fn at_most(&self, word: LeaseWord) -> Gate {
         let epoch = word.epoch();
-        let is_valid = now_ns < word.deadline_ns() && epoch >= self.floor && epoch >= self.operator;
-        if is_valid { word.gate() } else { Gate::Shut }
+        if epoch >= self.floor && epoch >= self.operator { word.gate() } else { Gate::Shut }
     }
 }
 
@@ -202,7 +211,7 @@ fn far_address<B: Bytes + ?Sized>(
     segment: &Segment,
     direction: Direction,
 ) -> Option<Address> {
-    let [version] = packet.array(segment.ip)?;
+    let [version, _] = packet.array(segment.ip)?;
     // RFC 791 and RFC 8200: source first, destination behind it.
     if version >> 4 == 4 {
         let offset = match direction {

@@ -61,39 +61,64 @@ impl Kind {
 /// Reads where a packet is heading. `None` for what belongs to no TCP flow, or cannot be read.
 #[inline(always)]
 pub fn heading<B: Bytes + ?Sized>(packet: &B, found: Result<Facts, Flaw>) -> Option<Heading> {
+    let mut flow = FlowKey::default();
+    let (kind, ip) = heading_into(packet, found, &mut flow)?;
+    Some(Heading { flow, kind, ip })
+}
+
+/// The same, the flow written to where it shall be: a program has no room for a second one. It
+/// means nothing where the answer is `None`.
+#[inline(always)]
+pub fn heading_into<B: Bytes + ?Sized>(
+    packet: &B,
+    found: Result<Facts, Flaw>,
+    flow: &mut FlowKey,
+) -> Option<(Kind, usize)> {
     let transport = match found {
         Ok(Facts::Ipv4(transport) | Facts::Ipv6(transport)) => transport,
         _ => return None,
     };
     match transport {
-        Transport::Tcp(segment) => of_segment(packet, segment),
-        Transport::Icmp { ip, at } => of_error(packet, ip, at),
+        Transport::Tcp(segment) => Some((of_segment(packet, segment, flow)?, segment.ip)),
+        Transport::Icmp { ip, at } => of_error(packet, ip, at, flow).map(|kind| (kind, ip)),
         Transport::Icmpv6 { kind, ip, at, .. } if kind < ERRORS_V6_END => {
-            of_error_v6(packet, ip, at)
+            of_error_v6(packet, ip, at, flow).map(|kind| (kind, ip))
         }
         _ => None,
     }
 }
 
 #[inline(always)]
-fn of_segment<B: Bytes + ?Sized>(packet: &B, segment: Segment) -> Option<Heading> {
-    let (client, vip) = addresses(packet, segment.ip)?;
-    let [flags] = packet.array(segment.at + FLAGS)?;
-    let kind = if flags & RST != 0 {
+fn of_segment<B: Bytes + ?Sized>(packet: &B, segment: Segment, flow: &mut FlowKey) -> Option<Kind> {
+    let [version, _] = packet.array(segment.ip)?;
+    if version >> 4 == 4 {
+        flow.client = mapped(packet.array(segment.ip + 12)?);
+        flow.vip = mapped(packet.array(segment.ip + 16)?);
+    } else {
+        flow.client = packet.array(segment.ip + 8)?;
+        flow.vip = packet.array(segment.ip + 24)?;
+    }
+    flow.client_port = segment.ports.source;
+    flow.port = segment.ports.destination;
+    let [_, flags] = packet.array(segment.at + FLAGS - 1)?;
+    Some(if flags & RST != 0 {
         Kind::Ending(segment)
     } else if flags & (SYN | ACK) == SYN {
         Kind::Opening(segment)
     } else {
         Kind::Going(segment)
-    };
-    let (client_port, port) = (segment.ports.source, segment.ports.destination);
-    Some(Heading { flow: FlowKey { client, vip, client_port, port }, kind, ip: segment.ip })
+    })
 }
 
 /// The quoted packet went from the virtual address to the client.
 #[inline(always)]
-fn of_error<B: Bytes + ?Sized>(packet: &B, ip: usize, at: usize) -> Option<Heading> {
-    let [kind] = packet.array(at)?;
+fn of_error<B: Bytes + ?Sized>(
+    packet: &B,
+    ip: usize,
+    at: usize,
+    flow: &mut FlowKey,
+) -> Option<Kind> {
+    let [kind, _] = packet.array(at)?;
     let quoted = at + QUOTED;
     let [version_words, _, _, _, _, _, flags, offset, _, protocol] = packet.array(quoted)?;
     let header = usize::from(version_words & 0x0f) * 4;
@@ -105,13 +130,21 @@ fn of_error<B: Bytes + ?Sized>(packet: &B, ip: usize, at: usize) -> Option<Headi
     // An honest error comes to the address that the quoted packet came from.
     let to: [u8; 4] = packet.array(ip + 16)?;
     let from: [u8; 4] = packet.array(quoted + 12)?;
-    let client: [u8; 4] = packet.array(quoted + 16)?;
-    let ports: [u8; 4] = packet.array(quoted + header)?;
-    (to == from).then(|| error(ip, mapped(from), mapped(client), ports))
+    if to != from {
+        return None;
+    }
+    flow.vip = mapped(from);
+    flow.client = mapped(packet.array(quoted + 16)?);
+    error(packet.array(quoted + header)?, flow)
 }
 
 #[inline(always)]
-fn of_error_v6<B: Bytes + ?Sized>(packet: &B, ip: usize, at: usize) -> Option<Heading> {
+fn of_error_v6<B: Bytes + ?Sized>(
+    packet: &B,
+    ip: usize,
+    at: usize,
+    flow: &mut FlowKey,
+) -> Option<Kind> {
     let quoted = at + QUOTED;
     // Our own answers have no extension headers.
     let [version, _, _, _, _, _, next] = packet.array(quoted)?;
@@ -119,28 +152,19 @@ fn of_error_v6<B: Bytes + ?Sized>(packet: &B, ip: usize, at: usize) -> Option<He
         return None;
     }
     let to: Address = packet.array(ip + 24)?;
-    let from: Address = packet.array(quoted + 8)?;
-    let client: Address = packet.array(quoted + 24)?;
-    let ports: [u8; 4] = packet.array(quoted + IPV6)?;
-    (to == from).then(|| error(ip, from, client, ports))
-}
-
-#[inline(always)]
-fn error(ip: usize, vip: Address, client: Address, [a, b, c, d]: [u8; 4]) -> Heading {
-    let (port, client_port) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    Heading { flow: FlowKey { client, vip, client_port, port }, kind: Kind::Error, ip }
-}
-
-/// Source and destination.
-#[inline(always)]
-fn addresses<B: Bytes + ?Sized>(packet: &B, ip: usize) -> Option<(Address, Address)> {
-    let [version] = packet.array(ip)?;
-    if version >> 4 == 4 {
-        let [a, b, c, d, e, f, g, h] = packet.array(ip + 12)?;
-        Some((mapped([a, b, c, d]), mapped([e, f, g, h])))
-    } else {
-        Some((packet.array(ip + 8)?, packet.array(ip + 24)?))
+    flow.vip = packet.array(quoted + 8)?;
+    if to != flow.vip {
+        return None;
     }
+    flow.client = packet.array(quoted + 24)?;
+    error(packet.array(quoted + IPV6)?, flow)
+}
+
+/// The ports of the quoted packet.
+#[inline(always)]
+fn error([a, b, c, d]: [u8; 4], flow: &mut FlowKey) -> Option<Kind> {
+    (flow.port, flow.client_port) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    Some(Kind::Error)
 }
 
 #[inline(always)]
@@ -156,12 +180,17 @@ fn mapped([a, b, c, d]: [u8; 4]) -> Address {
 pub fn hash(flow: &FlowKey) -> u32 {
     let [client_high, client_low] = halves(&flow.client);
     let [vip_high, vip_low] = halves(&flow.vip);
-    let ports = u64::from(flow.client_port) << 16 | u64::from(flow.port);
-    let mut mixed = ports ^ MIX_A;
-    mixed = mix(mixed ^ client_high);
-    mixed = mix(mixed ^ client_low);
-    mixed = mix(mixed ^ vip_high);
-    mixed = mix(mixed ^ vip_low);
+    hash_of([client_high, client_low, vip_high, vip_low], flow.client_port, flow.port)
+}
+
+/// The same of client and virtual address in four words, big end first.
+#[inline(always)]
+#[must_use]
+pub fn hash_of(addresses: [u64; 4], client_port: u16, port: u16) -> u32 {
+    let mut mixed = (u64::from(client_port) << 16 | u64::from(port)) ^ MIX_A;
+    for word in addresses {
+        mixed = mix(mixed ^ word);
+    }
     (mixed >> 32) as u32
 }
 

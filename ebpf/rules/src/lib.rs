@@ -15,18 +15,23 @@ mod fence;
 mod heading;
 mod limits;
 mod neighbour;
+mod packed;
 mod reset;
 mod steer;
 mod verdict;
 
 pub use bytes::Bytes;
-pub use facts::{Facts, Flaw, Ports, Segment, Transport, facts, facts_of_ip};
+pub use facts::{
+    Facts, Family, Flaw, Link, Ports, Segment, Transport, UNTAGGED, facts, facts_of_ip, family,
+    link, network, plain,
+};
 pub use fence::{Address, Direction, Fence, Lease, Subject, fence, is_socket_probe, subject};
-pub use heading::{Heading, Kind, hash, heading};
+pub use heading::{Heading, Kind, hash, hash_of, heading, heading_into};
 pub use limits::{EXTENSION_HEADERS_MAX, VLAN_TAGS_MAX};
 pub use neighbour::{
     ADVERTISEMENT_FRAME, ARP_FRAME, Mac, Question, advertisement, arp_answer, question,
 };
-pub use reset::{RESET_IPV4, RESET_IPV6, Reset, reset};
+pub use packed::{Packed, PackedHeading};
+pub use reset::{RESET_IPV4, RESET_IPV6, Reset, reset, reset_v4, reset_v6};
 pub use steer::{Choice, Hops, Limit, Server, Steer, direct, hop_limit, set_hop_limit, steer};
 pub use verdict::{Verdict, decide};

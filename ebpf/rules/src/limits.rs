@@ -13,7 +13,9 @@ pub const VLAN_TAGS_MAX: usize = 2;
 /// The furthest byte a walk can reach must stay below what the verifier lets an offset be (64 KiB):
 /// link header with its tags, IPv6 header, and per extension header the longest there is,
 /// (255 + 1) * 8 bytes.
-const WALK_BYTES_MAX: usize =
-    ETHERNET + VLAN_TAGS_MAX * VLAN_TAG + IPV6 + EXTENSION_HEADERS_MAX * 2048;
+pub(crate) const WALK_BYTES_MAX: usize = LINK_BYTES_MAX + IPV6 + EXTENSION_HEADERS_MAX * 2048;
+
+/// Bytes before the IP header.
+pub(crate) const LINK_BYTES_MAX: usize = ETHERNET + VLAN_TAGS_MAX * VLAN_TAG;
 
 const _: () = assert!(WALK_BYTES_MAX < u16::MAX as usize);

@@ -18,10 +18,10 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 /// Five words of header, no options.
-const WORDS: u8 = 5 << 4;
+const WORDS: u32 = 5;
 /// What a host sends by default (RFC 1700).
 const HOPS: u8 = 64;
-const DO_NOT_FRAGMENT: u8 = 0x40;
+const DO_NOT_FRAGMENT: u32 = 0x4000;
 
 /// A reset, from its IP header on. What is before that stays as it came, with the two link
 /// addresses exchanged.
@@ -37,83 +37,107 @@ pub enum Reset {
 /// the segment.
 #[inline(always)]
 pub fn reset<B: Bytes + ?Sized>(packet: &B, segment: &Segment) -> Option<Reset> {
-    let tcp = answer(packet, segment)?;
-    let [version] = packet.array(segment.ip)?;
+    let [version, _] = packet.array(segment.ip)?;
     if version >> 4 == 4 {
-        ipv4(packet, segment, tcp).map(Reset::Ipv4)
+        reset_v4(packet, segment).map(Reset::Ipv4)
     } else {
-        ipv6(packet, segment, tcp).map(Reset::Ipv6)
+        reset_v6(packet, segment).map(Reset::Ipv6)
     }
 }
 
-/// The TCP header without its checksum.
+/// The lengths that headers tell.
+const LENGTH_V4: u32 = 40;
+const LENGTH_TCP: u32 = 20;
+const _: () = assert!(LENGTH_V4 as usize == RESET_IPV4 && LENGTH_TCP as usize == TCP);
+/// Words of a TCP header without options.
+const TCP_WORDS: usize = TCP / 4;
+
+/// The answer to a segment over IPv4.
 #[inline(always)]
-fn answer<B: Bytes + ?Sized>(packet: &B, segment: &Segment) -> Option<[u8; TCP]> {
-    let asked: [u8; TCP] = packet.array(segment.at)?;
-    let word =
-        |at: usize| u32::from_be_bytes([asked[at], asked[at + 1], asked[at + 2], asked[at + 3]]);
-    let (sequence, acknowledged, flags) = (word(4), word(8), asked[13]);
-    let header = usize::from(asked[12] >> 4) * 4;
+pub fn reset_v4<B: Bytes + ?Sized>(packet: &B, segment: &Segment) -> Option<[u8; RESET_IPV4]> {
+    let [source, destination] = words(packet, segment.ip + 12)?;
+    let [t0, t1, t2, t3, t4] = answer(packet, segment, &[source, destination])?;
+    let rest = u32::from(HOPS) << 24 | u32::from(PROTOCOL_TCP) << 16;
+    let head = [0x4500_0000 | LENGTH_V4, DO_NOT_FRAGMENT, rest, destination, source];
+    let [h0, h1, h2, h3, h4] = head;
+    let h2 = h2 | u32::from(checksum(&head, 0));
+    Some(bytes([h0, h1, h2, h3, h4, t0, t1, t2, t3, t4]))
+}
+
+/// The answer to a segment over IPv6.
+#[inline(always)]
+pub fn reset_v6<B: Bytes + ?Sized>(packet: &B, segment: &Segment) -> Option<[u8; RESET_IPV6]> {
+    let addresses: [u32; 8] = words(packet, segment.ip + 8)?;
+    let [t0, t1, t2, t3, t4] = answer(packet, segment, &addresses)?;
+    let [a, b, c, d, e, f, g, h] = addresses;
+    let rest = LENGTH_TCP << 16 | u32::from(PROTOCOL_TCP) << 8 | u32::from(HOPS);
+    Some(bytes([0x6000_0000, rest, e, f, g, h, a, b, c, d, t0, t1, t2, t3, t4]))
+}
+
+/// The TCP header. By words, because single bytes of two headers would fill a program's stack.
+#[inline(always)]
+fn answer<B: Bytes + ?Sized, const N: usize>(
+    packet: &B,
+    segment: &Segment,
+    addresses: &[u32; N],
+) -> Option<[u32; TCP_WORDS]> {
+    let [ports, sequence, acknowledged, rest, _]: [u32; TCP_WORDS] = words(packet, segment.at)?;
+    let [_, flags, _, _] = rest.to_be_bytes();
+    let header = (rest >> 28) as usize * 4;
     let payload = (segment.end - segment.at).saturating_sub(header);
     let occupied = payload + usize::from(flags & SYN != 0) + usize::from(flags & FIN != 0);
-    let mut tcp = [0; TCP];
-    [tcp[0], tcp[1]] = [asked[2], asked[3]];
-    [tcp[2], tcp[3]] = [asked[0], asked[1]];
-    if flags & ACK != 0 {
-        [tcp[4], tcp[5], tcp[6], tcp[7]] = acknowledged.to_be_bytes();
-        tcp[13] = RST;
+    let (sequence, acknowledgment, flags) = if flags & ACK != 0 {
+        (acknowledged, 0, RST)
     } else {
         // Sequence numbers wrap.
-        let next = sequence.wrapping_add(u32::try_from(occupied).unwrap_or(0));
-        [tcp[8], tcp[9], tcp[10], tcp[11]] = next.to_be_bytes();
-        tcp[13] = RST | ACK;
+        (0, sequence.wrapping_add(u32::try_from(occupied).unwrap_or(0)), RST | ACK)
+    };
+    let rest = WORDS << 28 | u32::from(flags) << 16;
+    let header = [ports.rotate_left(16), sequence, acknowledgment, rest, 0];
+    // The pseudo header: addresses, in whatever order, protocol and length.
+    let pseudo = total(addresses) + u64::from(PROTOCOL_TCP) + u64::from(LENGTH_TCP);
+    let [ports, sequence, acknowledgment, rest, _] = header;
+    let last = u32::from(checksum(&header, pseudo)) << 16;
+    Some([ports, sequence, acknowledgment, rest, last])
+}
+
+/// So many words of a packet, big end first.
+#[inline(always)]
+fn words<B: Bytes + ?Sized, const N: usize>(packet: &B, at: usize) -> Option<[u32; N]> {
+    let mut words = [0; N];
+    let mut place = 0;
+    while place < N {
+        words[place] = u32::from_be_bytes(packet.array(at + place * 4)?);
+        place += 1;
     }
-    tcp[12] = WORDS;
-    Some(tcp)
+    Some(words)
 }
 
 #[inline(always)]
-fn ipv4<B: Bytes + ?Sized>(
-    packet: &B,
-    segment: &Segment,
-    mut tcp: [u8; TCP],
-) -> Option<[u8; RESET_IPV4]> {
-    let addresses: [u8; 8] = packet.array(segment.ip + 12)?;
-    let mut out = [0; RESET_IPV4];
-    out[0] = 0x45;
-    out[3] = 40;
-    out[6] = DO_NOT_FRAGMENT;
-    out[8] = HOPS;
-    out[9] = PROTOCOL_TCP;
-    out[12..16].copy_from_slice(&addresses[4..]);
-    out[16..20].copy_from_slice(&addresses[..4]);
-    let mut header = [0; IPV4];
-    header.copy_from_slice(&out[..IPV4]);
-    [out[10], out[11]] = fold(sum(&header)).to_be_bytes();
-    let pseudo = sum(&addresses) + u32::from(PROTOCOL_TCP) + 20;
-    [tcp[16], tcp[17]] = fold(pseudo + sum(&tcp)).to_be_bytes();
-    out[IPV4..].copy_from_slice(&tcp);
-    Some(out)
+fn bytes<const WORDS: usize, const BYTES: usize>(words: [u32; WORDS]) -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    bytes.copy_from_slice(words.map(u32::to_be_bytes).as_flattened());
+    bytes
 }
 
 #[inline(always)]
-fn ipv6<B: Bytes + ?Sized>(
-    packet: &B,
-    segment: &Segment,
-    mut tcp: [u8; TCP],
-) -> Option<[u8; RESET_IPV6]> {
-    let addresses: [u8; 32] = packet.array(segment.ip + 8)?;
-    let mut out = [0; RESET_IPV6];
-    out[0] = 0x60;
-    out[5] = 20;
-    out[6] = PROTOCOL_TCP;
-    out[7] = HOPS;
-    out[8..24].copy_from_slice(&addresses[16..]);
-    out[24..40].copy_from_slice(&addresses[..16]);
-    let pseudo = sum(&addresses) + u32::from(PROTOCOL_TCP) + 20;
-    [tcp[16], tcp[17]] = fold(pseudo + sum(&tcp)).to_be_bytes();
-    out[IPV6..].copy_from_slice(&tcp);
-    Some(out)
+fn total<const N: usize>(words: &[u32; N]) -> u64 {
+    let mut total = 0;
+    let mut place = 0;
+    while place < N {
+        total += u64::from(words[place]);
+        place += 1;
+    }
+    total
+}
+
+/// The checksum of words and of what else is to be covered (RFC 1071: it does not matter how many
+/// bits are added at once).
+#[inline(always)]
+fn checksum<const N: usize>(words: &[u32; N], more: u64) -> u16 {
+    let sum = total(words) + more;
+    let halves = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    fold(u32::try_from(halves).unwrap_or(0))
 }
 
 /// The sum of 16-bit words, big end first (RFC 1071); few enough that 32 bits cannot overflow.

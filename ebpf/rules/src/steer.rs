@@ -10,6 +10,8 @@
 //! one, and at one it stays. So it is sent on twice at most, whatever the tables say, and also if
 //! no two hosts have the same. That it came from a peer's link address counts like two.
 
+use core::cmp::Ordering;
+
 use pgx_abi::Reason;
 
 use crate::Bytes;
@@ -122,8 +124,9 @@ pub fn steer(kind: Kind, hops: Hops, choice: Choice, has_socket: impl FnOnce() -
     }
 }
 
-/// Judges a packet to a port behind which PostgreSQL itself is. `begun` is the epoch that the flow
-/// began in, if it is known, `newest` the table's; `is_open` says whether this host may serve.
+/// Judges a packet to a port behind which PostgreSQL itself is. `begun` is how the epoch that the
+/// flow began in, if it is known, compares with the table's; `is_open` says whether this host may
+/// serve.
 ///
 /// Nothing stays here that is not for here: this host's PostgreSQL may be another one than the
 /// client means.
@@ -132,12 +135,12 @@ pub fn direct(
     kind: Kind,
     hops: Hops,
     owner: Option<Server>,
-    (begun, newest): (Option<u32>, u32),
+    begun: Option<Ordering>,
     is_open: impl FnOnce() -> bool,
     has_socket: impl FnOnce() -> bool,
 ) -> Steer {
     let is_opening = matches!(kind, Kind::Opening(_));
-    if !is_opening && begun.is_some_and(|begun| begun < newest) {
+    if !is_opening && begun.is_some_and(Ordering::is_lt) {
         return match (kind, hops) {
             (Kind::Error | Kind::Ending(_), _) => Steer::Drop(Reason::SteerStaleDropped),
             (_, Hops::Two) => Steer::Reset(Reason::SteerStale),
@@ -202,7 +205,7 @@ pub fn hop_limit<B: Bytes + ?Sized>(packet: &B, ip: usize) -> Option<u8> {
 /// The bytes that set it, IPv4's checksum mended by RFC 1624.
 #[inline(always)]
 pub fn set_hop_limit<B: Bytes + ?Sized>(packet: &B, ip: usize, limit: u8) -> Option<Limit> {
-    let [version] = packet.array(ip)?;
+    let [version, _] = packet.array(ip)?;
     if version >> 4 != 4 {
         return Some(Limit::Ipv6(ip + 7, [limit]));
     }

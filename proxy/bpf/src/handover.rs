@@ -42,10 +42,13 @@ pub(crate) fn take_over(ebpf: &mut Ebpf, pins: &Pins) -> Result<usize, Error> {
                 load::install(ebpf, place)?;
             }
         }
+        // What is written from now on must not be written over by these words a second time: links
+        // that stay keep the folder, and each start looks into it.
+        other.forget_maps()?;
         for link in other.links()? {
             replaced += usize::from(move_link(ebpf, &link, pins)?);
         }
-        // Links that this version has no program for keep theirs, and their maps.
+        // Links that this version has no program for stay, and go on by words that nobody renews.
         if other.links()?.is_empty() {
             other.remove()?;
         }

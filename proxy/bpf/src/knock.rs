@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -152,7 +153,12 @@ impl Tap {
             let left = limit.saturating_sub(start.elapsed());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut fds, timeout)? == 0 {
+            // What a stop of the process ends is waited for anew, for what is left of the time.
+            let ready = match poll(&mut fds, timeout) {
+                Err(Errno::EINTR) => continue,
+                ready => ready?,
+            };
+            if ready == 0 {
                 return Ok(false);
             }
             let mut frame = [0; ETHERNET + IPV4 + TCP];

@@ -7,9 +7,9 @@ use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::libc;
 use pgx_abi::{
-    BUCKET_SLOTS, FLOWS_MAX, FlowKey, HOPS_MAX, HeadingNote, Inflow, REFUSE, SERVER_SLOTS,
-    SERVICES_MAX, STEER, STEER_AWAY, STEER_BUCKETS, STEER_FLOWS, STEER_HOPS, STEER_INFLOW,
-    STEER_NOTE, STEER_SERVERS, STEER_SERVICES, STEER_TABLES, ServiceKey, TABLES_MAX,
+    BUCKET_SLOTS, FLOWS_MAX, FlowKey, HOPS_MAX, Inflow, REFUSE, SERVER_SLOTS, SERVICES_MAX, STEER,
+    STEER_AWAY, STEER_BUCKETS, STEER_FLOWS, STEER_HOPS, STEER_INFLOW, STEER_SERVERS,
+    STEER_SERVICES, STEER_TABLES, ServiceKey, TABLES_MAX,
 };
 use pgx_abi::{
     COUNTER_SLOTS, Counter, FENCE, FENCED, FENCED_MAX, LEASE_SLOTS, LEASES, LINKS, LINKS_MAX,
@@ -24,14 +24,14 @@ use crate::{Error, Objects, Pins};
 const CAPABILITIES: &str = "CAP_BPF CAP_NET_ADMIN";
 
 /// How often a program is handed to the verifier before a disturbance is an error. libbpf's five
-/// were not always enough on a busy machine; one costs milliseconds.
+/// were not always enough on a machine that freezes processes; one costs milliseconds.
 const LOAD_ATTEMPTS: usize = 20;
 
 /// A pinned map: its name, the sizes of key and value in bytes, and its slots.
 pub(crate) type Layout = (&'static str, usize, usize, u32);
 
-/// Every pinned map.
-pub(crate) const PINNED: [Layout; 15] = [
+/// Every pinned map. Not among them: what programs keep for the packet in hand.
+pub(crate) const PINNED: [Layout; 14] = [
     (REASONS, 4, size_of::<Counter>(), COUNTER_SLOTS),
     (LEASES, 4, 8, LEASE_SLOTS),
     (PEERS, 16, 8, PEERS_MAX),
@@ -45,7 +45,6 @@ pub(crate) const PINNED: [Layout; 15] = [
     (STEER_SERVICES, size_of::<ServiceKey>(), 8, SERVICES_MAX),
     (STEER_HOPS, size_of::<LinkAddress>(), 8, HOPS_MAX),
     (STEER_FLOWS, size_of::<FlowKey>(), 4, FLOWS_MAX),
-    (STEER_NOTE, 4, size_of::<HeadingNote>(), 1),
     (STEER_INFLOW, 4, size_of::<Inflow>(), 1),
 ];
 
@@ -77,8 +76,12 @@ pub(crate) fn program<'a>(
     Ok(xdp)
 }
 
-/// Hands a program to the verifier, which gives up (`EAGAIN`) when its thread gets a signal, and is
-/// asked again then, a few times.
+/// Hands a program to the verifier, and again, a few times, if it gives up with `EAGAIN`.
+///
+/// It does so wherever it looks at `signal_pending(current)` (`do_check` in the kernel's
+/// `verifier.c`): not for an error, and not only for signals. The cgroup freezer and `SIGSTOP` with
+/// `SIGCONT` set that flag too, with nothing for a handler, as they end other calls with `EINTR`;
+/// and a signal to the process may land on any thread. So blocking signals would not help.
 pub(crate) fn verified(
     name: &'static str,
     mut load: impl FnMut() -> Result<(), ProgramError>,

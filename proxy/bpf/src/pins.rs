@@ -76,9 +76,7 @@ impl Pins {
         for link in list(&self.dir.join(LINKS))? {
             unlink(&link)?;
         }
-        for map in list(&self.dir.join(MAPS))? {
-            fs::remove_file(&map).map_err(|source| removing(&map, source))?;
-        }
+        self.forget_maps()?;
         for dir in [&self.dir.join(LINKS), &self.dir.join(MAPS), &self.dir] {
             fs::remove_dir(dir).map_err(|source| removing(dir, source))?;
         }
@@ -99,6 +97,14 @@ impl Pins {
             *dir != self.dir && number.parse::<u32>().is_ok()
         };
         Ok(list(base)?.into_iter().filter(is_version).map(|dir| Self { dir }).collect())
+    }
+
+    /// Removes the pins of all maps. Programs that use them keep them.
+    pub(crate) fn forget_maps(&self) -> Result<(), Error> {
+        for map in list(&self.dir.join(MAPS))? {
+            fs::remove_file(&map).map_err(|source| removing(&map, source))?;
+        }
+        Ok(())
     }
 
     /// Every pinned link, sorted.

@@ -6,7 +6,7 @@ use aya::Ebpf;
 use pgx_abi::{PGX_OBJECT, PGX_ROOT, Program};
 
 use crate::hooks::{self, Way};
-use crate::{Attachment, Counters, Error, Mode, Objects, Pins, attach, handover, load};
+use crate::{Attachment, Counters, Error, Mode, Objects, Pins, Steering, attach, handover, load};
 
 /// The kernel plane of this host: the programs are in the kernel, the maps are pinned.
 ///
@@ -85,11 +85,17 @@ impl Plane {
     }
 
     /// Puts the program that steers where the others find it. It steers by the tables that
-    /// [`Steering`](crate::Steering) writes, on interfaces that [`Vips`](crate::Vips) was told of.
+    /// [`Steering`] writes, on interfaces that [`Vips`](crate::Vips) was told of.
     ///
     /// # Errors
     /// As [`Self::guard`].
     pub fn steer(&mut self) -> Result<(), Error> {
+        // A writer of an earlier release has not noted the ports that the new programs ask for. One
+        // that lives has, or does so when it begins anew.
+        match Steering::open(&self.pins) {
+            Ok(_) | Err(Error::SteeringBusy { .. }) => {}
+            Err(error) => return Err(error),
+        }
         load::install(&mut self.ebpf, Program::Refuse)?;
         load::install(&mut self.ebpf, Program::SteerAway)?;
         load::install(&mut self.ebpf, Program::Steer)

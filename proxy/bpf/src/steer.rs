@@ -11,9 +11,9 @@ use std::net::IpAddr;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use nix::fcntl::Flock;
 use pgx_abi::{
-    BUCKETS, BucketWord, LinkAddress, SERVERS_MAX, STEER_BUCKETS, STEER_HOPS, STEER_SERVERS,
-    STEER_SERVICES, STEER_TABLES, ServerWord, ServiceKey, ServiceWord, TABLES_MAX, TableWord,
-    bucket_slot, server_slot,
+    BUCKETS, BucketWord, LEASES, LinkAddress, SERVERS_MAX, STEER_BUCKETS, STEER_HOPS,
+    STEER_SERVERS, STEER_SERVICES, STEER_TABLES, ServerWord, ServiceKey, ServiceWord, Slot,
+    TABLES_MAX, TableWord, bucket_slot, port_bit, server_slot,
 };
 
 use crate::error::root_cause;
@@ -76,6 +76,7 @@ pub struct Steering {
     servers: Array<MapData, u64>,
     services: HashMap<MapData, ServiceKey, u64>,
     hops: HashMap<MapData, LinkAddress, u64>,
+    words: Array<MapData, u64>,
     _lock: Flock<File>,
 }
 
@@ -91,14 +92,17 @@ impl Steering {
             |name| Array::try_from(Map::Array(keeper::open(pins, name)?)).map_err(failed(name));
         let services = Map::HashMap(keeper::open(pins, STEER_SERVICES)?);
         let hops = Map::HashMap(keeper::open(pins, STEER_HOPS)?);
-        Ok(Self {
+        let mut steering = Self {
             tables: array(STEER_TABLES)?,
             buckets: array(STEER_BUCKETS)?,
             servers: array(STEER_SERVERS)?,
             services: HashMap::try_from(services).map_err(failed(STEER_SERVICES))?,
             hops: HashMap::try_from(hops).map_err(failed(STEER_HOPS))?,
+            words: array(LEASES)?,
             _lock: lock,
-        })
+        };
+        steering.note_ports()?;
+        Ok(steering)
     }
 
     /// Makes this the table of that number, from one packet to the next.
@@ -155,6 +159,9 @@ impl Steering {
     ) -> Result<(), Error> {
         let key = ServiceKey { address: key(&address), port };
         let word = ServiceWord::new(number, is_direct);
+        // The port first: without it, nobody would look for the service.
+        let noted = self.words.get(&(Slot::Ports as u32), 0).map_err(failed(LEASES))?;
+        self.set_ports(noted | port_bit(port))?;
         self.services.insert(key, word.0, 0).map_err(failed(STEER_SERVICES))
     }
 
@@ -165,9 +172,23 @@ impl Steering {
     pub fn withdraw(&mut self, address: IpAddr, port: u16) -> Result<(), Error> {
         let key = ServiceKey { address: key(&address), port };
         match self.services.remove(&key) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            done => done.map_err(failed(STEER_SERVICES)),
+            Err(MapError::KeyNotFound) => {}
+            done => done.map_err(failed(STEER_SERVICES))?,
         }
+        self.note_ports()
+    }
+
+    /// Notes the ports that are steered. One too many, from a writer that died, only costs time.
+    fn note_ports(&mut self) -> Result<(), Error> {
+        let mut ports = 0;
+        for key in self.services.keys() {
+            ports |= port_bit(key.map_err(failed(STEER_SERVICES))?.port);
+        }
+        self.set_ports(ports)
+    }
+
+    fn set_ports(&mut self, ports: u64) -> Result<(), Error> {
+        self.words.set(Slot::Ports as u32, ports, 0).map_err(failed(LEASES))
     }
 
     /// The link addresses of every host that steers, of former ones also: a packet that comes from

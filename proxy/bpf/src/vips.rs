@@ -80,7 +80,7 @@ impl Vips {
     /// # Errors
     /// [`Stale`] when it comes too late, [`Error::Map`] when the kernel refuses.
     pub fn hold(&mut self, address: IpAddr, number: u64, until_ns: u64) -> Result<(), KeepError> {
-        let old = self.vips.get(&key(&address), 0).map_or(LeaseWord::default(), |vip| vip.lease);
+        let old = self.known(address)?;
         if number < old.epoch() {
             return Err(Stale::Older { epoch: number, newest: old.epoch() }.into());
         }
@@ -99,7 +99,7 @@ impl Vips {
     /// # Errors
     /// [`Error::Map`].
     pub fn close(&mut self, address: IpAddr, number: u64) -> Result<(), KeepError> {
-        let old = self.vips.get(&key(&address), 0).map_or(LeaseWord::default(), |vip| vip.lease);
+        let old = self.known(address)?;
         if number < old.epoch() {
             return Ok(());
         }
@@ -107,6 +107,15 @@ impl Vips {
         let closed = LeaseWord::new(number, 1_000_000, Gate::Shut);
         let closed = closed.ok_or(Stale::TooLarge { epoch: number, until_ns: 0 })?;
         self.write(address, closed)
+    }
+
+    /// What stands there; nothing for an address that is not known. Any other failure is one: what
+    /// was closed must not be taken for what never was.
+    fn known(&self, address: IpAddr) -> Result<LeaseWord, Error> {
+        match self.vips.get(&key(&address), 0) {
+            Err(MapError::KeyNotFound) => Ok(LeaseWord::default()),
+            found => found.map(|vip| vip.lease).map_err(failed(VIPS)),
+        }
     }
 
     fn write(&mut self, address: IpAddr, lease: LeaseWord) -> Result<(), KeepError> {

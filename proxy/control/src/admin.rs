@@ -221,6 +221,9 @@ pub struct Status {
     /// The kernel plane, where this process uses it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub kernel: Option<KernelStatus>,
+    /// The virtual addresses, where this process may hold some.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub addresses: Option<AddressesStatus>,
     /// The other nodes as this one sees them, where it is part of a cluster.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peers: Option<Vec<PeerStatus>>,
@@ -260,6 +263,44 @@ pub struct KernelStatus {
     pub cause: String,
     /// Packets by verdict, sorted by name, those without packets left out.
     pub packets: Vec<(String, u64)>,
+}
+
+/// How this host holds virtual addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressesStatus {
+    /// By what means: `xdp`, `address`, `command` or `none`; `off` with the cause.
+    pub mode: String,
+    /// Why the means are not those of the configuration; empty when they are.
+    pub cause: String,
+    /// Whether the addresses stand on loopback; absent in modes that put none there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub on_loopback: Option<bool>,
+    /// What went wrong with loopback last; empty if nothing did.
+    pub loopback_error: String,
+    /// Each lease of addresses.
+    pub leases: Vec<AddressLease>,
+}
+
+/// How one lease of virtual addresses stands on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressLease {
+    /// Its number in the configuration.
+    pub id: u32,
+    /// What clients find there.
+    pub role: String,
+    /// The addresses.
+    pub addresses: Vec<String>,
+    /// Whether this host holds them now.
+    pub is_held: bool,
+    /// The newest number under which it held them, or was to; zero before the first.
+    pub number: u64,
+    /// Milliseconds until the lease ends; absent when it is not held.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub left_ms: Option<u64>,
+    /// Frames that told the network since the start.
+    pub announced_total: u64,
+    /// What went wrong last, since it was last taken or let go; empty if nothing did.
+    pub last_error: String,
 }
 
 /// How this node sees one of the others.

@@ -26,8 +26,9 @@ pub const POLICY_MS_MAX: u64 = 3_600_000;
 pub const SYNC_STANDBYS_MAX: usize = 8;
 
 /// Rules of synchronous replication that may be in force at once, while one change overtakes
-/// another; each is one more that reports must satisfy.
-pub const RULES_MAX: usize = 4;
+/// another; each is one more that reports must satisfy. When there is no room for the one that is
+/// needed, the epoch ends.
+pub const RULES_MAX: usize = 8;
 
 /// Nodes that a cluster may have had in its life; each stays in the state, so that its number is
 /// not given again.

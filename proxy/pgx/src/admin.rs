@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use pgx_control::admin::{
-    Body, KernelStatus, ProxyStatus, Refusal, Reply, Request, SharedChange, Status, VERSION, Verb,
+    Body, ProxyStatus, Refusal, Reply, Request, SharedChange, Status, VERSION, Verb,
 };
 use pgx_control::ids::NodeId;
 use pgx_control::limits::{ADMIN_CLIENT_MS_MAX, ADMIN_CLIENTS_MAX, ADMIN_REQUEST_BYTES_MAX};
@@ -235,15 +235,6 @@ impl Node {
         }
     }
 
-    fn kernel_status(&self, kernel: &Kernel) -> KernelStatus {
-        let mut status = kernel.status();
-        let vips = self.vips.as_ref().map(|vips| vips.summary()).unwrap_or_default();
-        let parts = [std::mem::take(&mut status.cause), vips];
-        status.cause =
-            parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
-        status
-    }
-
     async fn status(&self) -> Status {
         let control = match &self.controller {
             Some(controller) => controller.status().await.map(Box::new),
@@ -263,7 +254,8 @@ impl Node {
                 refused_total: totals.refused_total,
                 connect_failures_total: totals.unreachable_total,
             }),
-            kernel: self.kernel.as_ref().map(|kernel| self.kernel_status(kernel)),
+            kernel: self.kernel.as_ref().map(Kernel::status),
+            addresses: self.vips.as_ref().and_then(|vips| vips.status()),
             peers: self.peers.as_ref().map(|peers| peers.status()),
             control,
             fence: self.fence.as_ref().map(Fence::status),

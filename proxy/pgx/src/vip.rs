@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use pgx_bpf::{BPFFS, PIN_BASE, Pins};
+use pgx_control::admin::{AddressLease, AddressesStatus};
 use pgx_vip::{Choice, Holder, LeaseStatus, Settings, boot_ns, choose};
 use tracing::{info, warn};
 
@@ -62,23 +63,25 @@ impl Addresses {
         drop(holder);
     }
 
-    /// What `pgx ctl status` shows; empty where no addresses are configured.
-    pub(crate) fn summary(&self) -> String {
+    /// What `pgx ctl status` shows; `None` where no addresses are configured.
+    pub(crate) fn status(&self) -> Option<AddressesStatus> {
         let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
-        let mode = match &self.choice {
-            Choice { mode, cause } if cause.is_empty() => mode.name().to_owned(),
-            Choice { mode, cause } => format!("{} ({cause})", mode.name()),
-        };
+        let (mode, cause) = (self.choice.mode.name().to_owned(), self.choice.cause.clone());
+        let (on_loopback, loopback_error, leases) = (None, String::new(), Vec::new());
+        let status = AddressesStatus { mode, cause, on_loopback, loopback_error, leases };
         match &*holder {
-            Ok(None) => String::new(),
-            Err(error) => format!("virtual addresses: off ({error})"),
+            Ok(None) => None,
+            Err(error) => {
+                Some(AddressesStatus { mode: "off".to_owned(), cause: error.clone(), ..status })
+            }
             Ok(Some(holder)) => {
-                let mut parts: Vec<_> = holder.status().iter().map(lease).collect();
-                if let Some(loopback) = holder.loopback_status() {
-                    let stands = if loopback.is_up { "on" } else { "not on" };
-                    parts.push(format!("{stands} loopback{}", in_brackets(&loopback.last_error)));
-                }
-                format!("virtual addresses by {mode}: {}", parts.join(", "))
+                let loopback = holder.loopback_status();
+                Some(AddressesStatus {
+                    on_loopback: loopback.as_ref().map(|loopback| loopback.is_up),
+                    loopback_error: loopback.map(|one| one.last_error).unwrap_or_default(),
+                    leases: holder.status().iter().map(lease).collect(),
+                    ..status
+                })
             }
         }
     }
@@ -106,18 +109,16 @@ fn start(config: &config::Vip, choice: &Choice) -> Result<Option<Holder>, String
     Holder::start(&settings, pins.as_ref()).map(Some).map_err(|error| error.to_string())
 }
 
-fn lease(status: &LeaseStatus) -> String {
-    let addresses: Vec<_> = status.addresses.iter().map(ToString::to_string).collect();
-    let state = if status.is_taken {
-        let left_ms = status.until_ns.saturating_sub(boot_ns()) / 1_000_000;
-        format!("held for {left_ms} ms")
-    } else {
-        "not held".to_owned()
-    };
-    let (addresses, error) = (addresses.join(" "), in_brackets(&status.last_error));
-    format!("lease {} {} {addresses} {state}{error}", status.id, status.role.name())
-}
-
-fn in_brackets(text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!(" ({text})") }
+fn lease(status: &LeaseStatus) -> AddressLease {
+    let left_ms = status.until_ns.saturating_sub(boot_ns()) / 1_000_000;
+    AddressLease {
+        id: status.id.0,
+        role: status.role.name().to_owned(),
+        addresses: status.addresses.iter().map(ToString::to_string).collect(),
+        is_held: status.is_taken,
+        number: status.number,
+        left_ms: status.is_taken.then_some(left_ms),
+        announced_total: status.announced_total,
+        last_error: status.last_error.clone(),
+    }
 }

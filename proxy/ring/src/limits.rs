@@ -1,9 +1,9 @@
 //! Every limit of the engine, with what it costs.
 //!
 //! Memory of one thread: the buffers (`BUFFERS` × `BUFFER_BYTES` and `LARGE_BUFFERS` ×
-//! `LARGE_BUFFER_BYTES`, 5 MiB if all were used), the queues of the ring (about 200 KiB), and what
-//! waits for slow readers, which belongs to the caller: it pauses whoever sends to them.
-//! `docs/ENGINE.md` has the sum for one connection.
+//! `LARGE_BUFFER_BYTES`, 5 MiB if all were used), the queues of the ring (128 KiB), and what waits
+//! for slow readers, which belongs to the caller: it pauses whoever sends to them. `docs/ENGINE.md`
+//! has the sum for one connection.
 
 /// Bytes of one receive buffer. A PostgreSQL server sends 8 KiB at a time, a client's queries are
 /// shorter; larger buffers make fewer, larger sends of large results.
@@ -64,15 +64,14 @@ pub const LISTEN_BACKLOG: i32 = 1024;
 pub const SUBMISSIONS: u32 = 1024;
 
 /// Fewest submissions that can be asked for: what two sockets need.
-#[allow(clippy::cast_possible_truncation, reason = "a handful")]
-pub(crate) const SUBMISSIONS_MIN: u32 = 2 * ENTRIES_PER_SOCKET as u32;
+pub(crate) const SUBMISSIONS_MIN: u32 = 2 * ENTRIES_PER_SOCKET;
 
 /// Completions that the kernel can tell at once; it holds back more, at a cost. 64 KiB.
 pub const COMPLETIONS: u32 = 4096;
 
 /// Operations that one socket can need in one turn: a send, and for receive, accept and poll each
 /// one that begins or ends it.
-pub(crate) const ENTRIES_PER_SOCKET: usize = 4;
+pub(crate) const ENTRIES_PER_SOCKET: u32 = 4;
 
 /// How often submitting is tried again while the kernel is short of memory.
 pub(crate) const ENTER_TRIES_MAX: u32 = 10_000;

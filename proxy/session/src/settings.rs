@@ -39,13 +39,16 @@ impl Settings {
         }
     }
 
-    /// Whether both are the same; if so, they share their memory from here on.
-    pub(crate) fn is_same(&mut self, other: &Self) -> bool {
+    /// Whether both are the same; if so, they share their memory from here on. They take the one at
+    /// the lower address, so that all that are the same come to share one when each has met others.
+    pub(crate) fn is_same(&mut self, other: &mut Self) -> bool {
         if Rc::ptr_eq(&self.0, &other.0) {
             return true;
         }
         let same = self.0 == other.0;
-        if same {
+        if same && Rc::as_ptr(&self.0) < Rc::as_ptr(&other.0) {
+            other.0 = Rc::clone(&self.0);
+        } else if same {
             self.0 = Rc::clone(&other.0);
         }
         same
@@ -164,10 +167,23 @@ mod tests {
 
     #[test]
     fn settings_that_are_the_same_share_their_memory() {
-        let (mut one, other) = (settings(&[("a", "1")]), settings(&[("A", "1")]));
-        assert!(one.is_same(&other) && Rc::ptr_eq(&one.0, &other.0));
+        let (mut one, mut other) = (settings(&[("a", "1")]), settings(&[("A", "1")]));
+        assert!(one.is_same(&mut other) && Rc::ptr_eq(&one.0, &other.0));
         one.set(b"a", b"2");
-        assert!(!one.is_same(&other));
+        assert!(!one.is_same(&mut other));
         assert_eq!(other.values()[&b"a"[..]], b"1");
+    }
+
+    #[test]
+    fn many_that_are_the_same_come_to_share_one_memory() {
+        let all = || -> Vec<_> { (0..8).map(|_| settings(&[("a", "1")])).collect() };
+        let (mut clients, mut servers) = (all(), all());
+        for _ in 0..2 {
+            for client in &mut clients {
+                servers.iter_mut().for_each(|server| assert!(server.is_same(client)));
+            }
+        }
+        let first = &servers[0].0;
+        assert!(clients.iter().chain(&servers).all(|each| Rc::ptr_eq(&each.0, first)));
     }
 }

@@ -30,6 +30,8 @@ pub struct LeaseStatus {
     pub addresses: Vec<IpAddr>,
     /// How they are held.
     pub mode: Mode,
+    /// The newest number under which this host was to hold them; zero before the first.
+    pub number: u64,
     /// Whether this host has taken them.
     pub is_taken: bool,
     /// Until when, in nanoseconds of the boot-time clock; meaningless if they are not taken.
@@ -152,7 +154,11 @@ impl Holder {
     /// How each lease stands.
     #[must_use]
     pub fn status(&self) -> Vec<LeaseStatus> {
-        self.posts.values().map(|post| post.known().status.clone()).collect()
+        let status = |post: &Post| {
+            let known = post.known();
+            LeaseStatus { number: known.wanted.number, ..known.status.clone() }
+        };
+        self.posts.values().map(status).collect()
     }
 
     /// How the addresses stand on loopback; `None` in modes that put none there.
@@ -189,6 +195,7 @@ impl Post {
             role: place.lease.role,
             addresses: place.lease.addresses.clone(),
             mode,
+            number: 0,
             is_taken: false,
             until_ns: 0,
             announced_total: 0,

@@ -18,13 +18,15 @@ use pgx_control::steer::{Proxies, Standing, Table as Plan};
 use pgx_rules::hash;
 use pgx_tests::objects::objects;
 use pgx_tests::skip::{Requirement, trial};
+use pgx_tests::tap::Seen;
 
 use crate::hosts::{Host, switch};
 use crate::space::{Space, ip};
+use crate::wire::Wire;
 
-const PORT: u16 = 6432;
+pub(crate) const PORT: u16 = 6432;
 const DIRECT_PORT: u16 = 5432;
-const VIPS: [&str; 2] = ["10.77.0.50", "fd77::50"];
+pub(crate) const VIPS: [&str; 2] = ["10.77.0.50", "fd77::50"];
 /// Flows that are opened at a time, one half by IPv4, the other by IPv6.
 const FLOWS: usize = 60;
 /// Nothing here takes longer unless it hangs.
@@ -43,11 +45,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// A proxy's host: steers, and echoes what comes to the addresses behind its own number.
-struct Proxy {
-    host: Host,
+pub(crate) struct Proxy {
+    pub(crate) host: Host,
     steering: Steering,
     counters: Counters,
-    pins: Pins,
+    pub(crate) pins: Pins,
 }
 
 impl Proxy {
@@ -91,19 +93,19 @@ impl Proxy {
         NodeId(self.host.number.into())
     }
 
-    fn count(&self, reason: Reason) -> anyhow::Result<u64> {
+    pub(crate) fn count(&self, reason: Reason) -> anyhow::Result<u64> {
         Ok(self.counters.get(reason)?.packets)
     }
 }
 
 /// IPv6 alone, so that both can be had on one port.
-fn bind(any: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+pub(crate) fn bind(any: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
     std::fs::write("/proc/sys/net/ipv6/bindv6only", "1")?;
     Ok(TcpListener::bind((any, port))?)
 }
 
 /// Tells each client which host it is connected to, then repeats what it says.
-fn echo(listener: TcpListener, number: u8) {
+pub(crate) fn echo(listener: TcpListener, number: u8) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
@@ -116,22 +118,22 @@ fn echo(listener: TcpListener, number: u8) {
 }
 
 /// Three proxies and a client on a switch.
-struct World {
-    proxies: Vec<Proxy>,
-    client: Host,
+pub(crate) struct World {
+    pub(crate) proxies: Vec<Proxy>,
+    pub(crate) client: Host,
     plan: Plan,
     epoch: u32,
 }
 
 /// A connection, and whose it is.
-struct Flow {
+pub(crate) struct Flow {
     stream: TcpStream,
-    owner: NodeId,
+    pub(crate) owner: NodeId,
 }
 
 impl Flow {
     /// Whether it still works; an error if it is neither that nor reset.
-    fn works(&mut self) -> anyhow::Result<bool> {
+    pub(crate) fn works(&mut self) -> anyhow::Result<bool> {
         let mut byte = [7];
         match self.stream.write_all(&byte).and_then(|()| self.stream.read_exact(&mut byte)) {
             Ok(()) => Ok(true),
@@ -142,7 +144,7 @@ impl Flow {
 }
 
 impl World {
-    fn new(space: &Space, mode: Mode) -> anyhow::Result<Self> {
+    pub(crate) fn new(space: &Space, mode: Mode) -> anyhow::Result<Self> {
         switch()?;
         let proxies: anyhow::Result<Vec<_>> =
             [1, 2, 3].map(|number| Proxy::start(space, number, mode)).into_iter().collect();
@@ -161,7 +163,7 @@ impl World {
     }
 
     /// The client takes that host for the holder of the addresses.
-    fn reach(&self, holder: usize) -> anyhow::Result<()> {
+    pub(crate) fn reach(&self, holder: usize) -> anyhow::Result<()> {
         let link = self.proxies[holder].host.link_text();
         self.client.run(move || {
             for vip in VIPS {
@@ -172,7 +174,7 @@ impl World {
     }
 
     /// Gives every host the table that these proxies make of the last one.
-    fn publish(&mut self, proxies: &Proxies) -> anyhow::Result<()> {
+    pub(crate) fn publish(&mut self, proxies: &Proxies) -> anyhow::Result<()> {
         self.plan = self.plan.next(proxies);
         self.epoch += 1;
         let servers: Vec<_> = self.proxies.iter().map(|proxy| proxy.host.link()).collect();
@@ -199,7 +201,7 @@ impl World {
         (0..FLOWS).map(|at| self.connect(VIPS[at % 2].parse()?, port)).collect()
     }
 
-    fn connect(&self, vip: IpAddr, port: u16) -> anyhow::Result<Flow> {
+    pub(crate) fn connect(&self, vip: IpAddr, port: u16) -> anyhow::Result<Flow> {
         let to = SocketAddr::new(vip, port);
         let connect = move || Ok(TcpStream::connect_timeout(&to, PATIENCE)?);
         let mut stream = self.client.run(connect).with_context(|| format!("connect to {to}"))?;
@@ -222,7 +224,7 @@ impl World {
         Ok(self.plan.buckets()[bucket as usize].owner)
     }
 
-    fn open_as_planned(&self) -> anyhow::Result<Vec<Flow>> {
+    pub(crate) fn open_as_planned(&self) -> anyhow::Result<Vec<Flow>> {
         let flows = self.open(PORT)?;
         for flow in &flows {
             let planned = self.planned(flow)?;
@@ -257,6 +259,45 @@ fn by_owner(flows: &[Flow]) -> BTreeMap<NodeId, usize> {
     counts
 }
 
+/// On the client's cable: each flow's answers came from its owner itself, whoever held the address,
+/// and only those of the lost proxy ended by a reset.
+fn check_wire(
+    packets: &[Seen],
+    world: &World,
+    living: &[Flow],
+    lost: &[Flow],
+) -> anyhow::Result<()> {
+    let of = |flow: &Flow| -> anyhow::Result<(u16, [u8; 6], Vec<Seen>)> {
+        let near = flow.stream.local_addr()?;
+        let (port, is_ipv6) = (near.port(), near.is_ipv6());
+        let is_its = |seen: &&Seen| {
+            seen.is_ipv6 == is_ipv6
+                && ((seen.from, seen.to) == (port, PORT) || (seen.from, seen.to) == (PORT, port))
+        };
+        let owner = world.proxies.iter().find(|proxy| proxy.id() == flow.owner);
+        let link = owner.context("a flow of nobody")?.host.link();
+        Ok((port, link, packets.iter().filter(is_its).copied().collect()))
+    };
+    for flow in living {
+        let (port, link, seen) = of(flow)?;
+        let reset = seen.iter().find(|seen| seen.is_reset);
+        ensure!(reset.is_none(), "a flow of {} that lives: {reset:?}", flow.owner);
+        let answers: Vec<_> = seen.iter().filter(|seen| seen.from == PORT).collect();
+        let opened = answers.iter().filter(|seen| seen.is_opening).count();
+        let data: usize = answers.iter().map(|seen| seen.data).sum();
+        ensure!(opened >= 1 && data >= 2, "port {port}: {opened} handshakes, {data} bytes seen");
+        let others = answers.iter().find(|seen| seen.link != link);
+        ensure!(others.is_none(), "a flow of {} was answered by {others:?}", flow.owner);
+    }
+    for flow in lost {
+        let (port, _, seen) = of(flow)?;
+        let is_told = seen.iter().any(|seen| seen.is_reset && seen.from == PORT);
+        ensure!(is_told, "no reset was seen for port {port} of the lost proxy");
+    }
+    ensure!(!lost.is_empty(), "the lost proxy had no flow");
+    Ok(())
+}
+
 fn proxies(mode: Mode) -> anyhow::Result<()> {
     const SERVING: Standing = Standing::Serving { weight: 1 };
     Space::run(|space| {
@@ -264,6 +305,7 @@ fn proxies(mode: Mode) -> anyhow::Result<()> {
         let mut living: Proxies = (1..=3).map(|number| (NodeId(number), SERVING)).collect();
         world.publish(&living)?;
         world.reach(0)?;
+        let wire = Wire::of(&world.client)?;
         let mut flows = world.open_as_planned()?;
         let spread = by_owner(&flows);
         ensure!(spread.len() == 3 && spread.values().all(|count| *count > 5), "{spread:?}");
@@ -296,9 +338,11 @@ fn proxies(mode: Mode) -> anyhow::Result<()> {
             let (works, lives) = (flow.works()?, flow.owner != NodeId(1));
             ensure!(works == lives, "a flow of {}: {works}", flow.owner);
         }
-        flows.retain(|flow| flow.owner != NodeId(1));
+        let (lost, mut flows): (Vec<_>, Vec<_>) =
+            flows.into_iter().partition(|flow| flow.owner == NodeId(1));
         flows.extend(world.open_as_planned()?);
         all_work("after all", &mut flows)?;
+        check_wire(&wire.packets()?, &world, &flows, &lost)?;
         for reason in [Reason::SteerTorn, Reason::SteerFragment, Reason::SteerStale] {
             ensure!(world.counted(reason)? == 0, "{}", reason.name());
         }

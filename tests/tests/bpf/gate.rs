@@ -56,6 +56,16 @@ fn connect(address: &str) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// One that has a patience ends with `EINTR` when the process was stopped and goes on.
+fn read(mut stream: &TcpStream, bytes: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match stream.read(bytes) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 fn refused(address: &str) -> anyhow::Result<()> {
     match connect(address) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
@@ -79,13 +89,13 @@ fn lifetime() -> anyhow::Result<()> {
             refused(address)?;
             let until = in_ms(400)?;
             keeper.lease(Role::Primary, number, until, Gate::Open)?;
-            let (mut client, mut server) = pair(&listener, address)?;
+            let (mut client, server) = pair(&listener, address)?;
             // Writes until the kernel ends it: no process takes part in that.
             let mut begun = 0;
             server.set_read_timeout(Some(Duration::from_millis(100)))?;
             let ended = loop {
                 let now = boot_ns()?;
-                match client.write_all(b"?").and_then(|()| server.read(&mut [0; 1])) {
+                match client.write_all(b"?").and_then(|()| read(&server, &mut [0; 1])) {
                     Ok(_) => begun = now,
                     Err(error) => break error,
                 }
@@ -95,7 +105,7 @@ fn lifetime() -> anyhow::Result<()> {
             // What began after the deadline never came through, however late we were to look.
             ensure!(begun <= until, "began {} ns late and passed", begun.saturating_sub(until));
             ensure!(begun > 0, "nothing passed before the deadline");
-            ensure!(client.read(&mut [0; 1]).is_err(), "the client was not told");
+            ensure!(read(&client, &mut [0; 1]).is_err(), "the client was not told");
             refused(address)?;
             let resets = plane.counters().get(Reason::FenceReset)?.packets;
             ensure!(resets >= 3, "{resets} resets");
@@ -116,10 +126,10 @@ fn closing() -> anyhow::Result<()> {
         // An answer that was on its way does not get out.
         server.write_all(b"COMMIT")?;
         client.set_read_timeout(Some(Duration::from_millis(200)))?;
-        let read = (&client).read(&mut [0; 8]);
+        let heard = read(&client, &mut [0; 8]);
         ensure!(
-            read.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
-            "{read:?}"
+            heard.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
+            "{heard:?}"
         );
         keeper.lease(Role::Primary, 8, in_ms(60_000)?, Gate::Open)?;
         pair(&listener, address)?;
@@ -200,13 +210,13 @@ fn idle() -> anyhow::Result<()> {
         let ended = destroy(Side::Local, 5432)?;
         ensure!(ended == 2, "{ended} connections, expected one for each address");
         for (client, mut server) in pairs {
-            let told = (&client).read(&mut [0; 1]);
+            let told = read(&client, &mut [0; 1]);
             let is_reset = |error: &std::io::Error| error.kind() == ErrorKind::ConnectionReset;
             ensure!(told.as_ref().is_err_and(is_reset), "{told:?}");
             ensure!(server.write_all(b"?").is_err(), "the process that had it was not told");
         }
         far.write_all(b"!")?;
-        ensure!((&bystander).read(&mut [0; 1])? == 1, "somebody else was ended");
+        ensure!(read(&bystander, &mut [0; 1])? == 1, "somebody else was ended");
         let ended = destroy(Side::Remote(elsewhere.ip()), elsewhere.port())?;
         ensure!(ended == 1, "{ended} connections to a server");
         Ok(())

@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("held_lease_passes_to_a_new_pin_version_without_a_lost_byte", needs, held),
         trial("shut_gate_stays_shut_while_a_new_pin_version_takes_over", needs, shut),
         trial("pins_whose_keeper_lives_are_not_taken_over", needs, living),
+        trial("words_of_another_version_are_taken_over_once", needs, once),
         trial("smaller_maps_of_another_version_grow_with_their_words", needs, growth),
     ]
 }
@@ -153,6 +154,38 @@ fn living() -> anyhow::Result<()> {
         }
         drop(keeper);
         new_guard(space).map(drop)
+    })
+}
+
+/// A link that this version has no program for stays, and the other version's folder with it. What
+/// was written since the take-over must not be written over by what is still in there.
+fn once() -> anyhow::Result<()> {
+    Space::run(|space| {
+        let old = old_pins(space)?;
+        drop(old_guard(&objects()?, &old)?);
+        let links = old.dir().join("links");
+        let link = std::fs::read_dir(&links)?.next().context("no link")??.path();
+        std::fs::rename(link, links.join("pgx_later-1-1"))?;
+        let mut keeper = Keeper::open(&old)?;
+        keeper.lease(Role::Primary, 5, in_ms(60_000)?, Gate::Open)?;
+        drop(keeper);
+        drop(new_guard(space)?);
+        ensure!(links.join("pgx_later-1-1").exists(), "a foreign link was removed");
+
+        let mut keeper = Keeper::open(&space.pins()?)?;
+        ensure!(keeper.standing()?.primary.epoch() == 5, "not taken over");
+        keeper.fence(5)?;
+        keeper.lease(Role::Primary, 6, in_ms(60_000)?, Gate::Open)?;
+        let before = keeper.standing()?;
+        // Another process, as `pgx fence shut` is, and then the next start.
+        drop(new_guard(space)?);
+        ensure!(keeper.standing()? == before, "{:?}, not {before:?}", keeper.standing()?);
+        drop(keeper);
+        drop(new_guard(space)?);
+        let after = Keeper::open(&space.pins()?)?.standing()?;
+        ensure!(after == before, "{after:?}, not {before:?}");
+        std::fs::remove_file(links.join("pgx_later-1-1"))?;
+        Ok(())
     })
 }
 

@@ -6,6 +6,7 @@
 mod attach;
 mod fence;
 mod fenced;
+mod flood;
 mod flows;
 mod gate;
 mod guard;
@@ -22,6 +23,7 @@ mod steer;
 mod takeover;
 mod verdict;
 mod vip;
+mod wire;
 
 use libtest_mimic::Arguments;
 
@@ -42,6 +44,7 @@ fn main() {
     trials.extend(instructions::trials());
     trials.extend(steer::trials());
     trials.extend(flows::trials());
+    trials.extend(flood::trials());
     trials.extend(fenced::trials());
     trials.extend(refuse::trials());
     trials.extend(attach::trials());

@@ -1,6 +1,7 @@
 //! Steering in the kernel: each packet's verdict, bytes and counter are those of the rules on the
 //! host, whatever the tables, and whatever sockets there are.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -52,6 +53,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("direct_service_resets_flows_from_before_its_epoch", needs, stale),
         trial("direct_service_leaves_a_shut_host_and_never_stays_on_it", needs, shut),
         trial("flood_of_syns_is_steered_and_bounded_and_others_pass", needs, flood),
+        trial("services_are_looked_for_at_the_ports_that_are_noted_for_them", lab, ports),
         trial("tables_change_from_one_packet_to_the_next", lab, swap),
     ]
 }
@@ -111,7 +113,9 @@ impl Bench {
     fn pinned(pins: &Pins) -> anyhow::Result<Self> {
         let maps = pins.dir().join("maps");
         let mut loader = EbpfLoader::new();
-        for name in [STEER_TABLES, STEER_BUCKETS, STEER_SERVERS, STEER_SERVICES, STEER_HOPS] {
+        let shared =
+            [STEER_TABLES, STEER_BUCKETS, STEER_SERVERS, STEER_SERVICES, STEER_HOPS, LEASES];
+        for name in shared {
             loader.map_pin_path(name, maps.join(name));
         }
         Self::chain(loader.load(objects()?.pgx())?, &[(Program::Steer, STEER)])
@@ -165,6 +169,8 @@ impl Bench {
     }
 
     fn serve(&mut self, flow: &FlowKey, is_direct: bool) -> anyhow::Result<()> {
+        // Every port may be steered.
+        self.set(LEASES, Slot::Ports as u32, u64::MAX)?;
         let word = ServiceWord::new(u8::try_from(TABLE)?, is_direct);
         let key = ServiceKey { address: flow.vip, port: flow.port };
         Ok(self.hash::<ServiceKey, u64>(STEER_SERVICES)?.insert(key, word.0, 0)?)
@@ -410,7 +416,7 @@ fn stale() -> anyhow::Result<()> {
         bench.check("begins anew", &opening, send)?;
         bench.check("goes on again", &going, send)?;
         ensure!(
-            direct(kind, Hops::Two, None, (Some(2), 2), || true, || true)
+            direct(kind, Hops::Two, None, Some(Ordering::Equal), || true, || true)
                 == Steer::Reset(Reason::SteerNobody)
         );
         bench.epoch = 3;
@@ -538,6 +544,39 @@ fn swap() -> anyhow::Result<()> {
         ensure!(torn == bench.count(Reason::SteerTorn)?, "{torn} dropped");
         let expected = [(XDP_TX, OTHER), (XDP_TX, THIRD)];
         ensure!(seen.keys().eq(&expected), "{seen:?}, {torn} torn");
+        Ok(())
+    })
+}
+
+fn ports() -> anyhow::Result<()> {
+    Space::run(|space| {
+        let pins = space.pins()?;
+        let mut bench = Bench::pinned(&pins)?;
+        bench.table(Who::Other, Who::Nobody)?;
+        let frame = find("IPv4 TCP")?;
+        let port = heading_of(&frame)?.flow.port;
+        let vip = "192.0.2.2".parse()?;
+        let number = u8::try_from(TABLE)?;
+        let noted = |bench: &Bench| -> anyhow::Result<u64> {
+            let map = bench.ebpf.map(LEASES).context("no words")?;
+            Ok(Array::<_, u64>::try_from(map)?.get(&(Slot::Ports as u32), 0)?)
+        };
+        let mut writer = Steering::open(&pins)?;
+        ensure!(bench.run(&frame)?.0 == XDP_PASS, "steered, and nothing is served");
+        writer.serve(vip, port, number, false)?;
+        ensure!(bench.run(&frame)?.0 == XDP_TX, "not steered");
+        // Another service, whose port has the same bit, comes and goes.
+        writer.serve(vip, port + 64, number, false)?;
+        writer.withdraw(vip, port + 64)?;
+        ensure!(bench.run(&frame)?.0 == XDP_TX, "forgotten with another service");
+        // Who begins anew finds what an earlier release did not note.
+        drop(writer);
+        bench.set(LEASES, Slot::Ports as u32, 0)?;
+        ensure!(bench.run(&frame)?.0 == XDP_PASS, "looked for where nothing is noted");
+        let mut writer = Steering::open(&pins)?;
+        ensure!(bench.run(&frame)?.0 == XDP_TX, "not noted anew");
+        writer.withdraw(vip, port)?;
+        ensure!(bench.run(&frame)?.0 == XDP_PASS && noted(&bench)? == 0, "still noted");
         Ok(())
     })
 }

@@ -6,9 +6,10 @@ use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, ensure};
 use pgx_tests::lab::{Lab, wait_for};
+use pgx_tests::tap::{Seen, boot_ns};
 
-use crate::capture::{READY, Seen};
-use crate::inside::{self, boot_ns};
+use crate::capture::READY;
+use crate::inside;
 use crate::{ADDRESSES, LIMIT, ensure_answers, fresh, pgx};
 
 const PORT: u16 = 5432;

@@ -8,10 +8,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::time::{ClockId, clock_gettime};
 use pgx_bpf::{BPFFS, Gate, Keeper, Nftables, PIN_BASE, Pins, Role};
 use pgx_tests::lab::Lab;
+use pgx_tests::tap::boot_ns;
 
 use crate::capture;
 
@@ -41,12 +42,6 @@ pub(crate) fn run(lab: &Lab, host: &str, words: &[&str]) -> anyhow::Result<Strin
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{words:?} in {host}: {said}");
     Ok(String::from_utf8(output.stdout)?)
-}
-
-/// The boot-time clock, which all hosts of a lab share.
-pub(crate) fn boot_ns() -> anyhow::Result<u64> {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
-    Ok(u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?)
 }
 
 /// Opens the gate of `n1` for an epoch until this time.
@@ -92,7 +87,12 @@ fn drip(address: &str, until_ns: u64) -> anyhow::Result<()> {
     out.flush()?;
     while boot_ns()? < until_ns {
         let mut fds = [PollFd::new(server.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut fds, PollTimeout::from(1_u8))? > 0 || server.write_all(&[0]).is_err() {
+        let is_told = match poll(&mut fds, PollTimeout::from(1_u8)) {
+            // The process was stopped and goes on.
+            Err(Errno::EINTR) => continue,
+            told => told? > 0,
+        };
+        if is_told || server.write_all(&[0]).is_err() {
             return Ok(());
         }
     }

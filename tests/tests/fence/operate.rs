@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, ensure};
 use pgx_tests::lab::{Lab, wait_for};
+use pgx_tests::tap::boot_ns;
 use serde_json::Value;
 
-use crate::inside::{boot_ns, lease};
+use crate::inside::lease;
 use crate::{LIMIT, ensure_answers, fresh, pgx};
 
 const MINUTE_NS: u64 = 60_000_000_000;

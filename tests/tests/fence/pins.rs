@@ -5,8 +5,9 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
 use pgx_tests::lab::{Fault, KillTarget, Lab, wait_for};
+use pgx_tests::tap::boot_ns;
 
-use crate::inside::{self, boot_ns, lease};
+use crate::inside::{self, lease};
 use crate::operate::{configure, status};
 use crate::{LIMIT, ensure_answers, fresh, pgx};
 

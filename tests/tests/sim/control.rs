@@ -95,7 +95,7 @@ impl World {
             Note::Applied { index, entry } => self.note_applied(node, *index, entry, true),
             Note::Void { index, entry, void } => {
                 if self.note_applied_once(*index) {
-                    self.note(&format!("void at {index}: {} ({void})", show(entry)));
+                    self.note(&format!("void: {} ({void})", show(entry)));
                 }
                 self.note_applied(node, *index, entry, false);
             }

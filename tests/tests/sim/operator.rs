@@ -15,8 +15,8 @@ use crate::world::World;
 pub(crate) struct Operator {
     has_begun: bool,
     asked: u64,
-    /// A directory that commits may depend on is none any more: somebody promoted it past pgx, or
-    /// its node was switched off as dead.
+    /// A directory that commits may depend on is none any more: somebody promoted it past pgx, its
+    /// node was switched off as dead, or it went with an epoch that began with loss.
     pub(crate) may_need_loss: bool,
     /// Who was told to leave, and still runs.
     leaving: BTreeSet<NodeId>,
@@ -137,6 +137,8 @@ impl World {
         let Some(node) = self.hosts.keys().copied().find(coordinates) else { return };
         self.operator.asked += 1;
         let number = self.operator.asked;
+        // An epoch that is begun with loss may come to nothing, and take along what it began with.
+        self.operator.may_need_loss |= matches!(request, Request::AcceptLoss);
         self.note(&format!("operator asks node {node}: {request:?}"));
         self.tell(node, Thread::Control, 100_000, Input::Request(number, Box::new(request)));
     }

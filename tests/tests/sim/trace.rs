@@ -10,12 +10,14 @@ const LINES_MAX: usize = 400;
 /// The story of one run.
 pub(crate) struct Trace {
     lines: VecDeque<String>,
+    /// What was said last, and how often again: what is tried in vain fills no story.
+    repeated: (String, u32),
     hash: u64,
 }
 
 impl Trace {
     pub(crate) fn new() -> Self {
-        Self { lines: VecDeque::new(), hash: 0xcbf2_9ce4_8422_2325 }
+        Self { lines: VecDeque::new(), repeated: Default::default(), hash: 0xcbf2_9ce4_8422_2325 }
     }
 
     pub(crate) fn note(&mut self, now: Time, line: &str) {
@@ -23,11 +25,23 @@ impl Trace {
             self.mix(u64::from(byte));
         }
         self.mix(now);
+        if line == self.repeated.0 {
+            self.repeated.1 += 1;
+            return;
+        }
+        let (_, times) = std::mem::replace(&mut self.repeated, (line.to_owned(), 0));
+        if times > 0 {
+            self.keep(format!("{:>10}     and {times} times more", ""));
+        }
+        let micros = now / 1_000;
+        self.keep(format!("{:>6}.{:03} ms  {line}", now / MILLI, micros % 1_000));
+    }
+
+    fn keep(&mut self, line: String) {
         if self.lines.len() == LINES_MAX {
             self.lines.pop_front();
         }
-        let micros = now / 1_000;
-        self.lines.push_back(format!("{:>6}.{:03} ms  {line}", now / MILLI, micros % 1_000));
+        self.lines.push_back(line);
     }
 
     pub(crate) fn mix(&mut self, number: u64) {

@@ -1,6 +1,6 @@
 //! A driver of another team, through pgx: what it sees is what applications see.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::thread::{self, JoinHandle};
 
@@ -38,7 +38,13 @@ fn answer_queries(listener: TcpListener) -> JoinHandle<Vec<Vec<u8>>> {
                 bytes = frames.rest().to_vec();
             }
             let mut more = [0; 1024];
-            let count = client.read(&mut more).unwrap();
+            let count = loop {
+                match client.read(&mut more) {
+                    // It has a patience, and the process was stopped and goes on.
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    count => break count.unwrap(),
+                }
+            };
             bytes.extend_from_slice(&more[..count]);
         }
     })

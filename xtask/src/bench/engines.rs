@@ -2,23 +2,20 @@
 //! connection, under pgbench against a real PostgreSQL. It is how the choice of engine is checked.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
-use pgx_tests::database::Database;
-use pgx_tests::lab::{build, postgres};
+use pgx_tests::lab::build;
 use serde::Serialize;
 
-use super::TICKS_PER_S;
+use super::cpu;
+use super::load::{Load, Run, Running, Work, free_port, in_turn, ratios, write_json};
+use super::stats::median;
 
 /// The engines of the forwarder, and what pgbench is compared with.
 const DIRECT: &str = "direct";
 const ENGINES: [&str; 5] = ["full", "reduced", "epoll", "tokio", "tokio-uring"];
-
-/// Rows of pgbench's accounts table, in units of 100,000; small enough to stay in memory.
-const SCALE: &str = "5";
 
 /// Arguments of `bench engines`.
 #[derive(clap::Args)]
@@ -54,17 +51,9 @@ struct Row {
     machine_cpu_us_per_tx: f64,
 }
 
-/// One measurement.
-#[derive(Clone, Copy)]
-struct Run {
-    tps: f64,
-    forwarder_us: f64,
-    machine_us: f64,
-}
-
-/// A running forwarder; killed when dropped.
+/// A running forwarder.
 struct Forwarder {
-    process: Child,
+    process: Running,
     port: u16,
 }
 
@@ -79,28 +68,23 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(args.rounds > 0, "no rounds");
     eprintln!("bench: building the forwarder");
     let binary = build::forwarder()?;
-    let port = free_port()?;
-    let settings = format!("-c listen_addresses=127.0.0.1 -c port={port} -c max_connections=300");
-    let _database = Database::start_with(&["--auth=trust"], &settings)?;
-    let pgbench = postgres::find_programs(None)?.join("pgbench");
-    execute(&pgbench, port, &["--initialize", "--quiet", "--scale", SCALE])?;
+    cpu::tell_others()?;
+    let load = Load::start()?;
     let mut paths = vec![(DIRECT.to_owned(), None)];
     for engine in &args.engines {
-        let forwarder = Forwarder::start(&binary, engine, port, args.threads)?;
+        let forwarder = Forwarder::start(&binary, engine, load.port, args.threads)?;
         paths.push((engine.clone(), Some(forwarder)));
     }
     let mut rows = Vec::new();
     for clients in &args.clients {
-        let mut runs = vec![Vec::new(); paths.len()];
-        for round in 0..args.rounds {
-            eprintln!("bench: {clients} clients, round {} of {}", round + 1, args.rounds);
-            // Another one begins each time, so that nobody always comes after the same one.
-            for place in 0..paths.len() {
-                let index = (place + round) % paths.len();
-                let run = measure(&pgbench, port, paths[index].1.as_ref(), *clients, args.seconds);
-                runs[index].push(run.with_context(|| paths[index].0.clone())?);
-            }
-        }
+        eprintln!("bench: {clients} clients");
+        let work = Work { clients: *clients, seconds: args.seconds, protocol: "simple" };
+        let runs = in_turn(paths.len(), args.rounds, |index| {
+            let (engine, forwarder) = &paths[index];
+            let port = forwarder.as_ref().map_or(load.port, |forwarder| forwarder.port);
+            let process = forwarder.as_ref().map(|forwarder| forwarder.process.0.id());
+            load.measure(port, process, work).with_context(|| engine.clone())
+        })?;
         rows.extend(
             paths
                 .iter()
@@ -109,11 +93,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         );
     }
     print(&rows);
-    if let Some(file) = &args.json {
-        let text = serde_json::to_string_pretty(&rows)?;
-        std::fs::write(file, text).with_context(|| format!("{}", file.display()))?;
-    }
-    Ok(())
+    write_json(args.json.as_deref(), &rows)
 }
 
 impl Forwarder {
@@ -126,7 +106,7 @@ impl Forwarder {
             .spawn()
             .with_context(|| format!("cannot run {}", binary.display()))?;
         let said = process.stdout.take().context("its output is ours")?;
-        let forwarder = Self { process, port };
+        let forwarder = Self { process: Running(process), port };
         let mut line = String::new();
         BufReader::new(said).read_line(&mut line)?;
         ensure!(line == "ready\n", "the forwarder on {engine} did not start");
@@ -134,99 +114,15 @@ impl Forwarder {
     }
 }
 
-impl Drop for Forwarder {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-fn measure(
-    pgbench: &Path,
-    direct: u16,
-    forwarder: Option<&Forwarder>,
-    clients: u32,
-    seconds: u32,
-) -> anyhow::Result<Run> {
-    let port = forwarder.map_or(direct, |forwarder| forwarder.port);
-    let process = forwarder.map(|forwarder| forwarder.process.id());
-    let cpu_ns = || process.map_or(Ok(0), process_cpu_ns);
-    let (clients, seconds) = (clients.to_string(), seconds.to_string());
-    let words = ["--select-only", "--no-vacuum", "--jobs=2", "--client", &clients, "--time"];
-    let before = (cpu_ns()?, machine_cpu_s()?);
-    let text = execute(pgbench, port, &[&words[..], &[&seconds]].concat())?;
-    let after = (cpu_ns()?, machine_cpu_s()?);
-    let number = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let value = line.and_then(|rest| rest.split_whitespace().next());
-        value.and_then(|value| value.parse::<f64>().ok())
-    };
-    let read = || Some((number("tps = ")?, number("number of transactions actually processed: ")?));
-    let (tps, count) = read().with_context(|| format!("cannot read what it printed:\n{text}"))?;
-    ensure!(count > 0.0, "pgbench did nothing:\n{text}");
-    Ok(Run {
-        tps,
-        forwarder_us: f64::from(u32::try_from((after.0 - before.0) / 1000)?) / count,
-        machine_us: (after.1 - before.1) * 1e6 / count,
-    })
-}
-
-fn execute(pgbench: &Path, port: u16, words: &[&str]) -> anyhow::Result<String> {
-    let port = port.to_string();
-    let output = Command::new(pgbench)
-        .args(["--host=127.0.0.1", "--username=postgres", "--port", &port])
-        .args(words)
-        .arg("postgres")
-        .output()
-        .context("cannot run pgbench")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Nanoseconds of CPU that all threads of a process have used.
-fn process_cpu_ns(process: u32) -> anyhow::Result<u64> {
-    let mut sum = 0;
-    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
-        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-        sum += text.split_whitespace().next().context("schedstat is empty")?.parse::<u64>()?;
-    }
-    Ok(sum)
-}
-
-/// Seconds of CPU that all processes, interrupts included, have used: not only ours.
-fn machine_cpu_s() -> anyhow::Result<f64> {
-    let text = std::fs::read_to_string("/proc/stat")?;
-    let line = text.lines().next().context("stat is empty")?;
-    let fields: Result<Vec<u32>, _> = line.split_whitespace().skip(1).map(str::parse).collect();
-    let fields = fields?;
-    // user, nice, system, idle, iowait, irq, softirq, steal; guests are within the first two.
-    ensure!(fields.len() >= 7, "stat has no softirq: {line}");
-    let busy = [0, 1, 2, 5, 6].map(|index| f64::from(fields[index]));
-    Ok(busy.iter().sum::<f64>() / TICKS_PER_S)
-}
-
 fn summarise(engine: &str, clients: u32, runs: &[Run], direct: &[Run]) -> Row {
-    // Each run against the direct one of its round, as the machine changes over time.
-    let ratios = runs.iter().zip(direct).map(|(run, direct)| run.tps / direct.tps);
     Row {
         engine: engine.to_owned(),
         clients,
         tps: median(runs.iter().map(|run| run.tps)),
-        ratio_to_direct: median(ratios),
-        forwarder_cpu_us_per_tx: median(runs.iter().map(|run| run.forwarder_us)),
+        ratio_to_direct: median(ratios(runs, direct)),
+        forwarder_cpu_us_per_tx: median(runs.iter().map(|run| run.proxy_us)),
         machine_cpu_us_per_tx: median(runs.iter().map(|run| run.machine_us)),
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn print(rows: &[Row]) {

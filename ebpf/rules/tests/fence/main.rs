@@ -58,21 +58,21 @@ fn judge(frame: &[u8], direction: Direction, gate: Gate) -> Fence {
 #[test]
 fn gate_is_open_only_before_the_deadline_in_an_epoch_that_was_not_closed() {
     let lease = Lease { primary: word(7, 100, Gate::Open), ..Lease::default() };
-    assert_eq!(lease.gate(100 * MS - 1), Gate::Open);
-    assert_eq!(lease.gate(100 * MS), Gate::Shut, "the deadline itself is too late");
-    assert_eq!(Lease { floor: 7, ..lease }.gate(0), Gate::Open);
-    assert_eq!(Lease { floor: 8, ..lease }.gate(0), Gate::Shut, "a late thread opens nothing");
-    assert_eq!(Lease { operator: 8, ..lease }.gate(0), Gate::Shut);
-    assert_eq!(Lease::default().gate(0), Gate::Shut, "nobody has written anything");
+    assert_eq!(lease.gate(|| 100 * MS - 1), Gate::Open);
+    assert_eq!(lease.gate(|| 100 * MS), Gate::Shut, "the deadline itself is too late");
+    assert_eq!(Lease { floor: 7, ..lease }.gate(|| 0), Gate::Open);
+    assert_eq!(Lease { floor: 8, ..lease }.gate(|| 0), Gate::Shut, "a late thread opens nothing");
+    assert_eq!(Lease { operator: 8, ..lease }.gate(|| 0), Gate::Shut);
+    assert_eq!(Lease::default().gate(|| 0), Gate::Shut, "nobody has written anything");
 }
 
 #[test]
 fn each_role_opens_by_its_own_lease_as_far_as_that_goes() {
     let peers = word(7, 100, Gate::Peers);
     let lease = Lease { primary: peers, member: word(7, 50, Gate::Open), ..Lease::default() };
-    assert_eq!(lease.gate(49 * MS), Gate::Open);
-    assert_eq!(lease.gate(50 * MS), Gate::Peers);
-    assert_eq!(lease.gate(100 * MS), Gate::Shut);
+    assert_eq!(lease.gate(|| 49 * MS), Gate::Open);
+    assert_eq!(lease.gate(|| 50 * MS), Gate::Peers);
+    assert_eq!(lease.gate(|| 100 * MS), Gate::Shut);
 }
 
 #[test]

@@ -7,6 +7,9 @@ mod packets;
 #[path = "../../../fuzz/src/properties.rs"]
 #[expect(unreachable_pub, reason = "the fuzzer's crate exports it")]
 mod properties;
+#[path = "../../../fuzz/src/steering.rs"]
+#[expect(unreachable_pub, reason = "the fuzzer's crate exports it")]
+mod steering;
 
 /// Runs a property over every variant of every packet.
 fn each(property: fn(&[u8])) {
@@ -43,4 +46,9 @@ fn resets_are_readable_and_answer_no_reset() {
 #[test]
 fn answers_of_neighbour_discovery_are_readable() {
     each(properties::neighbour);
+}
+
+#[test]
+fn steered_packet_is_of_the_flow_that_others_see_and_goes_on_twice_at_most() {
+    each(steering::steering);
 }

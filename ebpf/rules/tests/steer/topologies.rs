@@ -38,7 +38,7 @@ fn travel(hosts: &[Host; HOSTS], kind: Kind, limit: u8, is_direct: bool) -> End 
         };
         let choice = Choice { owner: server(host.owner), previous: server(host.previous) };
         let how = if is_direct {
-            direct(kind, hops, choice.owner, (None, 1), || true, || host.has_socket)
+            direct(kind, hops, choice.owner, None, || true, || host.has_socket)
         } else {
             steer(kind, hops, choice, || host.has_socket)
         };

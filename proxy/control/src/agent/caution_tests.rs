@@ -210,16 +210,21 @@ fn recorded_switch_gives_its_name_only_to_who_can_have_gone_through_it() {
     establish(&mut state, 2, 100).unwrap();
     let recorded = state.established().unwrap().history.clone();
     let first = history(&[(1, 0, 0)]);
-    let learned = |basis: u64, history: &History| {
+    let learned_by = |process: Process, basis: u64, history: &History| {
         let record = Record { basis: Some(Epoch(basis)), history: history.clone(), ..record(2) };
         let mut agent = agent(2, record);
-        agent.learn_history(&state, &copy(Process::Stopped));
+        agent.learn_history(&state, &copy(process));
         agent.draft.history
     };
+    let learned = |basis, history: &History| learned_by(Process::Standby, basis, history);
     assert_eq!(learned(2, &first), recorded);
     assert_ne!(learned(1, &first), recorded, "it was promoted in epoch 1 at the same place");
     assert_ne!(learned(3, &first), recorded, "it was meant for an epoch that is not known here");
     assert_ne!(learned(2, &history(&[(1, 0, 9)])), recorded, "it came another way");
+    for process in [Process::Stopped, Process::Exited] {
+        let unseen = learned_by(process, 2, &first);
+        assert_ne!(unseen, recorded, "somebody may have promoted it while nobody looked");
+    }
 }
 
 #[test]

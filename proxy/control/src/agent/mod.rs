@@ -394,6 +394,12 @@ impl Agent {
             self.draft.history.0.push(Switch { timeline, at, epoch });
             return;
         }
+        if matches!(local.process, Process::Stopped | Process::Exited) {
+            // Whether it came from the primary, or somebody promoted the directory meanwhile, could
+            // be seen only while it ran. A copy costs time, a wrong guess commits.
+            self.draft.history.0.push(Switch { timeline, at, epoch: NOBODYS });
+            return;
+        }
         let tenure = state.tenure();
         let recorded = state.established().map(|established| &established.history);
         let elected = tenure.map(|tenure| &tenure.history);

@@ -405,14 +405,19 @@ impl State {
         }
         self.check_rule(rule, primary, is_lossy && !serves)?;
         let established = self.established.as_mut().ok_or(Void::NotBootstrapped)?;
-        if serves && established.rules.len() >= RULES_MAX {
+        // What reports must satisfy is a set; its order says no more than which is the newest.
+        let known = established.rules.iter().position(|known| known == rule);
+        if serves && known.is_none() && established.rules.len() >= RULES_MAX {
             return Err(Void::RuleChange);
         }
         established.change += 1;
         let change = established.change;
         match &mut self.tenure {
             Some(tenure) if !serves => (tenure.rule, tenure.change) = (rule.clone(), change),
-            _ => established.rules.push(rule.clone()),
+            _ => {
+                known.map(|at| established.rules.remove(at));
+                established.rules.push(rule.clone());
+            }
         }
         Ok(())
     }

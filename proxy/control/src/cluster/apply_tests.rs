@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 
 use super::*;
 use crate::cluster::testing::{
-    any, apply_all, directory, elect, establish, history, newest, report, seal, three_nodes,
+    any, apply_all, directory, elect, establish, fill_rules, history, newest, report, seal,
+    three_nodes,
 };
 use crate::lease::Refusal;
 
@@ -205,7 +206,7 @@ fn rules_that_are_not_settled_stay_in_force_and_only_the_newest_can_be() {
     let epoch = Epoch(0);
     let joint = Entry::RuleJoint { epoch, rule: any(2, &[2, 3]) };
     assert_eq!(void(&state, &Entry::RuleSettled { epoch, change: 1 }), Void::RuleChange);
-    apply_all(&mut state, [joint]);
+    apply_all(&mut state, [joint.clone()]);
     assert_eq!(state.established().unwrap().rules.len(), 2);
     // The standby that it waits for may be gone for good: another change overtakes it.
     let overtaking = Entry::RuleJoint { epoch, rule: any(1, &[3]) };
@@ -214,10 +215,22 @@ fn rules_that_are_not_settled_stay_in_force_and_only_the_newest_can_be() {
         let late = Entry::RuleSettled { epoch, change };
         assert_eq!(void(&state, &late), Void::RuleChange, "it is about a change before");
     }
-    apply_all(&mut state, [overtaking.clone()]);
-    assert_eq!(void(&state, &overtaking), Void::RuleChange, "each is one more to satisfy");
-    apply_all(&mut state, [Entry::RuleSettled { epoch, change: 4 }]);
+    // Back and forth: the same rules are in force, and another one is the newest.
+    apply_all(&mut state, [joint, overtaking.clone(), overtaking]);
+    let in_force = [any(1, &[2, 3]), any(2, &[2, 3]), any(1, &[3])];
+    assert_eq!(state.established().unwrap().rules, in_force);
+    apply_all(&mut state, [Entry::RuleSettled { epoch, change: 6 }]);
     assert_eq!(state.established().unwrap().rules, [any(1, &[3])]);
+}
+
+#[test]
+fn rules_in_force_are_few() {
+    let mut state = three_nodes();
+    let newest = fill_rules(&mut state);
+    let joint = |rule| Entry::RuleJoint { epoch: Epoch(0), rule };
+    assert_eq!(state.clone().apply(&joint(newest)), Ok(()), "it is in force already");
+    assert_eq!(state.clone().apply(&joint(any(1, &[2, 3]))), Err(Void::Rule), "2 has gone");
+    assert_eq!(void(&state, &joint(any(1, &[3]))), Void::RuleChange, "one more to satisfy");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::sync::Rule;
 use super::{Entry, Member, Report, State, Void};
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline};
 use crate::lease::{Kind, Settings};
+use crate::limits::RULES_MAX;
 
 /// The directory of node `n` in these tests.
 pub(crate) fn directory(node: u64) -> Incarnation {
@@ -50,6 +51,19 @@ pub(crate) fn three_nodes() -> State {
         ],
     );
     state
+}
+
+/// Has node 2 rebuilt, and named by a rule of its own, until there is room for no other rule.
+pub(crate) fn fill_rules(state: &mut State) -> Rule {
+    let mut rule = any(1, &[2, 3]);
+    for name in 1000..1000 + RULES_MAX as u128 - 1 {
+        let replaces = state.members().get(&NodeId(2)).map(|member| member.incarnation);
+        let member = Member { node: NodeId(2), incarnation: Incarnation(name), priority: 0 };
+        rule = Rule { k: 1, members: [member.incarnation].into() };
+        let joint = Entry::RuleJoint { epoch: newest(state), rule: rule.clone() };
+        apply_all(state, [Entry::Admit { member, replaces }, joint]);
+    }
+    rule
 }
 
 /// Applies entries that must not be void.

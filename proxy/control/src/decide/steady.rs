@@ -7,14 +7,15 @@ use super::{Action, Reason, View, election};
 use crate::cluster::sync::Rule;
 use crate::cluster::{Durability, Entry, Member, Tenure};
 use crate::ids::{BootTime, NodeId};
+use crate::limits::RULES_MAX;
 
 /// The steps under an established primary.
 pub(super) fn next(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Vec<Action> {
     if let Some(to) = view.state.handover() {
         return alloc::vec![hand_over(view, tenure, to, now)];
     }
-    let leaving = leave(view, tenure, now);
-    leaving.or_else(|| change_rule(view, tenure, now)).map(Action::Propose).into_iter().collect()
+    let leaving = leave(view, tenure, now).map(Action::Propose);
+    leaving.or_else(|| change_rule(view, tenure, now)).into_iter().collect()
 }
 
 /// A primary whose node shall leave the cluster hands over first.
@@ -55,7 +56,11 @@ fn hand_over(view: &View<'_>, tenure: &Tenure, to: NodeId, now: BootTime) -> Act
 }
 
 /// The next step towards a rule of the standbys that stream.
-fn change_rule(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Entry> {
+///
+/// A rule whose standbys went before it was settled keeps those before it in force, and may be one
+/// of so many that there is no room for one that can be fulfilled. Commits would wait for ever; the
+/// next epoch has one rule only, and whoever has everything is elected, as a rule this primary.
+fn change_rule(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Action> {
     let epoch = tenure.epoch;
     let established = view.state.established()?;
     let current = established.rules.last()?;
@@ -65,11 +70,15 @@ fn change_rule(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Entry>
         let is_settled =
             agent.is_some_and(|agent| agent.epoch == Some(epoch) && agent.settled_change == change);
         if is_settled {
-            return Some(Entry::RuleSettled { epoch, change });
+            return Some(Action::Propose(Entry::RuleSettled { epoch, change }));
         }
     }
-    let rule = fitting_rule(view, tenure, current, now)?;
-    (rule != *current).then_some(Entry::RuleJoint { epoch, rule })
+    let rule = fitting_rule(view, tenure, current, now).filter(|rule| rule != current)?;
+    if established.rules.len() < RULES_MAX || established.rules.contains(&rule) {
+        return Some(Action::Propose(Entry::RuleJoint { epoch, rule }));
+    }
+    let cannot_be_fulfilled = current.members.intersection(&rule.members).count() < current.k;
+    cannot_be_fulfilled.then(|| election::end(tenure))
 }
 
 /// Another rule for an epoch that does not serve yet, because too few of its rule's standbys do

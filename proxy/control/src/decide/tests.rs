@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::*;
 use crate::cluster::sync::Rule;
-use crate::cluster::testing::{any, apply_all, directory, report, seal, three_nodes};
+use crate::cluster::testing::{any, apply_all, directory, fill_rules, report, seal, three_nodes};
 use crate::cluster::{Durability, Membership, Node, Report, Role};
 use crate::facts::{AgentFacts, Facts, Observation, ProxyFacts, Recovered, VoterFacts};
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, SystemId, Timeline, VipId};
@@ -262,6 +262,18 @@ fn rule_is_settled_when_the_primary_says_so_and_not_before() {
     scene.node(1).settled_change = 2;
     scene.settle();
     assert_eq!(scene.state.established().unwrap().rules, [any(1, &[2])]);
+}
+
+#[test]
+fn rule_that_there_is_no_room_for_ends_the_epoch_if_the_newest_cannot_be_fulfilled() {
+    let mut scene = scene();
+    let newest = fill_rules(&mut scene.state);
+    scene.node(1).settled_change = 0;
+    scene.node(2).directory = *newest.members.first().unwrap();
+    assert_eq!(scene.decide(), [], "node 2 can fulfil it");
+    scene.silence(2);
+    let seal = Entry::Seal { epoch: Epoch(0), attempt: Attempt(1) };
+    assert_eq!(scene.decide(), [Action::Propose(seal)]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod fence;
 
 use std::fmt::Write;
 
-use pgx_control::admin::{ControlStatus, PeerStatus, ProbeStatus, Status};
+use pgx_control::admin::{AddressesStatus, ControlStatus, PeerStatus, ProbeStatus, Status};
 
 /// The status as lines of text.
 pub(super) fn table(status: &Status) -> String {
@@ -32,6 +32,9 @@ pub(super) fn table(status: &Status) -> String {
             line(&format!("  {verdict}"), format!("{packets} packets"));
         }
     }
+    if let Some(vips) = &status.addresses {
+        addresses(vips, &mut line);
+    }
     if let Some(fence) = &status.fence {
         fence::lines(fence, &mut line);
     }
@@ -47,6 +50,31 @@ pub(super) fn table(status: &Status) -> String {
         }
     }
     text
+}
+
+fn addresses(status: &AddressesStatus, line: &mut dyn FnMut(&str, String)) {
+    let loopback = match status.on_loopback {
+        None => "",
+        Some(true) => ", on loopback",
+        Some(false) => ", not on loopback",
+    };
+    line("addresses", format!("by {}{loopback}", status.mode));
+    for (what, text) in [("cause", &status.cause), ("loopback", &status.loopback_error)] {
+        if !text.is_empty() {
+            line("", format!("{what}: {text}"));
+        }
+    }
+    for lease in &status.leases {
+        let held = match lease.left_ms {
+            Some(left_ms) => format!("HELD as number {} for {left_ms} ms", lease.number),
+            None => format!("not held, newest number {}", lease.number),
+        };
+        let (role, addresses) = (&lease.role, lease.addresses.join(" "));
+        line(&format!("  lease {}", lease.id), format!("{role} {addresses}: {held}"));
+        if !lease.last_error.is_empty() {
+            line("", format!("last error: {}", lease.last_error));
+        }
+    }
 }
 
 fn cluster(control: &ControlStatus, line: &mut dyn FnMut(&str, String)) {
@@ -136,7 +164,7 @@ fn peer_text(peer: &PeerStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgx_control::admin::KernelStatus;
+    use pgx_control::admin::{AddressLease, KernelStatus};
 
     fn peer(state: &str, last_error: &str) -> PeerStatus {
         PeerStatus {
@@ -171,18 +199,39 @@ mod tests {
             cause: "no privileges".to_owned(),
             packets: vec![],
         };
+        let lease = |id: u32, left_ms: Option<u64>| AddressLease {
+            id,
+            role: "primary".to_owned(),
+            addresses: vec![format!("10.0.0.{id}")],
+            is_held: left_ms.is_some(),
+            number: 7,
+            left_ms,
+            announced_total: 3,
+            last_error: String::new(),
+        };
+        let vips = AddressesStatus {
+            mode: "address".to_owned(),
+            cause: "no XDP".to_owned(),
+            on_loopback: None,
+            loopback_error: String::new(),
+            leases: vec![lease(1, Some(900)), lease(2, None)],
+        };
         let status = Status {
             release: "1".to_owned(),
             process_id: 7,
             up_ms: 2_500,
             proxy: None,
             kernel: Some(kernel),
+            addresses: Some(vips),
             control: None,
             fence: None,
             peers: Some(vec![peer("down", "no route to host"), peer("connected", "long gone")]),
         };
         let text = table(&status);
         assert!(text.contains("off on eth0") && text.contains("no privileges"), "{text}");
+        assert!(text.contains("by address") && text.contains("cause: no XDP"), "{text}");
+        assert!(text.contains("10.0.0.1: HELD as number 7 for 900 ms"), "{text}");
+        assert!(text.contains("10.0.0.2: not held, newest number 7"), "{text}");
         assert!(!text.contains("clients"), "{text}");
         assert!(text.contains("down at db2:6433") && text.contains("no route to host"), "{text}");
         assert!(!text.contains("long gone"), "{text}");

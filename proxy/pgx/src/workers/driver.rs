@@ -28,6 +28,8 @@ pub(super) struct Driver {
     /// Requests to cancel that are for other threads, or came from them.
     pub(super) cancels: Vec<(u32, Vec<u8>)>,
     pub(super) is_woken: bool,
+    /// When the first event of this turn was handled, which is late enough for all of them.
+    time: Option<Now>,
 }
 
 impl Driver {
@@ -42,8 +44,8 @@ impl Driver {
         let mut wire =
             Wire { io, data: None, owners: &mut owners, names: &names, cancels: &mut cancels };
         let worker = Worker::new(Rc::new(config.clone()), number, &mut wire);
-        let (listeners, is_woken) = (Vec::new(), false);
-        Self { worker, owners, listeners, names, shared, cancels, is_woken }
+        let (listeners, is_woken, time) = (Vec::new(), false, None);
+        Self { worker, owners, listeners, names, shared, cancels, is_woken, time }
     }
 
     /// Calls the worker with the engine's handle as its net.
@@ -75,8 +77,14 @@ impl Driver {
         Arc::clone(&self.shared)
     }
 
-    fn now(&self) -> Now {
-        self.shared.now()
+    /// Reads the clock once a turn.
+    fn now(&mut self) -> Now {
+        *self.time.get_or_insert_with(|| self.shared.now())
+    }
+
+    /// A turn of the engine is over.
+    pub(super) fn end_turn(&mut self) {
+        self.time = None;
     }
 }
 

@@ -214,6 +214,7 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
             error!(%error, "a proxy thread's engine failed; its sessions end");
             break;
         }
+        driver.end_turn();
         if std::mem::take(&mut driver.is_woken) {
             read_letters(&mut engine, &mut driver, letters, &shared);
         }

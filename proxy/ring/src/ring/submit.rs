@@ -121,7 +121,7 @@ impl Ring {
     /// There is room for all that one socket can need.
     pub(super) fn has_room(&mut self) -> bool {
         let queue = self.ring.submission();
-        queue.capacity() - queue.len() >= ENTRIES_PER_SOCKET
+        queue.capacity() - queue.len() >= ENTRIES_PER_SOCKET as usize
     }
 
     /// # Safety

@@ -4,5 +4,6 @@ mod basic;
 mod choice;
 mod lifecycle;
 mod pressure;
+mod random;
 mod support;
 mod threads;

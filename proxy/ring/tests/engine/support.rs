@@ -127,9 +127,8 @@ impl Handler for Recorder {
     }
 }
 
-/// Runs the rest of a test in a process of its own, as what it looks at or changes is the
-/// process's: true in that process, and false, once that has passed, in the one that runs all
-/// tests.
+/// Runs the rest of a test in a process of its own, as what it looks at or changes is the whole
+/// process's: true in that process, and false, once that has passed, in the one of all tests.
 pub(crate) fn is_alone() -> bool {
     const ALONE: &str = "PGX_RING_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {

@@ -333,7 +333,7 @@ impl Side<'_> {
         };
         client.reported.put(name, value);
         if self.server.words.has(Words::SETTING) && client.shares() && is_settable(name) {
-            let is_proven = client.settings.is_same(&client.proven);
+            let is_proven = client.settings.is_same(&mut client.proven);
             client.settings.set(name, value);
             self.server.settings.set(name, value);
             if is_proven {

@@ -385,7 +385,7 @@ impl Worker {
         adjust(net, &mut self.scratch, client, server);
         // What might be refused is waited for: its query must not run without it.
         client.is_waiting =
-            !server.exchange.is_answered() && !client.settings.is_same(&client.proven);
+            !server.exchange.is_answered() && !client.settings.is_same(&mut client.proven);
     }
 
     /// Opens one more server for a pool.
@@ -472,14 +472,14 @@ impl Worker {
 
 /// Makes a server's settings those of its client, and tells the client what the server reports.
 fn adjust<N: Net>(net: &mut N, scratch: &mut Vec<u8>, client: &mut Client, server: &mut Server) {
-    if !server.settings.is_same(&client.settings) {
+    if !server.settings.is_same(&mut client.settings) {
         let change = server.settings.change_to(&client.settings);
         server.settings = client.settings.clone();
         scratch.clear();
         frontend::write::query(scratch, &change);
         net.write(server.socket, scratch);
         server.exchange.owe(Owed::OurQuery);
-    } else if !client.reported.is_same(&server.reported) {
+    } else if !client.reported.is_same(&mut server.reported) {
         tell(net, scratch, client, server);
     }
 }

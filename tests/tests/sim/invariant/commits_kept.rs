@@ -27,6 +27,10 @@ impl World {
     /// A primary is established, or it is over.
     pub(crate) fn check_commits(&mut self, primary: NodeId) {
         let Some(host) = self.hosts.get(&primary) else { return };
+        if host.directory.is_half {
+            // Its disk was lost after it had said that it is ready: it serves nobody.
+            return;
+        }
         let wal = &host.directory.wal;
         let lost = self.checks.commits.0.iter().find(|(op, end)| wal.get(end - 1) != Some(op));
         if let Some((op, end)) = lost {
