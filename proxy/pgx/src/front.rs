@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pgx_session::config::{Config, Database};
+use pgx_session::config::Config;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, warn};
@@ -123,20 +123,15 @@ fn start_pool(
     pool: &config::Pool,
     bound: &[SocketAddr],
 ) -> Result<Workers, String> {
-    let database = Database {
-        backends: proxy.backends.clone(),
-        name: None,
-        mode: pool.mode,
-        pool_size: pool.size,
-    };
     let users = match &pool.users {
         None => BTreeMap::new(),
         Some(path) => config::users::load(path)
             .map_err(|problem| format!("proxy.auth_file: {}: {problem}", path.display()))?,
     };
     let sessions = Config {
-        databases: BTreeMap::from([(b"*".to_vec(), database)]),
+        databases: pool.databases.clone(),
         users,
+        special: pool.special.clone(),
         auth: pool.auth,
         clients_max: proxy.max_client_conn,
         ..Config::default()

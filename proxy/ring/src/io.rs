@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::handler::{Address, End, Peer, Received};
 use crate::limits::ACCEPT_PAUSE_MS;
+use crate::output::Piece;
 use crate::pool::Pool;
 use crate::socket::{Phase, Socket};
 use crate::sys;
@@ -71,6 +72,8 @@ pub struct Counters {
     pub spilled_bytes_total: u64,
     /// Completions for which the kernel's queue had no room; none is lost.
     pub overflows_total: u64,
+    /// Bytes that the kernel was given without a copy; whether it made one itself it does not say.
+    pub uncopied_bytes_total: u64,
     /// Sockets that were closed as their peer neither took the rest nor closed.
     pub closed_late_total: u64,
 }
@@ -334,13 +337,35 @@ impl Io {
     /// The kernel was asked to send `tried` bytes and said this.
     pub(crate) fn sent(&mut self, key: Key, tried: usize, outcome: Result<usize, Errno>) {
         let Some(socket) = self.sockets.get_mut(key) else { return };
-        let taken = match outcome {
-            Ok(taken) => taken,
-            // The second when the kernel is short of memory for now; there is room later.
-            Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => 0,
-            Err(error) => return self.output_failed(key, error),
-        };
-        socket.output.advance(&mut self.pool, taken);
+        match taken(outcome) {
+            Ok(taken) => {
+                socket.output.advance(&mut self.pool, taken);
+                self.go_on_sending(key, tried, taken);
+            }
+            Err(error) => self.output_failed(key, error),
+        }
+    }
+
+    /// As `sent`, where the kernel goes on reading what is returned.
+    pub(crate) fn sent_uncopied(
+        &mut self,
+        key: Key,
+        tried: usize,
+        outcome: Result<usize, Errno>,
+    ) -> Vec<Piece> {
+        let Some(socket) = self.sockets.get_mut(key) else { return Vec::new() };
+        let outcome = taken(outcome);
+        let read = outcome.unwrap_or(tried);
+        let kept = socket.output.advance_and_keep(&mut self.pool, read);
+        match outcome {
+            Ok(taken) => self.go_on_sending(key, tried, taken),
+            Err(error) => self.output_failed(key, error),
+        }
+        kept
+    }
+
+    fn go_on_sending(&mut self, key: Key, tried: usize, taken: usize) {
+        let Some(socket) = self.sockets.get_mut(key) else { return };
         socket.progress += taken as u64;
         if taken < tried {
             self.counters.partial_sends_total += 1;
@@ -453,5 +478,14 @@ impl Io {
                 self.close(key);
             }
         }
+    }
+}
+
+/// How many bytes went; an error ends the output.
+fn taken(outcome: Result<usize, Errno>) -> Result<usize, Errno> {
+    match outcome {
+        // The second when the kernel is short of memory for now; there is room later.
+        Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => Ok(0),
+        outcome => outcome,
     }
 }

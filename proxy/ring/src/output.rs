@@ -8,12 +8,29 @@ use std::collections::VecDeque;
 use crate::limits::{PIECE_BYTES_MAX, PIECE_BYTES_MIN, PIECES_KEPT, PIECES_MAX};
 use crate::pool::Pool;
 
+/// A part of what is sent.
 #[derive(Debug)]
-enum Piece {
+pub(crate) enum Piece {
     /// A part of a receive buffer, to which this is a reference.
     Shared { buffer: u16, start: u32, end: u32 },
     /// Bytes of our own, from `start` on.
     Owned { bytes: Vec<u8>, start: usize },
+}
+
+impl Piece {
+    fn length(&self) -> usize {
+        match self {
+            Self::Shared { start, end, .. } => (*end - *start) as usize,
+            Self::Owned { bytes, start } => bytes.len() - *start,
+        }
+    }
+
+    /// Gives its buffer back, if it is part of one.
+    pub(crate) fn release(self, pool: &mut Pool) {
+        if let Self::Shared { buffer, .. } = self {
+            pool.release(buffer);
+        }
+    }
 }
 
 /// A queue of output.
@@ -93,10 +110,7 @@ impl Output {
         self.bytes -= taken;
         while taken > 0 {
             let piece = self.pieces.front_mut().expect("as many bytes as are counted");
-            let length = match piece {
-                Piece::Shared { start, end, .. } => (*end - *start) as usize,
-                Piece::Owned { bytes, start } => bytes.len() - *start,
-            };
+            let length = piece.length();
             if taken < length {
                 match piece {
                     // Smaller than the piece, which a u32 measures.
@@ -107,13 +121,40 @@ impl Output {
                 return;
             }
             taken -= length;
-            if let Some(Piece::Shared { buffer, .. }) = self.pieces.pop_front() {
-                pool.release(buffer);
+            if let Some(piece) = self.pieces.pop_front() {
+                piece.release(pool);
             }
         }
         if self.pieces.is_empty() && self.pieces.capacity() > PIECES_KEPT {
             self.pieces = VecDeque::new();
         }
+    }
+
+    /// The kernel has taken this many bytes and goes on reading them: whoever gets the pieces keeps
+    /// them until it has said that it is done.
+    pub(crate) fn advance_and_keep(&mut self, pool: &mut Pool, mut taken: usize) -> Vec<Piece> {
+        assert!(taken <= self.bytes, "the kernel took {taken} bytes of {}", self.bytes);
+        self.bytes -= taken;
+        let mut kept = Vec::new();
+        while taken > 0 {
+            let piece = self.pieces.pop_front().expect("as many bytes as are counted");
+            if taken < piece.length() {
+                self.pieces.push_front(match &piece {
+                    #[allow(clippy::cast_possible_truncation, reason = "smaller than a u32")]
+                    Piece::Shared { buffer, start, end } => {
+                        pool.retain(*buffer);
+                        Piece::Shared { buffer: *buffer, start: *start + taken as u32, end: *end }
+                    }
+                    // What comes later may be added to the rest, which could move the bytes.
+                    Piece::Owned { bytes, start } => {
+                        Piece::Owned { bytes: bytes[*start + taken..].to_vec(), start: 0 }
+                    }
+                });
+            }
+            taken = taken.saturating_sub(piece.length());
+            kept.push(piece);
+        }
+        kept
     }
 
     /// Copies what is in receive buffers to the heap and gives the buffers back. Returns how many
@@ -145,9 +186,7 @@ impl Output {
     /// Drops everything.
     pub(crate) fn clear(&mut self, pool: &mut Pool) {
         for piece in std::mem::take(&mut self.pieces) {
-            if let Piece::Shared { buffer, .. } = piece {
-                pool.release(buffer);
-            }
+            piece.release(pool);
         }
         self.bytes = 0;
     }
@@ -210,6 +249,28 @@ mod tests {
         assert_eq!(output.bytes(), 9);
         output.clear(&mut pool);
         assert!(output.is_empty());
+    }
+
+    #[test]
+    fn what_the_kernel_goes_on_reading_stays_where_it_is() {
+        let (mut pool, buffer) = pool();
+        let mut output = Output::default();
+        output.own(vec![1; 300]);
+        output.share(&mut pool, buffer, 0, 8);
+        pool.release(buffer);
+        let sent = output.slices(&pool).next().unwrap().as_ptr();
+        let kept = output.advance_and_keep(&mut pool, 200);
+        output.copy(&[2; 5_000]);
+        let rest = [&[1; 100][..], &[0, 1, 2, 3, 4, 5, 6, 7], &[2; 5_000]].concat();
+        assert_eq!(all(&output, &pool), rest);
+        assert!(matches!(&kept[..], [Piece::Owned { bytes, .. }] if bytes.as_ptr() == sent));
+
+        let more = output.advance_and_keep(&mut pool, 103);
+        assert_eq!(all(&output, &pool), rest[103..]);
+        output.clear(&mut pool);
+        assert_ne!(pool.acquire(Size::Small), Some(buffer), "the kernel reads from it");
+        more.into_iter().for_each(|piece| piece.release(&mut pool));
+        assert_eq!(pool.acquire(Size::Small), Some(buffer));
     }
 
     #[test]

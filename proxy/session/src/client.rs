@@ -48,6 +48,15 @@ pub(crate) struct Unnamed {
     pub(crate) types: Vec<u8>,
 }
 
+/// Where a client was counted.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    pub(crate) among_all: bool,
+    pub(crate) in_pool: bool,
+    pub(crate) in_database: bool,
+    pub(crate) of_user: Option<Box<[u8]>>,
+}
+
 /// A client.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -63,6 +72,7 @@ pub(crate) struct Client {
     pub(crate) scan: Scan,
     pub(crate) mode: PoolMode,
     pub(crate) pool: usize,
+    pub(crate) counted: Counted,
     pub(crate) server: Option<ServerId>,
     /// What came while it had no server.
     pub(crate) held: Vec<u8>,
@@ -98,6 +108,7 @@ impl Client {
             scan: Scan::default(),
             mode: PoolMode::Session,
             pool: 0,
+            counted: Counted::default(),
             server: None,
             held: Vec::new(),
             is_waiting: false,

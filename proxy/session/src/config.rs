@@ -30,16 +30,72 @@ pub enum AuthMethod {
 }
 
 /// A database that clients can name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Database {
     /// Where it is served, in order of preference among equals.
     pub backends: Vec<ServerAddress>,
     /// Its name there; the same if there is none.
     pub name: Option<String>,
+    /// As whom servers are used, whoever the client is; as the client's own user if there is none.
+    pub login: Option<ForcedLogin>,
     /// When clients give their servers back.
     pub mode: PoolMode,
     /// Servers of each user at most.
     pub pool_size: usize,
+    /// Servers of each user that are there even if nobody needs them, once clients are.
+    pub pool_min: usize,
+    /// Servers of each user beyond `pool_size`.
+    pub reserve: usize,
+    /// How long a client waits before it may have one of those, in milliseconds.
+    pub reserve_ms: u64,
+    /// Servers of all users; zero means no limit.
+    pub servers_max: usize,
+    /// Clients; zero means no limit.
+    pub clients_max: usize,
+}
+
+impl Database {
+    /// A database without more settings.
+    #[must_use]
+    pub fn new(backends: Vec<ServerAddress>, mode: PoolMode, pool_size: usize) -> Self {
+        Self {
+            backends,
+            name: None,
+            login: None,
+            mode,
+            pool_size,
+            pool_min: 0,
+            reserve: 0,
+            reserve_ms: RESERVE_MS,
+            servers_max: 0,
+            clients_max: 0,
+        }
+    }
+}
+
+/// How long a client waits before it may have a server of the reserve, unless configured otherwise.
+pub const RESERVE_MS: u64 = 5_000;
+
+/// The user that a database's servers are used as. Its clients share them.
+#[derive(Clone, Debug)]
+pub struct ForcedLogin {
+    /// The user.
+    pub user: Vec<u8>,
+    /// What logs it in; the secret that is known of the user if there is none.
+    pub secret: Option<Secret>,
+}
+
+/// What is special about a user; what is `None` is as for everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    /// When clients give servers of this user's back, whatever their database says.
+    pub mode: Option<PoolMode>,
+    /// Servers in each database at most, whatever the database says.
+    pub pool_size: Option<usize>,
+    /// Servers in all databases; zero means no limit.
+    pub servers_max: usize,
+    /// Clients that log in as this user; zero means no limit.
+    pub clients_max: usize,
 }
 
 /// Everything. Times in milliseconds; zero means no limit.
@@ -49,6 +105,8 @@ pub struct Config {
     pub databases: BTreeMap<Vec<u8>, Database>,
     /// Users' secrets by their names.
     pub users: BTreeMap<Vec<u8>, Secret>,
+    /// What is special about users, by their names.
+    pub special: BTreeMap<Vec<u8>, User>,
     /// How clients prove who they are.
     pub auth: AuthMethod,
     /// Clients at once.
@@ -78,6 +136,7 @@ impl Default for Config {
         Self {
             databases: BTreeMap::new(),
             users: BTreeMap::new(),
+            special: BTreeMap::new(),
             auth: AuthMethod::Scram,
             clients_max: 1_000,
             prepared_max: 200,

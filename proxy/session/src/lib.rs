@@ -18,6 +18,7 @@ mod login;
 pub mod net;
 pub mod note;
 mod options;
+pub mod permits;
 mod pool;
 pub mod route;
 mod scan;

@@ -30,3 +30,12 @@ pub const ANSWERS_MAX: usize = 1 << 16;
 pub const RETRY_MS: u64 = 100;
 
 const _: () = assert!(RETRY_MS <= BACK_OFF_MS_MIN);
+
+/// How much longer than here somebody must have waited on another thread for a server to be closed
+/// so that it can open one, and how long clients wait for servers of their own thread before others
+/// are asked, in milliseconds: the price is a login, and each thread is to keep what it uses.
+pub const HAND_OVER_MS: u64 = 50;
+
+/// How long a server lives before its thread closes it for another, in milliseconds: two threads
+/// that share one server hand it over at most twenty times a second.
+pub const TENURE_MS: u64 = 50;

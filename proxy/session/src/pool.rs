@@ -14,8 +14,6 @@ use crate::time::Now;
 pub(crate) enum Lease {
     /// This one.
     Server(ServerId),
-    /// None yet; one more may be opened.
-    Open,
     /// None yet.
     Wait,
 }
@@ -33,7 +31,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Takes an idle server for a client, or lets it wait behind the others.
-    pub(crate) fn ask(&mut self, client: ClientId, max: usize, now: Now) -> Lease {
+    pub(crate) fn ask(&mut self, client: ClientId, now: Now) -> Lease {
         if self.waiting.is_empty()
             && let Some((server, _)) = self.idle.pop()
         {
@@ -41,7 +39,7 @@ impl Pool {
             return Lease::Server(server);
         }
         self.wait(client, now);
-        if self.wants_more(max) { Lease::Open } else { Lease::Wait }
+        Lease::Wait
     }
 
     /// Lets a client wait behind the others.
@@ -50,8 +48,13 @@ impl Pool {
     }
 
     /// Whether one more server should be opened for those who wait.
-    pub(crate) fn wants_more(&self, max: usize) -> bool {
-        self.waiting.len() > self.opening && self.total() < max
+    pub(crate) fn wants_more(&self) -> bool {
+        self.waiting.len() > self.opening
+    }
+
+    /// Since when the first of them waits.
+    pub(crate) fn waits_since(&self) -> Option<Now> {
+        self.waiting.front().map(|(_, since)| *since)
     }
 
     /// A server is being opened.
@@ -144,19 +147,19 @@ mod tests {
             pool.opening();
             pool.opened(server(number), T);
         }
-        assert_eq!(pool.ask(client(1), 2, T), Lease::Server(server(2)));
-        assert_eq!(pool.ask(client(2), 2, T), Lease::Server(server(1)));
+        assert_eq!(pool.ask(client(1), T), Lease::Server(server(2)));
+        assert_eq!(pool.ask(client(2), T), Lease::Server(server(1)));
         pool.give_back(server(2), T);
-        assert_eq!(pool.ask(client(3), 2, T), Lease::Server(server(2)));
+        assert_eq!(pool.ask(client(3), T), Lease::Server(server(2)));
     }
 
     #[test]
     fn clients_are_served_in_the_order_in_which_they_came() {
         let mut pool = Pool::default();
-        assert_eq!(pool.ask(client(1), 1, T), Lease::Open);
+        assert_eq!(pool.ask(client(1), T), Lease::Wait);
         pool.opening();
-        assert_eq!(pool.ask(client(2), 1, T), Lease::Wait);
-        assert_eq!(pool.ask(client(3), 1, T), Lease::Wait);
+        assert_eq!(pool.ask(client(2), T), Lease::Wait);
+        assert_eq!(pool.ask(client(3), T), Lease::Wait);
         pool.opened(server(1), T);
         assert_eq!(pool.match_up(), Some((client(1), server(1))));
         assert_eq!(pool.match_up(), None);
@@ -168,24 +171,23 @@ mod tests {
     #[test]
     fn client_that_comes_later_does_not_overtake() {
         let mut pool = Pool::default();
-        assert_eq!(pool.ask(client(1), 1, T), Lease::Open);
+        assert_eq!(pool.ask(client(1), T), Lease::Wait);
         pool.opening();
         pool.opened(server(1), T);
-        assert_eq!(pool.ask(client(2), 1, T), Lease::Wait, "the first has not been served yet");
+        assert_eq!(pool.ask(client(2), T), Lease::Wait, "the first has not been served yet");
         assert_eq!(pool.match_up(), Some((client(1), server(1))));
     }
 
     #[test]
-    fn no_more_servers_are_opened_than_clients_wait_or_the_limit_allows() {
+    fn no_more_servers_are_opened_than_clients_wait() {
         let mut pool = Pool::default();
-        for number in 1..=3 {
-            let lease = pool.ask(client(number), 2, T);
-            assert_eq!(lease == Lease::Open, number <= 2, "client {number}");
-            if lease == Lease::Open {
-                pool.opening();
-            }
+        for number in 1..=2 {
+            assert_eq!(pool.ask(client(number), T), Lease::Wait);
+            assert!(pool.wants_more(), "client {number}");
+            pool.opening();
+            assert!(!pool.wants_more(), "client {number}");
         }
         pool.failed();
-        assert!(pool.wants_more(2));
+        assert!(pool.wants_more());
     }
 }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use pgx_wire::Walker;
+use pgx_wire::{SqlState, Walker};
 
 use crate::exchange::Exchange;
 use crate::ids::{ClientId, ServerId};
@@ -64,6 +64,8 @@ pub(crate) struct Server {
     pub(crate) may_commit: bool,
     /// What it said when it ended the session.
     pub(crate) farewell: Vec<u8>,
+    /// It does not let us in, and will not the next time: what clients are told.
+    pub(crate) refusal: Option<SqlState>,
     /// Its client has read why the session ends, as the answer to what it had sent.
     pub(crate) has_told: bool,
     pub(crate) is_paused: bool,
@@ -106,6 +108,7 @@ impl Server {
             has_unnamed: false,
             may_commit: false,
             farewell: Vec::new(),
+            refusal: None,
             has_told: false,
             is_paused: false,
             key: (0, Vec::new()),

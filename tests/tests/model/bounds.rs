@@ -68,6 +68,8 @@ pub(crate) enum Bug {
     NoClosedEpoch,
     /// Two voters join in one change, and a release need not be known to the voters before it.
     TwoVotersAtOnce,
+    /// A node says that it counts in the newest membership that it knows, whatever it still holds.
+    CountsAtOnce,
     /// A voter refuses and states before its promises have run out.
     StatesBeforePromisesEnd,
     /// A voter states while the refusal is still on its way to the disk.

@@ -20,6 +20,36 @@ pub(crate) struct Candidate {
     pub(crate) applied: u8,
     /// The epoch after the newest one that is closed in its kernel for good.
     pub(crate) closed: u8,
+    /// Until when it holds anything by promises of the voters of each membership, by its clock. The
+    /// first entry is for what an earlier life held, by whose promises nobody knows.
+    pub(crate) held: [u16; MEMBERSHIPS],
+}
+
+/// Versions of memberships that there are within all bounds, and one for earlier lives.
+pub(crate) const MEMBERSHIPS: usize = 3;
+
+impl Candidate {
+    /// A candidate that has been up for long and holds nothing.
+    pub(crate) const FIRST: Self = Self { applied: 0, closed: 0, held: [0; MEMBERSHIPS] };
+
+    /// It may hold something until then, by this membership.
+    pub(crate) fn hold(&mut self, version: u64, until: u16) {
+        let version = usize::try_from(version).expect("runs have few memberships");
+        self.held[version] = self.held[version].max(until);
+    }
+
+    /// Its process starts anew; what an earlier life held the kernel may hold for so long.
+    pub(crate) fn start_anew(&mut self, until: u16) {
+        self.held = [0; MEMBERSHIPS];
+        self.held[0] = until;
+    }
+
+    /// The membership in which it counts: the oldest by which it still holds anything, which is
+    /// what `lease::Station` says.
+    pub(crate) fn counts_in(&self, newest: u64, now: u16) -> u64 {
+        let oldest = (0..).zip(self.held).find(|(_, until)| now < *until);
+        oldest.map_or(newest, |(version, _)| newest.min(version))
+    }
 }
 
 /// What the candidate of one epoch does to hold it.
@@ -114,6 +144,11 @@ impl Holders {
             Output::default()
         };
         self.steps.step(holder, Input::State(number), follow).0
+    }
+
+    /// The membership by which the holder counts.
+    pub(crate) fn counts_in(&self, holder: u32) -> u64 {
+        self.steps.get(holder).counts_in()
     }
 
     /// The holder gives up; its gate is closed already.

@@ -65,6 +65,13 @@ fn two_voters_that_join_at_once_are_found() {
 }
 
 #[test]
+#[ignore = "takes a minute without optimisation; cargo xtask model does it"]
+fn node_that_counts_at_once_in_a_later_membership_is_found() {
+    let bounds = Bounds { memberships: 1, ..planted(Bug::CountsAtOnce, 1) };
+    until_two_gates("counts at once", bounds);
+}
+
+#[test]
 fn release_stated_before_promises_have_run_out_is_found() {
     until_two_gates("states early", planted(Bug::StatesBeforePromisesEnd, 0));
 }

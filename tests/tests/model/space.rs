@@ -4,7 +4,9 @@ use stateright::{Model, Property};
 
 use crate::bounds::Clocks;
 use crate::quorum::{self, Proposal, candidate_of, newest};
-use crate::world::{Cluster, Shared, Step, World, change_of, epoch_of, release_to_propose};
+use crate::world::{
+    Cluster, Shared, Step, World, change_of, epoch_of, release_to_propose, version_of,
+};
 
 /// At most one epoch's gate is open at any instant.
 pub(crate) const EXCLUSIVE: &str = "at most one gate is open";
@@ -108,10 +110,9 @@ impl Cluster {
         if state.membership().version <= bounds.memberships.into() {
             propose(Proposal::Grow);
         }
-        for (place, candidate) in (0..).zip(&world.candidates) {
-            let applied = shared.states.get(world.points[usize::from(candidate.applied)]);
-            let version = applied.membership().version;
-            propose(Proposal::Adopted { candidate: place, version });
+        for candidate in 0..2 {
+            let version = version_of(shared, world, candidate, bounds.bug);
+            propose(Proposal::Adopted { candidate, version });
         }
     }
 

@@ -128,7 +128,7 @@ impl Cluster {
             points: vec![tip],
             tip,
             voters,
-            candidates: [Candidate { applied: 0, closed: 0 }; CANDIDATES.len()],
+            candidates: [Candidate::FIRST; CANDIDATES.len()],
             tenancies,
             asks: Vec::new(),
             promises: Vec::new(),
@@ -209,10 +209,9 @@ impl Turn<'_> {
             }
         }
         if self.bounds.memberships > 0 {
-            for (place, candidate) in (0..).zip(self.world.candidates) {
-                let applied = self.world.points[usize::from(candidate.applied)];
-                let version = self.shared.states.get(applied).membership().version;
-                self.append(Proposal::Adopted { candidate: place, version });
+            for candidate in 0..2 {
+                let version = version_of(self.shared, self.world, candidate, self.bounds.bug);
+                self.append(Proposal::Adopted { candidate, version });
             }
         }
         self.open_last();
@@ -418,6 +417,10 @@ impl Turn<'_> {
         let (holder, deadline) = holders.promise(holder, promise, now, self.bounds.bug);
         tenancy.holder = Some(holder);
         if deadline > tenancy.until.max(tenancy.pending) {
+            if self.bounds.memberships > 0 {
+                let version = holders.counts_in(holder);
+                self.world.candidates[candidate_of(epoch)].hold(version, deadline);
+            }
             if self.bounds.is_thread_late {
                 tenancy.pending = deadline;
             } else {
@@ -457,6 +460,10 @@ impl Turn<'_> {
         let applied = usize::from(self.world.candidates[candidate].applied);
         let state = self.shared.states.get(self.world.points[applied]);
         let now = self.world.clock_of(candidate);
+        if self.bounds.memberships > 0 {
+            let longest_ms = u16::try_from(state.longest_promise_ms()).expect("leases are short");
+            self.world.candidates[candidate].start_anew(now + longest_ms);
+        }
         let life = self.world.life();
         for epoch in (0..self.bounds.epochs).filter(|epoch| candidate_of(*epoch) == candidate) {
             let tenancy = &mut self.world.tenancies[usize::from(epoch)];
@@ -485,6 +492,17 @@ pub(crate) fn release_to_propose(shared: &Shared, world: &World, place: u8) -> O
     let known = state.released_by(quorum::voter(place), Kind::Primary);
     let is_news = known.is_none_or(|known| known < epoch.into());
     is_news.then_some(Proposal::Released { voter: place, epoch })
+}
+
+/// The membership that a candidate says it counts in.
+pub(crate) fn version_of(shared: &Shared, world: &World, place: u8, bug: Bug) -> u64 {
+    let candidate = &world.candidates[usize::from(place)];
+    let applied = world.points[usize::from(candidate.applied)];
+    let newest = shared.states.get(applied).membership().version;
+    if bug == Bug::CountsAtOnce {
+        return newest;
+    }
+    candidate.counts_in(newest, world.clock_of(place.into()))
 }
 
 /// Which epoch a promise is for.

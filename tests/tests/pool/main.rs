@@ -2,6 +2,7 @@
 //! the server is lost.
 
 mod alike;
+mod databases;
 mod lost;
 mod session;
 mod shared;
@@ -26,12 +27,20 @@ pub(crate) struct Place {
 
 /// How many servers a pool has, and when clients give them back.
 pub(crate) fn pool(place: &Place, mode: &str, size: usize) -> anyhow::Result<Node> {
+    pool_with(place, mode, &format!("default_pool_size = {size}\nthreads = 1\n"))
+}
+
+/// A pool with more settings.
+pub(crate) fn pool_with(place: &Place, mode: &str, more: &str) -> anyhow::Result<Node> {
+    pool_without_backends(place, mode, &format!("backends = [{:?}]\n{more}", place.socket()))
+}
+
+/// A pool that is told otherwise where its servers are.
+pub(crate) fn pool_without_backends(place: &Place, mode: &str, more: &str) -> anyhow::Result<Node> {
     let binary = build::pgx(false)?;
-    let folder = place.database.socket_folder().display();
     let sections = format!(
-        "[proxy]\nlisten = [\"127.0.0.1:0\"]\nbackends = [\"{folder}/.s.PGSQL.5432\"]\n\
-         pool_mode = \"{mode}\"\nauth_type = \"trust\"\ndefault_pool_size = {size}\nthreads = 1\n\
-         engine = \"{}\"\n",
+        "[proxy]\nlisten = [\"127.0.0.1:0\"]\npool_mode = \"{mode}\"\nauth_type = \"trust\"\n\
+         engine = \"{}\"\n{more}",
         place.engine
     );
     Node::start(&binary, &sections)
@@ -42,6 +51,11 @@ impl Place {
     pub(crate) fn direct(&self) -> anyhow::Result<Session> {
         Session::direct(self.database.socket_folder(), &[])
     }
+
+    /// Where PostgreSQL listens.
+    pub(crate) fn socket(&self) -> String {
+        format!("{}/.s.PGSQL.5432", self.database.socket_folder().display())
+    }
 }
 
 type Test = fn(&Place) -> anyhow::Result<()>;
@@ -50,8 +64,11 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each has its own pgx, but PostgreSQL's processes are looked at by all.
     arguments.test_threads = Some(1);
-    let tests: Vec<(&str, Test)> =
-        [alike::TESTS, lost::TESTS, shared::TESTS].into_iter().flatten().copied().collect();
+    let tests: Vec<(&str, Test)> = [alike::TESTS, databases::TESTS, lost::TESTS, shared::TESTS]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect();
     let mut trials: Vec<Trial> = Vec::new();
     for engine in ["auto", "epoll"] {
         let place = Arc::new(OnceLock::new());

@@ -55,6 +55,26 @@ impl Session {
     }
 
     fn log_in(stream: Box<dyn Stream>, parameters: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let (mut session, hello) = Self::try_log_in(stream, parameters)?;
+        let key = hello.iter().find(|message| message.tag == tag::BACKEND_KEY);
+        session.key = key.context("no key to cancel by")?.body.clone();
+        Ok(session)
+    }
+
+    /// What somebody is told that wants to log in, welcome or not.
+    pub(crate) fn told(
+        at: SocketAddr,
+        parameters: &[(&str, &str)],
+    ) -> anyhow::Result<Vec<Message>> {
+        let stream = TcpStream::connect(at)?;
+        stream.set_read_timeout(Some(ANSWER_MAX))?;
+        Ok(Self::try_log_in(Box::new(stream), parameters)?.1)
+    }
+
+    fn try_log_in(
+        stream: Box<dyn Stream>,
+        parameters: &[(&str, &str)],
+    ) -> anyhow::Result<(Self, Vec<Message>)> {
         let mut session = Self { stream, bytes: Vec::new(), key: Vec::new() };
         let own = [("user", "postgres"), ("database", "postgres")];
         let all = own.iter().chain(parameters).map(|(a, b)| (a.as_bytes(), b.as_bytes()));
@@ -62,9 +82,7 @@ impl Session {
         frontend::write::startup(&mut packet, 0, all);
         session.send(&packet)?;
         let hello = session.answers(1)?;
-        let key = hello.iter().find(|message| message.tag == tag::BACKEND_KEY);
-        session.key = key.context("no key to cancel by")?.body.clone();
-        Ok(session)
+        Ok((session, hello))
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> anyhow::Result<()> {

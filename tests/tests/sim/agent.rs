@@ -116,9 +116,9 @@ impl World {
                     process.agent.steps.push_front(Step::Persist(record));
                     return;
                 }
-                if record.kept.is_none() {
-                    host.kept = None;
-                }
+                // Without its name, one of an earlier epoch could come back in its place.
+                let keeps = record.kept.as_ref().map(|kept| kept.directory);
+                host.kept = host.kept.take().filter(|kept| Some(kept.incarnation) == keeps);
                 host.record.sync(record.clone());
                 let line = show_record(node, &record);
                 process.agent.agent.handle_persisted(record);
@@ -266,6 +266,7 @@ fn local(host: &Host, shown: BootTime) -> Local {
         runs_rule: run.and_then(|run| run.runs_rule()).cloned(),
         rule_flushed: lsn(run.map_or(0, |run| run.flushed_by(&run.rule))),
         rule_since: lsn(run.and_then(|run| run.rule_since).unwrap_or(usize::MAX >> 1)),
+        was_primary: directory.was_primary,
         shut_down: directory.shut_down.map(lsn),
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Directory {
     pub(crate) upstream: Option<NodeId>,
     /// The end of the shutdown checkpoint, if that is the last thing that happened.
     pub(crate) shut_down: Option<usize>,
+    /// Whether the control file says "in production", or "shut down" after that.
+    pub(crate) was_primary: bool,
     /// Whether a base backup into it has not ended.
     pub(crate) is_half: bool,
 }
@@ -38,6 +40,7 @@ impl Directory {
             branches: vec![(1, 0)],
             upstream: None,
             shut_down: None,
+            was_primary: false,
             is_half: false,
         }
     }

@@ -78,6 +78,7 @@ impl World {
             return;
         }
         host.directory.shut_down = None;
+        host.directory.was_primary = false;
         host.postgres = Some(Run::new(id));
         if let Some(process) = &mut host.process {
             process.agent.has_exited = false;
@@ -155,6 +156,7 @@ impl World {
         directory.branches.push((timeline, at));
         directory.wal.push(record);
         directory.flushed = at + 1;
+        directory.was_primary = true;
         run.replayed = at + 1;
         run.recovery_end = Some(at + 1);
         run.note_rule(at + 1);

@@ -94,6 +94,7 @@ impl World {
         run.start_as_primary(first.directory.flushed);
         first.postgres = Some(run);
         first.directory.shut_down = None;
+        first.directory.was_primary = true;
         world.queue.push(
             MILLI,
             Event::Postgres { node: NodeId(1), run: 1, work: crate::postgres::Work::Beat },

@@ -24,6 +24,7 @@ fn local(process: Process) -> Local {
         runs_rule: None,
         rule_flushed: Lsn(0),
         rule_since: Lsn(0),
+        was_primary: false,
         shut_down: None,
     }
 }
@@ -210,20 +211,26 @@ fn recorded_switch_gives_its_name_only_to_who_can_have_gone_through_it() {
     establish(&mut state, 2, 100).unwrap();
     let recorded = state.established().unwrap().history.clone();
     let first = history(&[(1, 0, 0)]);
-    let learned_by = |process: Process, basis: u64, history: &History| {
+    let learned_of = |found: Local, basis: u64, history: &History| {
         let record = Record { basis: Some(Epoch(basis)), history: history.clone(), ..record(2) };
         let mut agent = agent(2, record);
-        agent.learn_history(&state, &copy(process));
+        agent.learn_history(&state, &found);
         agent.draft.history
     };
-    let learned = |basis, history: &History| learned_by(Process::Standby, basis, history);
+    let learned = |basis, history: &History| learned_of(copy(Process::Standby), basis, history);
     assert_eq!(learned(2, &first), recorded);
     assert_ne!(learned(1, &first), recorded, "it was promoted in epoch 1 at the same place");
     assert_ne!(learned(3, &first), recorded, "it was meant for an epoch that is not known here");
     assert_ne!(learned(2, &history(&[(1, 0, 9)])), recorded, "it came another way");
     for process in [Process::Stopped, Process::Exited] {
-        let unseen = learned_by(process, 2, &first);
-        assert_ne!(unseen, recorded, "somebody may have promoted it while nobody looked");
+        assert_eq!(learned_of(copy(process), 2, &first), recorded, "it came and was not noted");
+        let promoted = Local { was_primary: true, ..copy(process) };
+        assert_ne!(learned_of(promoted, 2, &first), recorded, "nobody looked when it came");
+    }
+    let mut nobodys = first.clone();
+    nobodys.0.push(Switch { epoch: NOBODYS, ..recorded.0[1] });
+    for basis in [1, 2] {
+        assert_eq!(learned_of(copy(Process::Primary), basis, &first), nobodys, "in {basis}");
     }
 }
 
@@ -267,7 +274,8 @@ fn former_primary_that_still_runs_keeps_the_name_of_the_promotion_that_it_was_el
     let entry = elect(&state, 3, reports);
     apply_all(&mut state, [entry]);
     // It was promoted in epoch 1, and hears of epoch 2 before it has looked at itself.
-    let mut former = agent(2, Record { basis: Some(Epoch(1)), ..record(2) });
+    let promoted = Record { basis: Some(Epoch(1)), promotes: true, ..record(2) };
+    let mut former = agent(2, promoted);
     settle(&mut former, &state, &copy(Process::Primary));
     assert_eq!(former.record().history, history(&[(1, 0, 0), (2, 100, 1)]));
 }

@@ -72,6 +72,9 @@ pub struct Local {
     /// How far it had flushed when every walsender had begun to run that rule; when the same rule
     /// comes again after another one, that moment anew.
     pub rule_since: Lsn,
+    /// While it is stopped: whether it was a primary when it last ran, by its control file. "In
+    /// production" and "shut down" are a primary's; those with "recovery" are not.
+    pub was_primary: bool,
     /// After a clean shutdown: the end of the shutdown checkpoint.
     pub shut_down: Option<Lsn>,
 }
@@ -104,10 +107,10 @@ pub enum Step {
     Follow(NodeId),
     /// Give the directory this node's history again, by rewinding or cloning it, then follow.
     Rebuild(NodeId),
-    /// Put the directory aside, as the record says, and make a copy of this node's in its place;
-    /// then follow.
+    /// Put the directory aside under the name that the record says, unless one of that name is
+    /// there, and make a copy of this node's in its place; then follow.
     Copy(NodeId),
-    /// Put the directory that was put aside back into its place.
+    /// Put the directory that was put aside under the name in the record back into its place.
     Restore,
 }
 
@@ -394,9 +397,13 @@ impl Agent {
             self.draft.history.0.push(Switch { timeline, at, epoch });
             return;
         }
-        if matches!(local.process, Process::Stopped | Process::Exited) {
-            // Whether it came from the primary, or somebody promoted the directory meanwhile, could
-            // be seen only while it ran. A copy costs time, a wrong guess commits.
+        let is_primarys = match local.process {
+            Process::Primary => true,
+            Process::Stopped | Process::Exited => local.was_primary,
+            Process::Standby => false,
+        };
+        if is_primarys {
+            // Nor was it told to, so somebody did it by hand, in an epoch that may be over.
             self.draft.history.0.push(Switch { timeline, at, epoch: NOBODYS });
             return;
         }

@@ -38,7 +38,8 @@ pub struct Record {
     pub promotes: bool,
     /// The last epoch in which this node never serves again.
     pub closed: Option<Epoch>,
-    /// The directory that was put aside, if there is one. The driver may remove any other.
+    /// The directory that was put aside, if there is one. The driver tells it by its name, and may
+    /// remove any other: one can follow another without a record that has none.
     pub kept: Option<Kept>,
 }
 

@@ -29,6 +29,7 @@ fn local(process: Process) -> Local {
         runs_rule: None,
         rule_flushed: Lsn(0),
         rule_since: Lsn(0),
+        was_primary: false,
         shut_down: None,
     }
 }

@@ -1,16 +1,15 @@
 //! From the file's form to a configuration that can be used, or to all that is wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pgx_control::ids::NodeId;
 use pgx_ring::Choice;
 use pgx_session::config::{AuthMethod, PoolMode};
-use pgx_session::limits::BACKENDS_MAX;
 use pgx_session::route::ServerAddress;
 
-use super::{Config, Control, Fence, Means, Pool, Postgres, Proxy, raw, vip};
+use super::{Config, Control, Fence, Means, Pool, Postgres, Proxy, pools, raw, vip};
 use crate::limits::THREADS_MAX;
 use crate::limits::peer::PEERS_MAX;
 use crate::workers;
@@ -70,33 +69,31 @@ fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
     if raw.listen.is_empty() {
         problems.push("proxy.listen: at least one address is needed".to_owned());
     }
-    if raw.backends.is_empty() || raw.backends.len() > BACKENDS_MAX {
-        problems.push(format!(
-            "proxy.backends: {} given, expected 1 to {BACKENDS_MAX}",
-            raw.backends.len()
-        ));
+    let has_pool = raw.pool_mode != "none";
+    let has_databases = raw.databases.is_some() || raw.users.is_some();
+    if has_databases && !has_pool {
+        problems.push(
+            "proxy.databases, proxy.users: they need a pool; set pool_mode to \"session\" or \
+             \"transaction\""
+                .to_owned(),
+        );
     }
-    let mut seen = BTreeSet::new();
-    for backend in &raw.backends {
-        let is_path = backend.starts_with('/') && raw.pool_mode != "none";
-        if !is_path && !is_host_and_port(backend) {
-            problems.push(format!(
-                "proxy.backends: {backend:?} is not host:port, such as db1:5432 or [fd00::1]:5432; \
-                 with a pool the path of a Unix socket will do"
-            ));
-        } else if !seen.insert(backend) {
-            problems.push(format!("proxy.backends: {backend:?} is there twice"));
-        }
+    if !(raw.backends.is_empty() && has_pool && raw.databases.is_some()) {
+        pools::backends("proxy.backends", &raw.backends, has_pool, problems);
     }
     if raw.max_client_conn == 0 {
         problems.push("proxy.max_client_conn: 0 would turn every client away".to_owned());
     }
-    Proxy {
-        listen,
-        backends: raw.backends.iter().cloned().map(ServerAddress).collect(),
-        max_client_conn: usize::try_from(raw.max_client_conn).unwrap_or(usize::MAX),
-        pool: pool(raw, problems),
+    let pool = pool(raw, problems);
+    let mut backends: Vec<_> = raw.backends.iter().cloned().map(ServerAddress).collect();
+    for backend in pool.iter().flat_map(|pool| pool.databases.values()).flat_map(|db| &db.backends)
+    {
+        if !backends.contains(backend) {
+            backends.push(backend.clone());
+        }
     }
+    let max_client_conn = usize::try_from(raw.max_client_conn).unwrap_or(usize::MAX);
+    Proxy { listen, backends, max_client_conn, pool }
 }
 
 fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
@@ -142,8 +139,11 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         problems.push(format!("proxy.engine: {problem}"));
         Choice::Auto
     });
-    let size = usize::try_from(raw.default_pool_size).unwrap_or(usize::MAX);
-    Some(Pool { mode, auth, users, size, engine, threads })
+    let pool_size = usize::try_from(raw.default_pool_size).unwrap_or(usize::MAX);
+    let defaults = pools::Defaults { mode, pool_size };
+    let databases = pools::databases(raw, defaults, problems);
+    let special = pools::users(raw, problems);
+    Some(Pool { auth, users, databases, special, engine, threads })
 }
 
 fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {

@@ -39,6 +39,9 @@ mod tests {
             _ => format!("{line}\n"),
         };
         let text: String = example().lines().map(switch_on).collect();
+        // Databases need a pool, and none is the default.
+        let text = text.replacen("pool_mode = \"none\"", "pool_mode = \"transaction\"", 1);
+        let text = text.replacen("auth_type = \"scram-sha-256\"", "auth_type = \"trust\"", 1);
         let config = super::super::parse(&text).unwrap();
         assert!(config.proxy.is_some() && config.vip.is_some(), "{text}");
         assert_eq!(config.control.unwrap().peers.len(), 1, "{text}");

@@ -5,6 +5,7 @@
 
 mod check;
 pub(crate) mod command;
+mod pools;
 mod raw;
 pub(crate) mod users;
 mod vip;
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use pgx_bpf::Hook;
 use pgx_control::ids::NodeId;
 use pgx_ring::Choice;
-use pgx_session::config::{AuthMethod, PoolMode};
+use pgx_session::config::{AuthMethod, Database, User};
 use pgx_session::route::ServerAddress;
 
 /// Where the admin socket is unless the configuration says otherwise.
@@ -29,7 +30,7 @@ pub(crate) const ADMIN_SOCKET: &str = "/run/pgx/admin.sock";
 const CONTROL_DATA: &str = "/var/lib/pgx";
 
 /// A configuration that was checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) admin_socket: PathBuf,
     pub(crate) proxy: Option<Proxy>,
@@ -75,21 +76,22 @@ impl Means {
 }
 
 /// What `[proxy]` says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Proxy {
     pub(crate) listen: Vec<SocketAddr>,
+    /// All of them, those of single databases included.
     pub(crate) backends: Vec<ServerAddress>,
     pub(crate) max_client_conn: usize,
     pub(crate) pool: Option<Pool>,
 }
 
 /// What `[proxy]` says of pools.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pool {
-    pub(crate) mode: PoolMode,
     pub(crate) auth: AuthMethod,
     pub(crate) users: Option<PathBuf>,
-    pub(crate) size: usize,
+    pub(crate) databases: BTreeMap<Vec<u8>, Database>,
+    pub(crate) special: BTreeMap<Vec<u8>, User>,
     pub(crate) engine: Choice,
     pub(crate) threads: usize,
 }

@@ -1,8 +1,12 @@
 //! The form of the configuration file. The comments here are the ones that users read: the
 //! example configuration is made from them.
 
+mod pools;
+
 use serde::Deserialize;
 use toml_example::TomlExample;
+
+pub(super) use pools::{Database, User};
 
 /// Configuration of pgx. A node has the roles whose sections are there: switch on what it is to be.
 #[derive(Debug, Deserialize, TomlExample)]
@@ -50,7 +54,10 @@ pub(super) struct Proxy {
     #[serde(default = "listen")]
     #[toml_example(default = ["0.0.0.0:6432", "[::]:6432"])]
     pub(super) listen: Vec<String>,
-    /// Backends as host:port, used in turn; one that fails is left out for a while.
+    /// Backends as host:port, used in turn; one that fails is left out for a while. With a pool
+    /// the path of a Unix socket will do, and they serve every database that is not named below;
+    /// without them only those below are there.
+    #[serde(default)]
     #[toml_example(default = ["127.0.0.1:5432"])]
     pub(super) backends: Vec<String>,
     /// Clients served at once; the next one is turned away with SQLSTATE 53300.
@@ -71,7 +78,7 @@ pub(super) struct Proxy {
     /// quotes. A secret is a password, or what PostgreSQL keeps in pg_authid.rolpassword.
     #[toml_example(default = "/etc/pgx/users.txt")]
     pub(super) auth_file: Option<String>,
-    /// With a pool: server connections of each user in each database, on each thread.
+    /// With a pool: server connections of each user in each database.
     #[serde(default = "default_pool_size")]
     #[toml_example(default = 20)]
     pub(super) default_pool_size: u32,
@@ -82,6 +89,13 @@ pub(super) struct Proxy {
     /// Threads that serve clients; as many as there are processors if it is not given.
     #[toml_example(default = 2)]
     pub(super) threads: Option<u32>,
+    /// With a pool: databases with settings of their own.
+    #[toml_example(nesting)]
+    pub(super) databases: Option<Vec<Database>>,
+    /// With a pool: users with settings of their own, which come before those of databases. Those
+    /// about servers are of the user that servers are used as.
+    #[toml_example(nesting)]
+    pub(super) users: Option<Vec<User>>,
 }
 
 fn pool_mode() -> String {

@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::names::Names;
+use super::permits::Desk;
 
 /// The sessions of one thread, with what the engine does not know of its sockets.
 pub(super) struct Driver {
@@ -43,7 +44,8 @@ impl Driver {
         let (mut owners, mut cancels) = (Vec::new(), Vec::new());
         let mut wire =
             Wire { io, data: None, owners: &mut owners, names: &names, cancels: &mut cancels };
-        let worker = Worker::new(Rc::new(config.clone()), number, &mut wire);
+        let permits = Box::new(Desk::new(Arc::clone(&shared), usize::from(number)));
+        let worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
         let (listeners, is_woken, time) = (Vec::new(), false, None);
         Self { worker, owners, listeners, names, shared, cancels, is_woken, time }
     }

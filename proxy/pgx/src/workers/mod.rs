@@ -6,6 +6,7 @@
 
 mod driver;
 mod names;
+mod permits;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use pgx_ring::{Choice, Engine, Setup, Waker};
 use pgx_session::config::Config;
+use pgx_session::permits::{Ledger, Word};
 use pgx_session::route::ServerAddress;
 use pgx_session::time::Now;
 use pgx_session::worker::Worker;
@@ -29,6 +31,8 @@ use crate::limits::{NAMES_PAUSE, TICK};
 enum Letter {
     /// Somebody asks to cancel a query of this thread's.
     Cancel(u32, Vec<u8>),
+    /// Something about permits for servers.
+    Permit(Word),
     /// No new clients from here on.
     Close,
 }
@@ -44,6 +48,7 @@ struct Shared {
     started: Instant,
     mailboxes: Mutex<Vec<Mailbox>>,
     counts: Vec<Counts>,
+    ledger: Mutex<Ledger>,
     ends: AtomicBool,
 }
 
@@ -108,20 +113,26 @@ impl Workers {
             started: Instant::now(),
             mailboxes: Mutex::new(Vec::new()),
             counts: (0..plan.threads).map(|_| Counts::default()).collect(),
+            ledger: Mutex::new(Ledger::new(plan.threads)),
             ends: AtomicBool::new(false),
         });
         let names = Arc::new(Names::default());
+        let mut goes = Vec::new();
         let workers = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
         for number in 0..plan.threads {
             let (config, names) = (config.clone(), Arc::clone(&names));
             let (shared, listeners) = (Arc::clone(&shared), listen()?);
             let (ready, is_ready) = mpsc::channel();
+            let (go, may_go) = mpsc::channel::<()>();
             let run = move || {
                 let begun = begin(number, &config, plan.engine, listeners, names, shared);
                 match begun {
                     Ok((engine, driver, letters, waker)) => {
                         let _ = ready.send(Ok((engine.found().to_string(), waker)));
-                        turn(engine, driver, &letters, number);
+                        // Whoever serves may write to any of the others.
+                        if may_go.recv().is_ok() {
+                            turn(engine, driver, &letters, number);
+                        }
                     }
                     Err(problem) => {
                         let _ = ready.send(Err(problem));
@@ -133,10 +144,18 @@ impl Workers {
             let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
             workers.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
             let found = is_ready.recv().unwrap_or_else(|_| Err("a thread ended".to_owned()));
-            let (found, mailbox) = found.inspect_err(|_| workers.end())?;
+            let (found, mailbox) = found.inspect_err(|_| {
+                goes.clear();
+                workers.end();
+            })?;
+            goes.push(go);
             info!(thread = number, engine = found, "proxy thread is ready");
             let mut mailboxes = workers.shared.mailboxes.lock();
             mailboxes.as_mut().unwrap_or_else(|poisoned| poisoned.get_mut()).push(mailbox);
+        }
+        for go in goes {
+            // One that has ended has said why.
+            let _ = go.send(());
         }
         look_names_up(config, names, shared)?;
         Ok(workers)
@@ -247,6 +266,9 @@ fn read_letters(
         match letter {
             Letter::Cancel(process, key) => {
                 driver.with(engine.io(), |worker, wire| worker.cancel(wire, process, &key, now));
+            }
+            Letter::Permit(word) => {
+                driver.with(engine.io(), |worker, wire| worker.told(wire, word, now));
             }
             Letter::Close => {
                 for listener in std::mem::take(&mut driver.listeners) {

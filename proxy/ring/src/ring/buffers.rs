@@ -90,6 +90,11 @@ impl BufferRing {
         self.lent -= 1;
     }
 
+    /// Half of the buffers, or more, are with the kernel to receive into.
+    pub(super) fn are_ample(&self) -> bool {
+        self.lent * 2 >= usize::from(self.count)
+    }
+
     /// How many of the starved sockets can find a buffer now.
     pub(super) fn can_serve(&self) -> usize {
         self.starved.len().min(self.lent)

@@ -23,7 +23,20 @@ impl Ring {
                 None => Ok(send.tried),
                 Some(result) => count(result),
             };
-            io.sent(send.key, send.tried, outcome);
+            match (send.uncopied, outcome) {
+                (None, outcome) => io.sent(send.key, send.tried, outcome),
+                (Some(_), Err(Errno::OPNOTSUPP | Errno::NOMEM | Errno::INVAL)) => {
+                    if let Some(socket) = io.sockets.get_mut(send.key) {
+                        socket.ops.is_always_copied = true;
+                        io.mark(send.key);
+                    }
+                }
+                (Some(number), outcome) => {
+                    let kept = io.sent_uncopied(send.key, send.tried, outcome);
+                    io.counters.uncopied_bytes_total += outcome.unwrap_or(0) as u64;
+                    self.zero_copy.keep(number, kept);
+                }
+            }
         }
         self.sends.clear();
         self.messages_used = 0;
@@ -47,6 +60,7 @@ impl Ring {
                     self.wake.seen();
                     handler.woken(io);
                 }
+                Kind::Uncopied => self.zero_copy.end(key.slot, &mut io.pool),
                 Kind::Send | Kind::Ignored => {}
             }
         }

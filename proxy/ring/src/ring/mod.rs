@@ -12,6 +12,7 @@ mod buffers;
 mod complete;
 mod submit;
 mod token;
+mod zero_copy;
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -19,11 +20,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{EnterFlags, IoUring, opcode, types};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, types};
 
 use self::buffers::BufferRing;
 use self::submit::Message;
 use self::token::Kind;
+use self::zero_copy::ZeroCopy;
 use crate::engine::Setup;
 use crate::handler::Handler;
 use crate::io::Io;
@@ -61,6 +63,7 @@ pub(crate) struct Ring {
     #[allow(clippy::vec_box, reason = "the kernel is told their addresses")]
     messages: Vec<Box<Message>>,
     messages_used: usize,
+    zero_copy: ZeroCopy,
     /// What the kernel said in this turn, taken out of the shared queue.
     completions: Vec<Completion>,
     /// Operations that will complete some time.
@@ -80,6 +83,8 @@ struct Send {
     tried: usize,
     /// What the kernel said; nothing if all went.
     result: Option<i32>,
+    /// Its number among those that are not copied.
+    uncopied: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +124,7 @@ impl Ring {
             BufferRing::register(&ring, &io.pool, size).map_err(|error| Missing { step, error })
         };
         let (small, large) = (lend(Size::Small)?, lend(Size::Large)?);
+        let zero_copy = ZeroCopy::new(&ring, setup.zero_copy_bytes_min);
         Ok(Self {
             ring,
             small,
@@ -130,6 +136,7 @@ impl Ring {
             sends: Vec::new(),
             messages: Vec::new(),
             messages_used: 0,
+            zero_copy,
             completions: Vec::new(),
             in_flight: 0,
             is_urgent: false,
@@ -267,15 +274,27 @@ impl Ring {
                 flags: entry.flags(),
             };
             let (kind, key) = token::unpack(completion.token);
-            if kind == Kind::Send {
-                // Failed sends only, which are part of this turn.
-                let place = io.sockets.get(key).map(|socket| socket.ops.send_place());
-                let send = place.and_then(|place| self.sends.get_mut(place));
-                if let Some(send) = send.filter(|send| send.key == key) {
-                    send.result = Some(completion.result);
+            match kind {
+                Kind::Send => {
+                    // Failed sends only, which are part of this turn.
+                    let place = io.sockets.get(key).map(|socket| socket.ops.send_place());
+                    let send = place.and_then(|place| self.sends.get_mut(place));
+                    if let Some(send) = send.filter(|send| send.key == key) {
+                        send.result = Some(completion.result);
+                    }
                 }
-            } else {
-                self.completions.push(completion);
+                Kind::Uncopied if !cqueue::notif(completion.flags) => {
+                    let send = self.sends.get_mut(key.generation as usize);
+                    if let Some(send) = send.filter(|send| send.uncopied == Some(key.slot)) {
+                        send.result = Some(completion.result);
+                    }
+                    self.in_flight += 1;
+                    if !cqueue::more(completion.flags) {
+                        // No notice will come; its memory is let go when all is settled.
+                        self.completions.push(completion);
+                    }
+                }
+                _ => self.completions.push(completion),
             }
         }
         let is_overflowing = self.ring.submission().cq_overflow();
@@ -310,7 +329,7 @@ impl Ring {
             }
             for entry in self.ring.completion() {
                 let (kind, _) = token::unpack(entry.user_data());
-                let ends = !io_uring::cqueue::more(entry.flags());
+                let ends = !cqueue::more(entry.flags());
                 if ends && !matches!(kind, Kind::Ignored | Kind::Send) {
                     self.in_flight -= 1;
                 }
@@ -327,6 +346,7 @@ impl Drop for Ring {
     fn drop(&mut self) {
         if !self.quiesce() {
             self.memory.keep_for_ever();
+            self.zero_copy.keep_for_ever();
             Box::leak(std::mem::take(&mut self.wake_count));
         }
     }

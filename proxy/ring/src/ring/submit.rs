@@ -52,6 +52,8 @@ pub(crate) struct Ops {
     signs: u8,
     /// Where this turn's send stands in the list of sends.
     send_place: u32,
+    /// The kernel has refused a send without a copy; those of Unix sockets it always does.
+    pub(super) is_always_copied: bool,
 }
 
 impl Ops {
@@ -179,28 +181,50 @@ impl Ring {
             // Its output would go out twice. What came of the first says how to go on.
             return;
         }
-        let (tried, entry) = self.describe_send(&socket.output, &io.pool, key);
-        socket.ops.send_place = u32::try_from(self.sends.len()).unwrap_or(u32::MAX);
+        // What is read until the peer has acknowledged it must not use the buffers up.
+        let is_uncopied = self.zero_copy.takes(socket.output.bytes())
+            && !socket.ops.is_always_copied
+            && self.small.are_ample()
+            && self.large.are_ample();
+        let (tried, entry) = self.describe_send(&socket.output, &io.pool, key, is_uncopied);
+        let place = u32::try_from(self.sends.len()).unwrap_or(u32::MAX);
+        socket.ops.send_place = place;
         self.is_urgent |=
             socket.is_blocked || socket.phase != Phase::Open || tried < socket.output.bytes();
-        self.sends.push(Send { key, tried, result: None });
-        let entry = entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(pack(Kind::Send, key));
+        let uncopied = is_uncopied.then(|| self.zero_copy.begin(place));
+        let number = uncopied.map(|(number, _)| number);
+        self.sends.push(Send { key, tried, result: None, uncopied: number });
+        let entry = match uncopied {
+            Some((_, token)) => entry.user_data(token),
+            None => entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(pack(Kind::Send, key)),
+        };
         // SAFETY: the send is complete when the call that submits it returns, as it is never left
         // waiting (MSG_DONTWAIT). Until then nobody touches the socket's output or the messages:
-        // handlers run after it, and an error of the call ends the engine's work.
+        // handlers run after it, and an error of the call ends the engine's work. What is read
+        // beyond that is kept by `zero_copy` until it is not.
         unsafe { self.push(&entry) };
     }
 
     /// A send of the first pieces, and how many bytes they have.
-    fn describe_send(&mut self, output: &Output, pool: &Pool, key: Key) -> (usize, Entry) {
+    fn describe_send(
+        &mut self,
+        output: &Output,
+        pool: &Pool,
+        key: Key,
+        is_uncopied: bool,
+    ) -> (usize, Entry) {
         let target = types::Fixed(key.slot);
         let mut slices = output.slices(pool);
         let first = slices.next().unwrap_or_default();
         let Some(second) = slices.next() else {
             // What a u32 does not hold goes in the next turn.
             let length = u32::try_from(first.len()).unwrap_or(u32::MAX);
-            let send = opcode::Send::new(target, first.as_ptr(), length).flags(SEND_FLAGS);
-            return (length as usize, send.build());
+            let send = if is_uncopied {
+                opcode::SendZc::new(target, first.as_ptr(), length).flags(SEND_FLAGS).build()
+            } else {
+                opcode::Send::new(target, first.as_ptr(), length).flags(SEND_FLAGS).build()
+            };
+            return (length as usize, send);
         };
         if self.messages_used == self.messages.len() {
             self.messages.push(Message::new());
@@ -217,8 +241,13 @@ impl Ring {
         }
         message.header.msg_iov = message.pieces.as_mut_ptr();
         message.header.msg_iovlen = count as _;
-        let send = opcode::SendMsg::new(target, ptr::from_ref(&message.header));
-        (tried, send.flags(SEND_FLAGS.unsigned_abs()).build())
+        let (header, flags) = (ptr::from_ref(&message.header), SEND_FLAGS.unsigned_abs());
+        let send = if is_uncopied {
+            opcode::SendMsgZc::new(target, header).flags(flags).build()
+        } else {
+            opcode::SendMsg::new(target, header).flags(flags).build()
+        };
+        (tried, send)
     }
 
     fn reconcile_poll(&mut self, socket: &mut Socket, key: Key) {

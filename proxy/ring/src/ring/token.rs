@@ -14,6 +14,8 @@ pub(super) enum Kind {
     Poll = 3,
     Send = 4,
     Wake = 5,
+    /// A send without a copy. Its key is not a socket's: see `zero_copy.rs`.
+    Uncopied = 6,
 }
 
 const SLOT_BITS: u32 = SLOTS_MAX.trailing_zeros();
@@ -32,6 +34,7 @@ pub(super) fn unpack(token: u64) -> (Kind, Key) {
         3 => Kind::Poll,
         4 => Kind::Send,
         5 => Kind::Wake,
+        6 => Kind::Uncopied,
         _ => Kind::Ignored,
     };
     let slot = (token >> 32) as u32 & (SLOTS_MAX - 1);
@@ -44,8 +47,15 @@ mod tests {
 
     #[test]
     fn token_names_what_was_packed() {
-        let kinds =
-            [Kind::Ignored, Kind::Accept, Kind::Receive, Kind::Poll, Kind::Send, Kind::Wake];
+        let kinds = [
+            Kind::Ignored,
+            Kind::Accept,
+            Kind::Receive,
+            Kind::Poll,
+            Kind::Send,
+            Kind::Wake,
+            Kind::Uncopied,
+        ];
         for kind in kinds {
             for slot in [0, 1, SLOTS_MAX - 1] {
                 for generation in [0, 1, u32::MAX] {

@@ -15,6 +15,7 @@ use pgx_wire::limits::STARTUP_BYTES_MAX;
 use pgx_wire::{Frames, SqlState, frontend};
 
 use super::Worker;
+use super::entry::{self, Entry};
 use crate::client::Phase;
 use crate::config::AuthMethod;
 use crate::ids::{ClientId, ServerId};
@@ -108,7 +109,11 @@ impl Worker {
                 }
                 self.admit(net, id);
                 if let Some(client) = self.clients.get(id).filter(|_| proof.is_some()) {
-                    self.entries[client.pool].credentials.proved = proof;
+                    // Of no use where servers are used as somebody else.
+                    let entry = &mut self.entries[client.pool];
+                    if entry.settings.login.is_none() {
+                        entry.credentials.proved = proof;
+                    }
                 }
                 self.start_admitted(net, id);
             }
@@ -136,7 +141,8 @@ impl Worker {
         let Some(server) = self.servers.get_mut(id) else { return Ok(()) };
         let server::Phase::Login(login) = &mut server.phase else { return Ok(()) };
         let entry = &mut self.entries[server.pool];
-        let secret = self.config.users.get(&entry.user);
+        let Entry { credentials, settings, name, .. } = entry;
+        let secret = entry::secret(&self.config, settings, &name.user);
         let unknown = || missing(&asked).as_bytes().to_vec();
         let words = |error: scram::ScramError| alloc::format!("{error}").into_bytes();
         self.scratch.clear();
@@ -154,7 +160,7 @@ impl Worker {
                 _ => return Err(unknown()),
             },
             Authentication::Md5 { salt } => {
-                let stored = secret.and_then(|secret| secret.md5(&entry.user));
+                let stored = secret.and_then(|secret| secret.md5(&name.user));
                 let stored = stored.ok_or_else(unknown)?;
                 frontend::write::password(out, &stored.answer(salt));
             }
@@ -175,7 +181,7 @@ impl Worker {
                 };
                 let challenged = begun.handle_challenge(challenge).map_err(words)?;
                 let (salt, count) = (challenged.salt(), challenged.iterations());
-                let keys = entry.credentials.keys(secret, salt, count).ok_or_else(|| {
+                let keys = credentials.keys(secret, salt, count).ok_or_else(|| {
                     b"the server keeps another verifier, and the password is not known".to_vec()
                 })?;
                 let proved = challenged.prove(&keys);

@@ -35,10 +35,10 @@ impl Worker {
             entry.router.handle_failure(&server.address, self.now);
             let said = if server.farewell.is_empty() { reason } else { &server.farewell };
             net.note(&Note::Unreachable { address: &server.address, reason: said });
-            let is_refusal = server.is_leaving;
-            return self.not_opened(net, pool, said, is_refusal);
+            return self.not_opened(net, pool, said, server.refusal);
         }
         entry.pool.lost(id);
+        self.give_permit(pool);
         let Some(client) = server.client else { return self.serve(net, pool) };
         let said = if server.farewell.is_empty() { reason } else { &server.farewell };
         net.note(&Note::Lost { server: id, client, reason: said });
@@ -127,10 +127,15 @@ impl Worker {
         if all {
             ids.extend(entry.pool.waiting());
         }
-        let said = entry.failure.as_ref().map_or(&b""[..], |failure| &failure.reason);
-        let message = alloc::format!("no server can be used: {}", String::from_utf8_lossy(said));
+        let Some(failure) = &entry.failure else { return };
+        let said = String::from_utf8_lossy(&failure.reason);
+        let (state, message) = match failure.refusal {
+            // It is about the client, who reads what it would read there.
+            Some(state) if state != SqlState::CANNOT_CONNECT => (state, said.into_owned()),
+            _ => (SqlState::CANNOT_CONNECT, alloc::format!("no server can be used: {said}")),
+        };
         for id in ids {
-            self.refuse(net, id, SqlState::CANNOT_CONNECT, &message);
+            self.refuse(net, id, state, &message);
         }
     }
 }

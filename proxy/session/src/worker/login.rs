@@ -1,14 +1,13 @@
 //! How clients are let in, and how the proxy logs in to servers.
 
 use alloc::boxed::Box;
-use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use pgx_wire::backend::{self, Fields, Status, tag};
 use pgx_wire::{SqlState, Startup, Walker, frontend, startup};
 
-use super::{Entry, FIRST_EPOCH, Worker};
+use super::Worker;
 use crate::client::{Act, Phase};
 use crate::config::AuthMethod;
 use crate::ids::{ClientId, ServerId};
@@ -16,9 +15,6 @@ use crate::limits::COLLECT_BYTES_MAX;
 use crate::login::{Login, ServerLogin, Step};
 use crate::net::Net;
 use crate::options;
-use crate::pool::Pool;
-use crate::route::{Router, Snapshot};
-use crate::secret::Credentials;
 use crate::server;
 use crate::settings::{Settings, Values, is_name};
 use crate::time::Now;
@@ -139,34 +135,20 @@ impl Worker {
     /// A client has proved who it is: it is let in as soon as it can be told of a server's
     /// settings.
     pub(super) fn admit<N: Net>(&mut self, net: &mut N, id: ClientId) {
-        let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(client) = self.clients.get(id) else { return };
         let Phase::Login(login) = &client.phase else { return };
-        let Some(settings) = self.config.database(&login.database) else {
-            let name = String::from_utf8_lossy(&login.database);
+        let (user, database) = (login.user.clone(), login.database.clone());
+        let Some(pool) = self.entry(&user, &database) else {
+            let name = String::from_utf8_lossy(&database);
             let message = alloc::format!("database \"{name}\" does not exist");
             return self.refuse(net, id, SqlState::INVALID_CATALOG_NAME, &message);
         };
-        let key = (login.user.clone(), login.database.clone());
-        let entries = &mut self.entries;
-        let pool = *self.by_name.entry(key).or_insert_with_key(|(user, database)| {
-            let snapshot = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
-            entries.push(Entry {
-                user: user.clone(),
-                database: database.clone(),
-                settings: Rc::new(settings.clone()),
-                pool: Pool::default(),
-                router: Router::new(&snapshot),
-                welcome: None,
-                credentials: Credentials::default(),
-                admission: Vec::new(),
-                failure: None,
-                is_held: false,
-            });
-            entries.len() - 1
-        });
-        let entry = &mut self.entries[pool];
+        if let Err(message) = self.count_client(id, &user, pool) {
+            return self.refuse(net, id, SqlState::TOO_MANY_CONNECTIONS, &message);
+        }
+        let Some(client) = self.clients.get_mut(id) else { return };
         client.pool = pool;
-        client.mode = entry.settings.mode;
+        client.mode = self.entries[pool].settings.mode;
         if matches!(self.config.auth, AuthMethod::Trust) {
             self.start_admitted(net, id);
         }
@@ -181,9 +163,7 @@ impl Worker {
             return self.welcome(net, id);
         }
         entry.admission.push(id);
-        if entry.pool.total() == 0 {
-            self.open_server(net, pool);
-        }
+        self.open_wanted(net, pool);
     }
 
     /// The client is in.
@@ -237,9 +217,10 @@ impl Worker {
         let entry = &self.entries[server.pool];
         let database = match &entry.settings.name {
             Some(name) => name.as_bytes(),
-            None => &entry.database,
+            None => &entry.name.database,
         };
-        let parameters: [(&[u8], &[u8]); 2] = [(b"user", &entry.user), (b"database", database)];
+        let user = &entry.name.user[..];
+        let parameters: [(&[u8], &[u8]); 2] = [(b"user", user), (b"database", database)];
         self.scratch.clear();
         frontend::write::startup(&mut self.scratch, 0, parameters);
         net.write(server.socket, &self.scratch);
@@ -300,8 +281,13 @@ impl Worker {
                 server.farewell = fields.message().unwrap_or_default().to_vec();
                 // Too many connections and a start or stop pass; who is refused stays so.
                 let state = fields.sqlstate();
-                let passes = matches!(state.as_ref(), Some(b"53300" | b"57P03" | b"57P01"));
-                server.is_leaving = !passes;
+                server.refusal = match state.as_ref() {
+                    Some(b"53300" | b"57P03" | b"57P01") => None,
+                    Some(b"3D000") => Some(SqlState::INVALID_CATALOG_NAME),
+                    Some(b"42501") => Some(SqlState::INSUFFICIENT_PRIVILEGE),
+                    // How the proxy failed to log in is no business of its clients' logins.
+                    _ => Some(SqlState::CANNOT_CONNECT),
+                };
                 return Err(Vec::new());
             }
             tag::PARAMETER_STATUS => {
@@ -334,11 +320,7 @@ impl Worker {
         entry.pool.opened(id, self.now);
         if server.epoch < entry.router.epoch() {
             // Who serves has changed meanwhile.
-            self.close_server(net, id);
-            if !self.entries[pool].admission.is_empty() {
-                self.open_server(net, pool);
-            }
-            return;
+            return self.close_server(net, id);
         }
         if entry.welcome.is_none() {
             entry.welcome = Some(server.reported.clone());

@@ -5,13 +5,16 @@
 
 mod auth;
 mod cancel;
+mod entry;
 mod fail;
 mod from_client;
 mod from_server;
 mod login;
 mod rewrite;
+mod share;
 mod tick;
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -23,20 +26,21 @@ use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
 use crate::client::{self, Client};
-use crate::config::{Config, Database, PoolMode};
+use crate::config::{Config, PoolMode};
 use crate::exchange::Owed;
 use crate::ids::{CancelId, ClientId, Places, ServerId};
 use crate::limits::RETRY_MS;
 use crate::net::{Net, Socket};
 use crate::note::Note;
-use crate::pool::{Lease, Pool};
-use crate::route::{Epoch, Router, Snapshot};
+use crate::permits::{Permits, Whose};
+use crate::pool::Lease;
+use crate::route::{Epoch, Snapshot};
 use crate::scan::Words;
-use crate::secret::Credentials;
 use crate::server::Server;
 use crate::settings::Settings;
 use crate::statements::Statements;
 use crate::time::Now;
+use entry::{Entry, Failure};
 
 /// What a worker counts, since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,46 +70,18 @@ pub struct Gauges {
     pub servers: usize,
 }
 
-/// The servers of one user in one database, and how to open more.
-#[derive(Debug)]
-struct Entry {
-    user: Vec<u8>,
-    database: Vec<u8>,
-    settings: Rc<Database>,
-    pool: Pool,
-    router: Router,
-    /// What its servers report at their start; `None` until one has.
-    welcome: Option<Settings>,
-    /// Clients that cannot be let in before that.
-    admission: Vec<ClientId>,
-    failure: Option<Failure>,
-    credentials: Credentials,
-    /// New transactions wait.
-    is_held: bool,
-}
-
-/// Servers of a pool cannot be opened.
-#[derive(Debug)]
-struct Failure {
-    /// How often in a row.
-    times: usize,
-    /// Why, as the server or the system said last.
-    reason: Vec<u8>,
-    /// When it is tried again.
-    retry: Now,
-}
-
 /// The sessions of one thread.
 #[derive(Debug)]
 pub struct Worker {
     config: Rc<Config>,
+    permits: Box<dyn Permits>,
     /// Which of the threads this is; a part of the numbers by which queries are cancelled.
     number: u8,
     clients: Places<Client>,
     servers: Places<Server>,
     cancels: Places<cancel::Cancel>,
     entries: Vec<Entry>,
-    by_name: BTreeMap<(Vec<u8>, Vec<u8>), usize>,
+    by_name: BTreeMap<entry::Name, usize>,
     statements: Statements,
     /// Verifiers of users whose passwords are known, as clients were shown them.
     verifiers: BTreeMap<Vec<u8>, Verifier>,
@@ -130,9 +106,15 @@ pub enum Owner {
 impl Worker {
     /// A worker without sessions.
     #[must_use]
-    pub fn new<N: Net>(config: Rc<Config>, number: u8, net: &mut N) -> Self {
-        Self {
+    pub fn new<N: Net>(
+        config: Rc<Config>,
+        permits: Box<dyn Permits>,
+        number: u8,
+        net: &mut N,
+    ) -> Self {
+        let mut worker = Self {
             config,
+            permits,
             number,
             clients: Places::default(),
             servers: Places::default(),
@@ -145,7 +127,9 @@ impl Worker {
             counts: Counts::default(),
             now: Now(0),
             scratch: Vec::new(),
-        }
+        };
+        worker.enter_those_with_min();
+        worker
     }
 
     /// What was counted so far.
@@ -168,7 +152,10 @@ impl Worker {
         let mut secret = [0; 32];
         net.random(&mut secret);
         let id = self.clients.add(|id| Client::new(id, socket, secret, now));
-        if self.clients.len() > self.config.clients_max {
+        let enters = self.permits.enter(Whose::All, self.config.clients_max);
+        if let Some(client) = self.clients.get_mut(id).filter(|_| enters) {
+            client.counted.among_all = true;
+        } else {
             let state = SqlState::TOO_MANY_CONNECTIONS;
             self.refuse(net, id, state, "too many clients already");
         }
@@ -230,6 +217,7 @@ impl Worker {
     /// The client is gone; its server is given back or closed.
     fn forget_client<N: Net>(&mut self, net: &mut N, id: ClientId) {
         let Some(client) = self.clients.remove(id) else { return };
+        self.uncount_client(&client.counted, client.pool);
         for statement in client.names.into_values() {
             self.statements.give_back(&statement);
         }
@@ -293,6 +281,9 @@ impl Worker {
         server.since = self.now;
         let pool = server.pool;
         entry.pool.give_back(id, self.now);
+        if entry.is_wanted {
+            self.offer_idle(net, pool);
+        }
         self.serve(net, pool);
     }
 
@@ -308,6 +299,7 @@ impl Worker {
         net.write(server.socket, &self.scratch);
         net.finish(server.socket);
         self.entries[server.pool].pool.lost(id);
+        self.give_permit(server.pool);
         self.serve(net, server.pool);
     }
 
@@ -317,10 +309,7 @@ impl Worker {
             let Some((client, server)) = self.entries[pool].pool.match_up() else { break };
             self.link(net, client, server);
         }
-        let entry = &mut self.entries[pool];
-        if entry.pool.wants_more(entry.settings.pool_size) {
-            self.open_server(net, pool);
-        }
+        self.open_wanted(net, pool);
     }
 
     /// A client needs a server. Says whether it has one now; else it waits.
@@ -330,7 +319,7 @@ impl Worker {
         let entry = &mut self.entries[pool];
         client.is_waiting = true;
         client.since = self.now;
-        match entry.pool.ask(id, entry.settings.pool_size, self.now) {
+        match entry.pool.ask(id, self.now) {
             Lease::Server(server) if !entry.is_held => {
                 self.take(net, id, server);
                 if self.clients.get(id).is_some_and(|client| !client.is_waiting) {
@@ -341,8 +330,7 @@ impl Worker {
                 entry.pool.give_back(server, self.now);
                 entry.pool.wait(id, self.now);
             }
-            Lease::Open => self.open_server(net, pool),
-            Lease::Wait => {}
+            Lease::Wait => self.open_wanted(net, pool),
         }
         // What comes meanwhile is kept: it should be little.
         if let Some(client) = self.clients.get_mut(id).filter(|client| !client.is_paused) {
@@ -388,19 +376,16 @@ impl Worker {
             !server.exchange.is_answered() && !client.settings.is_same(&mut client.proven);
     }
 
-    /// Opens one more server for a pool.
+    /// Opens one more server for a pool, for which there is a permit.
     fn open_server<N: Net>(&mut self, net: &mut N, pool: usize) {
         let entry = &mut self.entries[pool];
-        if entry.failure.as_ref().is_some_and(|failure| self.now < failure.retry) {
-            return;
-        }
         entry.pool.opening();
         let Some(address) = entry.router.pick(self.now) else {
-            return self.not_opened(net, pool, b"no backend is known", false);
+            return self.not_opened(net, pool, b"no backend is known", None);
         };
         let Some(socket) = net.connect(&address) else {
             entry.router.handle_failure(&address, self.now);
-            return self.not_opened(net, pool, b"no connection can be made", false);
+            return self.not_opened(net, pool, b"no connection can be made", None);
         };
         let (epoch, now) = (entry.router.epoch(), self.now);
         let id = self.servers.add(|id| Server::new(id, socket, pool, address, epoch, now));
@@ -409,22 +394,25 @@ impl Worker {
 
     /// The opening of a server came to nothing. It is tried again while somebody waits; who wants
     /// to be let in is told so when each backend has failed, and everybody if a server refused.
-    fn not_opened<N: Net>(&mut self, net: &mut N, pool: usize, reason: &[u8], is_refusal: bool) {
+    fn not_opened<N: Net>(
+        &mut self,
+        net: &mut N,
+        pool: usize,
+        reason: &[u8],
+        refusal: Option<SqlState>,
+    ) {
         self.counts.unreachable += 1;
         let entry = &mut self.entries[pool];
         entry.pool.failed();
         let times = entry.failure.as_ref().map_or(0, |failure| failure.times) + 1;
         let has_more = times < entry.settings.backends.len();
         let retry = if has_more { self.now } else { self.now.after_ms(RETRY_MS) };
-        entry.failure = Some(Failure { times, reason: reason.to_vec(), retry });
-        if is_refusal || !has_more {
-            self.give_up(net, pool, is_refusal);
+        entry.failure = Some(Failure { times, reason: reason.to_vec(), refusal, retry });
+        self.give_permit(pool);
+        if refusal.is_some() || !has_more {
+            self.give_up(net, pool, refusal.is_some());
         }
-        let entry = &self.entries[pool];
-        let is_wanted = entry.pool.wants_more(entry.settings.pool_size);
-        if has_more && (is_wanted || !entry.admission.is_empty()) {
-            self.open_server(net, pool);
-        }
+        self.open_wanted(net, pool);
     }
 
     /// Takes over a newer snapshot of who serves a database.
@@ -438,7 +426,7 @@ impl Worker {
         self.now = now;
         for pool in 0..self.entries.len() {
             let entry = &mut self.entries[pool];
-            if entry.database != database || !entry.router.handle_snapshot(snapshot) {
+            if entry.name.database != database || !entry.router.handle_snapshot(snapshot) {
                 continue;
             }
             let idle: Vec<_> = entry.pool.idle().collect();
@@ -450,6 +438,14 @@ impl Worker {
     }
 
     fn close_idle<N: Net>(&mut self, net: &mut N, id: ServerId) {
+        if let Some(pool) = self.servers.get(id).map(|server| server.pool) {
+            self.end_idle(net, id);
+            self.give_permit(pool);
+        }
+    }
+
+    /// Closes an idle server whose permit is somebody else's already.
+    fn end_idle<N: Net>(&mut self, net: &mut N, id: ServerId) {
         let Some(server) = self.servers.remove(id) else { return };
         self.scratch.clear();
         frontend::write::terminate(&mut self.scratch);
@@ -462,7 +458,7 @@ impl Worker {
     pub fn hold<N: Net>(&mut self, net: &mut N, database: &[u8], is_held: bool, now: Now) {
         self.now = now;
         for pool in 0..self.entries.len() {
-            if self.entries[pool].database == database {
+            if self.entries[pool].name.database == database {
                 self.entries[pool].is_held = is_held;
                 self.serve(net, pool);
             }
@@ -506,9 +502,15 @@ mod attack_tests;
 #[cfg(test)]
 mod backend_model;
 #[cfg(test)]
+mod desk;
+#[cfg(test)]
+mod pools_tests;
+#[cfg(test)]
 mod random_tests;
 #[cfg(test)]
 mod recount;
+#[cfg(test)]
+mod share_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -16,7 +16,10 @@ pub(super) fn recount(worker: &Worker) {
         let (busy, opening) = entry.pool.counts();
         assert_eq!(opening, servers().count() - ready, "servers that are being opened");
         assert_eq!(busy + idle.len(), ready, "busy and idle servers");
-        assert!(entry.pool.total() <= entry.settings.pool_size, "more servers than allowed");
+        let most = entry.settings.pool_size + entry.settings.reserve;
+        assert!(entry.pool.total() <= most, "more servers than allowed");
+        let admitted = |client: &&client::Client| client.counted.in_pool && client.pool == number;
+        assert_eq!(entry.clients, worker.clients.iter().filter(admitted).count(), "clients");
         for id in &idle {
             let server = worker.servers.get(*id).expect("an idle server that is gone");
             assert!(server.client.is_none() && server.exchange.is_at_rest(), "{server:?}");

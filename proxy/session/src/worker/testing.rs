@@ -9,6 +9,7 @@ use core::ops::Range;
 use pgx_wire::backend::{self, Status};
 use pgx_wire::{Frames, frontend};
 
+use super::desk::Desk;
 use super::recount::recount;
 use super::{Owner, Worker};
 use crate::config::{AuthMethod, Config, Database, PoolMode};
@@ -91,22 +92,54 @@ pub(super) struct Bench {
     pub(super) wire: Wire,
     pub(super) now: Now,
     clients: BTreeMap<Socket, ClientId>,
+    desk: Desk,
 }
 
 impl Bench {
     /// One database on one backend, for everybody.
     pub(super) fn new(mode: PoolMode, pool_size: usize) -> Self {
         let backends = alloc::vec![ServerAddress("db:5432".to_string())];
-        let database = Database { backends, name: None, mode, pool_size };
-        let config = Config {
+        let database = Database::new(backends, mode, pool_size);
+        Self::with(Config {
             databases: BTreeMap::from([(b"*".to_vec(), database)]),
             auth: AuthMethod::Trust,
             prepared_max: 2,
             ..Config::default()
+        })
+    }
+
+    /// As configured.
+    pub(super) fn with(config: Config) -> Self {
+        Self::threads(config, 1).remove(0)
+    }
+
+    /// Several workers as configured, which share what there may be.
+    pub(super) fn threads(config: Config, threads: usize) -> Vec<Self> {
+        let config = Rc::new(config);
+        let begin = |desk: Desk| {
+            let mut wire = Wire::default();
+            let worker = Worker::new(Rc::clone(&config), desk.boxed(), 0, &mut wire);
+            Self { worker, wire, now: Now(0), clients: BTreeMap::new(), desk }
         };
-        let mut wire = Wire::default();
-        let worker = Worker::new(Rc::new(config), 0, &mut wire);
-        Self { worker, wire, now: Now(0), clients: BTreeMap::new() }
+        Desk::all(threads).into_iter().map(begin).collect()
+    }
+
+    /// The worker reads what it was told by others. Says whether there was anything.
+    pub(super) fn read_mail(&mut self) -> bool {
+        let mut has_read = false;
+        while let Some(word) = self.desk.word() {
+            self.worker.told(&mut self.wire, word, self.now);
+            has_read = true;
+        }
+        self.check();
+        has_read
+    }
+
+    /// Time passes.
+    pub(super) fn tick(&mut self, ms: u64) {
+        self.now = self.now.after_ms(ms);
+        self.worker.tick(&mut self.wire, self.now);
+        self.check();
     }
 
     /// A client that has connected and said nothing.
@@ -128,8 +161,18 @@ impl Bench {
 
     /// A client that has said who it is.
     pub(super) fn begin_client(&mut self, parameters: &[(&str, &str)]) -> Socket {
+        self.begin_client_of("ann", "shop", parameters)
+    }
+
+    /// A client that has said that it is somebody else.
+    pub(super) fn begin_client_of(
+        &mut self,
+        user: &str,
+        database: &str,
+        parameters: &[(&str, &str)],
+    ) -> Socket {
         let client = self.connect();
-        let own = [("user", "ann"), ("database", "shop")];
+        let own = [("user", user), ("database", database)];
         let all = own.iter().chain(parameters);
         let mut packet = Vec::new();
         frontend::write::startup(&mut packet, 0, all.map(|(a, b)| (a.as_bytes(), b.as_bytes())));
@@ -148,15 +191,20 @@ impl Bench {
             if !self.reach(*socket) {
                 continue;
             }
-            let mut hello = Vec::new();
-            backend::write::authentication_ok(&mut hello);
-            backend::write::parameter_status(&mut hello, b"DateStyle", b"ISO");
-            backend::write::parameter_status(&mut hello, b"TimeZone", b"UTC");
-            backend::write::backend_key(&mut hello, 99, b"key!");
-            backend::write::ready(&mut hello, Status::Idle);
-            self.say(*socket, &hello);
+            self.greet(*socket);
         }
         opened
+    }
+
+    /// A server that was told who logs in lets it in.
+    pub(super) fn greet(&mut self, socket: Socket) {
+        let mut hello = Vec::new();
+        backend::write::authentication_ok(&mut hello);
+        backend::write::parameter_status(&mut hello, b"DateStyle", b"ISO");
+        backend::write::parameter_status(&mut hello, b"TimeZone", b"UTC");
+        backend::write::backend_key(&mut hello, 99, b"key!");
+        backend::write::ready(&mut hello, Status::Idle);
+        self.say(socket, &hello);
     }
 
     /// The connection to a server is there. Says whether it is one to a server.

@@ -35,11 +35,9 @@ impl Worker {
         self.tick_servers(net);
         self.tick_cancels(net);
         for pool in 0..self.entries.len() {
-            let wants_first =
-                !self.entries[pool].admission.is_empty() && self.entries[pool].pool.total() == 0;
-            if wants_first {
-                self.open_server(net, pool);
-            }
+            self.entries[pool].is_denied = false;
+            self.offer_idle(net, pool);
+            self.keep_min(net, pool);
             self.serve(net, pool);
         }
     }
@@ -113,9 +111,12 @@ impl Worker {
             for id in idle {
                 let is_idle =
                     |server: &server::Server| over_idle(server.since, self.now, server_idle_ms);
-                let is_due = old.contains(&id) || self.servers.get(id).is_some_and(is_idle);
-                if is_due {
+                if old.contains(&id) {
                     self.close_idle(net, id);
+                } else if self.servers.get(id).is_some_and(is_idle)
+                    && self.permits.give_spare(self.entries[pool].key)
+                {
+                    self.end_idle(net, id);
                 }
             }
         }

@@ -23,6 +23,8 @@ pub(in crate::controller) struct Found {
     /// How far the directory is known to go at least: its last checkpoint, or what a standby has
     /// to replay.
     pub(super) end: Lsn,
+    /// Whether it ran as a primary when its control file was last written.
+    pub(super) was_primary: bool,
     pub(super) is_standby: bool,
     pub(super) postmaster: Option<Postmaster>,
 }
@@ -89,6 +91,11 @@ fn parse(text: &str) -> Result<Found, String> {
         system: SystemId(number("Database system identifier")?),
         timeline: Timeline(timeline.ok_or("a timeline of more than 32 bits")?),
         end: Lsn(ends[0].max(ends[1])),
+        // Whatever else the state is, crash recovery for one, is a primary's.
+        was_primary: !matches!(
+            field("Database cluster state")?,
+            "shut down in recovery" | "in archive recovery"
+        ),
         is_standby: false,
         postmaster: None,
     })
@@ -174,6 +181,13 @@ Min recovery ending loc's timeline:   0
         assert_eq!((found.timeline, found.end), (Timeline(2), Lsn(0x1_0150_0028)));
         let standby = SAID.replace("location:     0/0", "location:     2/0");
         assert_eq!(parse(&standby).unwrap().end, Lsn(0x2_0000_0000));
+        let was_primary = |state| parse(&SAID.replace("in production", state)).unwrap().was_primary;
+        for state in ["in production", "shut down", "shutting down", "in crash recovery"] {
+            assert!(was_primary(state), "{state}");
+        }
+        for state in ["in archive recovery", "shut down in recovery"] {
+            assert!(!was_primary(state), "{state}");
+        }
     }
 
     #[test]

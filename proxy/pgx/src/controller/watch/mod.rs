@@ -178,7 +178,7 @@ impl Watcher {
             Ok(found) => found,
             Err(error) => return self.say(&format!("cannot look at PostgreSQL: {error}")),
         };
-        let Found { system, timeline, end, is_standby, postmaster } = found;
+        let Found { system, timeline, end, was_primary, is_standby, postmaster } = found;
         if self.agent.is_none() {
             self.begin(system, timeline);
         }
@@ -216,6 +216,7 @@ impl Watcher {
             runs_rule: None,
             rule_flushed: Lsn(0),
             rule_since: Lsn(0),
+            was_primary,
             shut_down: None,
         });
     }

@@ -1,0 +1,213 @@
+//! What is said of databases and users, from the file's form to what sessions are told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgx_session::config::{Database, ForcedLogin, PoolMode, User};
+use pgx_session::limits::BACKENDS_MAX;
+use pgx_session::route::ServerAddress;
+use pgx_session::secret::Secret;
+
+use super::{is_host_and_port, raw};
+
+/// The name of what stands for all databases that are not named.
+const OTHERS: &str = "*";
+
+/// What holds where neither a database nor a user says otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defaults {
+    pub(super) mode: PoolMode,
+    pub(super) pool_size: usize,
+}
+
+/// The databases that clients can name.
+pub(super) fn databases(
+    raw: &raw::Proxy,
+    defaults: Defaults,
+    problems: &mut Vec<String>,
+) -> BTreeMap<Vec<u8>, Database> {
+    let mut databases = BTreeMap::new();
+    for given in raw.databases.iter().flatten() {
+        let key = format!("proxy.databases: {:?}", given.name);
+        if !is_name(&given.name) {
+            problems.push(format!("{key} cannot be a name in PostgreSQL"));
+        }
+        let database = database(&key, given, raw, defaults, problems);
+        if databases.insert(given.name.clone().into_bytes(), database).is_some() {
+            problems.push(format!("{key} is there twice"));
+        }
+    }
+    if !raw.backends.is_empty() {
+        let backends = raw.backends.iter().cloned().map(ServerAddress).collect();
+        let others = Database::new(backends, defaults.mode, defaults.pool_size);
+        databases.entry(OTHERS.as_bytes().to_vec()).or_insert(others);
+    }
+    databases
+}
+
+fn database(
+    key: &str,
+    given: &raw::Database,
+    raw: &raw::Proxy,
+    defaults: Defaults,
+    problems: &mut Vec<String>,
+) -> Database {
+    let own = given.backends.as_ref();
+    if let Some(own) = own {
+        backends(&format!("{key}: backends"), own, true, problems);
+    } else if raw.backends.is_empty() {
+        problems.push(format!("{key}: it has no backends, and proxy.backends names none"));
+    }
+    for (word, value) in [("dbname", &given.dbname), ("user", &given.user)] {
+        if value.as_deref().is_some_and(|name| !is_name(name)) {
+            problems.push(format!("{key}: {word} {value:?} cannot be a name in PostgreSQL"));
+        }
+    }
+    if given.password.is_some() && given.user.is_none() {
+        problems.push(format!("{key}: password is that of user, which is not given"));
+    }
+    let login = given.user.as_ref().map(|user| ForcedLogin {
+        user: user.clone().into_bytes(),
+        secret: given.password.as_ref().map(|password| Secret::parse(password.as_bytes())),
+    });
+    let backends = own.unwrap_or(&raw.backends).iter().cloned().map(ServerAddress).collect();
+    let mode = mode(key, given.pool_mode.as_deref(), problems).unwrap_or(defaults.mode);
+    let pool_size = size(key, given.pool_size, problems).unwrap_or(defaults.pool_size);
+    if count(given.min_pool_size) > pool_size {
+        let min = given.min_pool_size;
+        problems.push(format!("{key}: min_pool_size {min} is above pool_size {pool_size}"));
+    }
+    Database {
+        name: given.dbname.clone(),
+        login,
+        pool_min: count(given.min_pool_size),
+        reserve: count(given.reserve_pool_size),
+        reserve_ms: u64::from(given.reserve_pool_timeout) * 1_000,
+        servers_max: count(given.max_db_connections),
+        clients_max: count(given.max_db_client_connections),
+        ..Database::new(backends, mode, pool_size)
+    }
+}
+
+/// What is special about users.
+pub(super) fn users(raw: &raw::Proxy, problems: &mut Vec<String>) -> BTreeMap<Vec<u8>, User> {
+    let mut users = BTreeMap::new();
+    for given in raw.users.iter().flatten() {
+        let key = format!("proxy.users: {:?}", given.name);
+        if !is_name(&given.name) {
+            problems.push(format!("{key} cannot be a name in PostgreSQL"));
+        }
+        let user = User {
+            mode: mode(&key, given.pool_mode.as_deref(), problems),
+            pool_size: size(&key, given.pool_size, problems),
+            servers_max: count(given.max_user_connections),
+            clients_max: count(given.max_user_client_connections),
+        };
+        if users.insert(given.name.clone().into_bytes(), user).is_some() {
+            problems.push(format!("{key} is there twice"));
+        }
+    }
+    users
+}
+
+/// Checks a list of backends.
+pub(super) fn backends(key: &str, given: &[String], may_be_path: bool, problems: &mut Vec<String>) {
+    if given.is_empty() || given.len() > BACKENDS_MAX {
+        problems.push(format!("{key}: {} given, expected 1 to {BACKENDS_MAX}", given.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for backend in given {
+        let is_path = may_be_path && backend.starts_with('/');
+        if !is_path && !is_host_and_port(backend) {
+            problems.push(format!(
+                "{key}: {backend:?} is not host:port, such as db1:5432 or [fd00::1]:5432; with a \
+                 pool the path of a Unix socket will do"
+            ));
+        } else if !seen.insert(backend) {
+            problems.push(format!("{key}: {backend:?} is there twice"));
+        }
+    }
+}
+
+fn mode(key: &str, word: Option<&str>, problems: &mut Vec<String>) -> Option<PoolMode> {
+    match word? {
+        "session" => Some(PoolMode::Session),
+        "transaction" => Some(PoolMode::Transaction),
+        other => {
+            problems.push(format!(
+                "{key}: pool_mode {other:?} is none of \"session\", \"transaction\""
+            ));
+            None
+        }
+    }
+}
+
+fn size(key: &str, given: Option<u32>, problems: &mut Vec<String>) -> Option<usize> {
+    if given == Some(0) {
+        problems.push(format!("{key}: pool_size 0 would leave every client waiting"));
+    }
+    given.map(count)
+}
+
+fn count(given: u32) -> usize {
+    usize::try_from(given).unwrap_or(usize::MAX)
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains('\0')
+}
+
+#[cfg(test)]
+mod tests {
+    use pgx_session::config::PoolMode;
+
+    use crate::config::{Pool, parse};
+
+    const BASE: &str = "[proxy]\npool_mode = \"transaction\"\nauth_type = \"trust\"\n";
+
+    fn pool(text: &str) -> Pool {
+        parse(&format!("{BASE}{text}")).unwrap().proxy.unwrap().pool.unwrap()
+    }
+
+    fn problems(text: &str) -> Vec<String> {
+        parse(&format!("{BASE}{text}")).expect_err("must be refused")
+    }
+
+    #[test]
+    fn databases_have_settings_of_their_own_and_the_rest_those_of_the_proxy() {
+        let pool = pool(
+            "backends = [\"db1:5432\"]\ndefault_pool_size = 7\n[[proxy.databases]]\n\
+             name = \"shop\"\nbackends = [\"db2:5432\"]\ndbname = \"shop_v2\"\nuser = \"app\"\n\
+             password = \"x\"\npool_mode = \"session\"\npool_size = 3\n[[proxy.databases]]\n\
+             name = \"plain\"\n",
+        );
+        let shop = &pool.databases[&b"shop"[..]];
+        assert_eq!((shop.backends[0].0.as_str(), shop.pool_size), ("db2:5432", 3));
+        assert_eq!((shop.name.as_deref(), shop.mode), (Some("shop_v2"), PoolMode::Session));
+        assert_eq!(shop.login.as_ref().unwrap().user, b"app");
+        for name in [&b"plain"[..], b"*"] {
+            let other = &pool.databases[name];
+            assert_eq!((other.backends[0].0.as_str(), other.pool_size), ("db1:5432", 7));
+            assert_eq!(other.mode, PoolMode::Transaction);
+        }
+    }
+
+    #[test]
+    fn without_backends_of_the_proxy_only_named_databases_are_there() {
+        let pool = pool("[[proxy.databases]]\nname = \"a\"\nbackends = [\"db:1\"]\n");
+        assert_eq!(pool.databases.keys().collect::<Vec<_>>(), [&b"a".to_vec()]);
+        let found = problems("[[proxy.databases]]\nname = \"a\"\n");
+        assert!(found.len() == 1 && found[0].contains("no backends"), "{found:?}");
+    }
+
+    #[test]
+    fn everything_wrong_is_named_with_its_database_or_user() {
+        let found = problems(
+            "backends = [\"db:1\"]\n[[proxy.databases]]\nname = \"a\"\nbackends = []\n\
+             pool_size = 0\npool_mode = \"none\"\npassword = \"x\"\n[[proxy.databases]]\n\
+             name = \"a\"\n[[proxy.users]]\nname = \"u\"\npool_size = 0\n[[proxy.users]]\n\
+             name = \"u\"\n",
+        );
+        assert_eq!(found.len(), 7, "{found:#?}");
+        assert!(found.iter().all(|each| each.contains("\"a\"") || each.contains("\"u\"")));
+    }
+}

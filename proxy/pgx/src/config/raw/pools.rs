@@ -1,0 +1,78 @@
+//! The form of what is said of databases and users; the words are PgBouncer's where it has them.
+
+use serde::Deserialize;
+use toml_example::TomlExample;
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Database {
+    /// Its name for clients; "*" stands for all that are not named.
+    #[toml_example(default = "shop")]
+    pub(in crate::config) name: String,
+    /// Where it is; the backends above if they are not given.
+    #[toml_example(default = ["127.0.0.1:5432"])]
+    pub(in crate::config) backends: Option<Vec<String>>,
+    /// Its name on the server; the same if it is not given.
+    #[toml_example(default = "shop")]
+    pub(in crate::config) dbname: Option<String>,
+    /// The user that all its clients are on the server, who share connections then; each is
+    /// itself if it is not given.
+    #[toml_example(default = "shop_app")]
+    pub(in crate::config) user: Option<String>,
+    /// That user's password; the secret in auth_file if it is not given.
+    #[toml_example(default = "secret")]
+    pub(in crate::config) password: Option<String>,
+    /// "session" or "transaction"; as above if it is not given.
+    #[toml_example(default = "transaction")]
+    pub(in crate::config) pool_mode: Option<String>,
+    /// Server connections of each user; default_pool_size if it is not given.
+    #[toml_example(default = 20)]
+    pub(in crate::config) pool_size: Option<u32>,
+    /// Server connections of each user that are kept even if nobody needs them, as long as the
+    /// user has clients or "user" is given.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) min_pool_size: u32,
+    /// Server connections of each user beyond pool_size, for clients that have waited long.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) reserve_pool_size: u32,
+    /// Seconds that a client waits before it may have one of those.
+    #[serde(default = "reserve_pool_timeout")]
+    #[toml_example(default = 5)]
+    pub(in crate::config) reserve_pool_timeout: u32,
+    /// Server connections of all users; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) max_db_connections: u32,
+    /// Clients; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) max_db_client_connections: u32,
+}
+
+fn reserve_pool_timeout() -> u32 {
+    5
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct User {
+    /// The user's name.
+    #[toml_example(default = "reports")]
+    pub(in crate::config) name: String,
+    /// "session" or "transaction".
+    #[toml_example(default = "session")]
+    pub(in crate::config) pool_mode: Option<String>,
+    /// Server connections in each database.
+    #[toml_example(default = 5)]
+    pub(in crate::config) pool_size: Option<u32>,
+    /// Server connections in all databases; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) max_user_connections: u32,
+    /// Clients that log in as this user; 0 means no limit.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(in crate::config) max_user_client_connections: u32,
+}

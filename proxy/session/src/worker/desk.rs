@@ -1,0 +1,84 @@
+//! The bookkeeping of permits for workers that are made of bytes, with its mail.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use crate::permits::{Bounds, Ledger, Need, Offer, Permits, PoolKey, Whose, Word};
+use crate::time::Now;
+
+/// One thread's side of it.
+#[derive(Clone, Debug)]
+pub(super) struct Desk {
+    ledger: Rc<RefCell<Ledger>>,
+    mail: Rc<RefCell<VecDeque<(usize, Word)>>>,
+    pub(super) thread: usize,
+}
+
+impl Desk {
+    /// The sides of this many threads.
+    pub(super) fn all(threads: usize) -> Vec<Self> {
+        let ledger = Rc::new(RefCell::new(Ledger::new(threads)));
+        let mail = Rc::default();
+        let own = |thread| Self { ledger: Rc::clone(&ledger), mail: Rc::clone(&mail), thread };
+        (0..threads).map(own).collect()
+    }
+
+    pub(super) fn boxed(&self) -> Box<dyn Permits> {
+        Box::new(self.clone())
+    }
+
+    /// The next word to this thread.
+    pub(super) fn word(&self) -> Option<Word> {
+        let mut mail = self.mail.borrow_mut();
+        let at = mail.iter().position(|(to, _)| *to == self.thread)?;
+        mail.remove(at).map(|(_, word)| word)
+    }
+
+    fn ask<T>(&self, ask: impl FnOnce(&mut Ledger) -> T) -> T {
+        let mut ledger = self.ledger.borrow_mut();
+        let answer = ask(&mut ledger);
+        self.mail.borrow_mut().extend(ledger.words());
+        answer
+    }
+}
+
+impl Permits for Desk {
+    fn pool(&mut self, user: &[u8], database: &[u8], bounds: Bounds) -> PoolKey {
+        self.ask(|ledger| ledger.pool(user, database, bounds))
+    }
+
+    fn take(&mut self, pool: PoolKey, need: Need) -> bool {
+        self.ask(|ledger| ledger.take(self.thread, pool, need))
+    }
+
+    fn take_for_min(&mut self, pool: PoolKey) -> bool {
+        self.ask(|ledger| ledger.take_for_min(self.thread, pool))
+    }
+
+    fn give(&mut self, pool: PoolKey) {
+        self.ask(|ledger| ledger.give(self.thread, pool));
+    }
+
+    fn give_spare(&mut self, pool: PoolKey) -> bool {
+        self.ask(|ledger| ledger.give_spare(self.thread, pool))
+    }
+
+    fn offer(&mut self, pool: PoolKey, waits: Option<Now>) -> Offer {
+        self.ask(|ledger| ledger.offer(self.thread, pool, waits))
+    }
+
+    fn withdraw(&mut self, pool: PoolKey) {
+        self.ask(|ledger| ledger.withdraw(self.thread, pool));
+    }
+
+    fn enter(&mut self, whose: Whose<'_>, max: usize) -> bool {
+        self.ask(|ledger| ledger.enter(whose, max))
+    }
+
+    fn leave(&mut self, whose: Whose<'_>) {
+        self.ask(|ledger| ledger.leave(whose));
+    }
+}

@@ -1,0 +1,134 @@
+//! The servers of one user in one database: which settings they have, and what logs them in.
+//!
+//! Clients of a database with a user of its own share that user's servers, whoever they are.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use pgx_wire::SqlState;
+
+use super::{FIRST_EPOCH, Worker};
+use crate::config::{Config, Database};
+use crate::ids::ClientId;
+use crate::permits::{Bounds, PoolKey};
+use crate::pool::Pool;
+use crate::route::{Router, Snapshot};
+use crate::secret::{Credentials, Secret};
+use crate::settings::Settings;
+use crate::time::Now;
+
+/// What tells pools from each other: as whom servers are used, and the database's name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Name {
+    pub(super) user: Vec<u8>,
+    pub(super) database: Vec<u8>,
+}
+
+/// The servers of one user in one database, and how to open more.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: Name,
+    pub(super) settings: Rc<Database>,
+    pub(super) pool: Pool,
+    pub(super) router: Router,
+    /// What its servers report at their start; `None` until one has.
+    pub(super) welcome: Option<Settings>,
+    /// Clients that cannot be let in before that.
+    pub(super) admission: Vec<ClientId>,
+    pub(super) failure: Option<Failure>,
+    pub(super) credentials: Credentials,
+    /// New transactions wait.
+    pub(super) is_held: bool,
+    /// Its number on all threads.
+    pub(super) key: PoolKey,
+    /// Clients that are in, or about to be.
+    pub(super) clients: usize,
+    /// There was no permit; it is not asked for again before something changes.
+    pub(super) is_denied: bool,
+    /// This thread has stated that it wants one.
+    pub(super) has_want: bool,
+    /// Somebody wants the permits of its servers.
+    pub(super) is_wanted: bool,
+}
+
+/// Servers of a pool cannot be opened.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// How often in a row.
+    pub(super) times: usize,
+    /// Why, as the server or the system said last.
+    pub(super) reason: Vec<u8>,
+    /// The server does not let us in, for this.
+    pub(super) refusal: Option<SqlState>,
+    /// When it is tried again.
+    pub(super) retry: Now,
+}
+
+impl Entry {
+    fn new(name: Name, settings: Database, key: PoolKey) -> Self {
+        let snapshot = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
+        Self {
+            name,
+            settings: Rc::new(settings),
+            pool: Pool::default(),
+            router: Router::new(&snapshot),
+            welcome: None,
+            credentials: Credentials::default(),
+            admission: Vec::new(),
+            failure: None,
+            is_held: false,
+            key,
+            clients: 0,
+            is_denied: false,
+            has_want: false,
+            is_wanted: false,
+        }
+    }
+}
+
+/// What logs a user in at a database's servers.
+pub(super) fn secret<'a>(
+    config: &'a Config,
+    settings: &'a Database,
+    user: &[u8],
+) -> Option<&'a Secret> {
+    let forced = settings.login.as_ref().and_then(|login| login.secret.as_ref());
+    forced.or_else(|| config.users.get(user))
+}
+
+impl Worker {
+    /// Pools that have servers before any client comes: of databases with a user of their own.
+    pub(super) fn enter_those_with_min(&mut self) {
+        let config = Rc::clone(&self.config);
+        for (name, database) in config.databases.iter().filter(|(name, _)| *name != b"*") {
+            if let Some(login) = database.login.as_ref().filter(|_| database.pool_min > 0) {
+                self.entry(&login.user, name);
+            }
+        }
+    }
+
+    /// The pool for a client of this user in this database; `None` if there is no such database.
+    pub(super) fn entry(&mut self, user: &[u8], database: &[u8]) -> Option<usize> {
+        let settings = self.config.database(database)?;
+        let user = settings.login.as_ref().map_or(user, |login| &login.user);
+        let name = Name { user: user.to_vec(), database: database.to_vec() };
+        if let Some(known) = self.by_name.get(&name) {
+            return Some(*known);
+        }
+        let mut settings = settings.clone();
+        let special = self.config.special.get(user).copied().unwrap_or_default();
+        settings.mode = special.mode.unwrap_or(settings.mode);
+        settings.pool_size = special.pool_size.unwrap_or(settings.pool_size);
+        let bounds = Bounds {
+            pool: settings.pool_size,
+            reserve: settings.reserve,
+            min: settings.pool_min.min(settings.pool_size),
+            database: settings.servers_max,
+            user: special.servers_max,
+        };
+        let key = self.permits.pool(user, database, bounds);
+        self.entries.push(Entry::new(name.clone(), settings, key));
+        self.by_name.insert(name, self.entries.len() - 1);
+        Some(self.entries.len() - 1)
+    }
+}
