@@ -396,7 +396,11 @@ impl Exchange {
                     self.owed.remove(at);
                     self.unsure = true;
                 }
-                _ => at += 1,
+                _ => {
+                    // The server ends the session when it comes to this.
+                    self.doubtful = true;
+                    at += 1;
+                }
             }
         }
         self.copies = true;

@@ -104,6 +104,12 @@ impl Prepared {
         self.used.get_mut(&number).map(|used| *used = self.clock).is_some()
     }
 
+    /// All that are there.
+    #[cfg(test)]
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.used.keys().copied().collect()
+    }
+
     /// It is there from now on. Says which one has to go for it, if `max` are there already.
     pub(crate) fn add(&mut self, number: u64, max: usize) -> Option<u64> {
         self.clock += 1;

@@ -12,6 +12,8 @@ use pgx_wire::frontend::{self, BindHead, Parse, tag};
 use pgx_wire::{Frames, Walker};
 
 use super::testing::error;
+use crate::server::Server;
+use crate::statements::name;
 
 /// What a server knows of its session.
 #[derive(Debug)]
@@ -19,16 +21,18 @@ pub(super) struct Model {
     pub(super) input: Vec<u8>,
     /// What it has said that has not arrived yet.
     pub(super) out: Vec<u8>,
-    status: Status,
-    skips: bool,
+    pub(super) status: Status,
+    pub(super) skips: bool,
     /// It takes copy data; for a simple query or not.
-    copies: Option<bool>,
+    pub(super) copies: Option<bool>,
     prepared: BTreeMap<Vec<u8>, Vec<u8>>,
     portal: Option<(String, String)>,
     pub(super) settings: BTreeMap<String, String>,
     pub(super) listens: bool,
-    /// A cancel has hit it.
-    pub(super) is_hit: bool,
+    /// A cancel hits what it works on.
+    is_hit: bool,
+    /// It has lost its place in what it reads, and ends.
+    pub(super) has_ended: bool,
 }
 
 impl Model {
@@ -49,11 +53,15 @@ impl Model {
             settings: BTreeMap::new(),
             listens: false,
             is_hit: false,
+            has_ended: false,
         }
     }
 
     /// Works on one message, if there is one.
     pub(super) fn work(&mut self) {
+        if self.has_ended {
+            return;
+        }
         let mut walker = Walker::default();
         let mut at = 0;
         let share = walker.next(&self.input, &mut at).expect("a message");
@@ -61,6 +69,32 @@ impl Model {
         let rest = self.input.split_off(at);
         let message = core::mem::replace(&mut self.input, rest);
         self.message(share.tag, &message[5..]);
+    }
+
+    /// Nobody has it: it is in no transaction, and has what the worker knows of and no more.
+    pub(super) fn check_clean(&self, known: &Server) {
+        assert!(self.status == Status::Idle && self.copies.is_none() && !self.skips, "{self:?}");
+        // What is left of a copy that was none means nothing to whoever comes next.
+        let frames = take_frames(&mut self.input.clone());
+        let means_nothing = [tag::COPY_DATA, tag::COPY_DONE, tag::FLUSH];
+        let is_left_over = |(kind, _): &(u8, _)| means_nothing.contains(kind);
+        assert!(frames.iter().all(is_left_over), "not at rest: {self:?}");
+        assert!(!self.listens, "it listens for somebody: {self:?}");
+        let of_worker = known.settings.values().iter();
+        let of_worker: BTreeMap<_, _> = of_worker.map(|(k, v)| (text(k), text(v))).collect();
+        assert_eq!(self.settings, of_worker);
+        let names = || self.prepared.keys().filter(|name| !name.is_empty());
+        assert!(names().all(|name| name.starts_with(b"pgx_")), "a client's own name: {self:?}");
+        let all = known.prepared.numbers();
+        assert!(all.iter().all(|number| self.prepared.contains_key(&name(*number))), "{all:?}");
+        assert!(known.prepared.is_unsure || names().count() == all.len(), "{all:?} {self:?}");
+    }
+
+    /// A cancel arrives: it hits what is being worked on, if anything is.
+    pub(super) fn cancel(&mut self) {
+        self.is_hit = true;
+        self.work();
+        self.is_hit = false;
     }
 
     fn message(&mut self, kind: u8, body: &[u8]) {
@@ -120,7 +154,13 @@ impl Model {
         match kind {
             tag::COPY_DATA | tag::FLUSH | tag::SYNC => return,
             tag::COPY_DONE => backend::write::command_complete(&mut self.out, b"COPY 1"),
-            _ => self.fail("57014"),
+            _ => {
+                // It has read no more than the tag of it.
+                self.fail("08P01");
+                self.out.extend_from_slice(&error("FATAL", "08P01"));
+                self.has_ended = true;
+                return;
+            }
         }
         self.copies = None;
         if is_simple {
@@ -144,9 +184,7 @@ impl Model {
 
     fn query(&mut self, text: &str) {
         self.prepared.remove(&b""[..]);
-        if core::mem::take(&mut self.is_hit) {
-            self.fail("57014");
-        } else if text.starts_with("RESET ") || text.starts_with("SELECT pg_catalog.") {
+        if text.starts_with("RESET ") || text.starts_with("SELECT pg_catalog.") {
             self.set_all(text);
         } else {
             self.run(text, "", true);
@@ -159,6 +197,9 @@ impl Model {
 
     /// What the proxy sets for a client.
     fn set_all(&mut self, text: &str) {
+        if self.is_hit {
+            return self.fail("57014");
+        }
         for reset in text.split(';').filter_map(|part| part.strip_prefix("RESET ")) {
             self.set(reset, None);
         }
@@ -188,6 +229,9 @@ impl Model {
     fn run(&mut self, text: &str, mark: &str, is_simple: bool) {
         if self.is_void(text) {
             return self.fail("25P02");
+        }
+        if self.is_hit {
+            return self.fail("57014");
         }
         let mut words = text.split(' ');
         let verb = words.next().unwrap_or_default().to_ascii_lowercase();

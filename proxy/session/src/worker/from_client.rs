@@ -357,7 +357,10 @@ impl Side<'_> {
             prepared_max,
         };
         rewriter.message(flow, kind, body, share);
-        while let Some(answer) = server.exchange.next_answer() {
+        // Within a message of the server's there is no place for another.
+        while !server.is_cut()
+            && let Some(answer) = server.exchange.next_answer()
+        {
             flow.net.write(self.client.socket, answer);
         }
     }

@@ -209,7 +209,11 @@ impl Worker {
             client.doom = error.to_bytes();
             return;
         }
-        net.write(client.socket, &error.to_bytes());
+        let server = client.server.and_then(|server| self.servers.get(server));
+        // Within a message of the server's it could not be read.
+        if !server.is_some_and(Server::is_cut) {
+            net.write(client.socket, &error.to_bytes());
+        }
         net.finish(client.socket);
         self.forget_client(net, id);
     }
@@ -501,6 +505,8 @@ pub(crate) const FIRST_EPOCH: Epoch = Epoch(0);
 mod attack_tests;
 #[cfg(test)]
 mod backend_model;
+#[cfg(test)]
+mod client_model;
 #[cfg(test)]
 mod desk;
 #[cfg(test)]

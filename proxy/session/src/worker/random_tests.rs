@@ -4,22 +4,24 @@
 //! reads another's mark, text or setting; each request is answered in its order, or by an error;
 //! nobody is left waiting; servers at rest have nothing of anybody's; and the numbers recount.
 
+extern crate std;
+
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use alloc::{format, vec};
 
-use pgx_wire::backend::Fields;
 use pgx_wire::frontend;
 
 use super::Owner;
-use super::backend_model::{Model, columns, take_frames, text};
+use super::backend_model::{Model, take_frames};
+use super::client_model::{Asker, Unit, ends_unit};
 use super::testing::{Bench, error, query};
 use crate::config::PoolMode;
 use crate::net::Socket;
 
 const CLIENTS: usize = 4;
-const RUNS: u64 = 2_000;
+const RUNS: u64 = 800;
 const STEPS: usize = 120;
 
 /// Numbers that a seed decides.
@@ -39,34 +41,12 @@ impl Random {
     }
 }
 
-/// What ends with one `ReadyForQuery`.
-#[derive(Debug, Default)]
-struct Unit {
-    marks: VecDeque<String>,
-    has_failed: bool,
-    /// What is said when the server asks for copy data.
-    on_copy: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct Asker {
-    name: String,
-    socket: Socket,
-    /// What it is about to say, and what it has read of half a message.
-    outbox: Vec<u8>,
-    inbox: Vec<u8>,
-    units: VecDeque<Unit>,
-    /// The batch that it has not ended.
-    open: bool,
-    has_cancelled: bool,
-}
-
 struct Play {
     bench: Bench,
     random: Random,
     askers: Vec<Asker>,
     models: BTreeMap<Socket, Model>,
-    cancels: Vec<(Socket, String)>,
+    cancels: Vec<Socket>,
     marks: usize,
     is_calm: bool,
 }
@@ -99,7 +79,19 @@ impl Play {
         let units = VecDeque::from([Unit::default()]);
         let (outbox, inbox) = (Vec::new(), Vec::new());
         let (open, has_cancelled) = (false, false);
-        self.askers.push(Asker { name, socket, outbox, inbox, units, open, has_cancelled });
+        let (half_said, ends_said, ends_read) = (Vec::new(), 1, 0);
+        self.askers.push(Asker {
+            name,
+            socket,
+            outbox,
+            inbox,
+            units,
+            half_said,
+            ends_said,
+            ends_read,
+            open,
+            has_cancelled,
+        });
     }
 
     fn step(&mut self) {
@@ -122,8 +114,23 @@ impl Play {
             19 => self.block(),
             _ => {}
         }
+        if self.random.one_in(2) {
+            self.bench.read_mail();
+        }
         self.read_all();
         self.bench.check();
+        self.check_idle();
+    }
+
+    /// Servers that nobody has are as they are known to be, and clean.
+    fn check_idle(&self) {
+        let worker = &self.bench.worker;
+        let idle = worker.entries.iter().flat_map(|entry| entry.pool.idle());
+        for server in idle.filter_map(|id| worker.servers.get(id)) {
+            let Some(model) = self.models.get(&server.socket) else { continue };
+            assert!(model.out.is_empty(), "not at rest: {model:?}");
+            model.check_clean(server);
+        }
     }
 
     /// A client says the next bytes.
@@ -136,6 +143,9 @@ impl Play {
         let cut = if self.random.one_in(2) { asker.outbox.len() } else { cut };
         let rest = asker.outbox.split_off(cut);
         let said = core::mem::replace(&mut asker.outbox, rest);
+        asker.half_said.extend_from_slice(&said);
+        let frames = take_frames(&mut asker.half_said);
+        asker.ends_said += frames.iter().filter(|(kind, _)| ends_unit(*kind)).count();
         self.bench.say(asker.socket, &said);
     }
 
@@ -150,7 +160,12 @@ impl Play {
         let cut = if self.random.one_in(2) { model.out.len() } else { cut };
         let rest = model.out.split_off(cut);
         let said = core::mem::replace(&mut model.out, rest);
+        let has_ended = model.has_ended && model.out.is_empty();
         self.bench.say(socket, &said);
+        if has_ended {
+            self.models.remove(&socket);
+            self.bench.end_if_open(socket);
+        }
     }
 
     fn some_server(&mut self) -> Option<Socket> {
@@ -191,25 +206,22 @@ impl Play {
 
     /// A cancel has its effect.
     fn arrive(&mut self) {
-        let Some((socket, address)) = self.cancels.pop() else { return };
+        let Some(socket) = self.cancels.pop() else { return };
         self.bench.take(socket);
         // All servers have the same key here: it is meant for the one that its client has.
-        let _ = address;
         let hit = self.bench.wire.owners.get(&socket).copied();
         if let Some(Owner::Cancel(id)) = hit
             && let Some(server) = self.bench.worker.cancels.get(id).map(|cancel| cancel.server)
             && let Some(server) = self.bench.worker.servers.get(server)
             && let Some(model) = self.models.get_mut(&server.socket)
-            && !model.input.is_empty()
         {
-            model.is_hit = true;
+            model.cancel();
         }
         self.bench.end_if_open(socket);
     }
 
     fn pass_time(&mut self) {
-        self.bench.now = self.bench.now.after_ms(60);
-        self.bench.tick();
+        self.bench.tick(60);
         if self.random.one_in(10) && !self.is_calm {
             let is_held = self.random.one_in(2);
             self.bench.worker.hold(&mut self.bench.wire, b"shop", is_held, self.bench.now);
@@ -238,7 +250,7 @@ impl Play {
         let id = self.bench.id(asker.socket);
         if let Some(socket) = self.bench.cancel(id.place()) {
             asker.has_cancelled = true;
-            self.cancels.push((socket, asker.name.clone()));
+            self.cancels.push(socket);
         }
     }
 
@@ -269,7 +281,6 @@ impl Play {
         }
         let mark = self.mark(who);
         let mut marks = VecDeque::new();
-        let mut on_copy = Vec::new();
         let text = match self.random.below(14) {
             0..3 => "begin".into(),
             3..5 => "commit".into(),
@@ -279,10 +290,7 @@ impl Play {
             8 => "deallocate all".into(),
             9 if self.random.one_in(3) => "listen c".into(),
             9 => "discard all".into(),
-            10 => {
-                on_copy = b"d\0\0\0\x05xc\0\0\0\x04".to_vec();
-                "copy".into()
-            }
+            10 => "copy".into(),
             11 => {
                 marks.push_back(mark.clone());
                 format!("show {mark}")
@@ -298,7 +306,7 @@ impl Play {
             // The rest of a copy that was none.
             asker.outbox.extend_from_slice(b"d\0\0\0\x05x");
         }
-        asker.units.push_back(Unit { marks, has_failed: false, on_copy });
+        asker.units.push_back(Unit { marks, ..Unit::default() });
     }
 
     /// The same, of the extended protocol.
@@ -307,8 +315,15 @@ impl Play {
         let name = self.askers[who].name.clone();
         let called = ["", "", "a", "b", "pgx_1"][self.random.below(5)];
         let texts = [
-            "row shared", "row other", "bad", "copy", "begin", "commit", "rollback",
-            "deallocate all", "fail",
+            "row shared",
+            "row other",
+            "bad",
+            "copy",
+            "begin",
+            "commit",
+            "rollback",
+            "deallocate all",
+            "fail",
         ];
         let own = format!("row {name}");
         let index = self.random.below(texts.len() + 4);
@@ -341,16 +356,12 @@ impl Play {
         }
         let asker = &mut self.askers[who];
         if !asker.open {
-            asker.units.push_back(Unit::default());
+            asker.units.push_back(Unit { is_batch: true, ..Unit::default() });
         }
         let unit = asker.units.back_mut().expect("it is open");
         if runs {
             unit.marks.push_back(mark);
         }
-        // Only of a batch that ends, since the Sync in a copy is for nothing.
-        let mut late = b"d\0\0\0\x05xc\0\0\0\x04".to_vec();
-        frontend::write::sync(&mut late);
-        unit.on_copy = late;
         asker.open = !ends;
         asker.outbox.extend_from_slice(&out);
     }
@@ -386,6 +397,9 @@ impl Play {
 
     /// Nothing bad happens any more: all is answered in the end.
     fn end(&mut self) {
+        while !self.cancels.is_empty() {
+            self.arrive();
+        }
         self.is_calm = true;
         self.bench.worker.hold(&mut self.bench.wire, b"shop", false, self.bench.now);
         for socket in core::mem::take(&mut self.bench.wire.blocked) {
@@ -412,57 +426,7 @@ impl Play {
             }
         }
         let left: Vec<_> = self.askers.iter().filter(|asker| !asker.units.is_empty()).collect();
-        panic!("left without an answer: {left:?}\n{:?}\n{:?}", self.models, self.bench.worker);
-    }
-}
-
-impl Asker {
-    fn read(&mut self, kind: u8, body: &[u8]) {
-        let name = &self.name;
-        let is_own = |value: &str| value.split('.').next() == Some(name);
-        match kind {
-            b'D' => {
-                let all = columns(body);
-                let unit = self.units.front_mut().expect("a row that nobody asked for");
-                let expected = unit.marks.pop_front().expect("a row too many");
-                assert_eq!(all[1], expected, "another answer");
-                let first = all[0].as_str();
-                let is_text = first.is_empty()
-                    || matches!(first, "row shared" | "row other")
-                    || first.strip_prefix("row ") == Some(name);
-                assert!(is_text || first.split(',').all(is_own), "{name} reads {first}");
-            }
-            b'E' => {
-                let code = Fields::new(body).sqlstate().map(|code| text(&code));
-                let code = code.expect("a code");
-                assert!(code != "57014" || self.has_cancelled, "{name}: cancelled by another");
-                if !Fields::new(body).is_fatal() && code != "22023" {
-                    self.units.front_mut().expect("an error that nobody asked for").has_failed =
-                        true;
-                }
-            }
-            b'G' => {
-                let unit = self.units.front_mut().expect("a copy that nobody asked for");
-                unit.marks.pop_front();
-                let late = core::mem::take(&mut unit.on_copy);
-                // It is said before all else that is not said yet.
-                self.outbox = [late, core::mem::take(&mut self.outbox)].concat();
-            }
-            b'C' if !body.starts_with(b"ROW") => {
-                // Of a batch, what gives no row has its mark still.
-                let done = text(body);
-                let has_row = done.starts_with("SELECT") || done.starts_with("SHOW");
-                let unit = self.units.front_mut().expect("an end that nobody asked for");
-                if !has_row && !done.starts_with("COPY") {
-                    unit.marks.pop_front();
-                }
-            }
-            b'Z' => {
-                let unit = self.units.pop_front().expect("ready that nobody asked for");
-                assert!(unit.has_failed || unit.marks.is_empty(), "{name}: no answer: {unit:?}");
-            }
-            _ => {}
-        }
+        panic!("left without an answer: {left:?}");
     }
 }
 

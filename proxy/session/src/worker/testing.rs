@@ -215,12 +215,6 @@ impl Bench {
         true
     }
 
-    /// Time has passed.
-    pub(super) fn tick(&mut self) {
-        self.worker.tick(&mut self.wire, self.now);
-        self.check();
-    }
-
     /// Who a client is.
     pub(super) fn id(&self, socket: Socket) -> ClientId {
         self.clients[&socket]
