@@ -28,6 +28,7 @@ pub(super) struct Model {
     prepared: BTreeMap<Vec<u8>, Vec<u8>>,
     portal: Option<(String, String)>,
     pub(super) settings: BTreeMap<String, String>,
+    defaults: BTreeMap<String, String>,
     pub(super) listens: bool,
     /// A cancel hits what it works on.
     is_hit: bool,
@@ -51,24 +52,35 @@ impl Model {
             prepared: BTreeMap::new(),
             portal: None,
             settings: BTreeMap::new(),
+            defaults: BTreeMap::new(),
             listens: false,
             is_hit: false,
             has_ended: false,
         }
     }
 
-    /// Works on one message, if there is one.
-    pub(super) fn work(&mut self) {
+    /// The server of one client, who is in with these parameters.
+    pub(super) fn of(parameters: &[(&str, &str)]) -> Self {
+        let mut model = Self::new();
+        parameters.iter().for_each(|(name, value)| model.set(name, Some(value)));
+        model.defaults = model.settings.clone();
+        model.out.clear();
+        model
+    }
+
+    /// Works on one message, if there is one. Says so.
+    pub(super) fn work(&mut self) -> bool {
         if self.has_ended {
-            return;
+            return false;
         }
         let mut walker = Walker::default();
         let mut at = 0;
         let share = walker.next(&self.input, &mut at).expect("a message");
-        let Some(share) = share.filter(|share| share.is_last) else { return };
+        let Some(share) = share.filter(|share| share.is_last) else { return false };
         let rest = self.input.split_off(at);
         let message = core::mem::replace(&mut self.input, rest);
         self.message(share.tag, &message[5..]);
+        true
     }
 
     /// Nobody has it: it is in no transaction, and has what the worker knows of and no more.
@@ -87,7 +99,8 @@ impl Model {
         assert!(names().all(|name| name.starts_with(b"pgx_")), "a client's own name: {self:?}");
         let all = known.prepared.numbers();
         assert!(all.iter().all(|number| self.prepared.contains_key(&name(*number))), "{all:?}");
-        assert!(known.prepared.is_unsure || names().count() == all.len(), "{all:?} {self:?}");
+        let is_sure = !known.prepared.is_unsure && !known.prepared.may_have_more;
+        assert!(!is_sure || names().count() == all.len(), "{all:?} {self:?}");
     }
 
     /// A cancel arrives: it hits what is being worked on, if anything is.
@@ -227,6 +240,9 @@ impl Model {
     }
 
     fn run(&mut self, text: &str, mark: &str, is_simple: bool) {
+        if text.is_empty() {
+            return self.out.extend_from_slice(b"I\0\0\0\x04");
+        }
         if self.is_void(text) {
             return self.fail("25P02");
         }
@@ -258,7 +274,7 @@ impl Model {
                 for name in ["datestyle", "work_mem"] {
                     self.set(name, None);
                 }
-                self.settings.clear();
+                self.settings = self.defaults.clone();
             }
             ("copy", _) => {
                 self.out.extend_from_slice(b"G\0\0\0\x07\0\0\0");
@@ -301,6 +317,15 @@ pub(super) fn columns(mut body: &[u8]) -> Vec<String> {
 
 pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The first whole message, which is taken away.
+pub(super) fn take_frame(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
+    let mut frames = Frames::new(bytes);
+    let frame = frames.next_frame().expect("messages")?;
+    let taken = (frame.tag, frame.body.to_vec());
+    *bytes = frames.rest().to_vec();
+    Some(taken)
 }
 
 /// Whole messages at the beginning of some bytes, which are taken away.

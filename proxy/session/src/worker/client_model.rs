@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use pgx_wire::backend::Fields;
 use pgx_wire::{Frames, frontend};
 
-use super::backend_model::{columns, text};
+use super::backend_model::{Model, columns, take_frame, take_frames, text};
 use crate::net::Socket;
 
 /// What ends with one `ReadyForQuery`.
@@ -36,6 +36,20 @@ pub(super) struct Asker {
     /// The batch that it has not ended.
     pub(super) open: bool,
     pub(super) has_cancelled: bool,
+    /// It came with settings.
+    pub(super) has_settings: bool,
+    /// A server of its own that is told the same, while nothing happens that none could hide.
+    pub(super) direct: Option<Model>,
+    /// What it has read before that server has said it.
+    pub(super) ahead: VecDeque<(u8, Vec<u8>)>,
+}
+
+/// What must be the same.
+fn essence(kind: u8, body: &[u8]) -> Vec<u8> {
+    match kind {
+        b'E' => Fields::new(body).sqlstate().map(|code| code.to_vec()).unwrap_or_default(),
+        _ => body.to_vec(),
+    }
 }
 
 /// Whether a message ends what one `ReadyForQuery` answers.
@@ -70,8 +84,37 @@ impl Asker {
         self.outbox = all.split_off(self.half_said.len());
     }
 
+    /// It has said these bytes.
+    pub(super) fn has_said(&mut self, bytes: &[u8]) {
+        self.half_said.extend_from_slice(bytes);
+        let frames = take_frames(&mut self.half_said);
+        self.ends_said += frames.iter().filter(|(kind, _)| ends_unit(*kind)).count();
+        if let Some(direct) = &mut self.direct {
+            direct.input.extend_from_slice(bytes);
+            while direct.work() {}
+        }
+    }
+
+    /// What it reads is what it would read without the proxy; only the texts of errors differ, and
+    /// the proxy knows an answer before it has all of the request.
+    fn compare(&mut self, kind: u8, body: &[u8]) {
+        let Some(direct) = self.direct.as_mut().filter(|_| self.ends_read > 0) else { return };
+        self.ahead.push_back((kind, body.to_vec()));
+        while let Some((kind, body)) = self.ahead.front() {
+            let Some(expected) = take_frame(&mut direct.out) else { return };
+            if expected.0 != b'S' {
+                let expected = (expected.0, essence(expected.0, &expected.1));
+                assert_eq!((*kind, essence(*kind, body)), expected, "{}: not as there", self.name);
+                self.ahead.pop_front();
+            }
+        }
+    }
+
     /// It reads a message.
     pub(super) fn read(&mut self, kind: u8, body: &[u8]) {
+        if kind != b'S' {
+            self.compare(kind, body);
+        }
         let name = &self.name;
         let is_own = |value: &str| value.split('.').next() == Some(name);
         match kind {

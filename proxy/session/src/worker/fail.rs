@@ -93,6 +93,9 @@ impl Worker {
                 client.stand_in = is_rolled_back.then_some(stand_in);
             }
         }
+        if client.awaits.is_some() {
+            return self.go_on(net, id);
+        }
         if core::mem::take(&mut client.is_paused) {
             net.resume(client.socket);
         }

@@ -15,7 +15,7 @@ use pgx_wire::frontend;
 
 use super::Owner;
 use super::backend_model::{Model, take_frames};
-use super::client_model::{Asker, Unit, ends_unit};
+use super::client_model::{Asker, Unit};
 use super::testing::{Bench, error, query};
 use crate::config::PoolMode;
 use crate::net::Socket;
@@ -48,6 +48,8 @@ struct Play {
     models: BTreeMap<Socket, Model>,
     cancels: Vec<Socket>,
     marks: usize,
+    /// No server is lost, and nobody cancels: the proxy cannot be told from a server.
+    is_peaceful: bool,
     is_calm: bool,
 }
 
@@ -58,7 +60,9 @@ impl Play {
         let pool_size = if mode == PoolMode::Session { CLIENTS } else { 1 + random.below(2) };
         let bench = Bench::new(mode, pool_size);
         let (askers, models, cancels) = (Vec::new(), BTreeMap::new(), Vec::new());
-        let mut play = Self { bench, random, askers, models, cancels, marks: 0, is_calm: false };
+        let is_peaceful = random.one_in(2);
+        let (marks, is_calm) = (0, false);
+        let mut play = Self { bench, random, askers, models, cancels, marks, is_peaceful, is_calm };
         for _ in 0..CLIENTS {
             play.come();
         }
@@ -76,6 +80,8 @@ impl Play {
             _ => &[],
         };
         let socket = self.bench.begin_client(taken);
+        let is_taken = taken.iter().all(|(name, _)| *name == "datestyle");
+        let direct = (self.is_peaceful && is_taken).then(|| Model::of(taken));
         let units = VecDeque::from([Unit::default()]);
         let (outbox, inbox) = (Vec::new(), Vec::new());
         let (open, has_cancelled) = (false, false);
@@ -91,6 +97,9 @@ impl Play {
             ends_read,
             open,
             has_cancelled,
+            direct,
+            ahead: VecDeque::new(),
+            has_settings: !taken.is_empty(),
         });
     }
 
@@ -104,13 +113,13 @@ impl Play {
             13 => self.open(),
             14 => self.arrive(),
             15 => self.pass_time(),
-            16 if self.random.one_in(3) => self.lose_server(),
-            17 if self.random.one_in(5) => {
+            16 if !self.is_peaceful && self.random.one_in(3) => self.lose_server(),
+            17 if self.random.one_in(3) => {
                 let asker = self.askers.remove(who);
                 self.bench.end(asker.socket);
                 self.come();
             }
-            18 => self.cancel(who),
+            18 if !self.is_peaceful => self.cancel(who),
             19 => self.block(),
             _ => {}
         }
@@ -143,9 +152,7 @@ impl Play {
         let cut = if self.random.one_in(2) { asker.outbox.len() } else { cut };
         let rest = asker.outbox.split_off(cut);
         let said = core::mem::replace(&mut asker.outbox, rest);
-        asker.half_said.extend_from_slice(&said);
-        let frames = take_frames(&mut asker.half_said);
-        asker.ends_said += frames.iter().filter(|(kind, _)| ends_unit(*kind)).count();
+        asker.has_said(&said);
         self.bench.say(asker.socket, &said);
     }
 
@@ -190,7 +197,7 @@ impl Play {
             if self.bench.is_closed(socket) {
                 continue;
             }
-            let fails = !self.is_calm && self.random.one_in(6);
+            let fails = !self.is_calm && !self.is_peaceful && self.random.one_in(6);
             if fails && self.random.one_in(2) {
                 self.bench.end(socket);
                 continue;
@@ -289,6 +296,8 @@ impl Play {
             7 => format!("set datestyle = {mark}"),
             8 => "deallocate all".into(),
             9 if self.random.one_in(3) => "listen c".into(),
+            // Behind it, in the same flight, start-up settings are not there yet.
+            9 if self.askers[who].has_settings => "listen c".into(),
             9 => "discard all".into(),
             10 => "copy".into(),
             11 => {
@@ -329,8 +338,11 @@ impl Play {
         let index = self.random.below(texts.len() + 4);
         let text = texts.get(index).copied().unwrap_or(&own);
         let mut out = Vec::new();
+        // What all names mean is known behind a Sync only.
+        let forgets = text == "deallocate all";
+        let called = if forgets { "" } else { called };
         let (parses, closes, describes) =
-            (self.random.below(3) > 0, self.random.one_in(5), self.random.one_in(5));
+            (forgets || self.random.below(3) > 0, self.random.one_in(5), self.random.one_in(5));
         if closes {
             frontend::write::close(&mut out, b'S', called.as_bytes());
         }
@@ -340,7 +352,7 @@ impl Play {
         if describes {
             frontend::write::describe(&mut out, b'S', called.as_bytes());
         }
-        let runs = self.random.below(4) > 0;
+        let runs = forgets || self.random.below(4) > 0;
         if runs {
             let bytes = u32::try_from(mark.len()).expect("short").to_be_bytes();
             let rest = [&[0, 0, 0, 1][..], &bytes, mark.as_bytes(), &[0, 0]].concat();
@@ -348,7 +360,7 @@ impl Play {
             out.extend_from_slice(&rest);
             frontend::write::execute(&mut out, b"", 0);
         }
-        let ends = self.random.below(3) > 0;
+        let ends = forgets || self.random.below(3) > 0;
         if ends {
             frontend::write::sync(&mut out);
         } else if self.random.one_in(2) {
@@ -418,6 +430,8 @@ impl Play {
         }
         for _ in 0..5_000 {
             if self.askers.iter().all(|asker| asker.units.is_empty()) {
+                let is_even = |asker: &Asker| asker.ahead.is_empty();
+                assert!(self.askers.iter().all(is_even), "more than without the proxy");
                 return;
             }
             self.step();
