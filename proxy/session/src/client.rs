@@ -82,6 +82,8 @@ pub(crate) struct Client {
     /// It waits for a server, or for the one that it has to take its settings.
     pub(crate) is_waiting: bool,
     pub(crate) is_paused: bool,
+    /// It has been answered too little for it to be known what this name means, which it uses next.
+    pub(crate) awaits: Option<Box<[u8]>>,
     /// Its settings, those that it began with, and what it was told that the server's are.
     pub(crate) settings: Settings,
     pub(crate) startup: Settings,
@@ -117,6 +119,7 @@ impl Client {
             held: Vec::new(),
             is_waiting: false,
             is_paused: false,
+            awaits: None,
             settings: Settings::default(),
             startup: Settings::default(),
             proven: Settings::default(),

@@ -30,6 +30,8 @@ pub(crate) struct Lost {
     /// The server does not have the statement of this number.
     pub(crate) number: Option<u64>,
     pub(crate) undo: Option<Undo>,
+    /// A statement is there still that was to make room.
+    pub(crate) is_close: bool,
 }
 
 /// One message that has to be answered.
@@ -68,6 +70,13 @@ pub(crate) enum Owed {
 impl Owed {
     fn ends_with_ready(&self) -> bool {
         matches!(self, Self::Query | Self::Function | Self::Sync | Self::OurQuery)
+    }
+
+    fn is_about(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Parse(_, Some(undo)) | Self::Answer(_, Some(undo)) => *undo.name == *name,
+            _ => false,
+        }
     }
 }
 
@@ -314,6 +323,16 @@ impl Exchange {
         names
     }
 
+    /// The statements that are to be prepared yet.
+    pub(crate) fn numbers(&self) -> BTreeSet<u64> {
+        let number = |owed: &Owed| match owed {
+            Owed::Parse(number, _) => *number,
+            Owed::OurParse(number) => Some(*number),
+            _ => None,
+        };
+        self.owed.iter().filter_map(number).collect()
+    }
+
     /// What is owed first.
     pub(crate) fn front(&self) -> Option<&Owed> {
         self.owed.front()
@@ -323,6 +342,29 @@ impl Exchange {
     pub(crate) fn readies_owed(&self) -> usize {
         let is_clients = |owed: &&Owed| owed.ends_with_ready() && **owed != Owed::OurQuery;
         self.owed.iter().filter(is_clients).count()
+    }
+
+    /// Whether it shows only by an answer that is owed what a client's name means: an earlier batch
+    /// may fail that changes it.
+    pub(crate) fn is_unsettled(&self, name: &[u8]) -> bool {
+        let last = self.owed.iter().rposition(Owed::ends_with_ready).unwrap_or(0);
+        self.owed.range(..last).any(|owed| owed.is_about(name))
+    }
+
+    /// Whether the batch that is open changes what a name means.
+    pub(crate) fn is_new(&self, name: &[u8]) -> bool {
+        let last = self.owed.iter().rposition(Owed::ends_with_ready).map_or(0, |at| at + 1);
+        self.owed.range(last..).any(|owed| owed.is_about(name))
+    }
+
+    /// Whether the server may be in a failed block when it comes to what is sent now.
+    pub(crate) fn may_have_failed(&self) -> bool {
+        self.status == Status::Failed || self.readies_owed() > 0
+    }
+
+    /// Whether the server waits for copy data.
+    pub(crate) fn copies(&self) -> bool {
+        self.copies
     }
 
     /// Whether a batch is open that the client has to end with a Sync.
@@ -365,11 +407,14 @@ impl Exchange {
                     self.owed.push_front(owed);
                     return fate;
                 }
-                Owed::Parse(number, undo) => lost.push(Lost { number, undo }),
-                Owed::OurParse(number) => lost.push(Lost { number: Some(number), undo: None }),
+                Owed::Parse(number, undo) => lost.push(Lost { number, undo, is_close: false }),
+                Owed::OurParse(number) => {
+                    lost.push(Lost { number: Some(number), undo: None, is_close: false });
+                }
+                Owed::OurClose => lost.push(Lost { number: None, undo: None, is_close: true }),
                 Owed::Answer(_, undo) => {
                     self.answers -= 1;
-                    lost.push(Lost { number: None, undo });
+                    lost.push(Lost { number: None, undo, is_close: false });
                 }
                 _ => {}
             }
@@ -396,7 +441,11 @@ impl Exchange {
                     self.owed.remove(at);
                     self.unsure = true;
                 }
-                _ => at += 1,
+                _ => {
+                    // The server ends the session when it comes to this.
+                    self.doubtful = true;
+                    at += 1;
+                }
             }
         }
         self.copies = true;

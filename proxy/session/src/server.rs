@@ -140,4 +140,9 @@ impl Server {
             cancels: 0,
         }
     }
+
+    /// Whether its client has read a part of a message, and waits for the rest.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.walker.missing() > 0 && self.act == Act::Pass
+    }
 }

@@ -4,7 +4,7 @@
 //! statement can be used on a server that its client has never met: it is prepared there first.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -95,6 +95,8 @@ pub(crate) struct Prepared {
     clock: u64,
     /// Others than those may be there or not, since their end was asked for.
     pub(crate) is_unsure: bool,
+    /// Some may be there still that were to make room.
+    pub(crate) may_have_more: bool,
 }
 
 impl Prepared {
@@ -102,6 +104,12 @@ impl Prepared {
     pub(crate) fn touch(&mut self, number: u64) -> bool {
         self.clock += 1;
         self.used.get_mut(&number).map(|used| *used = self.clock).is_some()
+    }
+
+    /// All that are there.
+    #[cfg(test)]
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.used.keys().copied().collect()
     }
 
     /// It is there from now on. Says which one has to go for it, if `max` are there already.
@@ -126,6 +134,7 @@ impl Prepared {
     pub(crate) fn clear(&mut self) {
         self.used.clear();
         self.is_unsure = false;
+        self.may_have_more = false;
     }
 
     /// The server may forget all when it comes to what was sent just now.
@@ -134,12 +143,12 @@ impl Prepared {
         self.is_unsure = true;
     }
 
-    /// The server has forgotten what it had then.
-    pub(crate) fn forgotten(&mut self) {
-        if !self.is_unsure {
-            self.used.clear();
-        }
-        self.is_unsure = false;
+    /// The server has forgotten all but those that are to be prepared behind that; if `again`, it
+    /// may do so once more.
+    pub(crate) fn forgotten(&mut self, later: &BTreeSet<u64>, again: bool) {
+        self.used.retain(|number, _| later.contains(number));
+        self.is_unsure &= again;
+        self.may_have_more = false;
     }
 }
 

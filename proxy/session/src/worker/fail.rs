@@ -14,7 +14,7 @@ use crate::exchange::Exchange;
 use crate::ids::{ClientId, ServerId};
 use crate::net::Net;
 use crate::note::Note;
-use crate::server::{Act, Phase, Server};
+use crate::server::{Phase, Server};
 use crate::stand_in::{StandIn, rolled_back};
 use crate::time::Now;
 
@@ -63,8 +63,10 @@ impl Worker {
             return self.ask_again(net, id);
         }
         let has_state = !client.shares() || server.is_kept || server.exchange.is_opaque();
-        let is_cut = server.walker.missing() > 0 && server.act == Act::Pass || server.has_told;
-        if has_state || is_cut || !client.walker.is_between() {
+        let is_cut = server.is_cut() || server.has_told;
+        // How many answers it expects cannot be told any more.
+        let is_unsure = server.exchange.is_doubtful();
+        if has_state || is_cut || is_unsure || !client.walker.is_between() {
             // Its state is gone with the server, or it has read half a message.
             let message = "terminating connection because its server was lost";
             let error = ErrorResponse::new(Severity::Fatal, SqlState::ADMIN_SHUTDOWN, message);
@@ -98,6 +100,9 @@ impl Worker {
             } else {
                 client.stand_in = is_rolled_back.then_some(stand_in);
             }
+        }
+        if client.awaits.is_some() {
+            return self.go_on(net, id);
         }
         if core::mem::take(&mut client.is_paused) {
             net.resume(client.socket);

@@ -1,9 +1,11 @@
 //! What clients send.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use pgx_wire::backend::{self, Status};
-use pgx_wire::frontend::{self, BindHead, STATEMENT, tag};
+use pgx_wire::frontend::{self, BindHead, Parse, STATEMENT, tag};
+use pgx_wire::limits::HEADER_BYTES;
 use pgx_wire::{ErrorResponse, Severity, Share, SqlState};
 
 use super::{Worker, adjust, rewrite};
@@ -25,6 +27,8 @@ enum Step {
     On,
     /// The client has no server for what begins at this place.
     Wait(usize),
+    /// What this message means shows by answers that are owed.
+    Hold(Vec<u8>),
     /// The client leaves.
     Leave,
     /// The client cannot be understood.
@@ -63,7 +67,7 @@ impl Worker {
         let mut at = 0;
         loop {
             let Some(client) = self.clients.get_mut(id) else { return };
-            if client.is_waiting {
+            if client.is_waiting || client.awaits.is_some() {
                 client.held.extend_from_slice(&piece[at..]);
                 return;
             }
@@ -83,6 +87,16 @@ impl Worker {
                     // Its header came with an earlier piece, which the driver has no more.
                     let held = core::mem::take(&mut client.held);
                     return self.client_piece(net, id, &held, false);
+                }
+                Step::Hold(begun) => {
+                    let Some(client) = self.clients.get_mut(id) else { return };
+                    client.held = begun;
+                    client.held.extend_from_slice(&piece[at..]);
+                    if !client.is_paused {
+                        client.is_paused = true;
+                        net.pause(client.socket);
+                    }
+                    return;
                 }
                 Step::Leave => {
                     let Some(client) = self.clients.get(id) else { return };
@@ -146,6 +160,9 @@ impl Worker {
                 }
                 other => {
                     flow.flush();
+                    if matches!(other, Step::Hold(_)) {
+                        client.walker = pgx_wire::Walker::default();
+                    }
                     return other;
                 }
             }
@@ -196,7 +213,7 @@ impl Side<'_> {
             Act::Pass => flow.pass(share),
             Act::Drop => {}
             Act::Collect => return self.collect(flow, share, prepared_max),
-            Act::Head => self.head(flow, share, prepared_max),
+            Act::Head => return self.head(flow, share, prepared_max),
         }
         Step::On
     }
@@ -280,6 +297,10 @@ impl Side<'_> {
         }
         let body = &flow.piece()[share.body()];
         if share.is_whole() && share.straddled.is_none() {
+            if let Some(step) = self.hold(share.tag, share.body_bytes, named(share.tag, body), body)
+            {
+                return step;
+            }
             self.message(flow, share.tag, body, Some(share), prepared_max);
             return self.bounded();
         }
@@ -288,9 +309,27 @@ impl Side<'_> {
         }
         if share.is_last {
             let partial = core::mem::take(&mut self.client.partial);
+            let name = named(share.tag, &partial);
+            if let Some(step) = self.hold(share.tag, share.body_bytes, name, &partial) {
+                return step;
+            }
             self.message(flow, share.tag, &partial, None, prepared_max);
         }
         self.bounded()
+    }
+
+    /// Holds a message whose name may come to mean something else by the answers that are owed:
+    /// a batch that changes it may fail, or the server may be about to forget all names.
+    fn hold(&mut self, kind: u8, body_bytes: usize, name: &[u8], begun: &[u8]) -> Option<Step> {
+        let server = self.server.as_deref().filter(|_| !name.is_empty())?;
+        if !is_unsettled(self.client, server, name) {
+            return None;
+        }
+        self.client.awaits = Some(Box::from(name));
+        let mut message = Vec::with_capacity(HEADER_BYTES + begun.len());
+        rewrite::put_header(&mut message, kind, body_bytes);
+        message.extend_from_slice(begun);
+        Some(Step::Hold(message))
     }
 
     /// Nobody slows down a client that asks for replies that need no server.
@@ -357,14 +396,31 @@ impl Side<'_> {
             prepared_max,
         };
         rewriter.message(flow, kind, body, share);
-        while let Some(answer) = server.exchange.next_answer() {
+        // Within a message of the server's there is no place for another.
+        while !server.is_cut()
+            && let Some(answer) = server.exchange.next_answer()
+        {
             flow.net.write(self.client.socket, answer);
         }
     }
 
     /// A Bind: its names, then the values as they come.
-    fn head<N: Net>(&mut self, flow: &mut Flow<'_, N>, share: &Share, prepared_max: usize) {
-        let Some(server) = self.server.as_deref_mut() else { return };
+    fn head<N: Net>(&mut self, flow: &mut Flow<'_, N>, share: &Share, prepared_max: usize) -> Step {
+        let mut partial = core::mem::take(&mut self.client.partial);
+        let body = &flow.piece()[share.body()];
+        let is_here = share.is_first && share.straddled.is_none();
+        let head = if is_here { BindHead::read(body) } else { None };
+        if head.is_none() {
+            partial.extend_from_slice(body);
+        }
+        let begun = if head.is_some() { body } else { &partial };
+        let head = head.or_else(|| BindHead::read(&partial));
+        if let Some(head) = &head
+            && let Some(step) = self.hold(tag::BIND, share.body_bytes, head.statement, begun)
+        {
+            return step;
+        }
+        let Some(server) = self.server.as_deref_mut() else { return Step::On };
         let mut rewriter = rewrite::Rewriter {
             client: self.client,
             server,
@@ -372,18 +428,11 @@ impl Side<'_> {
             scratch: self.scratch,
             prepared_max,
         };
-        let body = &flow.piece()[share.body()];
-        if share.is_first
-            && share.straddled.is_none()
-            && let Some(head) = BindHead::read(body)
-        {
-            let act = rewriter.bind(flow, &head, share.body_bytes, share, body.len());
-            self.client.act = act;
-            return;
-        }
-        let mut partial = core::mem::take(&mut rewriter.client.partial);
-        partial.extend_from_slice(body);
-        match BindHead::read(&partial) {
+        match head {
+            Some(head) if partial.is_empty() => {
+                let act = rewriter.bind(flow, &head, share.body_bytes, share, body.len());
+                self.client.act = act;
+            }
             Some(head) => {
                 let act = rewriter.bind_kept(flow, &head, share.body_bytes, &partial);
                 self.client.act = act;
@@ -397,6 +446,25 @@ impl Side<'_> {
             }
             None => self.client.partial = partial,
         }
+        Step::On
+    }
+}
+
+/// Whether it shows only by answers that are owed what a client's name means.
+pub(super) fn is_unsettled(client: &Client, server: &Server, name: &[u8]) -> bool {
+    let exchange = &server.exchange;
+    // A client that copies has to go on, whatever comes of it.
+    let may_forget = server.prepared.is_unsure && exchange.readies_owed() > 0;
+    let may_forget = may_forget && client.names.contains_key(name) && !exchange.is_new(name);
+    (may_forget || exchange.is_unsettled(name)) && !exchange.copies()
+}
+
+/// The statement that a Parse, Describe or Close names.
+fn named(kind: u8, body: &[u8]) -> &[u8] {
+    match (kind, frontend::target(body)) {
+        (tag::PARSE, _) => Parse::read(body).map_or(b"", |parse| parse.name),
+        (_, Ok((STATEMENT, name))) => name,
+        _ => b"",
     }
 }
 

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use pgx_wire::Share;
 use pgx_wire::backend::{self, Fields, Status, tag};
 
+use super::from_client::is_unsettled;
 use super::standby::lag_of;
 use super::{Worker, rewrite, tell};
 use crate::attrs::ServerKind;
@@ -61,7 +62,14 @@ impl Worker {
         let Some(server) = self.servers.get(id) else { return };
         let exchange = &server.exchange;
         if let Some(client_id) = server.client {
-            let client = self.clients.get_mut(client_id).filter(|client| client.is_waiting);
+            let Some(client) = self.clients.get_mut(client_id) else { return };
+            if let Some(name) = &client.awaits {
+                if !is_unsettled(client, server, name) {
+                    self.go_on(net, client_id);
+                }
+                return;
+            }
+            let client = Some(client).filter(|client| client.is_waiting);
             if let Some(client) = client.filter(|_| exchange.is_answered()) {
                 client.proven = client.settings.clone();
                 self.go_on(net, client_id);
@@ -118,7 +126,8 @@ impl Worker {
         let Some(server) = self.servers.get_mut(id) else { return false };
         let Some(client_id) = server.client else { return true };
         let Some(client) = self.clients.get_mut(client_id) else { return false };
-        let is_settled = !client.is_waiting && client.walker.is_between();
+        let is_settled =
+            !client.is_waiting && client.awaits.is_none() && client.walker.is_between();
         if !client.shares() || server.is_kept || !is_settled {
             return false;
         }
@@ -257,7 +266,8 @@ impl Side<'_> {
             return Step::Broken("the settings of a client could not be set once more");
         }
         let mut bytes = Vec::new();
-        header_of(&mut bytes, tag::ERROR, body);
+        rewrite::put_header(&mut bytes, tag::ERROR, body.len());
+        bytes.extend_from_slice(body);
         Step::Refused(bytes)
     }
 
@@ -308,7 +318,11 @@ impl Side<'_> {
 
     /// What failed or was skipped has not happened.
     fn undo(&mut self, lost: Vec<Lost>) {
-        for Lost { number, undo } in lost.into_iter().rev() {
+        for Lost { number, undo, is_close } in lost.into_iter().rev() {
+            if is_close {
+                self.server.prepared.may_have_more = true;
+                continue;
+            }
             match number {
                 Some(0) => self.server.has_unnamed = false,
                 Some(number) => self.server.prepared.lose(number),
@@ -360,7 +374,9 @@ impl Side<'_> {
         let Ok(done) = backend::command_tag(body) else { return };
         let Some(client) = self.client.as_deref_mut() else { return };
         if matches!(done, DISCARD_ALL | b"DEALLOCATE ALL") {
-            self.server.prepared.forgotten();
+            let exchange = &self.server.exchange;
+            let is_last = exchange.readies_owed() <= 1;
+            self.server.prepared.forgotten(&exchange.numbers(), !is_last);
             // What was named behind the command stays.
             let later = self.server.exchange.forget_names();
             for (name, statement) in core::mem::take(&mut client.names) {
@@ -377,13 +393,4 @@ impl Side<'_> {
             client.settings = client.startup.clone();
         }
     }
-}
-
-/// A message with its header.
-fn header_of(out: &mut Vec<u8>, kind: u8, body: &[u8]) {
-    out.push(kind);
-    // A message is no longer than its length word can tell.
-    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(body);
 }

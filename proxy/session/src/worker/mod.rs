@@ -192,7 +192,8 @@ impl Worker {
                 let server = client.server.and_then(|server| self.servers.get_mut(server));
                 let is_free = server.as_ref().is_none_or(|each| !net.is_blocked(each.socket));
                 let is_ready = matches!(client.phase, client::Phase::Ready);
-                if client.is_paused && is_ready && is_free && !client.is_waiting {
+                let goes_on = !client.is_waiting && client.awaits.is_none();
+                if client.is_paused && is_ready && is_free && goes_on {
                     client.is_paused = false;
                     net.resume(client.socket);
                 }
@@ -205,7 +206,9 @@ impl Worker {
             Owner::Server(id) => {
                 let client = self.servers.get(id).and_then(|server| server.client);
                 let client = client.and_then(|client| self.clients.get_mut(client));
-                if let Some(client) = client.filter(|each| each.is_paused && !each.is_waiting)
+                if let Some(client) = client.filter(|each| each.is_paused)
+                    && !client.is_waiting
+                    && client.awaits.is_none()
                     && !net.is_blocked(client.socket)
                 {
                     client.is_paused = false;
@@ -230,7 +233,11 @@ impl Worker {
             client.doom = error.to_bytes();
             return;
         }
-        net.write(client.socket, &error.to_bytes());
+        let server = client.server.and_then(|server| self.servers.get(server));
+        // Within a message of the server's it could not be read.
+        if !server.is_some_and(Server::is_cut) {
+            net.write(client.socket, &error.to_bytes());
+        }
         net.finish(client.socket);
         self.forget_client(net, id);
     }
@@ -379,6 +386,7 @@ impl Worker {
     fn go_on<N: Net>(&mut self, net: &mut N, id: ClientId) {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.is_waiting = false;
+        client.awaits = None;
         let held = core::mem::take(&mut client.held);
         if core::mem::take(&mut client.is_paused) {
             net.resume(client.socket);
@@ -497,13 +505,19 @@ pub(crate) const FIRST_EPOCH: Epoch = Epoch(0);
 #[cfg(test)]
 mod attack_tests;
 #[cfg(test)]
+mod backend_model;
+#[cfg(test)]
 mod chaos_tests;
+#[cfg(test)]
+mod client_model;
 #[cfg(test)]
 mod desk;
 #[cfg(test)]
 mod hold_tests;
 #[cfg(test)]
 mod pools_tests;
+#[cfg(test)]
+mod random_tests;
 #[cfg(test)]
 mod recount;
 #[cfg(test)]

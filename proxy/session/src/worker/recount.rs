@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use super::Worker;
+use super::from_client::is_unsettled;
 use crate::client;
 use crate::server;
 
@@ -60,7 +61,9 @@ fn of_client(worker: &Worker, client: &client::Client) {
         assert_eq!(server.client, Some(client.id), "a client with the server of another");
         assert!(client.stand_in.is_none(), "a server and a stand-in for it");
         let is_held = !client.held.is_empty();
-        assert!(!is_held || client.is_waiting, "held bytes that nobody will look at");
+        let awaited = client.awaits.as_deref();
+        let waits = awaited.is_some_and(|name| is_unsettled(client, server, name));
+        assert!(!is_held || client.is_waiting || waits, "held bytes that nobody will look at");
     } else if client.is_waiting {
         let mut waiting = worker.entries[client.pool].pool.waiting();
         assert!(waiting.any(|id| id == client.id), "one who waits and is not served");

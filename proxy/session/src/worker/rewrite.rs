@@ -76,6 +76,12 @@ impl Rewriter<'_> {
                 let undo = self.call(called, None);
                 self.server.exchange.owe(Owed::Answer(CLOSE_COMPLETE, Some(undo)));
             }
+            (tag::CLOSE, _, Ok((STATEMENT, _))) if !self.server.exchange.skips() => {
+                // The one without a name is none from here on, here and elsewhere.
+                self.client.unnamed = None;
+                self.server.has_unnamed = true;
+                self.as_it_is(flow, kind, body, share);
+            }
             // Broken messages, too: the server has the words for them.
             _ => self.as_it_is(flow, kind, body, share),
         }
@@ -124,7 +130,8 @@ impl Rewriter<'_> {
         let (number, words) = (statement.number, statement.words);
         note(self.server, words, Some(parse.text));
         let undo = self.call(parse.name, Some(Rc::clone(&statement)));
-        if self.server.prepared.touch(number) {
+        let may_have_failed = self.server.exchange.may_have_failed();
+        if self.server.prepared.touch(number) && !may_have_failed {
             self.server.exchange.owe(Owed::Answer(PARSE_COMPLETE, Some(undo)));
         } else {
             self.prepare(flow, &statement);
@@ -173,7 +180,9 @@ impl Rewriter<'_> {
     fn prepare<N: Net>(&mut self, flow: &mut Flow<'_, N>, statement: &Statement) {
         self.scratch.clear();
         // Closing what is not there does no harm.
-        let unsure = self.server.prepared.is_unsure.then_some(statement.number);
+        let Server { prepared, exchange, .. } = &*self.server;
+        let is_unsure = prepared.is_unsure || prepared.may_have_more || exchange.may_have_failed();
+        let unsure = is_unsure.then_some(statement.number);
         let evicted = self.server.prepared.add(statement.number, self.prepared_max);
         for number in unsure.into_iter().chain(evicted) {
             frontend::write::close(self.scratch, STATEMENT, &name(number));
@@ -288,11 +297,17 @@ pub(super) fn note(server: &mut Server, words: Words, text: Option<&[u8]>) {
 
 /// Writes a message's header.
 pub(super) fn header<N: Net>(flow: &mut Flow<'_, N>, kind: u8, body_bytes: usize) {
-    let mut header = [kind; HEADER_BYTES];
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    put_header(&mut header, kind, body_bytes);
+    flow.write(&header);
+}
+
+/// The same, into memory.
+pub(super) fn put_header(out: &mut Vec<u8>, kind: u8, body_bytes: usize) {
+    out.push(kind);
     // A message is no longer than its length word can tell.
     let length = u32::try_from(body_bytes + 4).unwrap_or(u32::MAX);
-    header[1..].copy_from_slice(&length.to_be_bytes());
-    flow.write(&header);
+    out.extend_from_slice(&length.to_be_bytes());
 }
 
 /// Whether a text is one statement that sets nothing but a setting that servers report, or one of

@@ -228,6 +228,11 @@ impl Bench {
         true
     }
 
+    /// Who a client is.
+    pub(super) fn id(&self, socket: Socket) -> ClientId {
+        self.clients[&socket]
+    }
+
     /// A socket has sent what it was given.
     pub(super) fn drained(&mut self, socket: Socket) {
         let owner = self.wire.owners.get(&socket).copied();
