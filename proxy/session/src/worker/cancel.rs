@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use pgx_wire::frontend;
 
-use super::login::process_id;
+use super::login::{process_id, thread_of};
 use super::{Owner, Worker};
 use crate::exchange::Owed;
 use crate::ids::{CancelId, ServerId};
@@ -28,7 +28,7 @@ impl Worker {
     /// Whether a number by which a query is to be cancelled is of this worker.
     #[must_use]
     pub fn is_ours(&self, process: u32) -> bool {
-        process >> 24 == u32::from(self.number & 0x7f)
+        thread_of(process) == Some(self.number & 0x7f)
     }
 
     /// Somebody asks to cancel a query. A wrong key does nothing, as in PostgreSQL.

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use pgx_wire::backend::{self, Fields, Status, tag};
-use pgx_wire::{SqlState, Startup, Walker, frontend, startup};
+use pgx_wire::{SqlState, Startup, StartupError, Walker, frontend, startup};
 
 use super::{Entry, FIRST_EPOCH, Worker};
 use crate::client::{Act, Phase};
@@ -31,8 +31,14 @@ enum First {
     More,
     Decline(usize),
     Cancel(u32, Vec<u8>),
-    Login { minor: u16, parameters: Vec<(Vec<u8>, Vec<u8>)>, taken: usize },
+    Login {
+        minor: u16,
+        parameters: Vec<(Vec<u8>, Vec<u8>)>,
+        taken: usize,
+    },
     Nonsense(String),
+    /// No client of PostgreSQL speaks like that: it would not understand an answer either.
+    Noise(String),
 }
 
 impl Worker {
@@ -70,6 +76,11 @@ impl Worker {
                     Phase::Ready => self.client_piece(net, id, &rest, false),
                     _ => self.client_login(net, id, &rest),
                 }
+            }
+            First::Noise(message) => {
+                net.note(&crate::note::Note::Violation { client: id, what: &message });
+                net.finish(client.socket);
+                self.forget_client(net, id);
             }
             First::Nonsense(message) => {
                 client.doom.push(0);
@@ -362,11 +373,21 @@ fn first(packet: &[u8]) -> First {
             let parameters = parameters.into_iter().map(own).collect();
             First::Login { minor, parameters, taken }
         }
+        Err(error @ (StartupError::Length { .. } | StartupError::CancelKey { .. })) => {
+            First::Noise(alloc::format!("{error}"))
+        }
         Err(error) => First::Nonsense(alloc::format!("{error}")),
     }
 }
 
-/// The number by which a client's query is cancelled: the thread, and its place there.
+/// The number by which a client's query is cancelled: the thread, and its place there. Threads count
+/// from one here, so that no number is one that a system gives to a process, or none.
 pub(super) fn process_id(worker: u8, id: ClientId) -> u32 {
-    (u32::from(worker & 0x7f) << 24) | (id.place() & 0x00ff_ffff)
+    ((u32::from(worker & 0x7f) + 1) << 24) | (id.place() & 0x00ff_ffff)
+}
+
+/// The thread whose client has this number; `None` for a number that no thread gives.
+#[must_use]
+pub fn thread_of(process: u32) -> Option<u8> {
+    u8::try_from(process >> 24).ok()?.checked_sub(1)
 }

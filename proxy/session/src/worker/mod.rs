@@ -22,6 +22,8 @@ use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
+pub use login::thread_of;
+
 use crate::client::{self, Client};
 use crate::config::{Config, Database, PoolMode};
 use crate::exchange::Owed;
