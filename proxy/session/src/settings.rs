@@ -104,6 +104,19 @@ pub(crate) fn is_settable(name: &[u8]) -> bool {
     !FIXED.iter().any(|fixed| fixed.eq_ignore_ascii_case(name))
 }
 
+/// How a server will report a value that a client has asked for, where that is known beforehand.
+/// Drivers write the one encoding that most of them want in many ways, and some look at what they
+/// are told of it before they send a query. Other values stand as they came until a server tells.
+pub(crate) fn as_reported<'a>(name: &[u8], value: &'a [u8]) -> &'a [u8] {
+    let is_encoding = name.eq_ignore_ascii_case(b"client_encoding");
+    let letters = value.iter().filter(|byte| byte.is_ascii_alphanumeric());
+    let word: Vec<u8> = letters.map(u8::to_ascii_lowercase).collect();
+    match word.as_slice() {
+        b"utf8" | b"unicode" if is_encoding => b"UTF8",
+        _ => value,
+    }
+}
+
 /// Writes a literal that means the same in each encoding that the server may take the query for,
 /// and under each of its settings: all that could be taken otherwise is written by its number.
 fn literal(out: &mut Vec<u8>, text: &[u8]) {
@@ -151,6 +164,15 @@ mod tests {
                         pg_catalog.set_config('search_path','a, b',false)";
         assert_eq!(change(&ours, &theirs), expected);
         assert_eq!(change(&ours, &ours), "");
+    }
+
+    #[test]
+    fn encoding_is_told_as_a_server_tells_it() {
+        for written in ["utf-8", "'utf-8'", "UTF8", "Unicode", "utf_8"] {
+            assert_eq!(as_reported(b"client_encoding", written.as_bytes()), b"UTF8");
+            assert_eq!(as_reported(b"TimeZone", written.as_bytes()), written.as_bytes());
+        }
+        assert_eq!(as_reported(b"client_encoding", b"latin1"), b"latin1");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::pool::Pool;
 use crate::route::{Router, Snapshot};
 use crate::secret::Credentials;
 use crate::server;
-use crate::settings::{Settings, Values, is_name};
+use crate::settings::{Settings, Values, as_reported, is_name};
 use crate::time::Now;
 
 /// The newest minor version of the protocol that clients may speak.
@@ -207,13 +207,15 @@ impl Worker {
         for (name, value) in reported.values() {
             // What it wants itself it is told at once; servers are made to agree later.
             let own = client.settings.values().get(&name.to_ascii_lowercase());
+            let own = own.map(|own| as_reported(name, own));
             backend::write::parameter_status(out, name, own.unwrap_or(value));
         }
         client.reported = reported.clone();
         let own: Vec<_> = reported.values().keys().cloned().collect();
         for name in own {
             if let Some(value) = client.settings.values().get(&name.to_ascii_lowercase()) {
-                client.reported.put(&name, &value.clone());
+                let value = as_reported(&name, value).to_vec();
+                client.reported.put(&name, &value);
             }
         }
         let process = process_id(self.number, id);
