@@ -35,8 +35,8 @@ impl Worker {
     pub fn cancel<N: Net>(&mut self, net: &mut N, process: u32, key: &[u8], now: Now) {
         self.now = now;
         let number = self.number;
-        let is_meant = |id, own: &[u8]| process_id(number, id) == process && same(own, key);
-        let client = self.clients.iter().find(|client| is_meant(client.id, client.key()));
+        let mut all = self.clients.iter();
+        let client = all.find(|each| process_id(number, each) == process && same(each.key(), key));
         let Some(id) = client.and_then(|client| client.server) else { return };
         let Some(server) = self.servers.get_mut(id) else { return };
         // The settings of its client must not be lost by it.

@@ -323,7 +323,7 @@ impl Side<'_> {
         let Some(client) = self.client.as_deref() else { return Fate::Swallow };
         let own = self.server.key.0.to_be_bytes();
         let Some(rest) = body.strip_prefix(&own) else { return Fate::Forward };
-        let process = process_id(self.number, client.id).to_be_bytes();
+        let process = process_id(self.number, client).to_be_bytes();
         let mut bytes = Vec::new();
         header_of(&mut bytes, tag::NOTIFICATION, &[&process, rest].concat());
         Fate::Replace(bytes)

@@ -9,7 +9,7 @@ use pgx_wire::backend::{self, Fields, Status, tag};
 use pgx_wire::{SqlState, Startup, StartupError, Walker, frontend, startup};
 
 use super::{Entry, FIRST_EPOCH, Worker};
-use crate::client::{Act, Phase};
+use crate::client::{Act, Client, Phase};
 use crate::config::AuthMethod;
 use crate::ids::{ClientId, ServerId};
 use crate::limits::COLLECT_BYTES_MAX;
@@ -218,7 +218,7 @@ impl Worker {
                 client.reported.put(&name, &value);
             }
         }
-        let process = process_id(self.number, id);
+        let process = process_id(self.number, client);
         backend::write::backend_key(out, process, client.key());
         backend::write::ready(out, Status::Idle);
         net.write(client.socket, out);
@@ -382,10 +382,10 @@ fn first(packet: &[u8]) -> First {
     }
 }
 
-/// The number by which a client's query is cancelled: the thread, and its place there. Threads count
-/// from one here, so that no number is one that a system gives to a process, or none.
-pub(super) fn process_id(worker: u8, id: ClientId) -> u32 {
-    ((u32::from(worker & 0x7f) + 1) << 24) | (id.place() & 0x00ff_ffff)
+/// The number by which a client's query is cancelled: the thread, and which of its clients. Threads
+/// count from one here, so that no number is one that a system gives to a process, or none.
+pub(super) fn process_id(worker: u8, client: &Client) -> u32 {
+    ((u32::from(worker & 0x7f) + 1) << 24) | client.serial
 }
 
 /// The thread whose client has this number; `None` for a number that no thread gives.

@@ -169,7 +169,8 @@ impl Worker {
         self.counts.clients += 1;
         let mut secret = [0; 32];
         net.random(&mut secret);
-        let id = self.clients.add(|id| Client::new(id, socket, secret, now));
+        let serial = u32::try_from(self.counts.clients & 0x00ff_ffff).unwrap_or(0);
+        let id = self.clients.add(|id| Client::new(id, socket, serial, secret, now));
         if self.clients.len() > self.config.clients_max {
             let state = SqlState::TOO_MANY_CONNECTIONS;
             self.refuse(net, id, state, "too many clients already");

@@ -19,7 +19,7 @@ use crate::route::ServerAddress;
 use crate::time::Now;
 
 /// The number of the first client, by which it cancels.
-pub(super) const FIRST_PROCESS: u32 = 1 << 24;
+pub(super) const FIRST_PROCESS: u32 = (1 << 24) | 1;
 
 /// What the worker did with its sockets.
 #[derive(Debug, Default)]

@@ -539,3 +539,15 @@ fn noise_in_place_of_a_start_is_not_answered() {
         assert!(bench.take(client).is_empty() && bench.is_closed(client), "{noise:?}");
     }
 }
+
+#[test]
+fn number_of_a_client_that_has_left_is_not_the_next_ones() {
+    let (mut bench, first, _, _) = two();
+    bench.end(first);
+    let next = bench.begin_client(&[]);
+    let hello = bench.take(next);
+    let mut frames = Frames::new(&hello);
+    let key = core::iter::from_fn(|| frames.next_frame().unwrap()).find(|each| each.tag == b'K');
+    let (process, _) = backend::backend_key(key.unwrap().body).unwrap();
+    assert_eq!(process, FIRST_PROCESS + 2, "two came before");
+}
