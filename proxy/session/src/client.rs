@@ -93,6 +93,9 @@ pub(crate) struct Client {
     pub(crate) names: BTreeMap<Box<[u8]>, Rc<Statement>>,
     pub(crate) unnamed: Option<Unnamed>,
     pub(crate) stand_in: Option<StandIn>,
+    /// How many clients of its thread had come when it came. No two have the same for long, so that
+    /// who tells connections apart by it is right.
+    pub(crate) serial: u32,
     /// By what it can have its query cancelled.
     pub(crate) secret: [u8; 32],
     pub(crate) minor: u16,
@@ -101,7 +104,13 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(id: ClientId, socket: Socket, secret: [u8; 32], now: Now) -> Self {
+    pub(crate) fn new(
+        id: ClientId,
+        socket: Socket,
+        serial: u32,
+        secret: [u8; 32],
+        now: Now,
+    ) -> Self {
         Self {
             id,
             socket,
@@ -127,6 +136,7 @@ impl Client {
             names: BTreeMap::new(),
             unnamed: None,
             stand_in: None,
+            serial,
             secret,
             minor: 0,
             since: now,

@@ -104,6 +104,89 @@ pub(crate) fn is_settable(name: &[u8]) -> bool {
     !FIXED.iter().any(|fixed| fixed.eq_ignore_ascii_case(name))
 }
 
+/// Encodings as servers report them. Source: PostgreSQL's documentation, "Supported Character Sets".
+const ENCODINGS: [&str; 42] = [
+    "BIG5",
+    "EUC_CN",
+    "EUC_JIS_2004",
+    "EUC_JP",
+    "EUC_KR",
+    "EUC_TW",
+    "GB18030",
+    "GBK",
+    "ISO_8859_5",
+    "ISO_8859_6",
+    "ISO_8859_7",
+    "ISO_8859_8",
+    "JOHAB",
+    "KOI8R",
+    "KOI8U",
+    "LATIN1",
+    "LATIN10",
+    "LATIN2",
+    "LATIN3",
+    "LATIN4",
+    "LATIN5",
+    "LATIN6",
+    "LATIN7",
+    "LATIN8",
+    "LATIN9",
+    "MULE_INTERNAL",
+    "SHIFT_JIS_2004",
+    "SJIS",
+    "SQL_ASCII",
+    "UHC",
+    "UTF8",
+    "WIN1250",
+    "WIN1251",
+    "WIN1252",
+    "WIN1253",
+    "WIN1254",
+    "WIN1255",
+    "WIN1256",
+    "WIN1257",
+    "WIN1258",
+    "WIN866",
+    "WIN874",
+];
+
+/// What some of them are called as well.
+const ENCODINGS_ALSO: [(&str, &str); 13] = [
+    ("KOI8R", "KOI8"),
+    ("LATIN1", "ISO88591"),
+    ("LATIN10", "ISO885916"),
+    ("LATIN2", "ISO88592"),
+    ("LATIN3", "ISO88593"),
+    ("LATIN4", "ISO88594"),
+    ("LATIN5", "ISO88599"),
+    ("LATIN6", "ISO885910"),
+    ("LATIN7", "ISO885913"),
+    ("LATIN8", "ISO885914"),
+    ("LATIN9", "ISO885915"),
+    ("SJIS", "Shift_JIS"),
+    ("UTF8", "Unicode"),
+];
+
+/// How a server will report a value that a client has asked for, where that is known beforehand.
+/// Drivers write encodings in many ways, and look at what they are told of them before they send a
+/// query. Other values stand as they came until a server tells.
+pub(crate) fn as_reported<'a>(name: &[u8], value: &'a [u8]) -> &'a [u8] {
+    if !name.eq_ignore_ascii_case(b"client_encoding") {
+        return value;
+    }
+    let word = |text: &[u8]| -> Vec<u8> {
+        let letters = text.iter().filter(|byte| byte.is_ascii_alphanumeric());
+        letters.map(u8::to_ascii_lowercase).collect()
+    };
+    let asked = word(value);
+    let known = |(_, other): &&(&'static str, &str)| word(other.as_bytes()) == asked;
+    if let Some((encoding, _)) = ENCODINGS_ALSO.iter().find(known) {
+        return encoding.as_bytes();
+    }
+    let encoding = ENCODINGS.iter().find(|encoding| word(encoding.as_bytes()) == asked);
+    encoding.map_or(value, |encoding| encoding.as_bytes())
+}
+
 /// Writes a literal that means the same in each encoding that the server may take the query for,
 /// and under each of its settings: all that could be taken otherwise is written by its number.
 fn literal(out: &mut Vec<u8>, text: &[u8]) {
@@ -151,6 +234,17 @@ mod tests {
                         pg_catalog.set_config('search_path','a, b',false)";
         assert_eq!(change(&ours, &theirs), expected);
         assert_eq!(change(&ours, &ours), "");
+    }
+
+    #[test]
+    fn encoding_is_told_as_a_server_tells_it() {
+        for written in ["utf-8", "'utf-8'", "UTF8", "Unicode", "utf_8"] {
+            assert_eq!(as_reported(b"client_encoding", written.as_bytes()), b"UTF8");
+            assert_eq!(as_reported(b"TimeZone", written.as_bytes()), written.as_bytes());
+        }
+        for (written, told) in [("euc-jp", "EUC_JP"), ("latin1", "LATIN1"), ("mine", "mine")] {
+            assert_eq!(as_reported(b"client_encoding", written.as_bytes()), told.as_bytes());
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use pgx_session::config::Config;
 use pgx_session::permits::{Ledger, Word};
 use pgx_session::route::ServerAddress;
 use pgx_session::time::Now;
-use pgx_session::worker::Worker;
+use pgx_session::worker::{Worker, thread_of};
 use tracing::{error, info};
 
 pub(crate) use self::hold::Databases;
@@ -260,9 +260,8 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
             if driver.worker.is_ours(process) {
                 let now = shared.now();
                 driver.with(engine.io(), |worker, wire| worker.cancel(wire, process, &key, now));
-            } else {
-                let to = usize::try_from(process >> 24).unwrap_or(usize::MAX);
-                shared.send(to, Letter::Cancel(process, key));
+            } else if let Some(to) = thread_of(process) {
+                shared.send(usize::from(to), Letter::Cancel(process, key));
             }
         }
         if pgx_ring::now_ns() >= due {

@@ -7,7 +7,7 @@ use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend::{self, Parse};
 
 use super::hold::Scope;
-use super::testing::{Bench, batch, batch_done, done, error, query, tags};
+use super::testing::{Bench, FIRST_PROCESS, batch, batch_done, done, error, query, tags};
 use super::tests::{states, two};
 use crate::config::PoolMode;
 use crate::limits::{COLLECT_BYTES_MAX, SWEEP_MIN};
@@ -88,7 +88,7 @@ fn server_that_cannot_be_cleared_is_closed_and_its_place_is_free() {
 fn cancel_does_not_hit_the_clearing_of_a_server() {
     let (mut bench, first, second, server) = two();
     bench.say(first, &query("listen c"));
-    let cancel = bench.cancel(0).unwrap();
+    let cancel = bench.cancel(FIRST_PROCESS).unwrap();
     bench.say(server, &done("LISTEN", Status::Idle));
     bench.end(first);
     bench.say(second, &query("b"));
@@ -104,7 +104,7 @@ fn client_that_leaves_while_its_cancel_is_on_its_way_leaves_nothing_behind() {
     let (mut bench, first, second, server) = two();
     bench.say(first, &query("a"));
     bench.take(server);
-    let cancel = bench.cancel(0).unwrap();
+    let cancel = bench.cancel(FIRST_PROCESS).unwrap();
     bench.say(server, &done("A", Status::Idle));
     bench.end(first);
     bench.say(second, &query("b"));
@@ -117,11 +117,11 @@ fn client_that_leaves_while_its_cancel_is_on_its_way_leaves_nothing_behind() {
 fn cancel_waits_for_no_settings() {
     let (mut bench, german, _, server) = german();
     bench.say(german, &query("a"));
-    assert!(bench.cancel(2).is_none(), "it would hit the settings");
+    assert!(bench.cancel(FIRST_PROCESS + 2).is_none(), "it would hit the settings");
     bench.take(server);
     bench.say(server, &done("SELECT 1", Status::Idle));
     assert_eq!(bench.take(server), query("a"));
-    assert!(bench.cancel(2).is_some());
+    assert!(bench.cancel(FIRST_PROCESS + 2).is_some());
 }
 
 #[test]

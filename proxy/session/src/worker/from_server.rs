@@ -6,6 +6,7 @@ use pgx_wire::Share;
 use pgx_wire::backend::{self, Fields, Status, tag};
 
 use super::from_client::is_unsettled;
+use super::login::process_id;
 use super::standby::lag_of;
 use super::{Worker, rewrite, tell};
 use crate::attrs::ServerKind;
@@ -90,7 +91,7 @@ impl Worker {
         piece: &[u8],
         at: &mut usize,
     ) -> Step {
-        let Self { clients, servers, statements, scratch, counts, now, .. } = self;
+        let Self { clients, servers, statements, scratch, counts, now, number, .. } = self;
         let Some(server) = servers.get_mut(id) else { return Step::On };
         let mut client = server.client.and_then(|client| clients.get_mut(client));
         let mut flow = Flow::new(net, piece, true);
@@ -107,7 +108,8 @@ impl Worker {
                 }
             };
             let client = client.as_deref_mut();
-            let mut side = Side { client, server, statements, scratch, has_ended: false };
+            let mut side =
+                Side { client, server, statements, scratch, number: *number, has_ended: false };
             step = side.share(&mut flow, &share, *now);
             counts.transactions += u64::from(side.has_ended);
         }
@@ -154,6 +156,8 @@ struct Side<'a> {
     server: &'a mut Server,
     statements: &'a mut Statements,
     scratch: &'a mut Vec<u8>,
+    /// The thread's.
+    number: u8,
     /// A transaction has.
     has_ended: bool,
 }
@@ -184,7 +188,7 @@ impl Side<'_> {
     /// A message begins: what is to become of it?
     fn begin(&mut self, kind: u8, body_bytes: usize) -> Act {
         let is_read = match kind {
-            tag::READY | tag::ERROR | tag::PARAMETER_STATUS => true,
+            tag::READY | tag::ERROR | tag::PARAMETER_STATUS | tag::NOTIFICATION => true,
             // In a session's own server texts are not looked at; the length tells which to read.
             tag::COMMAND_COMPLETE if self.server.words == Words::default() => {
                 body_bytes == DISCARD_ALL.len() + 1
@@ -232,6 +236,7 @@ impl Side<'_> {
                 self.server.lag = lag_of(body).or(self.server.lag);
                 Fate::Swallow
             }
+            tag::NOTIFICATION => self.notification(body),
             _ => {
                 self.complete(body);
                 let mut none = Vec::new();
@@ -301,6 +306,11 @@ impl Side<'_> {
             if self.client.is_none() {
                 return Err(Step::Broken("the server ended the session"));
             }
+            if self.is_final() {
+                // There is nothing that the proxy could add.
+                self.server.has_told = true;
+                return Ok(Fate::Forward);
+            }
             let state = fields.sqlstate();
             let ends = matches!(state.as_ref(), Some(b"57P01" | b"57P02" | b"57P03" | b"57P05"));
             let is_ours = self.server.exchange.front() == Some(&Owed::OurQuery);
@@ -314,6 +324,28 @@ impl Side<'_> {
         let fate = self.server.exchange.receive(tag::ERROR, &mut lost);
         self.undo(lost);
         Ok(if self.client.is_some() { fate } else { Fate::Swallow })
+    }
+
+    /// Whether the client's session cannot outlive its server's, and the client may be told so in
+    /// the server's own words.
+    fn is_final(&self) -> bool {
+        let is_ours = self.server.exchange.front() == Some(&Owed::OurQuery);
+        let has_state = |client: &Client| !client.shares() || self.server.is_kept;
+        !is_ours && self.client.as_deref().is_some_and(|each| has_state(each) && !each.is_waiting)
+    }
+
+    /// Somebody has notified. Clients know their own notifications by the number that they were
+    /// told at the start, which is the proxy's, not the server's.
+    fn notification(&self, body: &[u8]) -> Fate {
+        let Some(client) = self.client.as_deref() else { return Fate::Swallow };
+        let own = self.server.key.0.to_be_bytes();
+        let Some(rest) = body.strip_prefix(&own) else { return Fate::Forward };
+        let process = process_id(self.number, client).to_be_bytes();
+        let mut bytes = Vec::new();
+        rewrite::put_header(&mut bytes, tag::NOTIFICATION, process.len() + rest.len());
+        bytes.extend_from_slice(&process);
+        bytes.extend_from_slice(rest);
+        Fate::Replace(bytes)
     }
 
     /// What failed or was skipped has not happened.

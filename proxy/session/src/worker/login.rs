@@ -5,11 +5,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use pgx_wire::backend::{self, Fields, Status, tag};
-use pgx_wire::{SqlState, Startup, Walker, frontend, startup};
+use pgx_wire::{SqlState, Startup, StartupError, Walker, frontend, startup};
 
 use super::Worker;
 use crate::attrs::SessionAttrs;
-use crate::client::{Act, Phase};
+use crate::client::{Act, Client, Phase};
 use crate::config::AuthMethod;
 use crate::ids::{ClientId, ServerId};
 use crate::limits::COLLECT_BYTES_MAX;
@@ -17,7 +17,7 @@ use crate::login::{Login, ServerLogin, Step};
 use crate::net::Net;
 use crate::options;
 use crate::server;
-use crate::settings::{Settings, Values, is_name};
+use crate::settings::{Settings, Values, as_reported, is_name};
 use crate::time::Now;
 
 /// The newest minor version of the protocol that clients may speak.
@@ -28,8 +28,14 @@ enum First {
     More,
     Decline(usize),
     Cancel(u32, Vec<u8>),
-    Login { minor: u16, parameters: Vec<(Vec<u8>, Vec<u8>)>, taken: usize },
+    Login {
+        minor: u16,
+        parameters: Vec<(Vec<u8>, Vec<u8>)>,
+        taken: usize,
+    },
     Nonsense(String),
+    /// No client of PostgreSQL speaks like that: it would not understand an answer either.
+    Noise(String),
 }
 
 impl Worker {
@@ -67,6 +73,11 @@ impl Worker {
                     Phase::Ready => self.client_piece(net, id, &rest, false),
                     _ => self.client_login(net, id, &rest),
                 }
+            }
+            First::Noise(message) => {
+                net.note(&crate::note::Note::Violation { client: id, what: &message });
+                net.finish(client.socket);
+                self.forget_client(net, id);
             }
             First::Nonsense(message) => {
                 client.doom.push(0);
@@ -191,16 +202,18 @@ impl Worker {
         for (name, value) in reported.values() {
             // What it wants itself it is told at once; servers are made to agree later.
             let own = client.settings.values().get(&name.to_ascii_lowercase());
+            let own = own.map(|own| as_reported(name, own));
             backend::write::parameter_status(out, name, own.unwrap_or(value));
         }
         client.reported = reported.clone();
         let own: Vec<_> = reported.values().keys().cloned().collect();
         for name in own {
             if let Some(value) = client.settings.values().get(&name.to_ascii_lowercase()) {
-                client.reported.put(&name, &value.clone());
+                let value = as_reported(&name, value).to_vec();
+                client.reported.put(&name, &value);
             }
         }
-        let process = process_id(self.number, id);
+        let process = process_id(self.number, client);
         backend::write::backend_key(out, process, client.key());
         backend::write::ready(out, Status::Idle);
         net.write(client.socket, out);
@@ -379,11 +392,21 @@ fn first(packet: &[u8]) -> First {
             let parameters = parameters.into_iter().map(own).collect();
             First::Login { minor, parameters, taken }
         }
+        Err(error @ (StartupError::Length { .. } | StartupError::CancelKey { .. })) => {
+            First::Noise(alloc::format!("{error}"))
+        }
         Err(error) => First::Nonsense(alloc::format!("{error}")),
     }
 }
 
-/// The number by which a client's query is cancelled: the thread, and its place there.
-pub(super) fn process_id(worker: u8, id: ClientId) -> u32 {
-    (u32::from(worker & 0x7f) << 24) | (id.place() & 0x00ff_ffff)
+/// The number by which a client's query is cancelled: the thread, and which of its clients. Threads
+/// count from one here, so that no number is one that a system gives to a process, or none.
+pub(super) fn process_id(worker: u8, client: &Client) -> u32 {
+    ((u32::from(worker & 0x7f) + 1) << 24) | client.serial
+}
+
+/// The thread whose client has this number; `None` for a number that no thread gives.
+#[must_use]
+pub fn thread_of(process: u32) -> Option<u8> {
+    u8::try_from(process >> 24).ok()?.checked_sub(1)
 }

@@ -27,6 +27,8 @@ use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
+pub use login::thread_of;
+
 use crate::attrs::SessionAttrs;
 use crate::client::{self, Client};
 use crate::config::{Config, PoolMode};
@@ -169,8 +171,9 @@ impl Worker {
         self.counts.clients += 1;
         let mut secret = [0; 32];
         net.random(&mut secret);
+        let serial = u32::try_from(self.counts.clients & 0x00ff_ffff).unwrap_or(0);
         let id = self.clients.add(|id| {
-            let client = Client::new(id, socket, secret, now);
+            let client = Client::new(id, socket, serial, secret, now);
             Client { listener, ..client }
         });
         let enters = self.permits.enter(Whose::All, self.config.clients_max);

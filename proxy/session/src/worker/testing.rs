@@ -20,6 +20,9 @@ use crate::note::Note;
 use crate::route::ServerAddress;
 use crate::time::Now;
 
+/// The number of the first client, by which it cancels.
+pub(super) const FIRST_PROCESS: u32 = (1 << 24) | 1;
+
 /// What the worker did with its sockets.
 #[derive(Debug, Default)]
 pub(super) struct Wire {

@@ -6,7 +6,7 @@ use pgx_wire::Frames;
 use pgx_wire::backend::{self, Fields, Status};
 use pgx_wire::frontend::{self, Parse};
 
-use super::testing::{Bench, batch, batch_done, done, error, query, tags};
+use super::testing::{Bench, FIRST_PROCESS, batch, batch_done, done, error, query, tags};
 use crate::config::PoolMode;
 use crate::net::Socket;
 
@@ -438,7 +438,7 @@ fn cancel_reaches_the_server_that_its_client_has_and_never_the_next() {
     bench.say(first, &query("select pg_sleep(9)"));
     bench.say(second, &query("select 2"));
     bench.take(server);
-    let process = 0;
+    let process = FIRST_PROCESS;
     bench.worker.cancel(&mut bench.wire, process, &[7; 4], bench.now);
     let cancel = bench.wire.connects.pop().unwrap();
     let Some(super::Owner::Cancel(id)) = bench.wire.owners.get(&cancel).copied() else {
@@ -500,4 +500,54 @@ fn unknown_message_ends_the_session_and_is_not_forwarded() {
     assert_eq!(states(&bench.take(client)), [*b"08P01"]);
     assert!(bench.is_closed(client));
     assert_eq!(bench.take(server), b"");
+}
+
+#[test]
+fn client_in_session_mode_reads_why_its_server_ended_in_the_servers_words() {
+    let mut bench = Bench::new(PoolMode::Session, 1);
+    let client = bench.begin_client(&[]);
+    let server = bench.open_all()[0];
+    bench.take(client);
+    bench.say(client, &query("select 1"));
+    let farewell = error("FATAL", "57P01");
+    bench.say_slowly(server, &farewell);
+    bench.end_if_open(server);
+    assert_eq!(bench.take(client), farewell, "and nothing of the proxy's own");
+    assert!(bench.is_closed(client));
+}
+
+#[test]
+fn client_knows_its_own_notification_by_the_number_that_it_was_told() {
+    let (mut bench, client, _, server) = two();
+    bench.say(client, &query("listen x; notify x"));
+    let heard = |process: u32| {
+        let body = [&process.to_be_bytes()[..], b"x\0\0"].concat();
+        [b"A\0\0\0\x0b", &body[..]].concat()
+    };
+    bench.say_slowly(server, &[heard(99), heard(98)].concat());
+    assert_eq!(bench.take(client), [heard(FIRST_PROCESS), heard(98)].concat());
+}
+
+#[test]
+fn noise_in_place_of_a_start_is_not_answered() {
+    for noise in
+        [&b"X\0\0\0\x04"[..], b"GET / HTTP/1.1\r\n", &[0, 0, 0, 12, 4, 210, 22, 46, 0, 0, 0, 1]]
+    {
+        let mut bench = shared(1);
+        let client = bench.connect();
+        bench.say(client, noise);
+        assert!(bench.take(client).is_empty() && bench.is_closed(client), "{noise:?}");
+    }
+}
+
+#[test]
+fn number_of_a_client_that_has_left_is_not_the_next_ones() {
+    let (mut bench, first, _, _) = two();
+    bench.end(first);
+    let next = bench.begin_client(&[]);
+    let hello = bench.take(next);
+    let mut frames = Frames::new(&hello);
+    let key = core::iter::from_fn(|| frames.next_frame().unwrap()).find(|each| each.tag == b'K');
+    let (process, _) = backend::backend_key(key.unwrap().body).unwrap();
+    assert_eq!(process, FIRST_PROCESS + 2, "two came before");
 }
