@@ -91,7 +91,7 @@ fn block(place: &Place) -> anyhow::Result<()> {
 }
 
 /// What a client may wait for while its server ends, and what it does before that. The waiting
-/// is what the two procedures and the trigger are for.
+/// is what `slow` and `wait` in `lay_out` are for.
 const UNDER_WAY: [(&str, &[&str]); 7] = [
     ("insert into kept select 'x' from pg_sleep(60)", &[]),
     ("begin; insert into kept values ('x'); select pg_sleep(60); commit", &[]),
