@@ -56,9 +56,20 @@ impl Statements {
     /// A client uses it no more: it is forgotten with its last user.
     pub(crate) fn give_back(&mut self, statement: &Rc<Statement>) {
         // One is ours, one the caller's.
-        if Rc::strong_count(statement) <= 2 {
-            self.known.remove(&(statement.text.clone(), statement.types.clone()));
+        if Rc::strong_count(statement) > 2 {
+            return;
         }
+        let key = (statement.text.clone(), statement.types.clone());
+        // A text that was renewed is not this one's to forget.
+        if self.known.get(&key).is_some_and(|known| Rc::ptr_eq(known, statement)) {
+            self.known.remove(&key);
+        }
+    }
+
+    /// What was prepared may be about tables as they were: whoever prepares a text from here on
+    /// gets another number, so that no server answers with what it made of the text before.
+    pub(crate) fn renew(&mut self) {
+        self.known.clear();
     }
 
     /// How many texts there are.
@@ -177,6 +188,18 @@ mod tests {
         all.give_back(&other);
         assert_eq!(all.len(), 0);
         assert_eq!(all.get(b"b", b"", words).number, 2, "numbers are never used again");
+    }
+
+    #[test]
+    fn renewed_text_gets_another_number_and_keeps_it_whatever_becomes_of_the_old() {
+        let mut all = Statements::default();
+        let words = Words::default();
+        let old = all.get(b"a", b"", words);
+        all.renew();
+        let new = all.get(b"a", b"", words);
+        assert_ne!(new.number, old.number);
+        all.give_back(&old);
+        assert_eq!(all.get(b"a", b"", words).number, new.number);
     }
 
     #[test]

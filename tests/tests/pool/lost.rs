@@ -16,7 +16,9 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("block_is_rolled_back_and_told_at_the_next_request", block),
     ("outcome_of_what_was_under_way_is_unknown", under_way),
     ("failed_batch_is_skipped_up_to_its_sync", batch),
+    ("copies_that_lose_their_server_end_with_one_answer", copies),
     ("client_in_session_mode_goes_with_its_server", session_mode),
+    ("client_in_session_mode_is_told_whatever_it_does", session_mode_under_way),
     ("clients_wait_while_postgresql_is_away", away),
 ];
 
@@ -88,7 +90,19 @@ fn block(place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn under_way(place: &Place) -> anyhow::Result<()> {
+/// What a client may wait for while its server ends, and what it does before that. The waiting
+/// is what `slow` and `wait` in `lay_out` are for.
+const UNDER_WAY: [(&str, &[&str]); 7] = [
+    ("insert into kept select 'x' from pg_sleep(60)", &[]),
+    ("begin; insert into kept values ('x'); select pg_sleep(60); commit", &[]),
+    ("commit", &["begin", "insert into late values (1)"]),
+    ("call slow()", &[]),
+    ("copy kept from stdin", &[]),
+    ("copy (select 'x' from pg_sleep(60)) to stdout", &[]),
+    ("prepare transaction 'x'", &["begin", "insert into late values (1)"]),
+];
+
+fn lay_out(place: &Place) -> anyhow::Result<()> {
     let mut direct = place.direct()?;
     direct.query("create table if not exists kept(a text)")?;
     direct.query(
@@ -105,15 +119,12 @@ fn under_way(place: &Place) -> anyhow::Result<()> {
         "create constraint trigger late after insert on late deferrable initially deferred \
          for each row execute function wait()",
     )?;
-    let cases: [(&str, &[&str]); 6] = [
-        ("insert into kept select 'x' from pg_sleep(60)", &[]),
-        ("begin; insert into kept values ('x'); select pg_sleep(60); commit", &[]),
-        ("commit", &["begin", "insert into late values (1)"]),
-        ("call slow()", &[]),
-        ("copy kept from stdin", &[]),
-        ("prepare transaction 'x'", &["begin", "insert into late values (1)"]),
-    ];
-    for (text, before) in cases {
+    Ok(())
+}
+
+fn under_way(place: &Place) -> anyhow::Result<()> {
+    lay_out(place)?;
+    for (text, before) in UNDER_WAY {
         let (node, mut session) = start(place, "transaction")?;
         for each in before {
             session.query(each)?;
@@ -149,6 +160,54 @@ fn batch(place: &Place) -> anyhow::Result<()> {
     let told = end_while(place, &mut session, &bytes, 2)?;
     ensure!(states(&told) == ["08007", "08007"] && status(&told) == Some('I'), "{told:?}");
     ensure!(session.value("select 7")? == "7");
+    Ok(())
+}
+
+/// The client learns of the loss once. What it had already sent of its copy, or sends before it has
+/// read that, is no request of its own.
+fn copies(place: &Place) -> anyhow::Result<()> {
+    use pgx_wire::frontend::write;
+    lay_out(place)?;
+    let rest = b"d\0\0\0\x061\nc\0\0\0\x04";
+
+    let (_node, mut session) = start(place, "transaction")?;
+    let told = end_while(place, &mut session, &query("copy kept from stdin"), 1)?;
+    ensure!(states(&told) == ["08007"] && status(&told) == Some('I'), "{told:?}");
+    session.send(rest)?;
+    ensure!(session.value("select 7")? == "7");
+
+    let (_node, mut session) = start(place, "transaction")?;
+    let mut bytes = Vec::new();
+    write::parse(&mut bytes, b"", b"copy kept from stdin", &[]);
+    write::bind_head(&mut bytes, b"", b"", 6);
+    bytes.extend_from_slice(&[0; 6]);
+    write::execute(&mut bytes, b"", 0);
+    end_while(place, &mut session, &bytes, 0)?;
+    let mut bytes = rest.to_vec();
+    write::sync(&mut bytes);
+    session.send(&bytes)?;
+    let told = session.answers(1)?;
+    ensure!(states(&told) == ["08007"] && status(&told) == Some('I'), "{told:?}");
+    ensure!(session.value("select count(*) from kept where a = '1'")? == "0");
+    Ok(())
+}
+
+fn session_mode_under_way(place: &Place) -> anyhow::Result<()> {
+    lay_out(place)?;
+    for (text, before) in UNDER_WAY {
+        let (node, mut session) = start(place, "session")?;
+        for each in before {
+            session.query(each)?;
+        }
+        let told = end_while(place, &mut session, &query(text), 1)?;
+        ensure!(
+            states(&told) == ["57P01"] && session.next()?.is_none(),
+            "{text}: {told:?}\n{}",
+            node.log()
+        );
+        let mut next = Session::through(node.address()?, &[])?;
+        ensure!(next.value("select 7")? == "7", "{text}");
+    }
     Ok(())
 }
 

@@ -25,6 +25,10 @@ use crate::time::Now;
 /// What a server says when it has discarded a session's state.
 const DISCARD_ALL: &[u8] = b"DISCARD ALL";
 
+/// Where in PostgreSQL it is noticed that a statement's result would have other types than when it
+/// was prepared. The error's code is one of many, and its words are in the server's language.
+const STALE_PLAN: &[u8] = b"RevalidateCachedQuery";
+
 /// What the walk over a piece found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
@@ -319,6 +323,9 @@ impl Side<'_> {
                 return Err(Step::On);
             }
             self.server.has_told = true;
+        }
+        if fields.routine() == Some(STALE_PLAN) {
+            self.statements.renew();
         }
         let mut lost = Vec::new();
         let fate = self.server.exchange.receive(tag::ERROR, &mut lost);

@@ -141,6 +141,24 @@ fn same_text_of_another_client_is_not_parsed_again() {
 }
 
 #[test]
+fn text_whose_tables_have_changed_is_prepared_anew_when_it_is_asked_for_again() {
+    let (mut bench, first, second, server) = two();
+    bench.say(first, &batch("a", Some("select 1"), true));
+    bench.say(server, &batch_done(true, Status::Idle));
+    bench.take(server);
+    bench.say(second, &batch("b", Some("select 1"), true));
+    bench.take(server);
+    let stale = b"E\0\0\0\x2aSERROR\0C0A000\0RRevalidateCachedQuery\0\0Z\0\0\0\x05I";
+    bench.say(server, stale);
+    assert_eq!(bench.tags(second), "1EZ");
+    bench.say(second, &batch("c", Some("select 1"), true));
+    let sent = bench.take(server);
+    assert_eq!(tags(&sent), "PBES", "the old one would fail again");
+    let parse = Parse::read(Frames::new(&sent).next_frame().unwrap().unwrap().body).unwrap();
+    assert_eq!(parse.name, b"pgx_2");
+}
+
+#[test]
 fn answer_of_the_proxy_keeps_its_place_behind_the_servers() {
     let (mut bench, first, second, server) = two();
     bench.say(first, &batch("a", Some("select 1"), true));
