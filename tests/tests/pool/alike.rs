@@ -30,15 +30,14 @@ fn all_alike(place: &Place, mode: &str) -> anyhow::Result<()> {
     let node = pool(place, mode, 2)?;
     let at = node.address()?;
     for case in cases() {
-        let expected = play(&mut place.direct()?, &case, usize::MAX)?;
+        let expected = play(&mut place.direct()?, &case, &[])?;
         let longest = case.steps.iter().map(|(bytes, _)| bytes.len()).max().unwrap_or(0);
-        // Every place while the pieces are short, then some.
-        for cut in (0..longest).step_by(1 + longest / 60) {
-            let seen = play(&mut Session::through(at, &[])?, &case, cut)?;
+        for places in cuts(longest) {
+            let seen = play(&mut Session::through(at, &[])?, &case, &places)?;
             ensure!(
                 seen == expected,
-                "{} cut after {cut} bytes, in {mode} mode\nseen     {seen:?}\nexpected {expected:?}\
-                 \n{}",
+                "{} cut after {places:?} bytes, in {mode} mode\nseen     {seen:?}\n\
+                 expected {expected:?}\n{}",
                 case.name,
                 node.log()
             );
@@ -47,12 +46,29 @@ fn all_alike(place: &Place, mode: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn play(session: &mut Session, case: &Case, cut: usize) -> anyhow::Result<Vec<Message>> {
+/// Where a case is cut, a session for each: at every byte alone, at all of them, and where that
+/// would be too many, at those at both ends, where the headers are, and some between.
+fn cuts(length: usize) -> Vec<Vec<usize>> {
+    const ALONE_MAX: usize = 600;
+    let is_near_an_end = |at: &usize| *at <= ALONE_MAX / 4 || length - at <= ALONE_MAX / 4;
+    let step = 1 + length / ALONE_MAX;
+    let alone = (0..length).filter(|at| is_near_an_end(at) || at % step == 0);
+    let mut all: Vec<_> = alone.map(|at| vec![at]).collect();
+    if length <= ALONE_MAX {
+        all.push((1..length).collect());
+    }
+    all
+}
+
+fn play(session: &mut Session, case: &Case, places: &[usize]) -> anyhow::Result<Vec<Message>> {
     let mut messages = Vec::new();
     for (bytes, readies) in &case.steps {
-        let (first, second) = bytes.split_at(cut.min(bytes.len()));
-        session.send(first)?;
-        session.send(second)?;
+        let mut sent = 0;
+        for place in places.iter().filter(|place| **place < bytes.len()) {
+            session.send(&bytes[sent..*place])?;
+            sent = *place;
+        }
+        session.send(&bytes[sent..])?;
         messages.extend(session.answers(*readies)?.into_iter().map(without_source));
     }
     Ok(messages)
@@ -277,6 +293,31 @@ fn errors() -> Vec<Case> {
                 3,
             )],
         ),
+        case(
+            "error in a block, and a savepoint after it",
+            vec![
+                (query("begin; savepoint s"), 1),
+                (batch().parse("", "select 1/0").bind("", "", &[]).execute("", 0).sync(), 1),
+                (batch().parse("", "select 1").bind("", "", &[]).execute("", 0).sync(), 1),
+                (batch().parse("", "rollback to s").bind("", "", &[]).execute("", 0).sync(), 1),
+                (batch().parse("", "commit").bind("", "", &[]).execute("", 0).sync(), 1),
+            ],
+        ),
+        case(
+            "many executions in one batch, of which one fails",
+            vec![(
+                batch()
+                    .parse("m", "select 1 / $1::int")
+                    .bind("", "m", &["1"])
+                    .execute("", 0)
+                    .bind("", "m", &["0"])
+                    .execute("", 0)
+                    .bind("", "m", &["2"])
+                    .execute("", 0)
+                    .sync(),
+                1,
+            )],
+        ),
         case("Syncs alone", vec![([batch().sync(), batch().sync()].concat(), 2)]),
         case(
             "Flush",
@@ -386,6 +427,10 @@ fn state_and_size() -> Vec<Case> {
         case(
             "SQL's own statements, settings and state",
             [
+                "set client_encoding = 'latin1'",
+                "select 'ä'",
+                "set client_encoding = 'utf-8'",
+                "set application_name = 'é'",
                 "prepare p as select 1",
                 "execute p",
                 "deallocate p",
