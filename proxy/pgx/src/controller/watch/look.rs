@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::Sender;
+use std::time::{Duration, SystemTime};
 
 use pgx_control::ids::{Lsn, SystemId, Timeline};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -18,15 +20,29 @@ use crate::limits::control::LOOK_EVERY;
 /// What was found.
 #[derive(Debug)]
 pub(in crate::controller) struct Found {
+    pub(super) control: ControlFile,
+    pub(super) is_standby: bool,
+    pub(super) postmaster: Option<Postmaster>,
+}
+
+/// What the control file of a directory says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ControlFile {
     pub(super) system: SystemId,
     pub(super) timeline: Timeline,
     /// How far the directory is known to go at least: its last checkpoint, or what a standby has
     /// to replay.
     pub(super) end: Lsn,
-    /// Whether it ran as a primary when its control file was last written.
+    /// Whether it ran as a primary when the file was last written.
     pub(super) was_primary: bool,
-    pub(super) is_standby: bool,
-    pub(super) postmaster: Option<Postmaster>,
+}
+
+/// Which state of the control file was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    written: SystemTime,
 }
 
 /// A running postmaster, held so that its number cannot be mistaken.
@@ -39,7 +55,8 @@ pub(in crate::controller) struct Postmaster {
 
 /// Looks again and again, for as long as somebody wants to know.
 pub(super) fn run(postgres: &Postgres, found: &Sender<Input>) {
-    while found.send(Input::Looked(Box::new(look(postgres)))).is_ok() {
+    let mut last = None;
+    while found.send(Input::Looked(Box::new(look(postgres, &mut last)))).is_ok() {
         std::thread::sleep(LOOK_EVERY);
     }
 }
@@ -51,7 +68,34 @@ pub(super) fn wait_for_end(handle: &OwnedFd) {
     while !matches!(poll(&mut fds, None), Ok(count) if count > 0) {}
 }
 
-fn look(postgres: &Postgres) -> Result<Found, String> {
+fn look(postgres: &Postgres, last: &mut Option<(Stamp, ControlFile)>) -> Result<Found, String> {
+    let stamp = stamp(&postgres.data_directory);
+    let control = match (stamp, *last) {
+        // Most of the time nothing has changed, and a process costs some milliseconds.
+        (Some(stamp), Some((seen, control))) if stamp == seen => control,
+        _ => control_file(postgres)?,
+    };
+    *last = stamp.filter(Stamp::is_settled).map(|stamp| (stamp, control));
+    Ok(Found {
+        control,
+        is_standby: postgres.data_directory.join("standby.signal").exists(),
+        postmaster: postmaster(postgres),
+    })
+}
+
+fn stamp(data_directory: &Path) -> Option<Stamp> {
+    let found = std::fs::metadata(data_directory.join("global/pg_control")).ok()?;
+    Some(Stamp { device: found.dev(), inode: found.ino(), written: found.modified().ok()? })
+}
+
+impl Stamp {
+    /// What was written a moment ago could be written again with the same time.
+    fn is_settled(&self) -> bool {
+        self.written.elapsed().is_ok_and(|age| age > Duration::from_secs(1))
+    }
+}
+
+fn control_file(postgres: &Postgres) -> Result<ControlFile, String> {
     let program = postgres.bin_directory.join("pg_controldata");
     let mut command = Command::new(&program);
     command.arg("-D").arg(&postgres.data_directory).env("LC_ALL", "C").stdin(Stdio::null());
@@ -60,13 +104,10 @@ fn look(postgres: &Postgres) -> Result<Found, String> {
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned());
     }
-    let mut found = parse(&String::from_utf8_lossy(&output.stdout))?;
-    found.is_standby = postgres.data_directory.join("standby.signal").exists();
-    found.postmaster = postmaster(postgres);
-    Ok(found)
+    parse(&String::from_utf8_lossy(&output.stdout))
 }
 
-fn parse(text: &str) -> Result<Found, String> {
+fn parse(text: &str) -> Result<ControlFile, String> {
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.map(str::trim).ok_or_else(|| format!("pg_controldata says no {name:?}"))
@@ -87,7 +128,7 @@ fn parse(text: &str) -> Result<Found, String> {
         [number("Latest checkpoint's TimeLineID")?, number("Min recovery ending loc's timeline")?];
     let timeline = timelines.into_iter().max().and_then(|highest| u32::try_from(highest).ok());
     let ends = [lsn("Latest checkpoint location")?, lsn("Minimum recovery ending location")?];
-    Ok(Found {
+    Ok(ControlFile {
         system: SystemId(number("Database system identifier")?),
         timeline: Timeline(timeline.ok_or("a timeline of more than 32 bits")?),
         end: Lsn(ends[0].max(ends[1])),
@@ -96,8 +137,6 @@ fn parse(text: &str) -> Result<Found, String> {
             field("Database cluster state")?,
             "shut down in recovery" | "in archive recovery"
         ),
-        is_standby: false,
-        postmaster: None,
     })
 }
 

@@ -24,7 +24,7 @@ use pgx_control::lease::{Kind, Right, Wants};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use self::look::{Found, Postmaster};
+use self::look::{ControlFile, Found, Postmaster};
 pub(super) use self::probe::Shared as Answers;
 use self::probe::{Part, Probe};
 pub(crate) use self::probe::{Verdict, ask_once};
@@ -178,7 +178,8 @@ impl Watcher {
             Ok(found) => found,
             Err(error) => return self.say(&format!("cannot look at PostgreSQL: {error}")),
         };
-        let Found { system, timeline, end, was_primary, is_standby, postmaster } = found;
+        let Found { control, is_standby, postmaster } = found;
+        let ControlFile { system, timeline, end, was_primary } = control;
         if self.agent.is_none() {
             self.begin(system, timeline);
         }
