@@ -1,6 +1,6 @@
 //! `cargo xtask fuzz`: feeds what reads strangers' bytes with whatever libFuzzer makes up.
 //!
-//! What must hold stands in `src/properties.rs` of `ebpf/fuzz`, for packets, and of `proxy/fuzz`,
+//! What must hold stands in `src/properties.rs` of `ebpf/fuzz`, for packets, and in `proxy/fuzz/src`
 //! for the proxy. Needs the nightly toolchain, for the compiler's coverage, and `cargo-fuzz`, which
 //! is installed if it is missing.
 
@@ -54,6 +54,7 @@ enum Target {
     Server,
     Client,
     Relay,
+    Session,
 }
 
 impl Target {
@@ -71,7 +72,8 @@ impl Target {
             | Self::Stored
             | Self::Server
             | Self::Client
-            | Self::Relay => &PROXY,
+            | Self::Relay
+            | Self::Session => &PROXY,
         }
     }
 }
