@@ -9,14 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 
+use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{AuthMethod, Config, Database, PoolMode};
 use pgx_session::ids::ClientId;
 use pgx_session::net::{Net, Socket};
 use pgx_session::note::Note;
-use pgx_session::permits::{Bounds, Ledger, Need, Offer, Permits, PoolKey, Whose};
+use pgx_session::permits::{
+    Bounds, Ledger, Need, Offer, Permits, PoolKey, PoolName, Reported, Whose,
+};
 use pgx_session::route::ServerAddress;
 use pgx_session::time::Now;
-use pgx_session::worker::{Owner, Worker};
+use pgx_session::worker::{Hold, Owner, Scope, Worker};
 use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 
@@ -96,8 +99,8 @@ impl Net for Wire {
 struct Desk(Ledger);
 
 impl Permits for Desk {
-    fn pool(&mut self, user: &[u8], database: &[u8], bounds: Bounds) -> PoolKey {
-        self.0.pool(user, database, bounds)
+    fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey {
+        self.0.pool(name, bounds)
     }
 
     fn take(&mut self, pool: PoolKey, need: Need) -> bool {
@@ -124,6 +127,14 @@ impl Permits for Desk {
         self.0.withdraw(0, pool);
     }
 
+    fn tell_reported(&mut self, pool: PoolKey, reported: &Reported) {
+        self.0.tell_reported(pool, reported);
+    }
+
+    fn reported(&mut self, pool: PoolKey) -> Option<Reported> {
+        self.0.reported(pool)
+    }
+
     fn enter(&mut self, whose: Whose<'_>, max: usize) -> bool {
         self.0.enter(whose, max)
     }
@@ -144,7 +155,7 @@ struct Play {
 pub fn session(input: &[u8]) {
     let Some((first, mut rest)) = input.split_first() else { return };
     let mode = if first & 1 == 0 { PoolMode::Transaction } else { PoolMode::Session };
-    let backends = vec![ServerAddress("db:5432".to_owned())];
+    let backends = vec![ServerAddress("db:5432".to_owned()).into()];
     let database = Database::new(backends, mode, 1 + usize::from(first >> 1 & 1));
     let config = Config {
         databases: BTreeMap::from([(b"*".to_vec(), database)]),
@@ -195,7 +206,11 @@ impl Play {
                 self.worker.tick(&mut self.wire, self.now);
             }
             9 => self.block(whose),
-            10 => self.worker.hold(&mut self.wire, b"shop", whose & 1 == 0, self.now),
+            10 if whose & 1 == 0 => {
+                let hold = Hold { wait_ms: 500 * (whose as u64 >> 1 & 1), drain_ms: 300 };
+                self.worker.hold(&mut self.wire, Scope::Database(b"shop"), hold, self.now);
+            }
+            10 => self.worker.resume(&mut self.wire, Scope::Database(b"shop"), self.now),
             _ => {
                 let process = self.clients.get(whose % CLIENTS_MAX).map(|(_, id)| id.place());
                 let process = process.unwrap_or_default();
@@ -208,7 +223,7 @@ impl Play {
     fn come(&mut self) {
         if self.clients.len() < CLIENTS_MAX {
             let socket = self.wire.open();
-            let id = self.worker.accepted(&mut self.wire, socket, self.now);
+            let id = self.worker.accepted(&mut self.wire, socket, SessionAttrs::Any, self.now);
             self.clients.push((socket, id));
             let parameters = [(&b"user"[..], &b"ann"[..]), (b"database", b"shop")];
             let mut packet = Vec::new();

@@ -104,7 +104,8 @@ pub(crate) fn is_settable(name: &[u8]) -> bool {
     !FIXED.iter().any(|fixed| fixed.eq_ignore_ascii_case(name))
 }
 
-/// Encodings as servers report them. Source: PostgreSQL's documentation, "Supported Character Sets".
+/// Encodings as servers report them. Source: PostgreSQL's documentation, "Supported Character
+/// Sets".
 const ENCODINGS: [&str; 42] = [
     "BIG5",
     "EUC_CN",

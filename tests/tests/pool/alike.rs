@@ -158,7 +158,8 @@ const COPY_DONE: &[u8] = b"c\0\0\0\x04";
 const COPY_FAIL: &[u8] = b"f\0\0\0\x08why\0";
 
 fn cases() -> Vec<Case> {
-    let all = [simple(), statements(), errors(), portals(), copies(), state_and_size()];
+    let errors = [errors(), errors_within()].concat();
+    let all = [simple(), statements(), errors, portals(), copies(), state_and_size()];
     all.into_iter().flatten().collect()
 }
 
@@ -293,6 +294,28 @@ fn errors() -> Vec<Case> {
                 3,
             )],
         ),
+        case("Syncs alone", vec![([batch().sync(), batch().sync()].concat(), 2)]),
+        case(
+            "Flush",
+            vec![(
+                batch()
+                    .flush()
+                    .parse("", "select 1")
+                    .flush()
+                    .bind("", "", &[])
+                    .execute("", 0)
+                    .flush()
+                    .sync(),
+                1,
+            )],
+        ),
+    ]
+}
+
+/// Errors after which the client goes on.
+fn errors_within() -> Vec<Case> {
+    let batch = Batch::default;
+    vec![
         case(
             "error in a block, and a savepoint after it",
             vec![
@@ -314,21 +337,6 @@ fn errors() -> Vec<Case> {
                     .execute("", 0)
                     .bind("", "m", &["2"])
                     .execute("", 0)
-                    .sync(),
-                1,
-            )],
-        ),
-        case("Syncs alone", vec![([batch().sync(), batch().sync()].concat(), 2)]),
-        case(
-            "Flush",
-            vec![(
-                batch()
-                    .flush()
-                    .parse("", "select 1")
-                    .flush()
-                    .bind("", "", &[])
-                    .execute("", 0)
-                    .flush()
                     .sync(),
                 1,
             )],
