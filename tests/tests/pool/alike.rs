@@ -158,8 +158,8 @@ const COPY_DONE: &[u8] = b"c\0\0\0\x04";
 const COPY_FAIL: &[u8] = b"f\0\0\0\x08why\0";
 
 fn cases() -> Vec<Case> {
-    let errors = [errors(), errors_within()].concat();
-    let all = [simple(), statements(), errors, portals(), copies(), state_and_size()];
+    let all =
+        [simple(), statements(), errors(), errors_within(), portals(), copies(), state_and_size()];
     all.into_iter().flatten().collect()
 }
 
