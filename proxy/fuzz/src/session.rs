@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use pgx_session::attrs::SessionAttrs;
-use pgx_session::config::{AuthMethod, Config, Database, PoolMode};
+use pgx_session::config::{AuthMethod, Config, Database, Limits, PoolMode};
 use pgx_session::ids::ClientId;
 use pgx_session::net::{Net, Socket};
 use pgx_session::note::Note;
@@ -160,9 +160,12 @@ pub fn session(input: &[u8]) {
     let config = Config {
         databases: BTreeMap::from([(b"*".to_vec(), database)]),
         auth: AuthMethod::Trust,
-        prepared_max: 2,
-        query_ms: u64::from(first >> 2 & 1) * 500,
-        idle_transaction_ms: u64::from(first >> 3 & 1) * 500,
+        limits: Limits {
+            prepared_max: 2,
+            query_ms: u64::from(first >> 2 & 1) * 500,
+            idle_transaction_ms: u64::from(first >> 3 & 1) * 500,
+            ..Limits::default()
+        },
         ..Config::default()
     };
     let mut wire = Wire::default();

@@ -141,7 +141,7 @@ fn start_pool(
         usual: pool.usual,
         auth: pool.auth,
         clients_max: proxy.max_client_conn,
-        ..Config::default()
+        limits: pool.limits,
     };
     let setup = Setup { zero_copy_bytes_min: pool.zero_copy_bytes_min, ..Setup::default() };
     let plan = Plan { threads: pool.threads, engine: pool.engine, setup };

@@ -120,6 +120,13 @@ pub struct Config {
     pub auth: AuthMethod,
     /// Clients at once.
     pub clients_max: usize,
+    /// How long things may take, and how much is kept.
+    pub limits: Limits,
+}
+
+/// How long things may take, and how much is kept. Times in milliseconds; zero means no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
     /// Statements kept prepared on each server.
     pub prepared_max: usize,
     /// How long a client may take to log in.
@@ -149,6 +156,14 @@ impl Default for Config {
             usual: User::default(),
             auth: AuthMethod::Scram,
             clients_max: 1_000,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
             prepared_max: 200,
             client_login_ms: 60_000,
             query_wait_ms: 120_000,

@@ -10,7 +10,7 @@ use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{AuthMethod, PoolMode, User};
 use pgx_session::route::{Backend, ServerAddress};
 
-use super::{Config, Control, Fence, Means, Pool, Postgres, Proxy, pools, raw, vip};
+use super::{Config, Control, Fence, Means, Pool, Postgres, Proxy, SessionLimits, pools, raw, vip};
 use crate::limits::THREADS_MAX;
 use crate::limits::peer::PEERS_MAX;
 use crate::workers;
@@ -153,7 +153,38 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
     let special = pools::users(raw, problems);
     let usual = User { servers_max: pools::count(raw.max_user_connections), ..User::default() };
     let zero_copy_bytes_min = raw.zero_copy_bytes_min;
-    Some(Pool { auth, users, databases, special, usual, engine, threads, zero_copy_bytes_min })
+    let limits = limits(raw, problems);
+    Some(Pool {
+        auth,
+        users,
+        databases,
+        special,
+        usual,
+        engine,
+        threads,
+        zero_copy_bytes_min,
+        limits,
+    })
+}
+
+fn limits(raw: &raw::Proxy, problems: &mut Vec<String>) -> SessionLimits {
+    let usual = SessionLimits::default();
+    let ms = |seconds: Option<u32>, usual| seconds.map_or(usual, |given| u64::from(given) * 1_000);
+    let prepared_max = raw.max_prepared_statements;
+    if prepared_max == Some(0) {
+        problems.push("proxy.max_prepared_statements: 0 given, expected at least 1".to_owned());
+    }
+    SessionLimits {
+        prepared_max: prepared_max.map_or(usual.prepared_max, |given| given as usize),
+        client_login_ms: ms(raw.client_login_timeout, usual.client_login_ms),
+        query_wait_ms: ms(raw.query_wait_timeout, usual.query_wait_ms),
+        server_connect_ms: ms(raw.server_connect_timeout, usual.server_connect_ms),
+        server_idle_ms: ms(raw.server_idle_timeout, usual.server_idle_ms),
+        server_lifetime_ms: ms(raw.server_lifetime, usual.server_lifetime_ms),
+        client_idle_ms: ms(raw.client_idle_timeout, usual.client_idle_ms),
+        query_ms: ms(raw.query_timeout, usual.query_ms),
+        idle_transaction_ms: ms(raw.idle_transaction_timeout, usual.idle_transaction_ms),
+    }
 }
 
 fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {

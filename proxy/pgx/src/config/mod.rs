@@ -99,7 +99,12 @@ pub(crate) struct Pool {
     pub(crate) engine: Choice,
     pub(crate) threads: usize,
     pub(crate) zero_copy_bytes_min: u32,
+    /// How long things may take, and how much is kept.
+    pub(crate) limits: SessionLimits,
 }
+
+/// How long sessions may take for things, and how much they keep.
+pub(crate) type SessionLimits = pgx_session::config::Limits;
 
 /// What `[vip]` says.
 #[derive(Clone, Debug, PartialEq, Eq)]

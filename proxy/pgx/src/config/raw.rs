@@ -104,6 +104,33 @@ pub(super) struct Proxy {
     #[serde(default)]
     #[toml_example(default = 0)]
     pub(super) max_user_connections: u32,
+    /// With a pool: statements of the protocol that are kept prepared on each server.
+    #[toml_example(default = 200)]
+    pub(super) max_prepared_statements: Option<u32>,
+    /// With a pool, in seconds; 0 means no limit: how long a client may take to log in.
+    #[toml_example(default = 60)]
+    pub(super) client_login_timeout: Option<u32>,
+    /// How long a client may wait for a server before it is told so.
+    #[toml_example(default = 120)]
+    pub(super) query_wait_timeout: Option<u32>,
+    /// How long a query may take; then its client and its server are let go.
+    #[toml_example(default = 0)]
+    pub(super) query_timeout: Option<u32>,
+    /// How long a client may leave a transaction idle.
+    #[toml_example(default = 0)]
+    pub(super) idle_transaction_timeout: Option<u32>,
+    /// How long a client may be idle.
+    #[toml_example(default = 0)]
+    pub(super) client_idle_timeout: Option<u32>,
+    /// How long it may take to open a server and to log in there.
+    #[toml_example(default = 15)]
+    pub(super) server_connect_timeout: Option<u32>,
+    /// How long a server may be idle.
+    #[toml_example(default = 600)]
+    pub(super) server_idle_timeout: Option<u32>,
+    /// How old a server may become; it is closed when it is free.
+    #[toml_example(default = 3600)]
+    pub(super) server_lifetime: Option<u32>,
     /// With a pool: how its threads do their I/O: "auto", "full" (io_uring of kernel 6.1 and
     /// later), "reduced" (io_uring of older kernels) or "epoll".
     #[toml_example(default = "auto")]

@@ -77,7 +77,7 @@ impl Worker {
 
     /// Requests whose server does not answer are given up, and the server with them.
     pub(super) fn tick_cancels<N: Net>(&mut self, net: &mut N) {
-        let limit = self.config.server_connect_ms.max(1);
+        let limit = self.config.limits.server_connect_ms.max(1);
         let is_due = |cancel: &Cancel| self.now >= cancel.since.after_ms(limit);
         let due: Vec<_> = self.cancels.ids().filter(|(_, cancel)| is_due(cancel)).collect();
         let due: Vec<CancelId> = due.into_iter().map(|(id, _)| id).collect();

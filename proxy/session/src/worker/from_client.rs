@@ -148,7 +148,7 @@ impl Worker {
                 Err(_) => return Step::Violation("invalid message length"),
             };
             let mut side = Side { client, server: server.as_deref_mut(), statements, scratch };
-            let step = side.share(&mut flow, &share, config.prepared_max, *now);
+            let step = side.share(&mut flow, &share, config.limits.prepared_max, *now);
             match step {
                 Step::On => {}
                 Step::Wait(_) => {

@@ -518,6 +518,8 @@ mod desk;
 #[cfg(test)]
 mod hold_tests;
 #[cfg(test)]
+mod limits_tests;
+#[cfg(test)]
 mod pools_tests;
 #[cfg(test)]
 mod random_tests;

@@ -13,7 +13,7 @@ use super::desk::Desk;
 use super::recount::recount;
 use super::{Owner, Worker};
 use crate::attrs::SessionAttrs;
-use crate::config::{AuthMethod, Config, Database, PoolMode};
+use crate::config::{AuthMethod, Config, Database, Limits, PoolMode};
 use crate::ids::ClientId;
 use crate::net::{Net, Socket};
 use crate::note::Note;
@@ -111,7 +111,7 @@ impl Bench {
         Self::with(Config {
             databases: BTreeMap::from([(b"*".to_vec(), database)]),
             auth: AuthMethod::Trust,
-            prepared_max: 2,
+            limits: Limits { prepared_max: 2, ..Limits::default() },
             ..Config::default()
         })
     }

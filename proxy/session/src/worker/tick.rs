@@ -7,7 +7,7 @@ use pgx_wire::backend::Status;
 
 use super::Worker;
 use crate::client::{Client, Phase};
-use crate::config::Config;
+use crate::config::Limits;
 use crate::ids::ClientId;
 use crate::net::Net;
 use crate::server;
@@ -48,7 +48,7 @@ impl Worker {
     }
 
     fn is_overdue(&self, client: &Client) -> Option<Verdict> {
-        let Config { client_login_ms, query_wait_ms, client_idle_ms, .. } = *self.config;
+        let Limits { client_login_ms, query_wait_ms, client_idle_ms, .. } = self.config.limits;
         let over = |limit: u64| limit > 0 && self.now >= client.since.after_ms(limit);
         let id = client.id;
         match client.phase {
@@ -72,12 +72,12 @@ impl Worker {
                 let in_block = client.stand_in.is_some()
                     || server.is_some_and(|server| server.exchange.status() != Status::Idle);
                 match (is_answered, in_block) {
-                    (false, _) => over(self.config.query_ms).then_some((
+                    (false, _) => over(self.config.limits.query_ms).then_some((
                         id,
                         SqlState::QUERY_CANCELED,
                         "the query took longer than query_timeout",
                     )),
-                    (true, true) => over(self.config.idle_transaction_ms).then_some((
+                    (true, true) => over(self.config.limits.idle_transaction_ms).then_some((
                         id,
                         SqlState::IDLE_IN_TRANSACTION_TIMEOUT,
                         "the transaction was idle longer than idle_transaction_timeout",
@@ -94,7 +94,8 @@ impl Worker {
 
     /// Servers that have been idle or alive too long go; those that do not answer as well.
     fn tick_servers<N: Net>(&mut self, net: &mut N) {
-        let Config { server_idle_ms, server_lifetime_ms, server_connect_ms, .. } = *self.config;
+        let Limits { server_idle_ms, server_lifetime_ms, server_connect_ms, .. } =
+            self.config.limits;
         let over = |since: Now, limit: u64| limit > 0 && self.now >= since.after_ms(limit);
         let mut stuck = Vec::new();
         let mut old = Vec::new();
