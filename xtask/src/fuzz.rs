@@ -1,8 +1,8 @@
 //! `cargo xtask fuzz`: feeds what reads strangers' bytes with whatever libFuzzer makes up.
 //!
-//! What must hold stands in `src/properties.rs` of `ebpf/fuzz`, for packets, and in `proxy/fuzz/src`
-//! for the proxy. Needs the nightly toolchain, for the compiler's coverage, and `cargo-fuzz`, which
-//! is installed if it is missing.
+//! What must hold stands in `src/properties.rs` of `ebpf/fuzz`, for packets, and in `src` of
+//! `proxy/fuzz`, for the proxy. Needs the nightly toolchain, for the compiler's coverage, and
+//! `cargo-fuzz`, which is installed if it is missing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
