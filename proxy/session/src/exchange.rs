@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use pgx_wire::backend::{Status, tag as reply};
 use pgx_wire::frontend::tag;
 
+use crate::limits::LOOK_MAX;
 use crate::statements::Statement;
 
 /// What a client's name meant before a message that changes it; if the server skips the message,
@@ -68,6 +69,11 @@ pub(crate) enum Owed {
 }
 
 impl Owed {
+    /// One for what the client is owed a `ReadyForQuery` for.
+    fn readies(&self) -> usize {
+        usize::from(self.ends_with_ready() && *self != Self::OurQuery)
+    }
+
     fn ends_with_ready(&self) -> bool {
         matches!(self, Self::Query | Self::Function | Self::Sync | Self::OurQuery)
     }
@@ -104,6 +110,8 @@ pub(crate) struct Exchange {
     copies: bool,
     /// Replies of the proxy's own that are owed.
     answers: usize,
+    /// Each `ReadyForQuery` that the client is owed.
+    readies: usize,
     /// A Sync was taken for ignored by such a server; if the copy fails first, it was not.
     unsure: bool,
     /// The place of a Sync could not be told any more, or a reply did not fit.
@@ -121,6 +129,7 @@ impl Default for Exchange {
             batch: false,
             copies: false,
             answers: 0,
+            readies: 0,
             unsure: false,
             doubtful: false,
             opaque: false,
@@ -156,6 +165,7 @@ impl Exchange {
         // A query ends a batch as a Sync does.
         self.answers += usize::from(matches!(owed, Owed::Answer(..)));
         self.batch = !owed.ends_with_ready();
+        self.readies += owed.readies();
         self.owed.push_back(owed);
     }
 
@@ -167,6 +177,7 @@ impl Exchange {
             return;
         }
         self.skips = false;
+        self.readies += 1;
         self.owed.push_back(Owed::Sync);
     }
 
@@ -263,6 +274,7 @@ impl Exchange {
                 Fate::Swallow
             }
             Some(owed) if owed.ends_with_ready() => {
+                self.readies -= 1;
                 self.owed.pop_front();
                 Fate::Forward
             }
@@ -340,19 +352,30 @@ impl Exchange {
 
     /// Whether the client is owed a `ReadyForQuery`, how often.
     pub(crate) fn readies_owed(&self) -> usize {
-        let is_clients = |owed: &&Owed| owed.ends_with_ready() && **owed != Owed::OurQuery;
-        self.owed.iter().filter(is_clients).count()
+        self.readies
+    }
+
+    /// The same, counted anew.
+    #[cfg(test)]
+    pub(crate) fn count_readies(&self) -> usize {
+        self.owed.iter().map(Owed::readies).sum()
     }
 
     /// Whether it shows only by an answer that is owed what a client's name means: an earlier batch
-    /// may fail that changes it.
+    /// may fail that changes it. Where more is owed than is worth a look, each name is unsettled.
     pub(crate) fn is_unsettled(&self, name: &[u8]) -> bool {
+        if self.readies == 0 || self.owed.len() > LOOK_MAX {
+            return self.readies > 0;
+        }
         let last = self.owed.iter().rposition(Owed::ends_with_ready).unwrap_or(0);
         self.owed.range(..last).any(|owed| owed.is_about(name))
     }
 
     /// Whether the batch that is open changes what a name means.
     pub(crate) fn is_new(&self, name: &[u8]) -> bool {
+        if self.owed.len() > LOOK_MAX {
+            return false;
+        }
         let last = self.owed.iter().rposition(Owed::ends_with_ready).map_or(0, |at| at + 1);
         self.owed.range(last..).any(|owed| owed.is_about(name))
     }
@@ -416,7 +439,7 @@ impl Exchange {
                     self.answers -= 1;
                     lost.push(Lost { number: None, undo, is_close: false });
                 }
-                _ => {}
+                other => self.readies -= other.readies(),
             }
         }
         self.skips = true;
@@ -439,6 +462,7 @@ impl Exchange {
                 }
                 Owed::Sync => {
                     self.owed.remove(at);
+                    self.readies -= 1;
                     self.unsure = true;
                 }
                 _ => {

@@ -25,6 +25,13 @@ pub const SWEEP_MIN: usize = 64;
 /// and no server slows down who asks for them.
 pub const ANSWERS_MAX: usize = 1 << 16;
 
+/// Answers owed to one client that are looked through for a name, for each message: about a
+/// microsecond. Behind more the message waits for them instead, so that no client that asks for
+/// much at once takes its thread from others.
+pub const LOOK_MAX: usize = 1 << 10;
+
+const _: () = assert!(LOOK_MAX < ANSWERS_MAX);
+
 /// How long no server is opened for a pool after each of its backends has failed, in milliseconds:
 /// a restarted server is found at once, one that is down costs ten connects a second.
 pub const RETRY_MS: u64 = 100;

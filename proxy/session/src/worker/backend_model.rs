@@ -1,7 +1,8 @@
 //! A server as PostgreSQL is one, as far as sessions can tell.
 //!
-//! Its queries are words: `select MARK` gives the mark back, `show MARK` what is set, `fail` fails,
-//! `copy` takes data. A text that begins with `row` gives itself and its parameter.
+//! Its queries are words: `select MARK` gives the mark back, `fail` fails,
+//! `copy` takes data. A text that begins with `row` gives itself and its parameter. Each row ends
+//! with what is set.
 
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
@@ -253,11 +254,7 @@ impl Model {
         let verb = words.next().unwrap_or_default().to_ascii_lowercase();
         let rest = words.next().unwrap_or_default().to_string();
         match (verb.as_str(), rest.as_str()) {
-            ("select", mark) => self.row(&["", mark]),
-            ("show", mark) => {
-                let all: Vec<_> = self.settings.values().cloned().collect();
-                self.row(&[&all.join(","), mark]);
-            }
+            ("select" | "show", mark) => self.row(&["", mark]),
             ("row", _) => self.row(&[text, mark]),
             ("begin", _) => self.status = Status::Block,
             ("commit" | "rollback", _) => self.status = Status::Idle,
@@ -289,7 +286,11 @@ impl Model {
         backend::write::command_complete(&mut self.out, done.as_bytes());
     }
 
+    /// A row ends with what is set, so that nobody can use a server without seeing that.
     fn row(&mut self, columns: &[&str]) {
+        let settings: Vec<_> = self.settings.values().cloned().collect();
+        let settings = settings.join(",");
+        let columns = [columns, &[settings.as_str()]].concat();
         let mut body = Vec::from(u16::try_from(columns.len()).expect("few").to_be_bytes());
         for column in columns {
             let bytes = u32::try_from(column.len()).expect("short");

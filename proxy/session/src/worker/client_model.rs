@@ -127,7 +127,10 @@ impl Asker {
                 let is_text = first.is_empty()
                     || matches!(first, "row shared" | "row other")
                     || first.strip_prefix("row ") == Some(name);
-                assert!(is_text || first.split(',').all(is_own), "{name} reads {first}");
+                assert!(is_text, "{name} runs another's text: {first}");
+                let settings = all[2].as_str();
+                let is_clean = settings.is_empty() || settings.split(',').all(is_own);
+                assert!(is_clean, "{name} has another's settings: {settings}");
             }
             b'E' => {
                 let code = Fields::new(body).sqlstate().map(|code| text(&code));

@@ -9,6 +9,9 @@ use crate::server;
 
 /// Counts servers and clients anew, and compares.
 pub(super) fn recount(worker: &Worker) {
+    for exchange in worker.servers.iter().map(|server| &server.exchange) {
+        assert_eq!(exchange.readies_owed(), exchange.count_readies(), "{exchange:?}");
+    }
     for (number, entry) in worker.entries.iter().enumerate() {
         let servers = || worker.servers.iter().filter(|server| server.pool == number);
         let is_ready = |server: &&server::Server| matches!(server.phase, server::Phase::Ready);
