@@ -1,7 +1,7 @@
 //! Messages that a server sends: their tags, and readers of the bodies that a proxy looks into.
 //!
 //! A server may be hostile: every reader takes any bytes. Rows, row descriptions and copy data
-//! pass unread. What a proxy says in a server's place is written by [`write`].
+//! pass unread. What a proxy says in a server's place is written by [`mod@write`].
 
 pub mod write;
 

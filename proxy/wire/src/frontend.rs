@@ -2,7 +2,7 @@
 //!
 //! What comes before the first message is in [`crate::startup`]. Parameters of Bind, arguments of
 //! function calls and copy data pass unread. What a proxy sends in a client's place is written by
-//! [`write`].
+//! [`mod@write`].
 
 pub mod write;
 
