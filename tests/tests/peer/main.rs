@@ -114,7 +114,9 @@ fn states(node: &Node) -> Vec<String> {
 
 fn wait_for_states(node: &Node, expected: &[&str]) {
     let what = format!("peers are {expected:?}");
-    wait_for(&what, WAIT_MAX, || states(node) == expected).unwrap();
+    let waited = wait_for(&what, WAIT_MAX, || states(node) == expected);
+    let (status, log) = (node.status(), node.log());
+    waited.unwrap_or_else(|error| panic!("{error}\n{status:?}\n{log}"));
 }
 
 #[test]
