@@ -23,7 +23,6 @@ use crate::peer::certificates::Certificates;
 use crate::peer::{PeerSet, Takers};
 use crate::telemetry;
 use crate::vip::Addresses;
-use crate::workers;
 
 /// Runs until a signal asks it to stop.
 ///
@@ -36,11 +35,7 @@ pub(crate) fn run(path: &Path, engine: Option<Choice>) -> Result<(), Failure> {
         pool.engine = engine;
     }
     telemetry::start();
-    // Clients of pools have threads of their own; what is left is little, and is cheaper on one.
-    let passes_unread = config.proxy.as_ref().is_some_and(|proxy| proxy.pool.is_none());
-    let threads = if passes_unread { workers::threads() } else { 1 };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
