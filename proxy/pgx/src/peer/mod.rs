@@ -119,11 +119,19 @@ impl PeerSet {
         tasks.spawn(watch_ends(Arc::clone(&shared)));
         let runtime = Handle::current();
         let accepting = Arc::clone(&shared);
+        let (begin, begun) = oneshot::channel();
         let set = Arc::new_cyclic(|set| {
-            tasks.spawn(pulse::run(Weak::clone(set), inbox));
+            let pulse = pulse::run(Weak::clone(set), inbox);
+            // Before the set is there, the task would take it for one that has ended.
+            tasks.spawn(async {
+                if begun.await.is_ok() {
+                    pulse.await;
+                }
+            });
             tasks.spawn(accept::serve(accepting, listener));
             Self { shared, runtime, dialling: Mutex::default(), _tasks: tasks }
         });
+        let _ = begin.send(());
         set.set_peers(peers);
         set
     }
