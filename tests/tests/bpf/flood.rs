@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,10 @@ use crate::packets;
 use crate::space::Space;
 use crate::wire::Wire;
 
+/// Sent once at least, and again as long as the others have not been asked often enough.
 const SYNS: u32 = 200_000;
+/// How often they are asked while the flood lasts.
+const ROUNDS_MIN: usize = 3;
 /// Where another service listens on the holder's own address.
 const SSH_PORT: u16 = 22;
 /// Loose, for machines that do more than this: what hangs takes far longer.
@@ -69,8 +73,8 @@ impl Attack {
     }
 
     /// The odd ones no faster than they are counted, so that none is lost on the way; then the SYNs
-    /// as fast as they go.
-    fn run(&self, cable: &Cable, counters: &Counters) -> anyhow::Result<()> {
+    /// as fast as they go, all of them until somebody has seen enough.
+    fn run(&self, cable: &Cable, counters: &Counters, ends: &AtomicBool) -> anyhow::Result<()> {
         let counted = || -> anyhow::Result<u64> {
             BROKEN.iter().map(|reason| Ok(counters.get(*reason)?.packets)).sum()
         };
@@ -80,7 +84,12 @@ impl Attack {
             expected += BROKEN.iter().map(|reason| count(some, *reason)).sum::<u64>();
             wait_for("broken packets to be counted", || Ok(counted()? >= expected))?;
         }
-        self.syns.iter().try_for_each(|frame| push(cable, frame))
+        loop {
+            self.syns.iter().try_for_each(|frame| push(cable, frame))?;
+            if ends.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -163,21 +172,26 @@ fn flood() -> anyhow::Result<()> {
         let counts = || counted.map(|reason| holder.count(reason));
         let before = counts();
         let counters = Counters::open(&holder.pins)?;
-        let (mut worst, mut rounds) = (Duration::ZERO, 0);
+        let (mut worst, mut rounds, ends) = (Duration::ZERO, 0, AtomicBool::new(false));
         thread::scope(|scope| {
-            let attack = scope.spawn(|| attack.run(&cable, &counters));
-            while !attack.is_finished() {
-                ask(&mut sessions, &mut worst)?;
-                // Who is new gets in as well.
-                let newer = world.connect("10.77.0.1".parse()?, SSH_PORT)?;
-                sessions.push(newer);
-                rounds += 1;
-            }
-            attack.join().ok().context("the attack panicked")?
+            let attack = scope.spawn(|| attack.run(&cable, &counters, &ends));
+            let mut go_on = || -> anyhow::Result<()> {
+                while !attack.is_finished() {
+                    ask(&mut sessions, &mut worst)?;
+                    // Who is new gets in as well.
+                    sessions.push(world.connect("10.77.0.1".parse()?, SSH_PORT)?);
+                    rounds += 1;
+                    ends.store(rounds >= ROUNDS_MIN, Ordering::Relaxed);
+                }
+                Ok(())
+            };
+            let went = go_on();
+            ends.store(true, Ordering::Relaxed);
+            attack.join().ok().context("the attack panicked")??;
+            went
         })?;
         ask(&mut sessions, &mut worst)?;
-        // How many there are depends on how busy the machine is.
-        ensure!(rounds > 0, "the flood was over before anybody was asked");
+        ensure!(rounds >= ROUNDS_MIN, "the flood was over after {rounds} rounds");
         ensure!(worst < ANSWER_MAX, "an answer took {worst:?}");
 
         let mut grown = Vec::new();
