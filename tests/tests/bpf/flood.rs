@@ -141,6 +141,17 @@ fn ask(sessions: &mut [Flow], worst: &mut Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A switch reads no IP headers; this one would, and drop what is wrong with them.
+fn make_switch_blind() -> anyhow::Result<()> {
+    for family in ["iptables", "ip6tables"] {
+        let setting = format!("/proc/sys/net/bridge/bridge-nf-call-{family}");
+        if fs::exists(&setting)? {
+            fs::write(setting, "0")?;
+        }
+    }
+    Ok(())
+}
+
 fn flood() -> anyhow::Result<()> {
     Space::run(|space| {
         let mut world = World::new(space, Mode::Native)?;
@@ -148,13 +159,7 @@ fn flood() -> anyhow::Result<()> {
         let living: Proxies = (1..=3).map(|number| (NodeId(number), serving)).collect();
         world.publish(&living)?;
         world.reach(0)?;
-        // A switch reads no IP headers; this one would, and drop what is wrong with them.
-        for family in ["iptables", "ip6tables"] {
-            let setting = format!("/proc/sys/net/bridge/bridge-nf-call-{family}");
-            if fs::exists(&setting)? {
-                fs::write(setting, "0")?;
-            }
-        }
+        make_switch_blind()?;
         let holder = &world.proxies[0];
         holder.host.run(|| {
             echo(bind("0.0.0.0".parse()?, SSH_PORT)?, 1);
