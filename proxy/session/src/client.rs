@@ -96,7 +96,8 @@ pub(crate) struct Client {
     /// How many clients of its thread had come when it came. No two have the same for long, so that
     /// who tells connections apart by it is right.
     pub(crate) serial: u32,
-    /// By what it can have its query cancelled.
+    /// By what it can have its query cancelled: the number that it was told, and the secret.
+    pub(crate) process: u32,
     pub(crate) secret: [u8; 32],
     pub(crate) minor: u16,
     /// When it came, last sent something, or began to wait.
@@ -137,6 +138,7 @@ impl Client {
             unnamed: None,
             stand_in: None,
             serial,
+            process: 0,
             secret,
             minor: 0,
             since: now,
@@ -146,6 +148,11 @@ impl Client {
     /// The part of its secret that its protocol version has room for.
     pub(crate) fn key(&self) -> &[u8] {
         if self.minor >= 2 { &self.secret } else { &self.secret[..4] }
+    }
+
+    /// Whether it has not been let in yet.
+    pub(crate) fn is_logging_in(&self) -> bool {
+        matches!(self.phase, Phase::Login(_))
     }
 
     /// Whether it shares servers with others.

@@ -257,11 +257,9 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
             read_letters(&mut engine, &mut driver, letters, &shared);
         }
         for (process, key) in std::mem::take(&mut driver.cancels) {
-            if driver.worker.is_ours(process) {
-                let now = shared.now();
-                driver.with(engine.io(), |worker, wire| worker.cancel(wire, process, &key, now));
-            } else if let Some(to) = thread_of(process) {
-                shared.send(usize::from(to), Letter::Cancel(process, key));
+            let named = thread_of(process).map(usize::from);
+            for to in (0..shared.counts.len()).filter(|to| named.is_none_or(|named| named == *to)) {
+                shared.send(to, Letter::Cancel(process, key.clone()));
             }
         }
         if pgx_ring::now_ns() >= due {

@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 
 use pgx_wire::frontend;
 
-use super::login::{process_id, thread_of};
 use super::{Owner, Worker};
 use crate::exchange::Owed;
 use crate::ids::{CancelId, ServerId};
@@ -25,18 +24,11 @@ pub(super) struct Cancel {
 }
 
 impl Worker {
-    /// Whether a number by which a query is to be cancelled is of this worker.
-    #[must_use]
-    pub fn is_ours(&self, process: u32) -> bool {
-        thread_of(process) == Some(self.number & 0x7f)
-    }
-
     /// Somebody asks to cancel a query. A wrong key does nothing, as in PostgreSQL.
     pub fn cancel<N: Net>(&mut self, net: &mut N, process: u32, key: &[u8], now: Now) {
         self.now = now;
-        let number = self.number;
         let mut all = self.clients.iter();
-        let client = all.find(|each| process_id(number, each) == process && same(each.key(), key));
+        let client = all.find(|each| each.process == process && same(each.key(), key));
         let Some(id) = client.and_then(|client| client.server) else { return };
         let Some(server) = self.servers.get_mut(id) else { return };
         // The settings of its client must not be lost by it.

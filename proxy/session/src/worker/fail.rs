@@ -6,10 +6,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use pgx_wire::backend::{self, Status};
+use pgx_wire::backend::{self, Fields, Status, tag};
+use pgx_wire::limits::HEADER_BYTES;
 use pgx_wire::{ErrorResponse, Severity, SqlState, frontend};
 
-use super::Worker;
+use super::{Worker, rewrite};
+use crate::client::Client;
 use crate::exchange::Exchange;
 use crate::ids::{ClientId, ServerId};
 use crate::net::Net;
@@ -127,7 +129,8 @@ impl Worker {
         server.is_leaving = true;
         let Some(client) = server.client else { return };
         let Some(known) = self.clients.get(client) else { return };
-        net.write(known.socket, error);
+        let fatal = known.is_logging_in().then(|| ended_by(error));
+        net.write(known.socket, fatal.as_deref().unwrap_or(error));
         net.finish(known.socket);
         self.forget_client(net, client);
     }
@@ -137,9 +140,9 @@ impl Worker {
     pub(super) fn give_up<N: Net>(&mut self, net: &mut N, pool: usize, all: bool) {
         let entry = &mut self.entries[pool];
         let mut ids = core::mem::take(&mut entry.admission);
-        if all {
-            ids.extend(entry.pool.waiting());
-        }
+        let clients = &self.clients;
+        let is_told = |id: &ClientId| all || clients.get(*id).is_some_and(Client::is_logging_in);
+        ids.extend(entry.pool.waiting().filter(is_told));
         let Some(failure) = &entry.failure else { return };
         let said = String::from_utf8_lossy(&failure.reason);
         let (state, message) = match failure.refusal {
@@ -165,6 +168,22 @@ fn answer(exchange: &Exchange, is_rolled_back: bool, out: &mut Vec<u8>) {
     if readies == 0 || exchange.is_batch_open() {
         out.extend_from_slice(&error.to_bytes());
     }
+}
+
+/// The same error, as the end of the session that could not begin.
+fn ended_by(error: &[u8]) -> Vec<u8> {
+    let fatal = |field: u8| matches!(field, b'S' | b'V').then_some(&b"FATAL"[..]);
+    let mut body = Vec::new();
+    for (field, value) in Fields::new(&error[HEADER_BYTES..]) {
+        body.push(field);
+        body.extend_from_slice(fatal(field).unwrap_or(value));
+        body.push(0);
+    }
+    body.push(0);
+    let mut out = Vec::new();
+    rewrite::put_header(&mut out, tag::ERROR, body.len());
+    out.extend_from_slice(&body);
+    out
 }
 
 /// What was sent may have been committed, or not.

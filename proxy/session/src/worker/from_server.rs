@@ -6,7 +6,6 @@ use pgx_wire::Share;
 use pgx_wire::backend::{self, Fields, Status, tag};
 
 use super::from_client::is_unsettled;
-use super::login::process_id;
 use super::standby::lag_of;
 use super::{Worker, rewrite, tell};
 use crate::attrs::ServerKind;
@@ -95,7 +94,7 @@ impl Worker {
         piece: &[u8],
         at: &mut usize,
     ) -> Step {
-        let Self { clients, servers, statements, scratch, counts, now, number, .. } = self;
+        let Self { clients, servers, statements, scratch, counts, now, .. } = self;
         let Some(server) = servers.get_mut(id) else { return Step::On };
         let mut client = server.client.and_then(|client| clients.get_mut(client));
         let mut flow = Flow::new(net, piece, true);
@@ -112,8 +111,7 @@ impl Worker {
                 }
             };
             let client = client.as_deref_mut();
-            let mut side =
-                Side { client, server, statements, scratch, number: *number, has_ended: false };
+            let mut side = Side { client, server, statements, scratch, has_ended: false };
             step = side.share(&mut flow, &share, *now);
             counts.transactions += u64::from(side.has_ended);
         }
@@ -160,8 +158,6 @@ struct Side<'a> {
     server: &'a mut Server,
     statements: &'a mut Statements,
     scratch: &'a mut Vec<u8>,
-    /// The thread's.
-    number: u8,
     /// A transaction has.
     has_ended: bool,
 }
@@ -203,6 +199,10 @@ impl Side<'_> {
         };
         if is_read && body_bytes <= COLLECT_BYTES_MAX {
             return Act::Collect;
+        }
+        if kind == tag::NOTICE && self.client.as_ref().is_some_and(|each| each.is_logging_in()) {
+            // About its own settings.
+            return Act::Pass;
         }
         let mut lost = Vec::new();
         let fate = self.server.exchange.receive(kind, &mut lost);
@@ -342,12 +342,13 @@ impl Side<'_> {
     }
 
     /// Somebody has notified. Clients know their own notifications by the number that they were
-    /// told at the start, which is the proxy's, not the server's.
+    /// told at the start, which may be the proxy's, not the server's.
     fn notification(&self, body: &[u8]) -> Fate {
         let Some(client) = self.client.as_deref() else { return Fate::Swallow };
-        let own = self.server.key.0.to_be_bytes();
-        let Some(rest) = body.strip_prefix(&own) else { return Fate::Forward };
-        let process = process_id(self.number, client).to_be_bytes();
+        let (own, process) = (self.server.key.0.to_be_bytes(), client.process.to_be_bytes());
+        let Some(rest) = body.strip_prefix(&own).filter(|_| own != process) else {
+            return Fate::Forward;
+        };
         let mut bytes = Vec::new();
         rewrite::put_header(&mut bytes, tag::NOTIFICATION, process.len() + rest.len());
         bytes.extend_from_slice(&process);

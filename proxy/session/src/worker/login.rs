@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use pgx_wire::backend::{self, Fields, Status, tag};
 use pgx_wire::{SqlState, Startup, StartupError, Walker, frontend, startup};
 
-use super::Worker;
+use super::{Worker, tell};
 use crate::attrs::SessionAttrs;
 use crate::client::{Act, Client, Phase};
 use crate::config::AuthMethod;
@@ -179,6 +179,9 @@ impl Worker {
     /// The client's pool is known, and what logs in there.
     pub(super) fn start_admitted<N: Net>(&mut self, net: &mut N, id: ClientId) {
         let Some(client) = self.clients.get(id) else { return };
+        if !client.shares() {
+            return self.begin_session(net, id);
+        }
         let pool = client.pool;
         let entry = &mut self.entries[pool];
         if entry.welcome.is_none() {
@@ -192,7 +195,32 @@ impl Worker {
         self.open_wanted(net, pool);
     }
 
-    /// The client is in.
+    /// A client that is to have a server of its own is in when that has taken its settings: what
+    /// the server says of them is the client's to read.
+    fn begin_session<N: Net>(&mut self, net: &mut N, id: ClientId) {
+        let Some(client) = self.clients.get(id) else { return };
+        self.scratch.clear();
+        backend::write::authentication_ok(&mut self.scratch);
+        net.write(client.socket, &self.scratch);
+        if self.ask(net, id) {
+            self.session_begun(net, id);
+        }
+    }
+
+    /// The client is in, on its own server.
+    pub(super) fn session_begun<N: Net>(&mut self, net: &mut N, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let server = client.server.and_then(|server| self.servers.get(server));
+        let Some(server) = server else { return };
+        tell(net, &mut self.scratch, client, server);
+        // As it would be told without a proxy, if that cannot be one of ours.
+        let own = server.key.0;
+        client.process =
+            if thread_of(own).is_none() { own } else { process_id(self.number, client) };
+        self.let_in(net, id);
+    }
+
+    /// The client of a shared pool is in.
     fn welcome<N: Net>(&mut self, net: &mut N, id: ClientId) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let Some(reported) = &self.entries[client.pool].welcome else { return };
@@ -213,8 +241,16 @@ impl Worker {
                 client.reported.put(&name, &value);
             }
         }
-        let process = process_id(self.number, client);
-        backend::write::backend_key(out, process, client.key());
+        net.write(client.socket, out);
+        client.process = process_id(self.number, client);
+        self.let_in(net, id);
+    }
+
+    fn let_in<N: Net>(&mut self, net: &mut N, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let out = &mut self.scratch;
+        out.clear();
+        backend::write::backend_key(out, client.process, client.key());
         backend::write::ready(out, Status::Idle);
         net.write(client.socket, out);
         client.phase = Phase::Ready;
@@ -399,13 +435,15 @@ fn first(packet: &[u8]) -> First {
     }
 }
 
-/// The number by which a client's query is cancelled: the thread, and which of its clients. Threads
-/// count from one here, so that no number is one that a system gives to a process, or none.
-pub(super) fn process_id(worker: u8, client: &Client) -> u32 {
+/// The number by which a client's query is cancelled, if it is not its server's: the thread, and
+/// which of its clients. Threads count from one here, so that no number is one that a system gives
+/// to a process, or none.
+fn process_id(worker: u8, client: &Client) -> u32 {
     ((u32::from(worker & 0x7f) + 1) << 24) | client.serial
 }
 
-/// The thread whose client has this number; `None` for a number that no thread gives.
+/// The thread whose client has this number; `None` for one that a server gave, which may be that of
+/// any thread's client.
 #[must_use]
 pub fn thread_of(process: u32) -> Option<u8> {
     u8::try_from(process >> 24).ok()?.checked_sub(1)

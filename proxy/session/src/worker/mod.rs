@@ -390,6 +390,9 @@ impl Worker {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.is_waiting = false;
         client.awaits = None;
+        if matches!(client.phase, client::Phase::Login(_)) {
+            return self.session_begun(net, id);
+        }
         let held = core::mem::take(&mut client.held);
         if core::mem::take(&mut client.is_paused) {
             net.resume(client.socket);
@@ -525,6 +528,8 @@ mod pools_tests;
 mod random_tests;
 #[cfg(test)]
 mod recount;
+#[cfg(test)]
+mod session_tests;
 #[cfg(test)]
 mod share_tests;
 #[cfg(test)]

@@ -52,12 +52,12 @@ impl Worker {
         let over = |limit: u64| limit > 0 && self.now >= client.since.after_ms(limit);
         let id = client.id;
         match client.phase {
-            Phase::Startup(_) | Phase::Login(_) => over(client_login_ms).then_some((
+            Phase::Startup(_) | Phase::Login(_) if !client.is_waiting => over(client_login_ms).then_some((
                 id,
                 SqlState::CANNOT_CONNECT_NOW,
                 "the login took too long",
             )),
-            Phase::Ready if client.is_waiting => {
+            _ if client.is_waiting => {
                 let hold = self.entries[client.pool].hold.filter(|_| client.server.is_none());
                 let (state, message) = match hold {
                     Some(_) => (SqlState::CANNOT_CONNECT_NOW, HELD),
@@ -66,7 +66,7 @@ impl Worker {
                 let own = hold.is_some_and(|hold| over(hold.wait_ms));
                 (own || over(query_wait_ms)).then_some((id, state, message))
             }
-            Phase::Ready => {
+            _ => {
                 let server = client.server.and_then(|server| self.servers.get(server));
                 let is_answered = server.is_none_or(|server| server.exchange.is_answered());
                 let in_block = client.stand_in.is_some()
