@@ -38,6 +38,12 @@ pub const RETRY_MS: u64 = 100;
 
 const _: () = assert!(RETRY_MS <= BACK_OFF_MS_MIN);
 
+/// How long a pool without clients and servers is remembered, in milliseconds: longer than any
+/// back-off, so that who comes again and again does not make its backends be asked at once.
+pub const FORGET_MS: u64 = 60_000;
+
+const _: () = assert!(FORGET_MS > BACK_OFF_MS_MAX);
+
 /// How long clients wait for servers of their own thread before others are asked for theirs, in
 /// milliseconds.
 pub const HAND_OVER_MS: u64 = 50;

@@ -8,16 +8,19 @@ use pgx_wire::auth::md5::Stored;
 use pgx_wire::auth::scram::{Mechanism, Verifier, client, server};
 
 /// A client that has said who it is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Login {
     pub(crate) user: Vec<u8>,
     pub(crate) database: Vec<u8>,
     /// Which servers it wants, if it says so.
     pub(crate) attrs: Option<SessionAttrs>,
+    /// All that its server is to be told at the start, if it is to be a replication connection.
+    pub(crate) replication: Vec<u8>,
     pub(crate) step: Step,
 }
 
 /// What a login waits for.
+#[derive(Default)]
 pub(crate) enum Step {
     /// The answer to a salt; `None` stands for a user who cannot be right.
     Md5 { stored: Option<Stored>, salt: [u8; 4] },
@@ -25,7 +28,8 @@ pub(crate) enum Step {
     Sasl(Box<Verifier>),
     /// The proof.
     Proof(Box<server::Challenged>),
-    /// The first server of the pool, whose settings the client is told.
+    /// The first server of the pool, or its own, whose settings the client is told.
+    #[default]
     Admission,
 }
 

@@ -27,6 +27,8 @@ pub struct PoolName<'a> {
     pub database: &'a [u8],
     /// Which servers.
     pub attrs: SessionAttrs,
+    /// The start-up parameters that servers get for a replication connection; else empty.
+    pub replication: &'a [u8],
 }
 
 /// How many servers there may be. Zero means no bound where it would leave none.
@@ -91,8 +93,11 @@ pub type Reported = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// One thread's side of the bookkeeping.
 pub trait Permits: Debug {
-    /// The number of a pool.
+    /// The number of a pool, which the thread uses from here on.
     fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey;
+    /// The thread uses a pool no more. `false` if it has a permit of it, perhaps one that it has
+    /// not been told of: then nothing has changed.
+    fn forget(&mut self, pool: PoolKey) -> bool;
     /// Takes a permit for one more server.
     fn take(&mut self, pool: PoolKey, need: Need) -> bool;
     /// Takes one if the pool has fewer servers than it always should.
@@ -115,11 +120,14 @@ pub trait Permits: Debug {
     fn leave(&mut self, whose: Whose<'_>);
 }
 
+type Name = (Vec<u8>, Vec<u8>, SessionAttrs, Vec<u8>);
+
 #[derive(Debug)]
 struct Pool {
+    name: Name,
     bounds: Bounds,
-    database: usize,
-    user: usize,
+    /// How many threads use it.
+    users: usize,
     /// Servers by thread.
     held: Vec<usize>,
     reported: Option<Reported>,
@@ -129,13 +137,6 @@ impl Pool {
     fn total(&self) -> usize {
         self.held.iter().sum()
     }
-}
-
-/// Servers of one database, or of one user.
-#[derive(Debug)]
-struct Sum {
-    name: Vec<u8>,
-    held: usize,
 }
 
 /// A thread wants a permit.
@@ -151,10 +152,13 @@ struct Want {
 #[derive(Debug)]
 pub struct Ledger {
     threads: usize,
-    pools: Vec<Pool>,
-    databases: Vec<Sum>,
-    users: Vec<Sum>,
-    by_name: BTreeMap<(Vec<u8>, Vec<u8>, SessionAttrs), usize>,
+    /// By their numbers, which are never used again.
+    pools: BTreeMap<usize, Pool>,
+    next: usize,
+    /// Servers of databases, and of users, that have any.
+    databases: BTreeMap<Vec<u8>, usize>,
+    users: BTreeMap<Vec<u8>, usize>,
+    by_name: BTreeMap<Name, usize>,
     /// In the order in which they were stated. None of them could be granted now.
     wants: Vec<Want>,
     /// What threads are to be told.
@@ -168,9 +172,10 @@ impl Ledger {
     pub fn new(threads: usize) -> Self {
         Self {
             threads,
-            pools: Vec::new(),
-            databases: Vec::new(),
-            users: Vec::new(),
+            pools: BTreeMap::new(),
+            next: 0,
+            databases: BTreeMap::new(),
+            users: BTreeMap::new(),
             by_name: BTreeMap::new(),
             wants: Vec::new(),
             words: Vec::new(),
@@ -186,21 +191,36 @@ impl Ledger {
 
     /// See [`Permits::pool`].
     pub fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey {
-        let PoolName { user, database, attrs } = name;
-        let name = (user.to_vec(), database.to_vec(), attrs);
+        let PoolName { user, database, attrs, replication } = name;
+        let name = (user.to_vec(), database.to_vec(), attrs, replication.to_vec());
         if let Some(known) = self.by_name.get(&name) {
+            if let Some(pool) = self.pools.get_mut(known) {
+                pool.users += 1;
+            }
             return PoolKey(*known);
         }
-        let pool = Pool {
-            bounds,
-            database: number(&mut self.databases, database),
-            user: number(&mut self.users, user),
-            held: alloc::vec![0; self.threads],
-            reported: None,
-        };
-        self.pools.push(pool);
-        self.by_name.insert(name, self.pools.len() - 1);
-        PoolKey(self.pools.len() - 1)
+        let held = alloc::vec![0; self.threads];
+        let pool = Pool { name: name.clone(), bounds, users: 1, held, reported: None };
+        let number = self.next;
+        self.next += 1;
+        self.pools.insert(number, pool);
+        self.by_name.insert(name, number);
+        PoolKey(number)
+    }
+
+    /// See [`Permits::forget`].
+    pub fn forget(&mut self, thread: usize, key: PoolKey) -> bool {
+        let Some(pool) = self.pools.get_mut(&key.0) else { return true };
+        if pool.held[thread] > 0 {
+            return false;
+        }
+        pool.users -= 1;
+        if pool.users == 0 {
+            self.by_name.remove(&pool.name);
+            self.pools.remove(&key.0);
+        }
+        self.withdraw(thread, key);
+        true
     }
 
     /// See [`Permits::take`].
@@ -220,7 +240,7 @@ impl Ledger {
             Some(at) => self.wants[at] = want,
             None => self.wants.push(want),
         }
-        for (other, holder) in self.pools.iter().enumerate() {
+        for (&other, holder) in &self.pools {
             let is_own = |holds: usize| other == pool && holds == thread;
             for holds in
                 (0..self.threads).filter(|holds| holder.held[*holds] > 0 && !is_own(*holds))
@@ -235,7 +255,7 @@ impl Ledger {
 
     /// See [`Permits::take_for_min`].
     pub fn take_for_min(&mut self, thread: usize, PoolKey(pool): PoolKey) -> bool {
-        let is_short = self.pools[pool].total() < self.pools[pool].bounds.min;
+        let is_short = self.pools[&pool].total() < self.pools[&pool].bounds.min;
         let takes = is_short && self.fits(pool, false);
         if takes {
             self.hold(thread, pool);
@@ -251,7 +271,7 @@ impl Ledger {
 
     /// See [`Permits::give_spare`].
     pub fn give_spare(&mut self, thread: usize, key: PoolKey) -> bool {
-        let pool = &self.pools[key.0];
+        let pool = &self.pools[&key.0];
         let gives = pool.total() > pool.bounds.min;
         if gives {
             self.give(thread, key);
@@ -280,13 +300,15 @@ impl Ledger {
 
     /// See [`Permits::tell_reported`].
     pub fn tell_reported(&mut self, PoolKey(pool): PoolKey, reported: &Reported) {
-        self.pools[pool].reported.get_or_insert_with(|| reported.clone());
+        if let Some(pool) = self.pools.get_mut(&pool) {
+            pool.reported.get_or_insert_with(|| reported.clone());
+        }
     }
 
     /// See [`Permits::reported`].
     #[must_use]
     pub fn reported(&self, PoolKey(pool): PoolKey) -> Option<Reported> {
-        self.pools[pool].reported.clone()
+        self.pools.get(&pool)?.reported.clone()
     }
 
     /// See [`Permits::enter`].
@@ -310,18 +332,18 @@ impl Ledger {
     /// Permits that a thread has of a pool, those included that it has not been told of.
     #[cfg(test)]
     pub(crate) fn held(&self, thread: usize, PoolKey(pool): PoolKey) -> usize {
-        self.pools[pool].held[thread]
+        self.pools.get(&pool).map_or(0, |pool| pool.held[thread])
     }
 
     /// Which bounds are reached for one more server: the pool's, the database's, the user's.
     fn reached(&self, pool: usize, may_reserve: bool) -> (bool, bool, bool) {
-        let Pool { bounds, database, user, .. } = &self.pools[pool];
+        let Pool { bounds, name: (user, database, ..), .. } = &self.pools[&pool];
         let reserve = if may_reserve { bounds.reserve } else { 0 };
         let is_at = |held: usize, max: usize| max > 0 && held >= max;
         (
-            self.pools[pool].total() >= bounds.pool + reserve,
-            is_at(self.databases[*database].held, bounds.database),
-            is_at(self.users[*user].held, bounds.user),
+            self.pools[&pool].total() >= bounds.pool + reserve,
+            is_at(held(&self.databases, database), bounds.database),
+            is_at(held(&self.users, user), bounds.user),
         )
     }
 
@@ -332,11 +354,11 @@ impl Ledger {
     /// Whether one server less in a pool brings a want nearer.
     fn relieves(&self, pool: usize, want: &Want) -> bool {
         let (in_pool, in_database, of_user) = self.reached(want.pool, want.may_reserve);
-        let (holder, wanted) = (&self.pools[pool], &self.pools[want.pool]);
+        let (holder, wanted) = (&self.pools[&pool].name, &self.pools[&want.pool].name);
         if in_pool {
             return pool == want.pool;
         }
-        in_database && holder.database == wanted.database || of_user && holder.user == wanted.user
+        in_database && holder.1 == wanted.1 || of_user && holder.0 == wanted.0
     }
 
     /// Grants what can be, the oldest first.
@@ -354,26 +376,31 @@ impl Ledger {
     }
 
     fn hold(&mut self, thread: usize, pool: usize) {
-        let pool = &mut self.pools[pool];
+        let Some(pool) = self.pools.get_mut(&pool) else { return };
         pool.held[thread] += 1;
-        self.databases[pool.database].held += 1;
-        self.users[pool.user].held += 1;
+        let (user, database, ..) = pool.name.clone();
+        *self.databases.entry(database).or_default() += 1;
+        *self.users.entry(user).or_default() += 1;
     }
 
     fn let_go(&mut self, thread: usize, pool: usize) {
-        let pool = &mut self.pools[pool];
+        let Some(pool) = self.pools.get_mut(&pool) else { return };
         assert!(pool.held[thread] > 0, "a permit that was never taken");
         pool.held[thread] -= 1;
-        self.databases[pool.database].held -= 1;
-        self.users[pool.user].held -= 1;
+        for (sums, name) in
+            [(&mut self.databases, &pool.name.1), (&mut self.users, &pool.name.0)]
+        {
+            let left = held(sums, name).saturating_sub(1);
+            match left {
+                0 => sums.remove(name),
+                _ => sums.insert(name.clone(), left),
+            };
+        }
     }
 }
 
-fn number(sums: &mut Vec<Sum>, name: &[u8]) -> usize {
-    sums.iter().position(|sum| sum.name == name).unwrap_or_else(|| {
-        sums.push(Sum { name: name.to_vec(), held: 0 });
-        sums.len() - 1
-    })
+fn held(sums: &BTreeMap<Vec<u8>, usize>, name: &[u8]) -> usize {
+    sums.get(name).copied().unwrap_or(0)
 }
 
 fn name(whose: Whose<'_>) -> (u8, Vec<u8>) {

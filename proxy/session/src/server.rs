@@ -84,6 +84,8 @@ pub(crate) struct Server {
     pub(crate) refusal: Option<SqlState>,
     /// It is not of the kind that its pool is of.
     pub(crate) is_unwanted: bool,
+    /// It did not know the protocol's version, and is asked again by an older one.
+    pub(crate) is_too_old: bool,
     /// Its client has read why the session ends, as the answer to what it had sent.
     pub(crate) has_told: bool,
     pub(crate) is_paused: bool,
@@ -131,6 +133,7 @@ impl Server {
             farewell: Vec::new(),
             refusal: None,
             is_unwanted: false,
+            is_too_old: false,
             has_told: false,
             is_paused: false,
             key: (0, Vec::new()),

@@ -47,6 +47,10 @@ impl Permits for Desk {
         self.ask(|ledger, _| ledger.pool(name, bounds))
     }
 
+    fn forget(&mut self, pool: PoolKey) -> bool {
+        self.ask(|ledger, thread| ledger.forget(thread, pool))
+    }
+
     fn take(&mut self, pool: PoolKey, need: Need) -> bool {
         self.ask(|ledger, thread| ledger.take(thread, pool, need))
     }

@@ -6,7 +6,7 @@ use crate::limits::HAND_OVER_MS;
 const THREADS: usize = 3;
 
 fn named<'a>(user: &'a [u8], database: &'a [u8]) -> PoolName<'a> {
-    PoolName { user, database, attrs: SessionAttrs::Any }
+    PoolName { user, database, attrs: SessionAttrs::Any, replication: b"" }
 }
 
 /// A generator of numbers that nobody needs to trust.

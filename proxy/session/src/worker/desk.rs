@@ -60,6 +60,10 @@ impl Permits for Desk {
         self.ask(|ledger| ledger.pool(name, bounds))
     }
 
+    fn forget(&mut self, pool: PoolKey) -> bool {
+        self.ask(|ledger| ledger.forget(self.thread, pool))
+    }
+
     fn take(&mut self, pool: PoolKey, need: Need) -> bool {
         self.ask(|ledger| ledger.take(self.thread, pool, need))
     }

@@ -7,10 +7,13 @@ use alloc::vec::Vec;
 
 use pgx_wire::SqlState;
 
+use super::login::MINOR_MAX;
 use super::{FIRST_EPOCH, Hold, Worker};
 use crate::attrs::SessionAttrs;
-use crate::config::{Config, Database};
+use crate::config::{Config, Database, PoolMode};
 use crate::ids::ClientId;
+use crate::limits::FORGET_MS;
+use crate::login::Login;
 use crate::permits::{Bounds, PoolKey, PoolName};
 use crate::pool::Pool;
 use crate::route::{Router, Snapshot};
@@ -24,6 +27,22 @@ pub(super) struct Name {
     pub(super) user: Vec<u8>,
     pub(super) database: Vec<u8>,
     pub(super) attrs: SessionAttrs,
+    /// The start-up parameters of a replication connection, each as two strings that end with NUL.
+    /// Its servers get them as they are, since none could be set there later.
+    pub(super) replication: Vec<u8>,
+}
+
+impl Name {
+    /// The start-up parameters of its servers beside user and database.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let mut words = self.replication.split(|byte| *byte == 0);
+        core::iter::from_fn(move || Some((words.next()?, words.next()?)))
+    }
+
+    /// Whether its servers are each for one client, and not for the next.
+    pub(super) fn is_replication(&self) -> bool {
+        !self.replication.is_empty()
+    }
 }
 
 /// The servers of one user in one database, and how to open more.
@@ -53,6 +72,10 @@ pub(super) struct Entry {
     pub(super) has_want: bool,
     /// Somebody wants the permits of its servers.
     pub(super) is_wanted: bool,
+    /// The minor version of the protocol that its servers are spoken to in.
+    pub(super) minor: u16,
+    /// Since when it has neither clients nor servers.
+    pub(super) empty: Option<Now>,
 }
 
 /// Servers of a pool cannot be opened.
@@ -86,7 +109,18 @@ impl Entry {
             is_denied: false,
             has_want: false,
             is_wanted: false,
+            minor: MINOR_MAX,
+            empty: None,
         }
+    }
+
+    /// Whether nobody would miss it.
+    fn is_empty(&self) -> bool {
+        self.clients == 0
+            && self.pool.total() == 0
+            && self.admission.is_empty()
+            && !self.has_want
+            && self.settings.login.as_ref().is_none_or(|_| self.settings.pool_min == 0)
     }
 }
 
@@ -106,34 +140,43 @@ impl Worker {
         let config = Rc::clone(&self.config);
         for (name, database) in config.databases.iter().filter(|(name, _)| *name != b"*") {
             if let Some(login) = database.login.as_ref().filter(|_| database.pool_min > 0) {
-                self.entry(&login.user, name, None, SessionAttrs::Any);
+                let user = login.user.clone();
+                self.entry(user, name, SessionAttrs::Any, Vec::new());
             }
         }
     }
 
-    /// The pool for a client of this user in this database; `None` if there is no such database.
-    /// A client that names servers comes before its database, and that before its listener.
+    /// The pool for a client that has said who it is; `None` if there is no such database. A client
+    /// that names servers comes before its database, and that before its listener.
     ///
     /// All statements of a client are sent to this pool: to send single statements elsewhere, the
     /// pool would be chosen again where a client asks for a server.
-    pub(super) fn entry(
+    pub(super) fn entry_for(&mut self, login: &Login, listener: SessionAttrs) -> Option<usize> {
+        let settings = self.config.database(&login.database)?;
+        let user = settings.login.as_ref().map_or(&login.user, |forced| &forced.user).clone();
+        let attrs = login.attrs.or(settings.attrs).unwrap_or(listener);
+        self.entry(user, &login.database, attrs, login.replication.clone())
+    }
+
+    fn entry(
         &mut self,
-        user: &[u8],
+        user: Vec<u8>,
         database: &[u8],
-        asked: Option<SessionAttrs>,
-        listener: SessionAttrs,
+        attrs: SessionAttrs,
+        replication: Vec<u8>,
     ) -> Option<usize> {
-        let settings = self.config.database(database)?;
-        let user = settings.login.as_ref().map_or(user, |login| &login.user);
-        let attrs = asked.or(settings.attrs).unwrap_or(listener);
-        let name = Name { user: user.to_vec(), database: database.to_vec(), attrs };
+        let mut settings = self.config.database(database)?.clone();
+        let name = Name { user, database: database.to_vec(), attrs, replication };
         if let Some(known) = self.by_name.get(&name) {
             return Some(*known);
         }
-        let mut settings = settings.clone();
+        let user = &name.user[..];
         let special = *self.config.special.get(user).unwrap_or(&self.config.usual);
         settings.mode = special.mode.unwrap_or(settings.mode);
         settings.pool_size = special.pool_size.unwrap_or(settings.pool_size);
+        if name.is_replication() {
+            (settings.mode, settings.pool_min, settings.reserve) = (PoolMode::Session, 0, 0);
+        }
         let bounds = Bounds {
             pool: settings.pool_size,
             reserve: settings.reserve,
@@ -141,13 +184,34 @@ impl Worker {
             database: settings.servers_max,
             user: special.servers_max,
         };
-        let key = self.permits.pool(PoolName { user, database, attrs }, bounds);
+        let of = PoolName { user, database, attrs, replication: &name.replication };
+        let key = self.permits.pool(of, bounds);
         let configured = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
         let snapshot = self.snapshot_of(database).unwrap_or(&configured);
         let mut entry = Entry::new(name.clone(), settings, snapshot, key);
         entry.hold = self.hold_of(database);
-        self.entries.push(entry);
-        self.by_name.insert(name, self.entries.len() - 1);
-        Some(self.entries.len() - 1)
+        let place = self.free_entries.pop().unwrap_or(self.entries.len());
+        match self.entries.get_mut(place) {
+            Some(free) => *free = entry,
+            None => self.entries.push(entry),
+        }
+        self.by_name.insert(name, place);
+        Some(place)
+    }
+
+    /// Forgets a pool that has had no clients and no servers for long: names of databases and
+    /// users may be without end.
+    pub(super) fn forget_empty(&mut self, pool: usize) {
+        let entry = &mut self.entries[pool];
+        if !entry.is_empty() {
+            entry.empty = None;
+            return;
+        }
+        let since = *entry.empty.get_or_insert(self.now);
+        let is_known = self.by_name.get(&entry.name) == Some(&pool);
+        if is_known && self.now >= since.after_ms(FORGET_MS) && self.permits.forget(entry.key) {
+            self.by_name.remove(&entry.name);
+            self.free_entries.push(pool);
+        }
     }
 }

@@ -41,6 +41,11 @@ impl Worker {
             return self.not_opened(net, pool, reason, None);
         }
         net.abort(server.socket);
+        if server.is_too_old {
+            entry.pool.failed();
+            self.give_permit(pool);
+            return self.open_wanted(net, pool);
+        }
         if !matches!(server.phase, Phase::Ready) {
             entry.router.handle_failure(&server.address, self.now);
             let said = if server.farewell.is_empty() { reason } else { &server.farewell };

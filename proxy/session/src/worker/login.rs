@@ -13,7 +13,7 @@ use crate::client::{Act, Client, Phase};
 use crate::config::AuthMethod;
 use crate::ids::{ClientId, ServerId};
 use crate::limits::COLLECT_BYTES_MAX;
-use crate::login::{Login, ServerLogin, Step};
+use crate::login::{Exchange, Login, ServerLogin, Step};
 use crate::net::Net;
 use crate::options;
 use crate::server;
@@ -21,7 +21,7 @@ use crate::settings::{Settings, Values, as_reported, is_name};
 use crate::time::Now;
 
 /// The newest minor version of the protocol that clients may speak.
-const MINOR_MAX: u16 = 2;
+pub(super) const MINOR_MAX: u16 = 2;
 
 /// What a client's first packets lead to.
 enum First {
@@ -102,14 +102,15 @@ impl Worker {
         client.minor = minor.min(MINOR_MAX);
         let mut unknown: Vec<&[u8]> = Vec::new();
         let (mut user, mut database, mut values) = (Vec::new(), None, Values::new());
+        let mut replication = None;
         let mut wrong = None;
         let mut state = SqlState::FEATURE_NOT_SUPPORTED;
         for (name, value) in parameters {
             match name.as_slice() {
                 b"user" => user.clone_from(value),
                 b"database" => database = Some(value.clone()),
-                b"replication" if value == b"false" || value == b"off" || value == b"0" => {}
-                b"replication" => wrong = Some("replication through the proxy is not possible yet"),
+                b"replication" if is_off(value) => {}
+                b"replication" => replication = Some(value),
                 b"options" => match options::parse(value) {
                     Some(settings) => values.extend(settings),
                     None => wrong = Some("invalid command-line argument in start-up options"),
@@ -136,6 +137,7 @@ impl Worker {
             backend::write::negotiate_protocol(&mut self.scratch, newest, &unknown);
             net.write(client.socket, &self.scratch);
         }
+        let replication = replication.map(|kind| for_replication(kind, &mut values));
         client.startup = Settings::new(values);
         client.settings = client.startup.clone();
         if let Some(message) = wrong {
@@ -148,24 +150,25 @@ impl Worker {
             return self.refuse(net, id, SqlState::INVALID_AUTHORIZATION, message);
         }
         let database = database.filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
+        let (replication, step) = (replication.unwrap_or_default(), Step::Admission);
         client.phase =
-            Phase::Login(Box::new(Login { user, database, attrs, step: Step::Admission }));
+            Phase::Login(Box::new(Login { user, database, attrs, replication, step }));
         self.challenge(net, id);
     }
 
     /// A client has proved who it is: it is let in as soon as it can be told of a server's
     /// settings.
     pub(super) fn admit<N: Net>(&mut self, net: &mut N, id: ClientId) {
-        let Some(client) = self.clients.get(id) else { return };
-        let Phase::Login(login) = &client.phase else { return };
-        let (user, database) = (login.user.clone(), login.database.clone());
-        let (attrs, listener) = (login.attrs, client.listener);
-        let Some(pool) = self.entry(&user, &database, attrs, listener) else {
-            let name = String::from_utf8_lossy(&database);
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let listener = client.listener;
+        let Phase::Login(login) = &mut client.phase else { return };
+        let login = core::mem::take(login);
+        let Some(pool) = self.entry_for(&login, listener) else {
+            let name = String::from_utf8_lossy(&login.database);
             let message = alloc::format!("database \"{name}\" does not exist");
             return self.refuse(net, id, SqlState::INVALID_CATALOG_NAME, &message);
         };
-        if let Err(message) = self.count_client(id, &user, pool) {
+        if let Err(message) = self.count_client(id, &login.user, pool) {
             return self.refuse(net, id, SqlState::TOO_MANY_CONNECTIONS, &message);
         }
         let Some(client) = self.clients.get_mut(id) else { return };
@@ -284,9 +287,10 @@ impl Worker {
             None => &entry.name.database,
         };
         let user = &entry.name.user[..];
-        let parameters: [(&[u8], &[u8]); 2] = [(b"user", user), (b"database", database)];
+        let own: [(&[u8], &[u8]); 2] = [(b"user", user), (b"database", database)];
         self.scratch.clear();
-        frontend::write::startup(&mut self.scratch, 0, parameters);
+        let parameters = own.into_iter().chain(entry.name.parameters());
+        frontend::write::startup(&mut self.scratch, entry.minor, parameters);
         net.write(server.socket, &self.scratch);
         server.phase = server::Phase::Login(ServerLogin::default());
     }
@@ -342,6 +346,14 @@ impl Worker {
             }
             tag::ERROR => {
                 let fields = Fields::new(body);
+                let entry = &mut self.entries[server.pool];
+                let is_first = matches!(login.exchange, Exchange::None) && !login.is_in;
+                let is_of_version = matches!(fields.sqlstate().as_ref(), Some(b"0A000" | b"08P01"));
+                if is_first && is_of_version && core::mem::take(&mut entry.minor) > 0 {
+                    // Not a PostgreSQL that says which version it speaks: the oldest will do.
+                    server.is_too_old = true;
+                    return Err(Vec::new());
+                }
                 server.farewell = fields.message().unwrap_or_default().to_vec();
                 // Too many connections and a start or stop pass; who is refused stays so.
                 let state = fields.sqlstate();
@@ -376,6 +388,7 @@ impl Worker {
                 }
             },
             _ if self.role_answer(id, kind, body) => {}
+            // What there is of newer versions, a longer key, says so itself.
             tag::NOTICE | tag::NEGOTIATE => {}
             _ => return Err(b"what answers is no PostgreSQL server".to_vec()),
         }
@@ -433,6 +446,28 @@ fn first(packet: &[u8]) -> First {
         }
         Err(error) => First::Nonsense(alloc::format!("{error}")),
     }
+}
+
+/// Whether a start-up packet says that it is about no replication connection. Source: PostgreSQL's
+/// `parse_bool`.
+fn is_off(value: &[u8]) -> bool {
+    let value = value.to_ascii_lowercase();
+    let begins = |word: &[u8], least: usize| value.len() >= least && word.starts_with(&value);
+    begins(b"false", 1) || begins(b"no", 1) || begins(b"off", 2) || value == b"0"
+}
+
+/// The start-up parameters of a replication connection.
+fn for_replication(kind: &[u8], values: &mut Values) -> Vec<u8> {
+    let mut all = Vec::new();
+    let values = core::mem::take(values);
+    let values = values.iter().map(|(name, value)| (&name[..], &value[..]));
+    for (name, value) in core::iter::once((&b"replication"[..], kind)).chain(values) {
+        for word in [name, value] {
+            all.extend_from_slice(word);
+            all.push(0);
+        }
+    }
+    all
 }
 
 /// The number by which a client's query is cancelled, if it is not its server's: the thread, and

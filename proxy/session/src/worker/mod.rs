@@ -88,6 +88,8 @@ pub struct Worker {
     cancels: Places<cancel::Cancel>,
     entries: Vec<Entry>,
     by_name: BTreeMap<entry::Name, usize>,
+    /// Places in `entries` of pools that were forgotten.
+    free_entries: Vec<usize>,
     /// How databases are held, by their names; those that are not there, as all are.
     holds: BTreeMap<Vec<u8>, Option<Hold>>,
     hold_all: Option<Hold>,
@@ -132,6 +134,7 @@ impl Worker {
             cancels: Places::default(),
             entries: Vec::new(),
             by_name: BTreeMap::new(),
+            free_entries: Vec::new(),
             holds: BTreeMap::new(),
             hold_all: None,
             snapshots: BTreeMap::new(),
@@ -262,6 +265,7 @@ impl Worker {
         // The rest of half a message would be the next client's.
         let is_between = client.walker.is_between() && server.walker.is_between();
         let is_usable = is_between
+            && !self.entries[server.pool].name.is_replication()
             && server.exchange.is_answered()
             && !server.exchange.is_doubtful()
             && !server.exchange.is_opaque();

@@ -9,6 +9,7 @@ use pgx_wire::backend::write::Level;
 use pgx_wire::backend::{self, Fields, Status};
 use pgx_wire::{SqlState, frontend};
 
+use super::Owner;
 use super::testing::{Bench, done, error, query, tags};
 use super::tests::states;
 use crate::config::{AuthMethod, Config, Database, Limits, PoolMode};
@@ -118,4 +119,73 @@ fn login_goes_on_with_another_server_when_its_first_is_lost() {
     bench.take(server);
     taken(&mut bench, server);
     assert_eq!(bench.tags(client), "NSSKZ");
+}
+
+#[test]
+fn server_that_knows_no_newer_version_is_asked_by_the_oldest() {
+    let mut bench = Bench::new(PoolMode::Session, 1);
+    let client = bench.begin_client(&[]);
+    let server = bench.wire.connects.pop().unwrap();
+    let minor = |bench: &mut Bench, server: Socket| {
+        let Some(Owner::Server(id)) = bench.wire.owners.get(&server).copied() else { panic!() };
+        bench.worker.connected(&mut bench.wire, id, Ok(()), bench.now);
+        bench.take(server)[7]
+    };
+    assert_eq!(minor(&mut bench, server), 2);
+    bench.say(server, &error("FATAL", "08P01"));
+    assert!(bench.is_closed(server));
+    let server = bench.wire.connects.pop().expect("it is tried again at once");
+    assert_eq!(minor(&mut bench, server), 0);
+    bench.greet(server);
+    assert_eq!(bench.tags(client), "RSSKZ");
+}
+
+#[test]
+fn replication_has_servers_of_its_own_that_are_told_all_at_the_start() {
+    let mut bench = Bench::new(PoolMode::Transaction, 1);
+    bench.client();
+    let client = bench.begin_client(&[("replication", "true"), ("application_name", "b")]);
+    let server = bench.wire.connects.pop().expect("the pool's own server is none for it");
+    let Some(Owner::Server(id)) = bench.wire.owners.get(&server).copied() else { panic!() };
+    bench.worker.connected(&mut bench.wire, id, Ok(()), bench.now);
+    let told = bench.take(server);
+    assert!(told.ends_with(b"replication\0true\0application_name\0b\0\0"), "{told:?}");
+    bench.greet(server);
+    assert_eq!(bench.take(server), b"", "it takes no queries");
+    assert_eq!(bench.tags(client), "RSSKZ");
+    bench.say(client, &query("START_REPLICATION 0/0"));
+    bench.say(server, b"W\0\0\0\x07\0\0\0");
+    let copied = [b"d\0\0\0\x05w", &b"d\0\0\0\x05k"[..]].concat();
+    bench.say_slowly(server, &copied);
+    assert_eq!(&bench.take(client)[8..], copied);
+    bench.say(client, &copied);
+    bench.tick(1_000_000);
+    bench.end(client);
+    assert!(bench.is_closed(server), "nobody else may have it");
+}
+
+#[test]
+fn replication_that_is_off_is_none() {
+    for off in ["false", "OFF", "n", "0", "f"] {
+        let mut bench = Bench::new(PoolMode::Transaction, 1);
+        bench.client();
+        bench.begin_client(&[("replication", off)]);
+        assert!(bench.wire.connects.is_empty(), "{off}");
+    }
+}
+
+#[test]
+fn pool_that_nobody_uses_is_forgotten_and_its_place_used_again() {
+    let mut bench = Bench::new(PoolMode::Transaction, 1);
+    for round in 0..5 {
+        let client = bench.begin_client_of("ann", &alloc::format!("shop{round}"), &[]);
+        bench.open_all();
+        assert_eq!(bench.tags(client), "RSSKZ");
+        bench.end(client);
+        bench.tick(1_000);
+        bench.tick(700_000);
+        assert_eq!(bench.worker.gauges().servers, 0, "idle for too long");
+        bench.tick(60_000);
+    }
+    assert_eq!((bench.worker.entries.len(), bench.worker.by_name.len()), (1, 0));
 }

@@ -35,6 +35,8 @@ impl Worker {
             }
             // Whoever takes all servers need not know.
             None if server.attrs == Default::default() || login.is_asked => Some(true),
+            // It may take no queries.
+            None if self.entries[server.pool].name.is_replication() => Some(true),
             None => {
                 login.is_asked = true;
                 self.scratch.clear();
@@ -62,7 +64,8 @@ impl Worker {
     pub(super) fn ask_lag<N: Net>(&mut self, net: &mut N, id: ServerId) -> bool {
         let Some(server) = self.servers.get_mut(id) else { return false };
         let entry = &self.entries[server.pool];
-        if entry.settings.lag_ms_max == 0 || !entry.name.attrs.reads_standbys() {
+        let is_asked = entry.name.attrs.reads_standbys() && !entry.name.is_replication();
+        if entry.settings.lag_ms_max == 0 || !is_asked {
             return false;
         }
         let asked = server.lag_asked;

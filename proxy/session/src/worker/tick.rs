@@ -44,6 +44,7 @@ impl Worker {
             self.keep_min(net, pool);
             self.ask_idle_lags(net, pool);
             self.serve(net, pool);
+            self.forget_empty(pool);
         }
     }
 
@@ -68,6 +69,10 @@ impl Worker {
             }
             _ => {
                 let server = client.server.and_then(|server| self.servers.get(server));
+                if server.is_some_and(|server| server.exchange.is_opaque()) {
+                    // Replication is one query without an end.
+                    return None;
+                }
                 let is_answered = server.is_none_or(|server| server.exchange.is_answered());
                 let in_block = client.stand_in.is_some()
                     || server.is_some_and(|server| server.exchange.status() != Status::Idle);
