@@ -19,7 +19,7 @@ use pgx_session::permits::{
 };
 use pgx_session::route::ServerAddress;
 use pgx_session::time::Now;
-use pgx_session::worker::{Hold, Owner, Scope, Worker};
+use pgx_session::worker::{Asker, Hold, Owner, Request, Scope, Worker};
 use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 
@@ -33,6 +33,8 @@ struct Wire {
     blocked: BTreeSet<Socket>,
     owners: BTreeMap<Socket, Owner>,
     connecting: BTreeSet<Socket>,
+    /// The numbers that clients were told to cancel by.
+    processes: BTreeMap<Socket, u32>,
     last: u64,
 }
 
@@ -49,7 +51,12 @@ impl Net for Wire {
         self.write(to, &[]);
     }
 
-    fn write(&mut self, to: Socket, _bytes: &[u8]) {
+    fn write(&mut self, to: Socket, bytes: &[u8]) {
+        if let Some((b"K\0\0\0\x0c", told)) = bytes.split_first_chunk()
+            && let Some((process, _)) = told.split_first_chunk()
+        {
+            self.processes.insert(to, u32::from_be_bytes(*process));
+        }
         assert!(!self.closed.contains(&to), "written to a closed socket");
         assert!(!self.connecting.contains(&to), "written before it is there");
     }
@@ -85,7 +92,11 @@ impl Net for Wire {
         self.owners.insert(socket, owner);
     }
 
-    fn cancel(&mut self, _process: u32, _key: &[u8]) {}
+    fn cancel(&mut self, _request: Request) -> usize {
+        0
+    }
+
+    fn cancelled(&mut self, _by: Asker) {}
 
     fn random(&mut self, bytes: &mut [u8]) {
         bytes.fill(7);
@@ -101,6 +112,10 @@ struct Desk(Ledger);
 impl Permits for Desk {
     fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey {
         self.0.pool(name, bounds)
+    }
+
+    fn forget(&mut self, pool: PoolKey) -> bool {
+        self.0.forget(0, pool)
     }
 
     fn take(&mut self, pool: PoolKey, need: Need) -> bool {
@@ -215,9 +230,13 @@ impl Play {
             }
             10 => self.worker.resume(&mut self.wire, Scope::Database(b"shop"), self.now),
             _ => {
-                let process = self.clients.get(whose % CLIENTS_MAX).map(|(_, id)| id.place());
-                let process = process.unwrap_or_default();
-                self.worker.cancel(&mut self.wire, process, &[7; 4], self.now);
+                let Some((socket, client)) = self.clients.get(whose % CLIENTS_MAX) else {
+                    return rest;
+                };
+                let process = self.wire.processes.get(socket).copied().unwrap_or_default();
+                let by = Asker { thread: 0, client: *client };
+                let request = Request { by, process, key: vec![7; 4] };
+                self.worker.cancel(&mut self.wire, request, self.now);
             }
         }
         rest

@@ -141,6 +141,7 @@ fn start_pool(
         usual: pool.usual,
         auth: pool.auth,
         clients_max: proxy.max_client_conn,
+        peers: pool.peers.clone(),
         limits: pool.limits,
     };
     let setup = Setup { zero_copy_bytes_min: pool.zero_copy_bytes_min, ..Setup::default() };

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::attrs::SessionAttrs;
-use crate::route::Backend;
+use crate::route::{Backend, ServerAddress};
 use crate::secret::Secret;
 
 /// When a client gives its server back.
@@ -120,6 +120,8 @@ pub struct Config {
     pub auth: AuthMethod,
     /// Clients at once.
     pub clients_max: usize,
+    /// Other nodes whose clients' queries may be cancelled here, and the other way round.
+    pub peers: Peers,
     /// How long things may take, and how much is kept.
     pub limits: Limits,
 }
@@ -147,6 +149,19 @@ pub struct Limits {
     pub idle_transaction_ms: u64,
 }
 
+/// Nodes that pass requests to cancel on to each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// This node's number among them, from 1 to [`PEER_MAX`]; 0 if there are no others.
+    pub own: u8,
+    /// Where the others are, by their numbers.
+    pub others: BTreeMap<u8, ServerAddress>,
+}
+
+/// The largest number of a node among those that pass requests to cancel on to each other: the
+/// keys that clients get have room for no more.
+pub const PEER_MAX: u8 = 15;
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -156,6 +171,7 @@ impl Default for Config {
             usual: User::default(),
             auth: AuthMethod::Scram,
             clients_max: 1_000,
+            peers: Peers::default(),
             limits: Limits::default(),
         }
     }

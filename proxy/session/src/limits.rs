@@ -38,6 +38,10 @@ pub const RETRY_MS: u64 = 100;
 
 const _: () = assert!(RETRY_MS <= BACK_OFF_MS_MIN);
 
+/// Requests to cancel that a thread passes on to other nodes in a second: people press keys less
+/// often, and whoever asks for more does not want an answer.
+pub const FORWARDS_MAX: u32 = 100;
+
 /// How long a pool without clients and servers is remembered, in milliseconds: longer than any
 /// back-off, so that who comes again and again does not make its backends be asked at once.
 pub const FORGET_MS: u64 = 60_000;

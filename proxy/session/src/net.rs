@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use crate::note::Note;
 use crate::route::ServerAddress;
-use crate::worker::Owner;
+use crate::worker::{Asker, Owner, Request};
 
 /// A connection, as the driver names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,8 +39,12 @@ pub trait Net {
     /// A socket from [`Self::connect`] is for this: its events go there.
     fn own(&mut self, socket: Socket, owner: Owner);
 
-    /// Somebody asks to cancel a query by this number and key, of whichever worker it is.
-    fn cancel(&mut self, process: u32, key: &[u8]);
+    /// Hands a request to cancel to all workers of this node whose client may be meant. Says how
+    /// many these are; each of them answers by [`Self::cancelled`].
+    fn cancel(&mut self, request: Request) -> usize;
+
+    /// Tells the asker's worker that a request has had its effect, or none.
+    fn cancelled(&mut self, by: Asker);
 
     /// Bytes that nobody can foretell.
     fn random(&mut self, bytes: &mut [u8]);

@@ -387,9 +387,7 @@ impl Ledger {
         let Some(pool) = self.pools.get_mut(&pool) else { return };
         assert!(pool.held[thread] > 0, "a permit that was never taken");
         pool.held[thread] -= 1;
-        for (sums, name) in
-            [(&mut self.databases, &pool.name.1), (&mut self.users, &pool.name.0)]
-        {
+        for (sums, name) in [(&mut self.databases, &pool.name.1), (&mut self.users, &pool.name.0)] {
             let left = held(sums, name).saturating_sub(1);
             match left {
                 0 => sums.remove(name),

@@ -4,6 +4,7 @@
 mod alike;
 mod databases;
 mod lost;
+mod own;
 mod pause;
 mod roles;
 mod session;
@@ -67,8 +68,9 @@ fn main() -> ExitCode {
     // Each has its own pgx, but PostgreSQL's processes are looked at by all.
     arguments.test_threads = Some(1);
     let tests: Vec<(&str, Test)> =
-        [alike::TESTS, databases::TESTS, lost::TESTS, pause::TESTS, roles::TESTS, shared::TESTS]
+        [alike::TESTS, databases::TESTS, lost::TESTS, own::TESTS, pause::TESTS]
             .into_iter()
+            .chain([roles::TESTS, shared::TESTS])
             .flatten()
             .copied()
             .collect();

@@ -71,6 +71,16 @@ impl Session {
         Ok(Self::try_log_in(Box::new(stream), parameters)?.1)
     }
 
+    /// The same, at PostgreSQL itself.
+    pub(crate) fn told_directly(
+        folder: &Path,
+        parameters: &[(&str, &str)],
+    ) -> anyhow::Result<Vec<Message>> {
+        let stream = UnixStream::connect(folder.join(".s.PGSQL.5432"))?;
+        stream.set_read_timeout(Some(ANSWER_MAX))?;
+        Ok(Self::try_log_in(Box::new(stream), parameters)?.1)
+    }
+
     fn try_log_in(
         stream: Box<dyn Stream>,
         parameters: &[(&str, &str)],

@@ -153,6 +153,7 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
     let special = pools::users(raw, problems);
     let usual = User { servers_max: pools::count(raw.max_user_connections), ..User::default() };
     let zero_copy_bytes_min = raw.zero_copy_bytes_min;
+    let peers = pools::peers(raw, problems);
     let limits = limits(raw, problems);
     Some(Pool {
         auth,
@@ -163,6 +164,7 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         engine,
         threads,
         zero_copy_bytes_min,
+        peers,
         limits,
     })
 }

@@ -21,7 +21,7 @@ use pgx_bpf::Hook;
 use pgx_control::ids::NodeId;
 use pgx_ring::Choice;
 use pgx_session::attrs::SessionAttrs;
-use pgx_session::config::{AuthMethod, Database, User};
+use pgx_session::config::{AuthMethod, Database, Peers, User};
 use pgx_session::route::ServerAddress;
 
 /// Where the admin socket is unless the configuration says otherwise.
@@ -99,6 +99,7 @@ pub(crate) struct Pool {
     pub(crate) engine: Choice,
     pub(crate) threads: usize,
     pub(crate) zero_copy_bytes_min: u32,
+    pub(crate) peers: Peers,
     /// How long things may take, and how much is kept.
     pub(crate) limits: SessionLimits,
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgx_session::attrs::SessionAttrs;
-use pgx_session::config::{Database, ForcedLogin, PoolMode, User};
+use pgx_session::config::{Database, ForcedLogin, PEER_MAX, Peers, PoolMode, User};
 use pgx_session::limits::BACKENDS_MAX;
 use pgx_session::route::{Backend, ServerAddress};
 use pgx_session::secret::Secret;
@@ -156,6 +156,34 @@ pub(super) fn users(raw: &raw::Proxy, problems: &mut Vec<String>) -> BTreeMap<Ve
     users
 }
 
+/// The nodes that pass requests to cancel on to each other.
+pub(super) fn peers(raw: &raw::Proxy, problems: &mut Vec<String>) -> Peers {
+    let number = |key: &str, given: &str, problems: &mut Vec<String>| {
+        let number = given.parse().ok().filter(|number| (1..=PEER_MAX).contains(number));
+        if number.is_none() {
+            problems.push(format!("{key}: {given:?} is not a number from 1 to {PEER_MAX}"));
+        }
+        number
+    };
+    let given = raw.peer_id.map(|own| own.to_string());
+    let own = given.and_then(|own| number("proxy.peer_id", &own, problems)).unwrap_or(0);
+    let mut others = BTreeMap::new();
+    for (given, place) in &raw.peers {
+        let peer = number("proxy.peers", given, problems);
+        if !is_host_and_port(place) {
+            problems.push(format!("proxy.peers: {place:?} is not host:port, such as pgx2:6432"));
+        }
+        if peer.is_some_and(|peer| peer == own) {
+            problems.push(format!("proxy.peers: {given:?} is proxy.peer_id, this node itself"));
+        }
+        others.extend(peer.map(|peer| (peer, ServerAddress(place.clone()))));
+    }
+    if raw.peer_id.is_none() && !raw.peers.is_empty() {
+        problems.push("proxy.peers: proxy.peer_id is not given, the number of this node".into());
+    }
+    Peers { own, others }
+}
+
 /// Checks a list of backends.
 pub(super) fn backends(key: &str, given: &[String], may_be_path: bool, problems: &mut Vec<String>) {
     if given.is_empty() || given.len() > BACKENDS_MAX {
@@ -248,6 +276,24 @@ mod tests {
         assert_eq!(pool.databases.keys().collect::<Vec<_>>(), [&b"a".to_vec()]);
         let found = problems("[[proxy.databases]]\nname = \"a\"\n");
         assert!(found.len() == 1 && found[0].contains("no backends"), "{found:?}");
+    }
+
+    #[test]
+    fn peers_are_other_nodes_and_this_one_has_a_number() {
+        let both = "backends = [\"db:1\"]\npeer_id = 3\npeers = { 1 = \"a:6432\" }\n";
+        let peers = pool(both).peers;
+        assert_eq!((peers.own, peers.others[&1].0.as_str()), (3, "a:6432"));
+        let bad = [
+            ("peer_id = 3\n", "peers = { 3 = \"a:6432\" }\n", "itself"),
+            ("peer_id = 16\n", "", "from 1 to 15"),
+            ("", "peers = { 1 = \"a:1\" }\n", "not given"),
+            ("peer_id = 3\n", "peers = { x = \"a:6432\" }\n", "from 1 to 15"),
+            ("peer_id = 3\n", "peers = { 1 = \"a\" }\n", "not host:port"),
+        ];
+        for (own, others, expected) in bad {
+            let found = problems(&format!("backends = [\"db:1\"]\n{own}{others}"));
+            assert!(found.len() == 1 && found[0].contains(expected), "{found:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 mod pools;
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use toml_example::TomlExample;
 
@@ -143,6 +145,14 @@ pub(super) struct Proxy {
     #[serde(default)]
     #[toml_example(default = 0)]
     pub(super) zero_copy_bytes_min: u32,
+    /// With a pool: this node's number among those named in "peers", from 1 to 15, not that of
+    /// another. Clients' requests to cancel may come to any of them.
+    #[toml_example(default = 1)]
+    pub(super) peer_id: Option<u32>,
+    /// With a pool: where the other nodes' clients come in, by the nodes' numbers.
+    #[serde(default)]
+    #[toml_example(default = { "2" = "10.0.0.2:6432" })]
+    pub(super) peers: BTreeMap<String, String>,
     /// With a pool: more addresses to listen on, whose clients want certain servers. A client may
     /// say otherwise by options=-c pgx.target=..., and so may its database.
     #[toml_example(nesting)]

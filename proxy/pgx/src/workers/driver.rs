@@ -12,12 +12,12 @@ use pgx_session::net::{Net, Socket};
 use pgx_session::note::Note;
 use pgx_session::route::ServerAddress;
 use pgx_session::time::Now;
-use pgx_session::worker::{Owner, Worker};
+use pgx_session::worker::{Asker, Owner, Request, Worker, thread_of};
 use tracing::{debug, info, warn};
 
-use super::Shared;
 use super::names::Names;
 use super::permits::Desk;
+use super::{Letter, Shared};
 
 /// The sessions of one thread, with what the engine does not know of its sockets.
 pub(super) struct Driver {
@@ -27,8 +27,8 @@ pub(super) struct Driver {
     pub(super) listeners: Vec<(Key, SessionAttrs)>,
     names: Arc<Names>,
     shared: Arc<Shared>,
-    /// Requests to cancel that are for other threads, or came from them.
-    pub(super) cancels: Vec<(u32, Vec<u8>)>,
+    /// Requests to cancel, and word of those that are done, with the threads that they are for.
+    pub(super) letters: Vec<(usize, Letter)>,
     pub(super) is_woken: bool,
     /// When the first event of this turn was handled, which is late enough for all of them.
     time: Option<Now>,
@@ -42,13 +42,20 @@ impl Driver {
         names: Arc<Names>,
         shared: Arc<Shared>,
     ) -> Self {
-        let (mut owners, mut cancels) = (Vec::new(), Vec::new());
-        let mut wire =
-            Wire { io, data: None, owners: &mut owners, names: &names, cancels: &mut cancels };
+        let (mut owners, mut letters) = (Vec::new(), Vec::new());
+        let threads = shared.counts.len();
+        let mut wire = Wire {
+            io,
+            data: None,
+            owners: &mut owners,
+            names: &names,
+            letters: &mut letters,
+            threads,
+        };
         let permits = Box::new(Desk::new(Arc::clone(&shared), usize::from(number)));
         let worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
         let (listeners, is_woken, time) = (Vec::new(), false, None);
-        Self { worker, owners, listeners, names, shared, cancels, is_woken, time }
+        Self { worker, owners, listeners, names, shared, letters, is_woken, time }
     }
 
     /// Calls the worker with the engine's handle as its net.
@@ -66,8 +73,9 @@ impl Driver {
         data: Option<&Received<'a>>,
         call: impl FnOnce(&mut Worker, &mut Wire<'_, 'a>) -> T,
     ) -> T {
-        let Self { worker, owners, names, cancels, .. } = self;
-        let mut wire = Wire { io, data, owners, names, cancels };
+        let Self { worker, owners, names, letters, shared, .. } = self;
+        let threads = shared.counts.len();
+        let mut wire = Wire { io, data, owners, names, letters, threads };
         call(worker, &mut wire)
     }
 
@@ -173,7 +181,8 @@ pub(super) struct Wire<'a, 'data> {
     data: Option<&'a Received<'data>>,
     owners: &'a mut Vec<Option<(Key, Owner)>>,
     names: &'a Names,
-    cancels: &'a mut Vec<(u32, Vec<u8>)>,
+    letters: &'a mut Vec<(usize, Letter)>,
+    threads: usize,
 }
 
 impl Net for Wire<'_, '_> {
@@ -222,8 +231,18 @@ impl Net for Wire<'_, '_> {
         own(self.owners, key(socket), owner);
     }
 
-    fn cancel(&mut self, process: u32, secret: &[u8]) {
-        self.cancels.push((process, secret.to_vec()));
+    fn cancel(&mut self, request: Request) -> usize {
+        let named = thread_of(request.process).map(usize::from);
+        let is_meant = |thread: &usize| named.is_none_or(|named| named == *thread);
+        let before = self.letters.len();
+        for thread in (0..self.threads).filter(is_meant) {
+            self.letters.push((thread, Letter::Cancel(request.clone())));
+        }
+        self.letters.len() - before
+    }
+
+    fn cancelled(&mut self, by: Asker) {
+        self.letters.push((usize::from(by.thread), Letter::Cancelled(by.client)));
     }
 
     fn random(&mut self, bytes: &mut [u8]) {

@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 use pgx_ring::{Choice, Engine, Setup, Waker};
 use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::Config;
+use pgx_session::ids::ClientId;
 use pgx_session::permits::{Ledger, Word};
 use pgx_session::route::ServerAddress;
 use pgx_session::time::Now;
-use pgx_session::worker::{Worker, thread_of};
+use pgx_session::worker::{Request, Worker};
 use tracing::{error, info};
 
 pub(crate) use self::hold::Databases;
@@ -34,8 +35,10 @@ use crate::limits::{NAMES_PAUSE, SOCKETS_MAX, TICK};
 
 /// What a thread is told.
 enum Letter {
-    /// Somebody asks to cancel a query of this thread's.
-    Cancel(u32, Vec<u8>),
+    /// Somebody asks to cancel a query that may be of this thread's.
+    Cancel(Request),
+    /// That has been done, or was not for the other thread.
+    Cancelled(ClientId),
     /// Something about permits for servers.
     Permit(Word),
     /// New transactions are held, or go on.
@@ -256,11 +259,8 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
         if std::mem::take(&mut driver.is_woken) {
             read_letters(&mut engine, &mut driver, letters, &shared);
         }
-        for (process, key) in std::mem::take(&mut driver.cancels) {
-            let named = thread_of(process).map(usize::from);
-            for to in (0..shared.counts.len()).filter(|to| named.is_none_or(|named| named == *to)) {
-                shared.send(to, Letter::Cancel(process, key.clone()));
-            }
+        for (to, letter) in driver.letters.drain(..) {
+            shared.send(to, letter);
         }
         if pgx_ring::now_ns() >= due {
             due = pgx_ring::now_ns() + tick_ns;
@@ -280,8 +280,11 @@ fn read_letters(
     let now = shared.now();
     while let Ok(letter) = letters.try_recv() {
         match letter {
-            Letter::Cancel(process, key) => {
-                driver.with(engine.io(), |worker, wire| worker.cancel(wire, process, &key, now));
+            Letter::Cancel(request) => {
+                driver.with(engine.io(), |worker, wire| worker.cancel(wire, request, now));
+            }
+            Letter::Cancelled(client) => {
+                driver.with(engine.io(), |worker, wire| worker.cancelled(wire, client, now));
             }
             Letter::Permit(word) => {
                 driver.with(engine.io(), |worker, wire| worker.told(wire, word, now));
@@ -310,7 +313,9 @@ fn publish(worker: &Worker, counts: &Counts) {
 /// Looks names up now and again, until the end.
 fn look_names_up(config: &Config, names: Arc<Names>, shared: Arc<Shared>) -> Result<(), String> {
     let backends = config.databases.values().flat_map(|database| &database.backends);
-    let mut all: Vec<ServerAddress> = backends.map(|each| each.address.clone()).collect();
+    let backends = backends.map(|each| each.address.clone());
+    let peers = config.peers.others.values().cloned();
+    let mut all: Vec<ServerAddress> = backends.chain(peers).collect();
     all.sort();
     all.dedup();
     let is_name =

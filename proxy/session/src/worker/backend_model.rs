@@ -38,11 +38,11 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(process: u32) -> Self {
         let mut out = Vec::new();
         backend::write::authentication_ok(&mut out);
         backend::write::parameter_status(&mut out, b"DateStyle", b"ISO");
-        backend::write::backend_key(&mut out, 99, b"key!");
+        backend::write::backend_key(&mut out, process, b"key!");
         backend::write::ready(&mut out, Status::Idle);
         Self {
             input: Vec::new(),
@@ -62,7 +62,7 @@ impl Model {
 
     /// The server of one client, who is in with these parameters.
     pub(super) fn of(parameters: &[(&str, &str)]) -> Self {
-        let mut model = Self::new();
+        let mut model = Self::new(0);
         parameters.iter().for_each(|(name, value)| model.set(name, Some(value)));
         model.defaults = model.settings.clone();
         model.out.clear();

@@ -44,6 +44,8 @@ impl Worker {
             Phase::Ready => self.client_piece(net, id, bytes, true),
             Phase::Startup(_) => self.client_startup(net, id, bytes),
             Phase::Login(_) => self.client_login(net, id, bytes),
+            // It has said all that it may.
+            Phase::Cancels(_) => {}
         }
     }
 

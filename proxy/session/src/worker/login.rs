@@ -57,11 +57,7 @@ impl Worker {
                 net.abort(socket);
                 self.forget_client(net, id);
             }
-            First::Cancel(process, key) => {
-                net.finish(client.socket);
-                self.forget_client(net, id);
-                net.cancel(process, &key);
-            }
+            First::Cancel(process, key) => self.cancel_asked(net, id, process, &key),
             First::Login { minor, parameters, taken } => {
                 let rest = whole[taken..].to_vec();
                 self.log_in(net, id, minor, &parameters);
@@ -151,8 +147,7 @@ impl Worker {
         }
         let database = database.filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
         let (replication, step) = (replication.unwrap_or_default(), Step::Admission);
-        client.phase =
-            Phase::Login(Box::new(Login { user, database, attrs, replication, step }));
+        client.phase = Phase::Login(Box::new(Login { user, database, attrs, replication, step }));
         self.challenge(net, id);
     }
 

@@ -27,6 +27,7 @@ use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
+pub use cancel::{Asker, Request};
 pub use login::thread_of;
 
 use crate::attrs::SessionAttrs;
@@ -86,6 +87,8 @@ pub struct Worker {
     clients: Places<Client>,
     servers: Places<Server>,
     cancels: Places<cancel::Cancel>,
+    /// Since when how many requests to cancel were passed on to other nodes.
+    passed_on: (Now, u32),
     entries: Vec<Entry>,
     by_name: BTreeMap<entry::Name, usize>,
     /// Places in `entries` of pools that were forgotten.
@@ -132,6 +135,7 @@ impl Worker {
             clients: Places::default(),
             servers: Places::default(),
             cancels: Places::default(),
+            passed_on: (Now(0), 0),
             entries: Vec::new(),
             by_name: BTreeMap::new(),
             free_entries: Vec::new(),
@@ -174,6 +178,7 @@ impl Worker {
         self.counts.clients += 1;
         let mut secret = [0; 32];
         net.random(&mut secret);
+        cancel::sign(&mut secret, self.config.peers.own);
         let serial = u32::try_from(self.counts.clients & 0x00ff_ffff).unwrap_or(0);
         let id = self.clients.add(|id| {
             let client = Client::new(id, socket, serial, secret, now);
@@ -516,6 +521,8 @@ pub(crate) const FIRST_EPOCH: Epoch = Epoch(0);
 mod attack_tests;
 #[cfg(test)]
 mod backend_model;
+#[cfg(test)]
+mod cancel_tests;
 #[cfg(test)]
 mod chaos_tests;
 #[cfg(test)]

@@ -204,7 +204,8 @@ impl Play {
                 continue;
             }
             self.bench.reach(socket);
-            let mut model = Model::new();
+            let number = u32::try_from(socket.0).expect("few sockets");
+            let mut model = Model::new(number);
             if fails {
                 model.out = error("FATAL", "57P03");
             }
@@ -219,7 +220,7 @@ impl Play {
         // All servers have the same key here: it is meant for the one that its client has.
         let hit = self.bench.wire.owners.get(&socket).copied();
         if let Some(Owner::Cancel(id)) = hit
-            && let Some(server) = self.bench.worker.cancels.get(id).map(|cancel| cancel.server)
+            && let Some(server) = self.bench.worker.cancels.get(id).and_then(|cancel| cancel.server)
             && let Some(server) = self.bench.worker.servers.get(server)
             && let Some(model) = self.models.get_mut(&server.socket)
         {
@@ -261,7 +262,8 @@ impl Play {
     fn cancel(&mut self, who: usize) {
         let asker = &mut self.askers[who];
         let id = self.bench.id(asker.socket);
-        if let Some(socket) = self.bench.cancel(id.place()) {
+        let process = self.bench.worker.clients.get(id).map_or(0, |client| client.process);
+        if let Some(socket) = self.bench.cancel(process) {
             asker.has_cancelled = true;
             self.cancels.push(socket);
         }

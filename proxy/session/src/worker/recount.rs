@@ -46,7 +46,8 @@ pub(super) fn recount(worker: &Worker) {
             let client = worker.clients.get(client).expect("a server of one who is gone");
             assert_eq!(client.server, Some(server.id), "a server that its client does not have");
         }
-        let cancels = worker.cancels.iter().filter(|cancel| cancel.server == server.id).count();
+        let cancels =
+            worker.cancels.iter().filter(|cancel| cancel.server == Some(server.id)).count();
         assert_eq!(server.cancels as usize, cancels, "cancels on their way");
     }
 }

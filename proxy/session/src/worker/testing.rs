@@ -11,7 +11,7 @@ use pgx_wire::{Frames, frontend};
 
 use super::desk::Desk;
 use super::recount::recount;
-use super::{Owner, Worker};
+use super::{Asker, Owner, Request, Worker};
 use crate::attrs::SessionAttrs;
 use crate::config::{AuthMethod, Config, Database, Limits, PoolMode};
 use crate::ids::ClientId;
@@ -34,7 +34,8 @@ pub(super) struct Wire {
     pub(super) owners: BTreeMap<Socket, Owner>,
     pub(super) connects: Vec<Socket>,
     pub(super) places: BTreeMap<Socket, ServerAddress>,
-    pub(super) cancels: Vec<(u32, Vec<u8>)>,
+    pub(super) cancels: Vec<Request>,
+    pub(super) cancelled: Vec<Asker>,
     last: u64,
 }
 
@@ -81,8 +82,13 @@ impl Net for Wire {
         self.owners.insert(socket, owner);
     }
 
-    fn cancel(&mut self, process: u32, key: &[u8]) {
-        self.cancels.push((process, key.to_vec()));
+    fn cancel(&mut self, request: Request) -> usize {
+        self.cancels.push(request);
+        1
+    }
+
+    fn cancelled(&mut self, by: Asker) {
+        self.cancelled.push(by);
     }
 
     fn random(&mut self, bytes: &mut [u8]) {
@@ -277,7 +283,9 @@ impl Bench {
     /// A cancel has got its connection.
     pub(super) fn cancel(&mut self, process: u32) -> Option<Socket> {
         let before = self.wire.connects.len();
-        self.worker.cancel(&mut self.wire, process, &[7; 4], self.now);
+        let by = Asker { thread: 0, client: ClientId::new(u32::MAX, 0) };
+        let request = Request { by, process, key: [7; 4].to_vec() };
+        self.worker.cancel(&mut self.wire, request, self.now);
         if self.wire.connects.len() == before {
             return None;
         }

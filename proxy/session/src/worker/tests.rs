@@ -456,23 +456,17 @@ fn cancel_reaches_the_server_that_its_client_has_and_never_the_next() {
     bench.say(first, &query("select pg_sleep(9)"));
     bench.say(second, &query("select 2"));
     bench.take(server);
-    let process = FIRST_PROCESS;
-    bench.worker.cancel(&mut bench.wire, process, &[7; 4], bench.now);
-    let cancel = bench.wire.connects.pop().unwrap();
-    let Some(super::Owner::Cancel(id)) = bench.wire.owners.get(&cancel).copied() else {
-        panic!("not a cancel")
-    };
-    bench.worker.cancel_connected(&mut bench.wire, id, true);
+    let cancel = bench.cancel(FIRST_PROCESS).unwrap();
     let mut expected = Vec::new();
     frontend::write::cancel(&mut expected, 99, b"key!");
     assert_eq!(bench.take(cancel), expected);
     // The query ends by itself before the cancel has arrived.
     bench.say(server, &done("SELECT 1", Status::Idle));
     assert_eq!(bench.take(server), b"", "the next client would be hit");
+    assert!(bench.wire.cancelled.is_empty(), "who asked is not told before");
     bench.end(cancel);
+    assert_eq!(bench.wire.cancelled.len(), 1);
     assert_eq!(bench.take(server), query("select 2"));
-    bench.worker.cancel(&mut bench.wire, process, &[8; 4], bench.now);
-    assert!(bench.wire.connects.is_empty(), "a wrong key does nothing");
 }
 
 #[test]

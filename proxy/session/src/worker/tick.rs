@@ -33,6 +33,10 @@ impl Worker {
                 // It has had its time to say something.
                 client.doom.push(0);
             }
+            if self.clients.get(id).is_some_and(|each| matches!(each.phase, Phase::Cancels(_))) {
+                self.end_asker(net, id);
+                continue;
+            }
             self.refuse(net, id, state, message);
         }
         self.tick_servers(net);
@@ -53,11 +57,10 @@ impl Worker {
         let over = |limit: u64| limit > 0 && self.now >= client.since.after_ms(limit);
         let id = client.id;
         match client.phase {
-            Phase::Startup(_) | Phase::Login(_) if !client.is_waiting => over(client_login_ms).then_some((
-                id,
-                SqlState::CANNOT_CONNECT_NOW,
-                "the login took too long",
-            )),
+            Phase::Startup(_) | Phase::Login(_) | Phase::Cancels(_) if !client.is_waiting => over(
+                client_login_ms,
+            )
+            .then_some((id, SqlState::CANNOT_CONNECT_NOW, "the login took too long")),
             _ if client.is_waiting => {
                 let hold = self.entries[client.pool].hold.filter(|_| client.server.is_none());
                 let (state, message) = match hold {
