@@ -66,6 +66,8 @@ pub(crate) struct Client {
     pub(crate) id: ClientId,
     pub(crate) socket: Socket,
     pub(crate) phase: Phase,
+    /// Which kinds of encryption it has asked for.
+    pub(crate) asked: (bool, bool),
     /// What it reads instead of being let in.
     pub(crate) doom: Vec<u8>,
     pub(crate) walker: Walker,
@@ -118,6 +120,7 @@ impl Client {
             id,
             socket,
             phase: Phase::Startup(Vec::new()),
+            asked: (false, false),
             doom: Vec::new(),
             walker: Walker::default(),
             act: Act::Pass,

@@ -158,9 +158,8 @@ const COPY_DONE: &[u8] = b"c\0\0\0\x04";
 const COPY_FAIL: &[u8] = b"f\0\0\0\x08why\0";
 
 fn cases() -> Vec<Case> {
-    let all =
-        [simple(), statements(), errors(), errors_within(), portals(), copies(), state_and_size()];
-    all.into_iter().flatten().collect()
+    let all = [simple(), blocks(), statements(), errors(), errors_within(), portals(), copies()];
+    all.into_iter().flatten().chain(state_and_size()).collect()
 }
 
 fn case(name: &'static str, steps: Vec<(Vec<u8>, usize)>) -> Case {
@@ -191,6 +190,58 @@ fn simple() -> Vec<Case> {
         case(
             "queries in a row",
             vec![([query("select 1"), query("x"), query("select 2")].concat(), 3)],
+        ),
+    ]
+}
+
+/// Blocks that begin and end in other words, and what ends with them.
+fn blocks() -> Vec<Case> {
+    let each = |texts: &[&str]| texts.iter().map(|text| (query(text), 1)).collect();
+    vec![
+        case(
+            "blocks by other words",
+            each(&[
+                "/* a /* b */ */ start transaction isolation level serializable",
+                "show transaction_isolation",
+                "-- select\nend",
+                "begin work",
+                "select 1/0",
+                "commit and chain",
+                "abort",
+                "abort",
+            ]),
+        ),
+        case(
+            "settings of a block",
+            each(&[
+                "begin",
+                "set datestyle = 'German'",
+                "set local timezone = 'Asia/Tokyo'",
+                "rollback",
+                "begin; set local timezone = 'Asia/Tokyo'; set datestyle = 'German'; end",
+                "show datestyle",
+                "show timezone",
+                "select set_config('application_name', g::text, false) from generate_series(1, 3) g",
+                "show application_name",
+            ]),
+        ),
+        case(
+            "what must not be within a block, and what ends one by itself",
+            each(&[
+                "begin",
+                "discard all",
+                "rollback",
+                "do $$begin perform 1; commit; perform set_config('timezone', 'Asia/Tokyo', false); \
+                 end$$",
+                "show timezone",
+                "begin",
+                "prepare transaction 'x'",
+                "rollback",
+                "begin; declare c cursor with hold for select generate_series(1, 3)",
+                "commit",
+                "fetch 2 c",
+                "close c",
+            ]),
         ),
     ]
 }

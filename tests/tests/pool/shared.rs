@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("cancel_ends_the_query_it_was_meant_for", cancel),
     ("client_that_does_not_read_stops_its_server_and_costs_little", stuck),
     ("start_up_parameters_are_honoured", parameters),
+    ("query_in_one_piece_with_a_goodbye_runs", goodbye),
 ];
 
 fn apart(place: &Place) -> anyhow::Result<()> {
@@ -132,6 +133,24 @@ fn resident(process: u32) -> anyhow::Result<usize> {
     let text = std::fs::read_to_string(format!("/proc/{process}/statm"))?;
     let pages: usize = text.split(' ').nth(1).unwrap_or_default().parse()?;
     Ok(pages * 4096)
+}
+
+fn goodbye(place: &Place) -> anyhow::Result<()> {
+    for mode in ["transaction", "session"] {
+        let node = pool(place, mode, 1)?;
+        let mut direct = place.direct()?;
+        direct.query("drop table if exists last; create table last(word text)")?;
+        let mut session = Session::through(node.address()?, &[])?;
+        let mut packet = query("insert into last values ('word')");
+        write::terminate(&mut packet);
+        session.send(&packet)?;
+        session.answers(1)?;
+        ensure!(session.next()?.is_none(), "the connection ends");
+        wait_for("it has run", Duration::from_secs(20), || {
+            direct.value("select word from last").is_ok_and(|word| word == "word")
+        })?;
+    }
+    Ok(())
 }
 
 fn parameters(place: &Place) -> anyhow::Result<()> {

@@ -26,7 +26,8 @@ pub(super) const MINOR_MAX: u16 = 2;
 /// What a client's first packets lead to.
 enum First {
     More,
-    Decline(usize),
+    /// A request for encryption: whether by GSSAPI, and how long.
+    Decline(bool, usize),
     Cancel(u32, Vec<u8>),
     Login {
         minor: u16,
@@ -46,8 +47,17 @@ impl Worker {
         let whole = core::mem::take(packet);
         match first(&whole) {
             First::More => client.phase = Phase::Startup(whole),
-            First::Decline(taken) if taken == whole.len() => net.write(client.socket, b"N"),
-            First::Decline(_) => {
+            First::Decline(is_gss, taken) if taken == whole.len() => {
+                let (tls, gss) = &mut client.asked;
+                let has_asked = core::mem::replace(if is_gss { gss } else { tls }, true);
+                if has_asked {
+                    client.doom.push(0);
+                    let message = "encryption was asked for twice";
+                    return self.refuse(net, id, SqlState::PROTOCOL_VIOLATION, message);
+                }
+                net.write(client.socket, b"N");
+            }
+            First::Decline(..) => {
                 // They were meant to pass for encrypted ones.
                 let message = "received unencrypted data after a request for encryption";
                 client.phase = Phase::Startup(whole);
@@ -427,7 +437,8 @@ impl Worker {
 fn first(packet: &[u8]) -> First {
     match startup::parse(packet) {
         Ok(None) => First::More,
-        Ok(Some((Startup::TlsRequest | Startup::GssRequest, taken))) => First::Decline(taken),
+        Ok(Some((Startup::TlsRequest, taken))) => First::Decline(false, taken),
+        Ok(Some((Startup::GssRequest, taken))) => First::Decline(true, taken),
         Ok(Some((Startup::Cancel { process_id, key }, _))) => {
             First::Cancel(process_id, key.to_vec())
         }

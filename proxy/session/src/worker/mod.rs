@@ -546,6 +546,8 @@ mod share_tests;
 #[cfg(test)]
 mod standby_tests;
 #[cfg(test)]
+mod startup_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
