@@ -60,8 +60,7 @@ fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
     if needs_pool && !has_pool {
         problems.push(
             "proxy.listeners, proxy.databases, proxy.users: they need a pool; set pool_mode to \
-             \"session\" or \
-             \"transaction\""
+             \"session\", \"transaction\" or \"statement\""
                 .to_owned(),
         );
     }
@@ -113,9 +112,11 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         "none" => None,
         "session" => Some(PoolMode::Session),
         "transaction" => Some(PoolMode::Transaction),
+        "statement" => Some(PoolMode::Statement),
         other => {
             problems.push(format!(
-                "proxy.pool_mode: {other:?} is none of \"none\", \"session\", \"transaction\""
+                "proxy.pool_mode: {other:?} is none of \"none\", \"session\", \"transaction\", \
+                 \"statement\""
             ));
             None
         }

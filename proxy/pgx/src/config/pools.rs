@@ -179,9 +179,10 @@ fn mode(key: &str, word: Option<&str>, problems: &mut Vec<String>) -> Option<Poo
     match word? {
         "session" => Some(PoolMode::Session),
         "transaction" => Some(PoolMode::Transaction),
+        "statement" => Some(PoolMode::Statement),
         other => {
             problems.push(format!(
-                "{key}: pool_mode {other:?} is none of \"session\", \"transaction\""
+                "{key}: pool_mode {other:?} is none of \"session\", \"transaction\", \"statement\""
             ));
             None
         }
@@ -227,7 +228,8 @@ mod tests {
              max_db_connections = 9\nmax_user_connections = 5\n[[proxy.databases]]\n\
              name = \"shop\"\nbackends = [\"db2:5432\"]\ndbname = \"shop_v2\"\nuser = \"app\"\n\
              password = \"x\"\npool_mode = \"session\"\npool_size = 3\n[[proxy.databases]]\n\
-             name = \"plain\"\nmin_pool_size = 1\n",
+             name = \"plain\"\nmin_pool_size = 1\n[[proxy.users]]\nname = \"feed\"\n\
+             pool_mode = \"statement\"\n",
         );
         let shop = &pool.databases[&b"shop"[..]];
         assert_eq!((shop.backends[0].address.0.as_str(), shop.pool_size), ("db2:5432", 3));
@@ -240,6 +242,7 @@ mod tests {
             assert_eq!(other.pool_min, if name == b"plain" { 1 } else { 2 });
         }
         assert_eq!(pool.usual.servers_max, 5);
+        assert_eq!(pool.special[&b"feed"[..]].mode, Some(PoolMode::Statement));
     }
 
     #[test]

@@ -65,7 +65,8 @@ pub(super) struct Proxy {
     #[toml_example(default = 1000)]
     pub(super) max_client_conn: u32,
     /// When a client gives its server connection back: "session" (when it leaves), "transaction",
-    /// or "none": each client has a connection of its own and logs in at the server itself.
+    /// "statement" (the same, and transaction blocks are refused), or "none": each client has a
+    /// connection of its own and logs in at the server itself.
     #[serde(default = "pool_mode")]
     #[toml_example(default = "none")]
     pub(super) pool_mode: String,

@@ -11,6 +11,7 @@ use super::standby::lag_of;
 use super::{Worker, rewrite, tell};
 use crate::attrs::ServerKind;
 use crate::client::Client;
+use crate::config::PoolMode;
 use crate::exchange::{Fate, Lost, Owed};
 use crate::flow::Flow;
 use crate::ids::ServerId;
@@ -38,6 +39,8 @@ enum Step {
     Rest,
     /// Its client's settings are none that it takes: the client reads this, and leaves.
     Refused(Vec<u8>),
+    /// Its client is in a transaction block, and may not be.
+    Block,
     /// It ends, or cannot be understood any more.
     Broken(&'static str),
 }
@@ -60,6 +63,7 @@ impl Worker {
                 Step::On => break,
                 Step::Rest => is_free |= self.rest(net, id),
                 Step::Refused(error) => self.settings_refused(net, id, &error),
+                Step::Block => self.block_refused(net, id),
                 Step::Broken(why) => return self.server_lost(net, id, why.as_bytes()),
             }
         }
@@ -247,6 +251,9 @@ impl Side<'_> {
                 self.server.exchange.receive(kind, &mut none)
             }
         };
+        if kind == tag::READY && fate == Fate::Forward && self.is_refused_block() {
+            return Step::Block;
+        }
         match (fate, share) {
             (Fate::Forward, Some(share)) => flow.pass(share),
             (Fate::Forward, None) => {
@@ -278,6 +285,13 @@ impl Side<'_> {
         rewrite::put_header(&mut bytes, tag::ERROR, body.len());
         bytes.extend_from_slice(body);
         Step::Refused(bytes)
+    }
+
+    /// Whether the server has told of a transaction block that its client may not have.
+    fn is_refused_block(&self) -> bool {
+        let exchange = &self.server.exchange;
+        let is_block = exchange.status() != Status::Idle && !exchange.is_opaque();
+        is_block && self.client.as_ref().is_some_and(|each| each.mode == PoolMode::Statement)
     }
 
     /// The proxy's own replies that are due now.

@@ -530,6 +530,8 @@ mod share_tests;
 #[cfg(test)]
 mod standby_tests;
 #[cfg(test)]
+mod statement_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -36,7 +36,7 @@ pub(in crate::config) struct Database {
     /// That user's password; the secret in auth_file if it is not given.
     #[toml_example(default = "secret")]
     pub(in crate::config) password: Option<String>,
-    /// "session" or "transaction"; as above if it is not given.
+    /// "session", "transaction" or "statement"; as above if it is not given.
     #[toml_example(default = "transaction")]
     pub(in crate::config) pool_mode: Option<String>,
     /// Server connections of each user; default_pool_size if it is not given.
@@ -67,7 +67,7 @@ pub(in crate::config) struct User {
     /// The user's name.
     #[toml_example(default = "reports")]
     pub(in crate::config) name: String,
-    /// "session" or "transaction".
+    /// "session", "transaction" or "statement".
     #[toml_example(default = "session")]
     pub(in crate::config) pool_mode: Option<String>,
     /// Server connections in each database.
