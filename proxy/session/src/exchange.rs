@@ -290,6 +290,12 @@ impl Exchange {
         self.is_answered() && self.status == Status::Idle && !self.doubtful && !self.opaque
     }
 
+    /// Whether the client has a transaction here, or has sent what begins one.
+    pub(crate) fn in_transaction(&self) -> bool {
+        let is_between = self.status == Status::Idle && self.readies == 0;
+        !self.opaque && (!is_between || self.is_batch_open() || self.copies)
+    }
+
     /// Nothing is owed and no batch is open.
     pub(crate) fn is_answered(&self) -> bool {
         self.owed.is_empty() && !self.batch && !self.skips && !self.copies

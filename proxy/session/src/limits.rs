@@ -1,10 +1,12 @@
 //! The bounds of session decisions, and how they hang together.
 
-/// How long a backend is left out after its first failure, in milliseconds: long enough not to
-/// meet every client with a failed connect, short enough to find a restarted server at once.
+/// How long a backend is left out after its first failure, unless configured otherwise, in
+/// milliseconds: long enough not to meet every client with a failed connect, short enough to find a
+/// restarted server at once. No server is opened for a pool for so long after each of its backends
+/// has failed: one that is down costs ten connects a second.
 pub const BACK_OFF_MS_MIN: u64 = 100;
 
-/// How long a backend is left out at most, in milliseconds.
+/// How long a backend is left out at most, in milliseconds, unless the first time is longer.
 pub const BACK_OFF_MS_MAX: u64 = 5_000;
 
 /// Backends that one snapshot may name: more than any streaming cluster has, few enough that a
@@ -31,12 +33,6 @@ pub const ANSWERS_MAX: usize = 1 << 16;
 pub const LOOK_MAX: usize = 1 << 10;
 
 const _: () = assert!(LOOK_MAX < ANSWERS_MAX);
-
-/// How long no server is opened for a pool after each of its backends has failed, in milliseconds:
-/// a restarted server is found at once, one that is down costs ten connects a second.
-pub const RETRY_MS: u64 = 100;
-
-const _: () = assert!(RETRY_MS <= BACK_OFF_MS_MIN);
 
 /// How long clients wait for servers of their own thread before others are asked for theirs, in
 /// milliseconds.

@@ -89,6 +89,8 @@ pub(crate) struct Server {
     pub(crate) is_paused: bool,
     pub(crate) key: (u32, Vec<u8>),
     pub(crate) born: Now,
+    /// When the transaction began that a client has on it, or had last; `None` if none ever did.
+    pub(crate) begun: Option<Now>,
     /// When its client sent the request that is not answered yet, or since when it is idle.
     pub(crate) since: Now,
     /// It is not to be used by another client after this one.
@@ -135,6 +137,7 @@ impl Server {
             is_paused: false,
             key: (0, Vec::new()),
             born: now,
+            begun: None,
             since: now,
             is_leaving: false,
             cancels: 0,

@@ -129,7 +129,14 @@ pub(super) struct Proxy {
     /// How long a server may be idle.
     #[toml_example(default = 600)]
     pub(super) server_idle_timeout: Option<u32>,
-    /// How old a server may become; it is closed when it is free.
+    /// How long a transaction may take, from its first statement on; then its client and its
+    /// server are let go.
+    #[toml_example(default = 0)]
+    pub(super) transaction_timeout: Option<u32>,
+    /// How long after a failed login at each backend the next is tried, also in fractions; not 0.
+    #[toml_example(default = 0.1)]
+    pub(super) server_login_retry: Option<f64>,
+    /// How old a server may become; it is closed when it is free. 0 means that each is used once.
     #[toml_example(default = 3600)]
     pub(super) server_lifetime: Option<u32>,
     /// With a pool: how its threads do their I/O: "auto", "full" (io_uring of kernel 6.1 and

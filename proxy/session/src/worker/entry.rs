@@ -146,6 +146,7 @@ impl Worker {
         let snapshot = self.snapshot_of(database).unwrap_or(&configured);
         let mut entry = Entry::new(name.clone(), settings, snapshot, key);
         entry.hold = self.hold_of(database);
+        entry.router.set_back_off(self.config.limits.server_retry_ms);
         self.entries.push(entry);
         self.by_name.insert(name, self.entries.len() - 1);
         Some(self.entries.len() - 1)

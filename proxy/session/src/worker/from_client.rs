@@ -249,6 +249,9 @@ impl Side<'_> {
                 _ => Err(Step::Wait(share.range.start)),
             };
         };
+        if !server.exchange.in_transaction() {
+            server.begun = Some(now);
+        }
         if server.exchange.is_answered() {
             self.client.since = now;
             server.since = now;

@@ -305,6 +305,10 @@ impl Side<'_> {
     /// The server has answered a request: may somebody else use it?
     fn ready(&mut self, now: Now) -> Step {
         let exchange = &self.server.exchange;
+        if exchange.status() == Status::Idle && self.client.is_some() {
+            // What is behind it in the same flight is another transaction.
+            self.server.begun = Some(now);
+        }
         if exchange.is_answered() {
             self.server.may_commit = false;
             self.server.since = now;
