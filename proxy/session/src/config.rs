@@ -46,6 +46,8 @@ pub struct Database {
     pub login: Option<ForcedLogin>,
     /// When clients give their servers back.
     pub mode: PoolMode,
+    /// Clients that share servers may leave nothing on them that cannot follow a client.
+    pub refuses_state: bool,
     /// Servers of each user at most.
     pub pool_size: usize,
     /// Servers of each user that are there even if nobody needs them, once clients are.
@@ -71,6 +73,7 @@ impl Database {
             lag_ms_max: 0,
             login: None,
             mode,
+            refuses_state: false,
             pool_size,
             pool_min: 0,
             reserve: 0,

@@ -64,6 +64,9 @@ pub(crate) enum Owed {
     OurQuery,
     /// The proxy makes the batch fail; the client reads this error in place of the server's.
     OurFailure(Vec<u8>),
+    /// A simple query that fails, in place of the client's; the client reads this error in place
+    /// of the server's.
+    OurRefusal(Vec<u8>),
     /// A reply that needs no server.
     Answer(&'static [u8], Option<Undo>),
 }
@@ -75,7 +78,8 @@ impl Owed {
     }
 
     fn ends_with_ready(&self) -> bool {
-        matches!(self, Self::Query | Self::Function | Self::Sync | Self::OurQuery)
+        let is_query = matches!(self, Self::Query | Self::OurQuery | Self::OurRefusal(_));
+        is_query || matches!(self, Self::Function | Self::Sync)
     }
 
     fn is_about(&self, name: &[u8]) -> bool {
@@ -422,6 +426,7 @@ impl Exchange {
                 return Fate::Swallow;
             }
             Some(Owed::Query | Owed::Function) => return Fate::Forward,
+            Some(Owed::OurRefusal(error)) => return Fate::Replace(error.clone()),
             None => {
                 // Nobody asked.
                 self.doubtful = true;

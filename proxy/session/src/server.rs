@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use pgx_wire::backend::Status;
 use pgx_wire::{SqlState, Walker};
 
 use crate::attrs::SessionAttrs;
@@ -142,6 +143,12 @@ impl Server {
             is_leaving: false,
             cancels: 0,
         }
+    }
+
+    /// Its client sends something that may commit. Within a block only what `ends` it does.
+    pub(crate) fn runs(&mut self, is_shared: bool, ends: bool) {
+        let in_block = self.exchange.status() != Status::Idle && self.exchange.is_answered();
+        self.may_commit |= !in_block || !is_shared || ends;
     }
 
     /// Whether its client has read a part of a message, and waits for the rest.

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use pgx_tests::lab::wait_for;
+use pgx_wire::frontend::write;
 
 use crate::session::{Session, query, states, status};
-use crate::{Place, Test, pool};
+use crate::{Place, Test, pool, pool_with};
 
-pub(crate) const TESTS: &[(&str, Test)] =
-    &[("block_is_refused_and_rolled_back_in_statement_mode", statement_mode)];
+pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("block_is_refused_and_rolled_back_in_statement_mode", statement_mode),
+    ("state_that_cannot_follow_its_client_is_refused", no_state),
+];
 
 fn statement_mode(place: &Place) -> anyhow::Result<()> {
     let node = pool(place, "statement", 1)?;
@@ -33,4 +36,40 @@ fn statement_mode(place: &Place) -> anyhow::Result<()> {
             .value("select count(*) from pg_locks where relation = 'ruled'::regclass")
             .is_ok_and(|locks| locks == "0")
     })
+}
+
+fn no_state(place: &Place) -> anyhow::Result<()> {
+    let more = "threads = 1\ndefault_pool_size = 1\nsession_state = \"refuse\"\n";
+    let node = pool_with(place, "transaction", more)?;
+    let mut first = Session::through(node.address()?, &[])?;
+    let mut second = Session::through(node.address()?, &[])?;
+    let texts = [
+        "listen c",
+        "create temp table t()",
+        "select pg_advisory_lock(1)",
+        "prepare p as select 1",
+        "set work_mem = '9MB'",
+        "load 'auto_explain'",
+    ];
+    for text in texts {
+        let told = first.query(text)?;
+        ensure!(states(&told) == ["0A000"] && status(&told) == Some('I'), "{text}: {told:?}");
+        let mut batch = Vec::new();
+        write::parse(&mut batch, b"", text.as_bytes(), &[]);
+        write::sync(&mut batch);
+        first.send(&batch)?;
+        let told = first.answers(1)?;
+        ensure!(states(&told) == ["0A000"] && status(&told) == Some('I'), "{text}: {told:?}");
+        ensure!(second.value("show work_mem")? == "4MB", "{text}: the server is free");
+    }
+    first.query("begin")?;
+    let told = first.query("listen c")?;
+    ensure!(states(&told) == ["0A000"] && status(&told) == Some('E'), "{told:?}");
+    ensure!(states(&first.query("select 1")?) == ["25P02"]);
+    let told = first.query("rollback")?;
+    ensure!(status(&told) == Some('I'), "{told:?}");
+    first.query("set datestyle = 'German'")?;
+    ensure!(second.value("show datestyle")? == "ISO, MDY");
+    ensure!(first.value("show datestyle")? == "German, DMY", "it follows its client");
+    Ok(())
 }

@@ -70,6 +70,11 @@ pub(super) struct Proxy {
     #[serde(default = "pool_mode")]
     #[toml_example(default = "none")]
     pub(super) pool_mode: String,
+    /// With a pool: what becomes of state that cannot follow a client from server to server, such
+    /// as LISTEN or a temporary table: "keep" (its server stays with the client) or "refuse".
+    #[serde(default = "session_state")]
+    #[toml_example(default = "keep")]
+    pub(super) session_state: String,
     /// With a pool: how clients prove who they are: "scram-sha-256", "md5", or "trust", by which
     /// whoever reaches the port may act as any user.
     #[serde(default = "auth_type")]
@@ -166,6 +171,10 @@ pub(super) struct Proxy {
 
 fn pool_mode() -> String {
     "none".to_owned()
+}
+
+fn session_state() -> String {
+    "keep".to_owned()
 }
 
 fn auth_type() -> String {

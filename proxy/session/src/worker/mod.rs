@@ -11,9 +11,11 @@ mod from_client;
 mod from_server;
 mod hold;
 mod login;
+mod query;
 mod rewrite;
 mod share;
 mod standby;
+mod state;
 mod tick;
 
 use alloc::boxed::Box;
@@ -533,6 +535,8 @@ mod recount;
 mod share_tests;
 #[cfg(test)]
 mod standby_tests;
+#[cfg(test)]
+mod state_tests;
 #[cfg(test)]
 mod statement_tests;
 #[cfg(test)]

@@ -39,6 +39,9 @@ pub(in crate::config) struct Database {
     /// "session", "transaction" or "statement"; as above if it is not given.
     #[toml_example(default = "transaction")]
     pub(in crate::config) pool_mode: Option<String>,
+    /// "keep" or "refuse"; as above if it is not given.
+    #[toml_example(default = "keep")]
+    pub(in crate::config) session_state: Option<String>,
     /// Server connections of each user; default_pool_size if it is not given.
     #[toml_example(default = 20)]
     pub(in crate::config) pool_size: Option<u32>,
