@@ -12,6 +12,7 @@ use crate::{Place, Test, pool, pool_with};
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("block_is_refused_and_rolled_back_in_statement_mode", statement_mode),
     ("state_that_cannot_follow_its_client_is_refused", no_state),
+    ("name_of_the_protocol_is_taken_back_in_sql", deallocate),
 ];
 
 fn statement_mode(place: &Place) -> anyhow::Result<()> {
@@ -71,5 +72,32 @@ fn no_state(place: &Place) -> anyhow::Result<()> {
     first.query("set datestyle = 'German'")?;
     ensure!(second.value("show datestyle")? == "ISO, MDY");
     ensure!(first.value("show datestyle")? == "German, DMY", "it follows its client");
+    Ok(())
+}
+
+/// As drivers do that bound what they keep prepared.
+fn deallocate(place: &Place) -> anyhow::Result<()> {
+    let node = pool(place, "transaction", 1)?;
+    let mut first = Session::through(node.address()?, &[])?;
+    let mut second = Session::through(node.address()?, &[])?;
+    for session in [&mut first, &mut second] {
+        let told = session.extended("_pg3_0", Some("select 7"), false)?;
+        ensure!(states(&told).is_empty(), "{told:?}");
+    }
+    let told = first.query("DEALLOCATE \"_pg3_0\"")?;
+    ensure!(told.len() == 2 && told[0].body == b"DEALLOCATE\0", "{told:?}");
+    ensure!(states(&first.extended("_pg3_0", None, false)?) == ["26000"], "the name is gone");
+    ensure!(states(&first.query("DEALLOCATE _pg3_0")?) == ["26000"]);
+    ensure!(states(&second.extended("_pg3_0", None, false)?).is_empty(), "the other's is not");
+    ensure!(states(&first.extended("_pg3_0", Some("select 8"), false)?).is_empty());
+
+    first.query("begin")?;
+    ensure!(states(&first.query("select 1/0")?) == ["22012"]);
+    ensure!(states(&first.query("deallocate _pg3_0")?) == ["25P02"]);
+    first.query("rollback")?;
+    ensure!(states(&first.extended("_pg3_0", None, false)?).is_empty(), "it was not taken back");
+    first.query("deallocate all")?;
+    ensure!(states(&first.extended("_pg3_0", None, false)?) == ["26000"]);
+    ensure!(states(&second.extended("_pg3_0", None, false)?).is_empty());
     Ok(())
 }

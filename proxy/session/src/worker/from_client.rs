@@ -1,5 +1,6 @@
 //! What clients send.
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -8,6 +9,7 @@ use pgx_wire::frontend::{self, BindHead, Parse, STATEMENT, tag};
 use pgx_wire::limits::HEADER_BYTES;
 use pgx_wire::{ErrorResponse, Severity, Share, SqlState};
 
+use super::query::{deallocated, may_deallocate};
 use super::state::{note, refusal_by_size};
 use super::{Worker, adjust, rewrite};
 use crate::client::{Act, Client, Phase};
@@ -269,7 +271,9 @@ impl Side<'_> {
             // Only whoever shares servers has statements that are called otherwise there.
             tag::PARSE | tag::DESCRIBE | tag::CLOSE if shares => return Ok(Act::Collect),
             tag::BIND if shares => return Ok(Act::Head),
-            tag::QUERY if self.refuses => return Ok(Act::Collect),
+            tag::QUERY if self.refuses || shares && may_deallocate(flow.piece(), share) => {
+                return Ok(Act::Collect);
+            }
             tag::QUERY => {
                 self.client.scan = Scan::default();
                 self.client.unnamed = None;
@@ -305,8 +309,8 @@ impl Side<'_> {
         }
         let body = &flow.piece()[share.body()];
         if share.is_whole() && share.straddled.is_none() {
-            if let Some(step) = self.hold(share.tag, share.body_bytes, named(share.tag, body), body)
-            {
+            let name = named(share.tag, body);
+            if let Some(step) = self.hold(share.tag, share.body_bytes, &name, body) {
                 return step;
             }
             self.message(flow, share.tag, body, Some(share), prepared_max);
@@ -318,7 +322,7 @@ impl Side<'_> {
         if share.is_last {
             let partial = core::mem::take(&mut self.client.partial);
             let name = named(share.tag, &partial);
-            if let Some(step) = self.hold(share.tag, share.body_bytes, name, &partial) {
+            if let Some(step) = self.hold(share.tag, share.body_bytes, &name, &partial) {
                 return step;
             }
             self.message(flow, share.tag, &partial, None, prepared_max);
@@ -466,14 +470,16 @@ pub(super) fn is_unsettled(client: &Client, server: &Server, name: &[u8]) -> boo
     (may_forget || exchange.is_unsettled(name)) && !exchange.copies()
 }
 
-/// The statement that a Parse, Describe or Close names.
-fn named(kind: u8, body: &[u8]) -> &[u8] {
-    match (kind, frontend::target(body)) {
-        (tag::QUERY, _) => b"",
+/// The statement that a message names that is kept until it is whole.
+fn named(kind: u8, body: &[u8]) -> Cow<'_, [u8]> {
+    if kind == tag::QUERY {
+        return Cow::Owned(deallocated(body).unwrap_or_default());
+    }
+    Cow::Borrowed(match (kind, frontend::target(body)) {
         (tag::PARSE, _) => Parse::read(body).map_or(b"", |parse| parse.name),
         (_, Ok((STATEMENT, name))) => name,
         _ => b"",
-    }
+    })
 }
 
 fn is_known(kind: u8) -> bool {

@@ -144,6 +144,7 @@ impl Worker {
         server.client = None;
         server.words = Words::default();
         server.has_unnamed = false;
+        server.prepared.settle();
         client.server = None;
         client.since = self.now;
         if server.is_paused {
@@ -201,7 +202,8 @@ impl Side<'_> {
             tag::COMMAND_COMPLETE if self.server.words == Words::default() => {
                 body_bytes == DISCARD_ALL.len() + 1
             }
-            tag::COMMAND_COMPLETE => true,
+            // It may stand for something else.
+            tag::COMMAND_COMPLETE | tag::EMPTY_QUERY => true,
             tag::DATA_ROW => self.server.lag == Some(Lag::Asked) && self.client.is_none(),
             _ => false,
         };
@@ -247,8 +249,10 @@ impl Side<'_> {
             tag::NOTIFICATION => self.notification(body),
             _ => {
                 self.complete(body);
-                let mut none = Vec::new();
-                self.server.exchange.receive(kind, &mut none)
+                let mut lost = Vec::new();
+                let fate = self.server.exchange.receive(kind, &mut lost);
+                self.undo(lost);
+                fate
             }
         };
         if kind == tag::READY && fate == Fate::Forward && self.is_refused_block() {

@@ -528,6 +528,8 @@ mod limits_tests;
 #[cfg(test)]
 mod pools_tests;
 #[cfg(test)]
+mod query_tests;
+#[cfg(test)]
 mod random_tests;
 #[cfg(test)]
 mod recount;

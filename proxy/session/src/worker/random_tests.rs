@@ -308,7 +308,7 @@ impl Play {
             5 => "rollback".into(),
             6 => "fail".into(),
             7 => format!("set datestyle = {mark}"),
-            8 => "deallocate all".into(),
+            8 => ["deallocate all", "deallocate a", "DEALLOCATE b;"][self.random.below(3)].into(),
             9 if self.random.one_in(3) => "listen c".into(),
             // Behind it, in the same flight, start-up settings are not there yet.
             9 if self.askers[who].has_settings => "listen c".into(),

@@ -25,8 +25,16 @@ const CLOSE_COMPLETE: &[u8] = &[reply::CLOSE_COMPLETE, 0, 0, 0, 4];
 /// A name that no server knows: using it makes a batch fail.
 const UNKNOWN: &[u8] = b"pgx_unknown";
 
+/// A client has given no statement this name.
+pub(super) fn unknown(called: &[u8]) -> Vec<u8> {
+    let called = alloc::string::String::from_utf8_lossy(called);
+    let message = alloc::format!("prepared statement \"{called}\" does not exist");
+    let state = SqlState::INVALID_STATEMENT_NAME;
+    ErrorResponse::new(Severity::Error, state, &message).to_bytes()
+}
+
 /// Whether a name that a client has not given itself may be one that a server knows another's by.
-fn is_others(called: &[u8]) -> bool {
+pub(super) fn is_others(called: &[u8]) -> bool {
     called.starts_with(PREFIX.as_bytes())
 }
 
@@ -121,12 +129,14 @@ impl Rewriter<'_> {
         if self.server.exchange.skips() {
             return;
         }
-        note(self.server, scan(parse.text), Some(parse.text));
+        let words = scan(parse.text);
+        note(self.server, words, Some(parse.text));
         let unnamed = self.client.unnamed.get_or_insert_default();
         unnamed.text.clear();
         unnamed.text.extend_from_slice(parse.text);
         unnamed.types.clear();
         unnamed.types.extend_from_slice(parse.types);
+        unnamed.words = words;
         self.server.has_unnamed = true;
     }
 
@@ -163,14 +173,11 @@ impl Rewriter<'_> {
     }
 
     fn fail_unknown<N: Net>(&mut self, flow: &mut Flow<'_, N>, called: &[u8]) {
-        let called = alloc::string::String::from_utf8_lossy(called);
-        let message = alloc::format!("prepared statement \"{called}\" does not exist");
-        let state = SqlState::INVALID_STATEMENT_NAME;
-        self.fail(flow, ErrorResponse::new(Severity::Error, state, &message).to_bytes());
+        self.fail(flow, unknown(called));
     }
 
     /// From here on the client's name means this. Says what it meant.
-    fn call(&mut self, called: &[u8], statement: Option<Rc<Statement>>) -> Undo {
+    pub(super) fn call(&mut self, called: &[u8], statement: Option<Rc<Statement>>) -> Undo {
         let before = match statement {
             Some(statement) => self.client.names.insert(Box::from(called), statement),
             None => self.client.names.remove(called),
@@ -215,7 +222,7 @@ impl Rewriter<'_> {
         }
         self.server.has_unnamed = true;
         self.scratch.clear();
-        if let Some(Unnamed { text, types }) = &self.client.unnamed {
+        if let Some(Unnamed { text, types, .. }) = &self.client.unnamed {
             frontend::write::parse(self.scratch, b"", text, types);
             self.server.exchange.owe(Owed::OurParse(0));
         } else {
@@ -246,8 +253,7 @@ impl Rewriter<'_> {
                 return Act::Drop;
             }
             None => {
-                self.ensure_unnamed(flow, head.statement);
-                self.server.exchange.owe(Owed::Bind);
+                self.bind_unnamed(flow, head.statement);
                 flow.pass(share);
             }
         }
@@ -272,13 +278,22 @@ impl Rewriter<'_> {
                 return Act::Drop;
             }
             None => {
-                self.ensure_unnamed(flow, head.statement);
-                self.server.exchange.owe(Owed::Bind);
+                self.bind_unnamed(flow, head.statement);
                 header(flow, tag::BIND, body_bytes);
                 flow.write(kept);
             }
         }
         Act::Pass
+    }
+
+    /// The statement without a name is bound, or one that nobody knows.
+    fn bind_unnamed<N: Net>(&mut self, flow: &mut Flow<'_, N>, called: &[u8]) {
+        self.ensure_unnamed(flow, called);
+        // It may have been prepared long before, elsewhere.
+        if let Some(unnamed) = self.client.unnamed.as_ref().filter(|_| called.is_empty()) {
+            note(self.server, unnamed.words, Some(&unnamed.text));
+        }
+        self.server.exchange.owe(Owed::Bind);
     }
 
     fn bind_to<N: Net>(

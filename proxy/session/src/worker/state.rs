@@ -91,6 +91,8 @@ fn is_tracked(text: &[u8], reported: &Settings) -> bool {
     match (verb.as_slice(), first.as_slice()) {
         (b"set", b"local" | b"transaction" | b"constraints") => true,
         (b"prepare", b"transaction") => true,
+        // It takes away.
+        (b"deallocate", _) => true,
         // These set columns, or what others will begin with.
         (b"update" | b"insert" | b"merge" | b"with" | b"create" | b"alter", _) => {
             !text.to_ascii_lowercase().windows(10).any(|at| at == b"set_config")
@@ -152,6 +154,7 @@ mod tests {
             "update t set a = 1",
             "SET TRANSACTION READ ONLY",
             "prepare transaction 'x'",
+            "deallocate all",
             "create trigger t after insert on t execute function f()",
             "/* a /* set */ */ -- set\n update t set a = 1 -- b",
         ] {
