@@ -23,8 +23,7 @@ pub(crate) async fn carry_out(
 ) -> Result<String, String> {
     let pool = config.and_then(|proxy| proxy.pool.as_ref());
     let (Some(Front::Pooled(workers)), Some(pool)) = (front, pool) else {
-        let missing =
-            "this pgx keeps no pool: set proxy.pool_mode to \"session\" or \"transaction\"";
+        let missing = "this pgx keeps no pool: set proxy.pool_mode to another word than \"none\"";
         return Err(missing.to_owned());
     };
     let named = |name: &str| {

@@ -12,7 +12,7 @@ use crate::config::PoolMode;
 use crate::ids::{ClientId, ServerId};
 use crate::login::Login;
 use crate::net::Socket;
-use crate::scan::Scan;
+use crate::scan::{Scan, Words};
 use crate::settings::Settings;
 use crate::stand_in::StandIn;
 use crate::statements::Statement;
@@ -49,6 +49,8 @@ pub(crate) enum Phase {
 pub(crate) struct Unnamed {
     pub(crate) text: Vec<u8>,
     pub(crate) types: Vec<u8>,
+    /// What the text hints at.
+    pub(crate) words: Words,
 }
 
 /// Where a client was counted.

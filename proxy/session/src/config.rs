@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::attrs::SessionAttrs;
+use crate::limits::BACK_OFF_MS_MIN;
 use crate::route::{Backend, ServerAddress};
 use crate::secret::Secret;
 
@@ -45,6 +46,8 @@ pub struct Database {
     pub login: Option<ForcedLogin>,
     /// When clients give their servers back.
     pub mode: PoolMode,
+    /// Clients that share servers may leave nothing on them that cannot follow a client.
+    pub refuses_state: bool,
     /// Servers of each user at most.
     pub pool_size: usize,
     /// Servers of each user that are there even if nobody needs them, once clients are.
@@ -70,6 +73,7 @@ impl Database {
             lag_ms_max: 0,
             login: None,
             mode,
+            refuses_state: false,
             pool_size,
             pool_min: 0,
             reserve: 0,
@@ -126,7 +130,8 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// How long things may take, and how much is kept. Times in milliseconds; zero means no limit.
+/// How long things may take, and how much is kept. Times in milliseconds; zero means no limit,
+/// unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Statements kept prepared on each server.
@@ -139,7 +144,9 @@ pub struct Limits {
     pub server_connect_ms: u64,
     /// How long a server may be idle.
     pub server_idle_ms: u64,
-    /// How long a server lives.
+    /// How long after a failed login no server is opened where all have failed.
+    pub server_retry_ms: u64,
+    /// How long a server lives; zero means that each is used once.
     pub server_lifetime_ms: u64,
     /// How long a client may be idle.
     pub client_idle_ms: u64,
@@ -147,6 +154,8 @@ pub struct Limits {
     pub query_ms: u64,
     /// How long a client may leave a transaction idle.
     pub idle_transaction_ms: u64,
+    /// How long a transaction may take, from its first statement on.
+    pub transaction_ms: u64,
 }
 
 /// Nodes that pass requests to cancel on to each other.
@@ -185,10 +194,12 @@ impl Default for Limits {
             query_wait_ms: 120_000,
             server_connect_ms: 15_000,
             server_idle_ms: 600_000,
+            server_retry_ms: BACK_OFF_MS_MIN,
             server_lifetime_ms: 3_600_000,
             client_idle_ms: 0,
             query_ms: 0,
             idle_transaction_ms: 0,
+            transaction_ms: 0,
         }
     }
 }

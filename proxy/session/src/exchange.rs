@@ -11,10 +11,11 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use pgx_wire::backend::{Status, tag as reply};
+use pgx_wire::backend::{self, Status, tag as reply};
 use pgx_wire::frontend::tag;
 
 use crate::limits::LOOK_MAX;
+use crate::stand_in::aborted;
 use crate::statements::Statement;
 
 /// What a client's name meant before a message that changes it; if the server skips the message,
@@ -33,6 +34,13 @@ pub(crate) struct Lost {
     pub(crate) undo: Option<Undo>,
     /// A statement is there still that was to make room.
     pub(crate) is_close: bool,
+}
+
+impl Lost {
+    /// A name means what it did before.
+    fn name(undo: Undo) -> Self {
+        Self { number: None, undo: Some(undo), is_close: false }
+    }
 }
 
 /// One message that has to be answered.
@@ -64,6 +72,12 @@ pub(crate) enum Owed {
     OurQuery,
     /// The proxy makes the batch fail; the client reads this error in place of the server's.
     OurFailure(Vec<u8>),
+    /// A simple query that fails, in place of the client's; the client reads this error in place
+    /// of the server's.
+    OurRefusal(Vec<u8>),
+    /// A query without a statement, in place of one that takes a client's name for a statement of
+    /// the protocol back; the client reads what that would be answered.
+    OurDeallocate(Option<Undo>),
     /// A reply that needs no server.
     Answer(&'static [u8], Option<Undo>),
 }
@@ -75,13 +89,25 @@ impl Owed {
     }
 
     fn ends_with_ready(&self) -> bool {
-        matches!(self, Self::Query | Self::Function | Self::Sync | Self::OurQuery)
+        let is_query = matches!(self, Self::Query | Self::OurQuery | Self::OurRefusal(_));
+        is_query || matches!(self, Self::Function | Self::Sync | Self::OurDeallocate(_))
     }
 
     fn is_about(&self, name: &[u8]) -> bool {
         match self {
-            Self::Parse(_, Some(undo)) | Self::Answer(_, Some(undo)) => *undo.name == *name,
+            Self::Parse(_, Some(undo))
+            | Self::Answer(_, Some(undo))
+            | Self::OurDeallocate(Some(undo)) => *undo.name == *name,
             _ => false,
+        }
+    }
+
+    fn undo_mut(&mut self) -> Option<&mut Undo> {
+        match self {
+            Self::Parse(_, undo) | Self::Answer(_, undo) | Self::OurDeallocate(undo) => {
+                undo.as_mut()
+            }
+            _ => None,
         }
     }
 }
@@ -232,8 +258,11 @@ impl Exchange {
             },
             reply::COMMAND_COMPLETE | reply::EMPTY_QUERY | reply::PORTAL_SUSPENDED => {
                 self.end_copy();
-                match self.owed.front() {
+                match self.owed.front_mut() {
                     Some(Owed::Query) => Fate::Forward,
+                    Some(Owed::OurDeallocate(undo)) if kind == reply::EMPTY_QUERY => {
+                        Fate::Replace(deallocated(self.status, undo.take(), lost))
+                    }
                     _ => self.pop(|owed| *owed == Owed::Execute),
                 }
             }
@@ -290,6 +319,12 @@ impl Exchange {
         self.is_answered() && self.status == Status::Idle && !self.doubtful && !self.opaque
     }
 
+    /// Whether the client has a transaction here, or has sent what begins one.
+    pub(crate) fn in_transaction(&self) -> bool {
+        let is_between = self.status == Status::Idle && self.readies == 0;
+        !self.opaque && (!is_between || self.is_batch_open() || self.copies)
+    }
+
     /// Nothing is owed and no batch is open.
     pub(crate) fn is_answered(&self) -> bool {
         self.owed.is_empty() && !self.batch && !self.skips && !self.copies
@@ -325,7 +360,7 @@ impl Exchange {
     pub(crate) fn forget_names(&mut self) -> BTreeSet<Box<[u8]>> {
         let mut names = BTreeSet::new();
         for owed in &mut self.owed {
-            if let Owed::Parse(_, Some(undo)) | Owed::Answer(_, Some(undo)) = owed {
+            if let Some(undo) = owed.undo_mut() {
                 // Unless it was named behind the command as well.
                 if names.insert(undo.name.clone()) {
                     undo.before = None;
@@ -368,7 +403,7 @@ impl Exchange {
             return self.readies > 0;
         }
         let last = self.owed.iter().rposition(Owed::ends_with_ready).unwrap_or(0);
-        self.owed.range(..last).any(|owed| owed.is_about(name))
+        self.owed.range(..=last).any(|owed| owed.is_about(name))
     }
 
     /// Whether the batch that is open changes what a name means.
@@ -409,13 +444,18 @@ impl Exchange {
     fn fail(&mut self, lost: &mut Vec<Lost>) -> Fate {
         self.doubtful |= self.unsure;
         self.end_copy();
-        let fate = match self.owed.front() {
+        let fate = match self.owed.front_mut() {
+            Some(Owed::OurDeallocate(undo)) => {
+                lost.extend(undo.take().map(Lost::name));
+                return Fate::Forward;
+            }
             Some(Owed::OurQuery) => {
                 // What it was to set or to clear is not.
                 self.doubtful = true;
                 return Fate::Swallow;
             }
             Some(Owed::Query | Owed::Function) => return Fate::Forward,
+            Some(Owed::OurRefusal(error)) => return Fate::Replace(error.clone()),
             None => {
                 // Nobody asked.
                 self.doubtful = true;
@@ -438,6 +478,10 @@ impl Exchange {
                 Owed::Answer(_, undo) => {
                     self.answers -= 1;
                     lost.push(Lost { number: None, undo, is_close: false });
+                }
+                Owed::OurDeallocate(undo) => {
+                    self.readies -= 1;
+                    lost.extend(undo.map(Lost::name));
                 }
                 other => self.readies -= other.readies(),
             }
@@ -474,4 +518,15 @@ impl Exchange {
         }
         self.copies = true;
     }
+}
+
+/// What a client reads whose name for a statement was taken back, or in a failed block was not.
+fn deallocated(status: Status, undo: Option<Undo>, lost: &mut Vec<Lost>) -> Vec<u8> {
+    if status == Status::Failed {
+        lost.extend(undo.map(Lost::name));
+        return aborted().to_bytes();
+    }
+    let mut answer = Vec::new();
+    backend::write::command_complete(&mut answer, b"DEALLOCATE");
+    answer
 }

@@ -1,10 +1,12 @@
 //! The bounds of session decisions, and how they hang together.
 
-/// How long a backend is left out after its first failure, in milliseconds: long enough not to
-/// meet every client with a failed connect, short enough to find a restarted server at once.
+/// How long a backend is left out after its first failure, unless configured otherwise, in
+/// milliseconds: long enough not to meet every client with a failed connect, short enough to find a
+/// restarted server at once. No server is opened for a pool for so long after each of its backends
+/// has failed: one that is down costs ten connects a second.
 pub const BACK_OFF_MS_MIN: u64 = 100;
 
-/// How long a backend is left out at most, in milliseconds.
+/// How long a backend is left out at most, in milliseconds, unless the first time is longer.
 pub const BACK_OFF_MS_MAX: u64 = 5_000;
 
 /// Backends that one snapshot may name: more than any streaming cluster has, few enough that a
@@ -16,6 +18,12 @@ const _: () = assert!(BACK_OFF_MS_MIN > 0 && BACK_OFF_MS_MIN <= BACK_OFF_MS_MAX)
 /// Largest message in bytes that is kept until it is whole, because a name in it or its text has to
 /// be read: statements of that length are prepared by nobody. Larger ones go on as they come.
 pub const COLLECT_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of a simple query that may be a DEALLOCATE of a client's statement: its words, a name of 63
+/// bytes that may all be quotes, and some space. Longer ones are not looked at for that.
+pub const DEALLOCATE_BYTES_MAX: usize = 256;
+
+const _: () = assert!(DEALLOCATE_BYTES_MAX <= COLLECT_BYTES_MAX);
 
 /// Texts of statements that are kept before those of nobody are looked for; with more in use, the
 /// next look is at twice their number.
@@ -31,12 +39,6 @@ pub const ANSWERS_MAX: usize = 1 << 16;
 pub const LOOK_MAX: usize = 1 << 10;
 
 const _: () = assert!(LOOK_MAX < ANSWERS_MAX);
-
-/// How long no server is opened for a pool after each of its backends has failed, in milliseconds:
-/// a restarted server is found at once, one that is down costs ten connects a second.
-pub const RETRY_MS: u64 = 100;
-
-const _: () = assert!(RETRY_MS <= BACK_OFF_MS_MIN);
 
 /// Requests to cancel that a thread passes on to other nodes in a second: people press keys less
 /// often, and whoever asks for more does not want an answer.

@@ -59,6 +59,8 @@ pub struct Router {
     epoch: Epoch,
     attrs: SessionAttrs,
     targets: Vec<Target>,
+    /// How long a backend is left out after its first failure, in milliseconds.
+    back_off_ms: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -76,7 +78,13 @@ impl Router {
     /// A router over `snapshot`.
     #[must_use]
     pub fn new(snapshot: &Snapshot, attrs: SessionAttrs) -> Self {
-        Self { epoch: snapshot.epoch, attrs, targets: targets(snapshot, &[]) }
+        let targets = targets(snapshot, &[]);
+        Self { epoch: snapshot.epoch, attrs, targets, back_off_ms: BACK_OFF_MS_MIN }
+    }
+
+    /// Leaves backends out for so many milliseconds after their first failure.
+    pub(crate) fn set_back_off(&mut self, ms: u64) {
+        self.back_off_ms = ms;
     }
 
     /// Takes over a newer snapshot; what is known of backends that stay is kept. Says whether it
@@ -130,10 +138,11 @@ impl Router {
 
     /// A connect to `address` failed, or it is too far behind: it is left out for a while.
     pub fn handle_failure(&mut self, address: &ServerAddress, now: Now) {
+        let first_ms = self.back_off_ms;
         if let Some(target) = self.target(address) {
-            let doubled = BACK_OFF_MS_MIN.saturating_mul(1 << target.failures.min(16));
+            let doubled = first_ms.saturating_mul(1 << target.failures.min(16));
             target.failures = target.failures.saturating_add(1);
-            target.out_until = now.after_ms(doubled.min(BACK_OFF_MS_MAX));
+            target.out_until = now.after_ms(doubled.min(BACK_OFF_MS_MAX.max(first_ms)));
         }
     }
 

@@ -28,10 +28,6 @@ impl Words {
     /// What may end a transaction block other than by undoing it.
     pub(crate) const ENDS: Self = Self(1 << 8);
 
-    /// State that stays with a server and that the proxy cannot carry to another.
-    pub(crate) const KEPT: Self =
-        Self(Self::LISTEN.0 | Self::TEMPORARY.0 | Self::LOCK.0 | Self::HOLD.0 | Self::LOAD.0);
-
     /// Whether any of `others` was seen.
     pub(crate) fn has(self, others: Self) -> bool {
         self.0 & others.0 != 0

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use pgx_wire::backend::Status;
 use pgx_wire::{SqlState, Walker};
 
 use crate::attrs::SessionAttrs;
@@ -91,6 +92,8 @@ pub(crate) struct Server {
     pub(crate) is_paused: bool,
     pub(crate) key: (u32, Vec<u8>),
     pub(crate) born: Now,
+    /// When the transaction began that a client has on it, or had last; `None` if none ever did.
+    pub(crate) begun: Option<Now>,
     /// When its client sent the request that is not answered yet, or since when it is idle.
     pub(crate) since: Now,
     /// It is not to be used by another client after this one.
@@ -138,10 +141,17 @@ impl Server {
             is_paused: false,
             key: (0, Vec::new()),
             born: now,
+            begun: None,
             since: now,
             is_leaving: false,
             cancels: 0,
         }
+    }
+
+    /// Its client sends something that may commit. Within a block only what `ends` it does.
+    pub(crate) fn runs(&mut self, is_shared: bool, ends: bool) {
+        let in_block = self.exchange.status() != Status::Idle && self.exchange.is_answered();
+        self.may_commit |= !in_block || !is_shared || ends;
     }
 
     /// Whether its client has read a part of a message, and waits for the rest.

@@ -127,10 +127,7 @@ impl StandIn {
         if core::mem::take(&mut self.is_untold) {
             out.extend_from_slice(&rolled_back().to_bytes());
         } else {
-            let message =
-                "current transaction is aborted, commands ignored until end of transaction block";
-            let state = SqlState::IN_FAILED_SQL_TRANSACTION;
-            out.extend_from_slice(&ErrorResponse::new(Severity::Error, state, message).to_bytes());
+            out.extend_from_slice(&aborted().to_bytes());
         }
     }
 
@@ -139,6 +136,12 @@ impl StandIn {
         backend::write::ready(out, status);
         self.has_ended
     }
+}
+
+/// What a failed block says to all but its end.
+pub(crate) fn aborted() -> ErrorResponse<'static> {
+    let message = "current transaction is aborted, commands ignored until end of transaction block";
+    ErrorResponse::new(Severity::Error, SqlState::IN_FAILED_SQL_TRANSACTION, message)
 }
 
 /// The transaction's server is gone, and with it all that it had done.

@@ -106,7 +106,7 @@ pub(crate) struct Prepared {
     clock: u64,
     /// Others than those may be there or not, since their end was asked for.
     pub(crate) is_unsure: bool,
-    /// Some may be there still that were to make room.
+    /// Some may be there still that were to make room, or to be forgotten.
     pub(crate) may_have_more: bool,
 }
 
@@ -152,6 +152,11 @@ impl Prepared {
     pub(crate) fn doubt(&mut self) {
         self.used.clear();
         self.is_unsure = true;
+    }
+
+    /// Nothing that was sent is owed an answer: what may have been forgotten is, or is there still.
+    pub(crate) fn settle(&mut self) {
+        self.may_have_more |= core::mem::take(&mut self.is_unsure);
     }
 
     /// The server has forgotten all but those that are to be prepared behind that; if `again`, it

@@ -33,6 +33,8 @@ impl SqlState {
     pub const IN_FAILED_SQL_TRANSACTION: Self = Self(b"25P02");
     /// `idle_in_transaction_session_timeout`: the client left a block open too long.
     pub const IDLE_IN_TRANSACTION_TIMEOUT: Self = Self(b"25P03");
+    /// `transaction_timeout`: a transaction took longer than it may.
+    pub const TRANSACTION_TIMEOUT: Self = Self(b"25P04");
     /// `invalid_sql_statement_name`: no prepared statement has this name.
     pub const INVALID_STATEMENT_NAME: Self = Self(b"26000");
     /// `invalid_authorization_specification`: this user may not log in like this.

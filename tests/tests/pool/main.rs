@@ -7,6 +7,7 @@ mod lost;
 mod own;
 mod pause;
 mod roles;
+mod rules;
 mod session;
 mod shared;
 
@@ -67,13 +68,20 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each has its own pgx, but PostgreSQL's processes are looked at by all.
     arguments.test_threads = Some(1);
-    let tests: Vec<(&str, Test)> =
-        [alike::TESTS, databases::TESTS, lost::TESTS, own::TESTS, pause::TESTS]
-            .into_iter()
-            .chain([roles::TESTS, shared::TESTS])
-            .flatten()
-            .copied()
-            .collect();
+    let tests: Vec<(&str, Test)> = [
+        alike::TESTS,
+        databases::TESTS,
+        lost::TESTS,
+        own::TESTS,
+        pause::TESTS,
+        roles::TESTS,
+        rules::TESTS,
+        shared::TESTS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+    .collect();
     let mut trials: Vec<Trial> = Vec::new();
     for engine in ["auto", "epoll"] {
         let place = Arc::new(OnceLock::new());

@@ -141,6 +141,29 @@ impl Session {
         self.answers(1)
     }
 
+    /// Runs a statement by the extended protocol, and prepares it first if there is a text; the
+    /// portal is described if that is wished.
+    pub(crate) fn extended(
+        &mut self,
+        name: &str,
+        text: Option<&str>,
+        describes: bool,
+    ) -> anyhow::Result<Vec<Message>> {
+        let mut out = Vec::new();
+        if let Some(text) = text {
+            frontend::write::parse(&mut out, name.as_bytes(), text.as_bytes(), &[]);
+        }
+        frontend::write::bind_head(&mut out, b"", name.as_bytes(), 6);
+        out.extend_from_slice(&[0; 6]);
+        if describes {
+            frontend::write::describe(&mut out, frontend::PORTAL, b"");
+        }
+        frontend::write::execute(&mut out, b"", 0);
+        frontend::write::sync(&mut out);
+        self.send(&out)?;
+        self.answers(1)
+    }
+
     /// The only value of a query's only row.
     pub(crate) fn value(&mut self, text: &str) -> anyhow::Result<String> {
         let messages = self.query(text)?;

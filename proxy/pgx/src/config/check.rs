@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pgx_control::ids::NodeId;
 use pgx_ring::Choice;
@@ -60,8 +61,7 @@ fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
     if needs_pool && !has_pool {
         problems.push(
             "proxy.listeners, proxy.databases, proxy.users: they need a pool; set pool_mode to \
-             \"session\" or \
-             \"transaction\""
+             \"session\", \"transaction\" or \"statement\""
                 .to_owned(),
         );
     }
@@ -113,9 +113,11 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         "none" => None,
         "session" => Some(PoolMode::Session),
         "transaction" => Some(PoolMode::Transaction),
+        "statement" => Some(PoolMode::Statement),
         other => {
             problems.push(format!(
-                "proxy.pool_mode: {other:?} is none of \"none\", \"session\", \"transaction\""
+                "proxy.pool_mode: {other:?} is none of \"none\", \"session\", \"transaction\", \
+                 \"statement\""
             ));
             None
         }
@@ -176,6 +178,15 @@ fn limits(raw: &raw::Proxy, problems: &mut Vec<String>) -> SessionLimits {
     if prepared_max == Some(0) {
         problems.push("proxy.max_prepared_statements: 0 given, expected at least 1".to_owned());
     }
+    let server_retry_ms = raw.server_login_retry.map_or(usual.server_retry_ms, |seconds| {
+        let ms = Duration::try_from_secs_f64(seconds).map_or(0, |given| given.as_millis());
+        if ms == 0 {
+            problems.push(format!(
+                "proxy.server_login_retry: {seconds} seconds given, expected at least 0.001"
+            ));
+        }
+        u64::try_from(ms).unwrap_or(u64::MAX)
+    });
     SessionLimits {
         prepared_max: prepared_max.map_or(usual.prepared_max, |given| given as usize),
         client_login_ms: ms(raw.client_login_timeout, usual.client_login_ms),
@@ -186,6 +197,8 @@ fn limits(raw: &raw::Proxy, problems: &mut Vec<String>) -> SessionLimits {
         client_idle_ms: ms(raw.client_idle_timeout, usual.client_idle_ms),
         query_ms: ms(raw.query_timeout, usual.query_ms),
         idle_transaction_ms: ms(raw.idle_transaction_timeout, usual.idle_transaction_ms),
+        transaction_ms: ms(raw.transaction_timeout, usual.transaction_ms),
+        server_retry_ms,
     }
 }
 
@@ -347,6 +360,23 @@ mod tests {
         let found = problems("[fence]\nport = 0\nbest = \"ebtables\"\n");
         assert_eq!(found.len(), 2, "{found:#?}");
         assert!(found[1].contains("ebtables") && found[1].contains("clsact"), "{found:#?}");
+    }
+
+    #[test]
+    fn times_are_seconds_and_the_wait_for_a_login_also_parts_of_one() {
+        let pool = |more: &str| {
+            let base = "[proxy]\nbackends = [\"db:1\"]\npool_mode = \"statement\"\n";
+            parse(&format!("{base}auth_type = \"trust\"\n{more}"))
+        };
+        let limits = |more: &str| pool(more).unwrap().proxy.unwrap().pool.unwrap().limits;
+        assert_eq!(limits("").server_retry_ms, 100);
+        assert_eq!(limits("server_login_retry = 15\n").server_retry_ms, 15_000);
+        let found = limits("server_login_retry = 0.25\ntransaction_timeout = 9\n");
+        assert_eq!((found.server_retry_ms, found.transaction_ms), (250, 9_000));
+        for wrong in ["0", "-1", "nan", "0.0001"] {
+            let found = pool(&format!("server_login_retry = {wrong}\n")).unwrap_err();
+            assert!(found.len() == 1 && found[0].contains("server_login_retry"), "{found:?}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ const OTHERS: &str = "*";
 pub(super) fn defaults(raw: &raw::Proxy, mode: PoolMode, problems: &mut Vec<String>) -> Database {
     let pool_size = size("proxy.default_pool_size", Some(raw.default_pool_size), problems);
     let database = Database {
+        refuses_state: refuses("proxy", &raw.session_state, problems),
         pool_min: count(raw.min_pool_size),
         reserve: count(raw.reserve_pool_size),
         reserve_ms: u64::from(raw.reserve_pool_timeout) * 1_000,
@@ -95,6 +96,8 @@ fn database(
         lag_ms_max: u64::from(given.standby_lag_ms_max),
         login,
         mode: mode(key, given.pool_mode.as_deref(), problems).unwrap_or(defaults.mode),
+        refuses_state: (given.session_state.as_deref())
+            .map_or(defaults.refuses_state, |word| refuses(key, word, problems)),
         pool_size: size(key, given.pool_size, problems).unwrap_or(defaults.pool_size),
         pool_min: or(given.min_pool_size, defaults.pool_min),
         reserve: or(given.reserve_pool_size, defaults.reserve),
@@ -207,13 +210,21 @@ fn mode(key: &str, word: Option<&str>, problems: &mut Vec<String>) -> Option<Poo
     match word? {
         "session" => Some(PoolMode::Session),
         "transaction" => Some(PoolMode::Transaction),
+        "statement" => Some(PoolMode::Statement),
         other => {
             problems.push(format!(
-                "{key}: pool_mode {other:?} is none of \"session\", \"transaction\""
+                "{key}: pool_mode {other:?} is none of \"session\", \"transaction\", \"statement\""
             ));
             None
         }
     }
+}
+
+fn refuses(key: &str, word: &str, problems: &mut Vec<String>) -> bool {
+    if !matches!(word, "keep" | "refuse") {
+        problems.push(format!("{key}: session_state {word:?} is none of \"keep\", \"refuse\""));
+    }
+    word == "refuse"
 }
 
 fn size(key: &str, given: Option<u32>, problems: &mut Vec<String>) -> Option<usize> {
@@ -251,11 +262,12 @@ mod tests {
     #[test]
     fn databases_have_settings_of_their_own_and_the_rest_those_of_the_proxy() {
         let pool = pool(
-            "backends = [\"db1:5432\"]\ndefault_pool_size = 7\nmin_pool_size = 2\n\
+            "backends = [\"db1:5432\"]\nsession_state = \"refuse\"\ndefault_pool_size = 7\nmin_pool_size = 2\n\
              max_db_connections = 9\nmax_user_connections = 5\n[[proxy.databases]]\n\
              name = \"shop\"\nbackends = [\"db2:5432\"]\ndbname = \"shop_v2\"\nuser = \"app\"\n\
              password = \"x\"\npool_mode = \"session\"\npool_size = 3\n[[proxy.databases]]\n\
-             name = \"plain\"\nmin_pool_size = 1\n",
+             name = \"plain\"\nmin_pool_size = 1\nsession_state = \"keep\"\n[[proxy.users]]\nname = \"feed\"\n\
+             pool_mode = \"statement\"\n",
         );
         let shop = &pool.databases[&b"shop"[..]];
         assert_eq!((shop.backends[0].address.0.as_str(), shop.pool_size), ("db2:5432", 3));
@@ -268,6 +280,9 @@ mod tests {
             assert_eq!(other.pool_min, if name == b"plain" { 1 } else { 2 });
         }
         assert_eq!(pool.usual.servers_max, 5);
+        let refuses = |name: &[u8]| pool.databases[name].refuses_state;
+        assert!(refuses(b"shop") && refuses(b"*") && !refuses(b"plain"));
+        assert_eq!(pool.special[&b"feed"[..]].mode, Some(PoolMode::Statement));
     }
 
     #[test]
@@ -300,11 +315,11 @@ mod tests {
     fn everything_wrong_is_named_with_its_database_or_user() {
         let found = problems(
             "backends = [\"db:1\"]\n[[proxy.databases]]\nname = \"a\"\nbackends = []\n\
-             pool_size = 0\npool_mode = \"none\"\npassword = \"x\"\n[[proxy.databases]]\n\
+             pool_size = 0\npool_mode = \"none\"\nsession_state = \"drop\"\npassword = \"x\"\n[[proxy.databases]]\n\
              name = \"a\"\n[[proxy.users]]\nname = \"u\"\npool_size = 0\n[[proxy.users]]\n\
              name = \"u\"\n",
         );
-        assert_eq!(found.len(), 7, "{found:#?}");
+        assert_eq!(found.len(), 8, "{found:#?}");
         assert!(found.iter().all(|each| each.contains("\"a\"") || each.contains("\"u\"")));
     }
 }

@@ -67,10 +67,16 @@ pub(super) struct Proxy {
     #[toml_example(default = 1000)]
     pub(super) max_client_conn: u32,
     /// When a client gives its server connection back: "session" (when it leaves), "transaction",
-    /// or "none": each client has a connection of its own and logs in at the server itself.
+    /// "statement" (the same, and transaction blocks are refused), or "none": each client has a
+    /// connection of its own and logs in at the server itself.
     #[serde(default = "pool_mode")]
     #[toml_example(default = "none")]
     pub(super) pool_mode: String,
+    /// With a pool: what becomes of state that cannot follow a client from server to server, such
+    /// as LISTEN or a temporary table: "keep" (its server stays with the client) or "refuse".
+    #[serde(default = "session_state")]
+    #[toml_example(default = "keep")]
+    pub(super) session_state: String,
     /// With a pool: how clients prove who they are: "scram-sha-256", "md5", or "trust", by which
     /// whoever reaches the port may act as any user.
     #[serde(default = "auth_type")]
@@ -130,7 +136,14 @@ pub(super) struct Proxy {
     /// How long a server may be idle.
     #[toml_example(default = 600)]
     pub(super) server_idle_timeout: Option<u32>,
-    /// How old a server may become; it is closed when it is free.
+    /// How long a transaction may take, from its first statement on; then its client and its
+    /// server are let go.
+    #[toml_example(default = 0)]
+    pub(super) transaction_timeout: Option<u32>,
+    /// How long after a failed login at each backend the next is tried, also in fractions; not 0.
+    #[toml_example(default = 0.1)]
+    pub(super) server_login_retry: Option<f64>,
+    /// How old a server may become; it is closed when it is free. 0 means that each is used once.
     #[toml_example(default = 3600)]
     pub(super) server_lifetime: Option<u32>,
     /// With a pool: how its threads do their I/O: "auto", "full" (io_uring of kernel 6.1 and
@@ -168,6 +181,10 @@ pub(super) struct Proxy {
 
 fn pool_mode() -> String {
     "none".to_owned()
+}
+
+fn session_state() -> String {
+    "keep".to_owned()
 }
 
 fn auth_type() -> String {

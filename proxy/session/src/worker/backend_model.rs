@@ -263,7 +263,13 @@ impl Model {
                 self.set(name, value);
             }
             ("listen", _) => self.listens = true,
-            ("deallocate", _) => self.prepared.retain(|name, _| name.is_empty()),
+            ("deallocate", "all") => self.prepared.retain(|name, _| name.is_empty()),
+            ("deallocate", name) => {
+                let name = name.trim_end_matches(';');
+                if self.prepared.remove(name.as_bytes()).is_none() {
+                    return self.fail("26000");
+                }
+            }
             ("discard" | "DISCARD", _) if self.status != Status::Idle => return self.fail("25001"),
             ("discard", _) => {
                 self.listens = false;

@@ -190,6 +190,7 @@ impl Worker {
         let snapshot = self.snapshot_of(database).unwrap_or(&configured);
         let mut entry = Entry::new(name.clone(), settings, snapshot, key);
         entry.hold = self.hold_of(database);
+        entry.router.set_back_off(self.config.limits.server_retry_ms);
         let place = self.free_entries.pop().unwrap_or(self.entries.len());
         match self.entries.get_mut(place) {
             Some(free) => *free = entry,

@@ -140,6 +140,13 @@ impl Worker {
         self.forget_client(net, client);
     }
 
+    /// A client has begun a transaction block that its mode does not allow: it is rolled back.
+    pub(super) fn block_refused<N: Net>(&mut self, net: &mut N, id: ServerId) {
+        let Some(client) = self.servers.get(id).and_then(|server| server.client) else { return };
+        let message = "transaction blocks are not allowed in statement pooling mode";
+        self.refuse(net, client, SqlState::FEATURE_NOT_SUPPORTED, message);
+    }
+
     /// Those who wait to be let in, and if `all` those who are in, are told that no server is to be
     /// had.
     pub(super) fn give_up<N: Net>(&mut self, net: &mut N, pool: usize, all: bool) {

@@ -1,5 +1,6 @@
 //! What clients send.
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -8,6 +9,8 @@ use pgx_wire::frontend::{self, BindHead, Parse, STATEMENT, tag};
 use pgx_wire::limits::HEADER_BYTES;
 use pgx_wire::{ErrorResponse, Severity, Share, SqlState};
 
+use super::query::{deallocated, may_deallocate};
+use super::state::{note, refusal_by_size};
 use super::{Worker, adjust, rewrite};
 use crate::client::{Act, Client, Phase};
 use crate::exchange::Owed;
@@ -137,8 +140,9 @@ impl Worker {
         at: &mut usize,
         is_live: bool,
     ) -> Step {
-        let Self { clients, servers, statements, scratch, config, now, .. } = self;
+        let Self { clients, servers, statements, scratch, config, now, entries, .. } = self;
         let Some(client) = clients.get_mut(id) else { return Step::On };
+        let refuses = client.shares() && entries[client.pool].settings.refuses_state;
         let mut server = client.server.and_then(|server| servers.get_mut(server));
         let mut flow = Flow::new(net, piece, is_live);
         flow.aim(server.as_ref().map(|server| server.socket));
@@ -149,7 +153,8 @@ impl Worker {
                 Ok(None) => break,
                 Err(_) => return Step::Violation("invalid message length"),
             };
-            let mut side = Side { client, server: server.as_deref_mut(), statements, scratch };
+            let server = server.as_deref_mut();
+            let mut side = Side { client, server, statements, scratch, refuses };
             let step = side.share(&mut flow, &share, config.limits.prepared_max, *now);
             match step {
                 Step::On => {}
@@ -188,6 +193,8 @@ struct Side<'a> {
     server: Option<&'a mut Server>,
     statements: &'a mut Statements,
     scratch: &'a mut Vec<u8>,
+    /// What would stay on the server is refused.
+    refuses: bool,
 }
 
 impl Side<'_> {
@@ -251,6 +258,9 @@ impl Side<'_> {
                 _ => Err(Step::Wait(share.range.start)),
             };
         };
+        if !server.exchange.in_transaction() {
+            server.begun = Some(now);
+        }
         if server.exchange.is_answered() {
             self.client.since = now;
             server.since = now;
@@ -263,6 +273,9 @@ impl Side<'_> {
             // Only whoever shares servers has statements that are called otherwise there.
             tag::PARSE | tag::DESCRIBE | tag::CLOSE if shares => return Ok(Act::Collect),
             tag::BIND if shares => return Ok(Act::Head),
+            tag::QUERY if self.refuses || shares && may_deallocate(flow.piece(), share) => {
+                return Ok(Act::Collect);
+            }
             tag::QUERY => {
                 self.client.scan = Scan::default();
                 self.client.unnamed = None;
@@ -270,11 +283,10 @@ impl Side<'_> {
             }
             _ => {}
         }
-        // Within a block only what ends it commits; of a query that shows in its text.
-        let runs = matches!(kind, tag::QUERY | tag::EXECUTE | tag::FUNCTION_CALL);
-        let in_block = server.exchange.status() != Status::Idle && server.exchange.is_answered();
-        let ends = kind == tag::EXECUTE && server.words.has(Words::ENDS);
-        server.may_commit |= runs && (!in_block || !shares || ends);
+        // Whether a query ends a block shows in its text.
+        if matches!(kind, tag::QUERY | tag::EXECUTE | tag::FUNCTION_CALL) {
+            server.runs(shares, kind == tag::EXECUTE && server.words.has(Words::ENDS));
+        }
         server.exchange.send(kind);
         Ok(Act::Pass)
     }
@@ -284,7 +296,7 @@ impl Side<'_> {
         let words = core::mem::take(&mut self.client.scan).end();
         let Some(server) = self.server.as_deref_mut() else { return };
         server.may_commit |= words.has(Words::ENDS);
-        rewrite::note(server, words, whole);
+        note(server, words, whole);
     }
 
     /// Keeps a message until it is whole, then looks at it.
@@ -299,8 +311,8 @@ impl Side<'_> {
         }
         let body = &flow.piece()[share.body()];
         if share.is_whole() && share.straddled.is_none() {
-            if let Some(step) = self.hold(share.tag, share.body_bytes, named(share.tag, body), body)
-            {
+            let name = named(share.tag, body);
+            if let Some(step) = self.hold(share.tag, share.body_bytes, &name, body) {
                 return step;
             }
             self.message(flow, share.tag, body, Some(share), prepared_max);
@@ -312,7 +324,7 @@ impl Side<'_> {
         if share.is_last {
             let partial = core::mem::take(&mut self.client.partial);
             let name = named(share.tag, &partial);
-            if let Some(step) = self.hold(share.tag, share.body_bytes, name, &partial) {
+            if let Some(step) = self.hold(share.tag, share.body_bytes, &name, &partial) {
                 return step;
             }
             self.message(flow, share.tag, &partial, None, prepared_max);
@@ -344,24 +356,37 @@ impl Side<'_> {
     }
 
     /// A message that is too large to be kept goes on as it is; its server stays with the client,
-    /// since only there its name means what it should.
+    /// since only there its name means what it should. Where that is refused, it is.
     fn too_large<N: Net>(&mut self, flow: &mut Flow<'_, N>, share: &Share) -> Step {
-        if let Some(server) = self.server.as_deref_mut() {
-            let mut rewriter = rewrite::Rewriter {
-                client: self.client,
-                server,
-                statements: self.statements,
-                scratch: self.scratch,
-                prepared_max: 0,
-            };
-            // The statement without a name may be this one: nothing is prepared behind it.
-            rewriter.ensure_unnamed(flow, b"");
-            server.exchange.send(share.tag);
-            server.is_kept = true;
+        let Some(mut rewriter) = self.rewriter(0) else { return Step::On };
+        if rewriter.refuses {
+            let error = refusal_by_size(share.body_bytes);
+            if share.tag == tag::QUERY {
+                rewriter.fail_query(flow, error);
+            } else {
+                rewriter.fail(flow, error);
+            }
+            self.client.act = Act::Drop;
+            return Step::On;
         }
+        // The statement without a name may be this one: nothing is prepared behind it.
+        rewriter.ensure_unnamed(flow, b"");
+        rewriter.server.exchange.send(share.tag);
+        rewriter.server.is_kept = true;
         self.client.act = Act::Pass;
         flow.pass(share);
         Step::On
+    }
+
+    fn rewriter(&mut self, prepared_max: usize) -> Option<rewrite::Rewriter<'_>> {
+        Some(rewrite::Rewriter {
+            client: self.client,
+            server: self.server.as_deref_mut()?,
+            statements: self.statements,
+            scratch: self.scratch,
+            prepared_max,
+            refuses: self.refuses,
+        })
     }
 
     /// A whole message, which stands in the piece as this share, if it does.
@@ -389,20 +414,13 @@ impl Side<'_> {
             }
             return;
         }
-        let Some(server) = self.server.as_deref_mut() else { return };
-        let mut rewriter = rewrite::Rewriter {
-            client: self.client,
-            server,
-            statements: self.statements,
-            scratch: self.scratch,
-            prepared_max,
-        };
+        let Some(mut rewriter) = self.rewriter(prepared_max) else { return };
         rewriter.message(flow, kind, body, share);
         // Within a message of the server's there is no place for another.
-        while !server.is_cut()
-            && let Some(answer) = server.exchange.next_answer()
+        while !rewriter.server.is_cut()
+            && let Some(answer) = rewriter.server.exchange.next_answer()
         {
-            flow.net.write(self.client.socket, answer);
+            flow.net.write(rewriter.client.socket, answer);
         }
     }
 
@@ -422,14 +440,7 @@ impl Side<'_> {
         {
             return step;
         }
-        let Some(server) = self.server.as_deref_mut() else { return Step::On };
-        let mut rewriter = rewrite::Rewriter {
-            client: self.client,
-            server,
-            statements: self.statements,
-            scratch: self.scratch,
-            prepared_max,
-        };
+        let Some(mut rewriter) = self.rewriter(prepared_max) else { return Step::On };
         match head {
             Some(head) if partial.is_empty() => {
                 let act = rewriter.bind(flow, &head, share.body_bytes, share, body.len());
@@ -461,13 +472,16 @@ pub(super) fn is_unsettled(client: &Client, server: &Server, name: &[u8]) -> boo
     (may_forget || exchange.is_unsettled(name)) && !exchange.copies()
 }
 
-/// The statement that a Parse, Describe or Close names.
-fn named(kind: u8, body: &[u8]) -> &[u8] {
-    match (kind, frontend::target(body)) {
+/// The statement that a message names that is kept until it is whole.
+fn named(kind: u8, body: &[u8]) -> Cow<'_, [u8]> {
+    if kind == tag::QUERY {
+        return Cow::Owned(deallocated(body).unwrap_or_default());
+    }
+    Cow::Borrowed(match (kind, frontend::target(body)) {
         (tag::PARSE, _) => Parse::read(body).map_or(b"", |parse| parse.name),
         (_, Ok((STATEMENT, name))) => name,
         _ => b"",
-    }
+    })
 }
 
 fn is_known(kind: u8) -> bool {

@@ -10,6 +10,7 @@ use super::standby::lag_of;
 use super::{Worker, rewrite, tell};
 use crate::attrs::ServerKind;
 use crate::client::Client;
+use crate::config::PoolMode;
 use crate::exchange::{Fate, Lost, Owed};
 use crate::flow::Flow;
 use crate::ids::ServerId;
@@ -37,6 +38,8 @@ enum Step {
     Rest,
     /// Its client's settings are none that it takes: the client reads this, and leaves.
     Refused(Vec<u8>),
+    /// Its client is in a transaction block, and may not be.
+    Block,
     /// It ends, or cannot be understood any more.
     Broken(&'static str),
 }
@@ -59,6 +62,7 @@ impl Worker {
                 Step::On => break,
                 Step::Rest => is_free |= self.rest(net, id),
                 Step::Refused(error) => self.settings_refused(net, id, &error),
+                Step::Block => self.block_refused(net, id),
                 Step::Broken(why) => return self.server_lost(net, id, why.as_bytes()),
             }
         }
@@ -138,6 +142,7 @@ impl Worker {
         server.client = None;
         server.words = Words::default();
         server.has_unnamed = false;
+        server.prepared.settle();
         client.server = None;
         client.since = self.now;
         if server.is_paused {
@@ -193,7 +198,8 @@ impl Side<'_> {
             tag::COMMAND_COMPLETE if self.server.words == Words::default() => {
                 body_bytes == DISCARD_ALL.len() + 1
             }
-            tag::COMMAND_COMPLETE => true,
+            // It may stand for something else.
+            tag::COMMAND_COMPLETE | tag::EMPTY_QUERY => true,
             tag::DATA_ROW => self.server.lag == Some(Lag::Asked) && self.client.is_none(),
             _ => false,
         };
@@ -243,10 +249,15 @@ impl Side<'_> {
             tag::NOTIFICATION => self.notification(body),
             _ => {
                 self.complete(body);
-                let mut none = Vec::new();
-                self.server.exchange.receive(kind, &mut none)
+                let mut lost = Vec::new();
+                let fate = self.server.exchange.receive(kind, &mut lost);
+                self.undo(lost);
+                fate
             }
         };
+        if kind == tag::READY && fate == Fate::Forward && self.is_refused_block() {
+            return Step::Block;
+        }
         match (fate, share) {
             (Fate::Forward, Some(share)) => flow.pass(share),
             (Fate::Forward, None) => {
@@ -280,6 +291,13 @@ impl Side<'_> {
         Step::Refused(bytes)
     }
 
+    /// Whether the server has told of a transaction block that its client may not have.
+    fn is_refused_block(&self) -> bool {
+        let exchange = &self.server.exchange;
+        let is_block = exchange.status() != Status::Idle && !exchange.is_opaque();
+        is_block && self.client.as_ref().is_some_and(|each| each.mode == PoolMode::Statement)
+    }
+
     /// The proxy's own replies that are due now.
     fn answers<N: Net>(&mut self, flow: &mut Flow<'_, N>) -> Step {
         while let Some(answer) = self.server.exchange.next_answer() {
@@ -291,6 +309,10 @@ impl Side<'_> {
     /// The server has answered a request: may somebody else use it?
     fn ready(&mut self, now: Now) -> Step {
         let exchange = &self.server.exchange;
+        if exchange.status() == Status::Idle && self.client.is_some() {
+            // What is behind it in the same flight is another transaction.
+            self.server.begun = Some(now);
+        }
         if exchange.is_answered() {
             self.server.may_commit = false;
             self.server.since = now;

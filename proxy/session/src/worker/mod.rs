@@ -11,9 +11,11 @@ mod from_client;
 mod from_server;
 mod hold;
 mod login;
+mod query;
 mod rewrite;
 mod share;
 mod standby;
+mod state;
 mod tick;
 
 use alloc::boxed::Box;
@@ -35,7 +37,6 @@ use crate::client::{self, Client};
 use crate::config::{Config, PoolMode};
 use crate::exchange::Owed;
 use crate::ids::{CancelId, ClientId, Places, ServerId};
-use crate::limits::RETRY_MS;
 use crate::net::{Net, Socket};
 use crate::note::Note;
 use crate::permits::{Permits, Whose};
@@ -265,8 +266,10 @@ impl Worker {
             entry.admission.retain(|known| *known != id);
         }
         let Some(server_id) = client.server else { return };
+        let is_once = self.config.limits.server_lifetime_ms == 0;
         let Some(server) = self.servers.get_mut(server_id) else { return };
         server.client = None;
+        server.is_leaving |= is_once;
         // The rest of half a message would be the next client's.
         let is_between = client.walker.is_between() && server.walker.is_between();
         let is_usable = is_between
@@ -315,7 +318,9 @@ impl Worker {
         }
         let is_old = server.epoch < self.entries[server.pool].router.epoch();
         let is_held = self.entries[server.pool].hold.is_some();
-        let is_over = server.exchange.is_doubtful() || server.is_leaving || is_old || is_held;
+        let is_used_up = self.config.limits.server_lifetime_ms == 0 && server.begun.is_some();
+        let is_leaving = server.is_leaving || is_used_up;
+        let is_over = server.exchange.is_doubtful() || is_leaving || is_old || is_held;
         if is_over || !self.is_near(net, id) {
             return self.close_server(net, id);
         }
@@ -459,7 +464,8 @@ impl Worker {
         entry.pool.failed();
         let times = entry.failure.as_ref().map_or(0, |failure| failure.times) + 1;
         let has_more = times < entry.router.backends();
-        let retry = if has_more { self.now } else { self.now.after_ms(RETRY_MS) };
+        let retry_ms = if has_more { 0 } else { self.config.limits.server_retry_ms };
+        let retry = self.now.after_ms(retry_ms);
         entry.failure = Some(Failure { times, reason: reason.to_vec(), refusal, retry });
         self.give_permit(pool);
         if refusal.is_some() || !has_more {
@@ -536,6 +542,8 @@ mod limits_tests;
 #[cfg(test)]
 mod pools_tests;
 #[cfg(test)]
+mod query_tests;
+#[cfg(test)]
 mod random_tests;
 #[cfg(test)]
 mod recount;
@@ -547,6 +555,10 @@ mod share_tests;
 mod standby_tests;
 #[cfg(test)]
 mod startup_tests;
+#[cfg(test)]
+mod state_tests;
+#[cfg(test)]
+mod statement_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -52,18 +52,24 @@ struct Play {
     /// No server is lost, and nobody cancels: the proxy cannot be told from a server.
     is_peaceful: bool,
     is_calm: bool,
+    mode: PoolMode,
 }
 
 impl Play {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
-        let mode = if random.one_in(5) { PoolMode::Session } else { PoolMode::Transaction };
+        let mode = match random.below(6) {
+            0 => PoolMode::Session,
+            1 => PoolMode::Statement,
+            _ => PoolMode::Transaction,
+        };
         let pool_size = if mode == PoolMode::Session { CLIENTS } else { 1 + random.below(2) };
         let bench = Bench::new(mode, pool_size);
         let (askers, models, cancels) = (Vec::new(), BTreeMap::new(), Vec::new());
         let is_peaceful = random.one_in(2);
         let (marks, is_calm) = (0, false);
-        let mut play = Self { bench, random, askers, models, cancels, marks, is_peaceful, is_calm };
+        let mut play =
+            Self { bench, random, askers, models, cancels, marks, is_peaceful, is_calm, mode };
         for _ in 0..CLIENTS {
             play.come();
         }
@@ -82,7 +88,9 @@ impl Play {
         };
         let socket = self.bench.begin_client(taken);
         let is_taken = taken.iter().all(|(name, _)| *name == "datestyle");
-        let direct = (self.is_peaceful && is_taken).then(|| Model::of(taken));
+        // No server refuses transaction blocks.
+        let is_alike = self.is_peaceful && self.mode != PoolMode::Statement;
+        let direct = (is_alike && is_taken).then(|| Model::of(taken));
         let units = VecDeque::from([Unit::default()]);
         let (outbox, inbox) = (Vec::new(), Vec::new());
         let (open, has_cancelled) = (false, false);
@@ -302,7 +310,7 @@ impl Play {
             5 => "rollback".into(),
             6 => "fail".into(),
             7 => format!("set datestyle = {mark}"),
-            8 => "deallocate all".into(),
+            8 => ["deallocate all", "deallocate a", "DEALLOCATE b;"][self.random.below(3)].into(),
             9 if self.random.one_in(3) => "listen c".into(),
             // Behind it, in the same flight, start-up settings are not there yet.
             9 if self.askers[who].has_settings => "listen c".into(),

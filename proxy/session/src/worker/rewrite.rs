@@ -9,13 +9,13 @@ use pgx_wire::frontend::{self, BindHead, Parse, STATEMENT, tag};
 use pgx_wire::limits::HEADER_BYTES;
 use pgx_wire::{ErrorResponse, Severity, Share, SqlState};
 
+use super::state::{note, refusal, stays};
 use crate::client::{Act, Client, Unnamed};
 use crate::exchange::{Owed, Undo};
 use crate::flow::Flow;
 use crate::net::Net;
-use crate::scan::{Words, scan};
+use crate::scan::scan;
 use crate::server::Server;
-use crate::settings::Settings;
 use crate::statements::{PREFIX, Statement, Statements, name};
 
 /// `ParseComplete` and `CloseComplete`, as they are on the wire.
@@ -25,8 +25,16 @@ const CLOSE_COMPLETE: &[u8] = &[reply::CLOSE_COMPLETE, 0, 0, 0, 4];
 /// A name that no server knows: using it makes a batch fail.
 const UNKNOWN: &[u8] = b"pgx_unknown";
 
+/// A client has given no statement this name.
+pub(super) fn unknown(called: &[u8]) -> Vec<u8> {
+    let called = alloc::string::String::from_utf8_lossy(called);
+    let message = alloc::format!("prepared statement \"{called}\" does not exist");
+    let state = SqlState::INVALID_STATEMENT_NAME;
+    ErrorResponse::new(Severity::Error, state, &message).to_bytes()
+}
+
 /// Whether a name that a client has not given itself may be one that a server knows another's by.
-fn is_others(called: &[u8]) -> bool {
+pub(super) fn is_others(called: &[u8]) -> bool {
     called.starts_with(PREFIX.as_bytes())
 }
 
@@ -37,10 +45,12 @@ pub(super) struct Rewriter<'a> {
     pub(super) statements: &'a mut Statements,
     pub(super) scratch: &'a mut Vec<u8>,
     pub(super) prepared_max: usize,
+    /// What would stay on the server is refused.
+    pub(super) refuses: bool,
 }
 
 impl Rewriter<'_> {
-    /// A whole Parse, Describe or Close; it stands in the piece as `share`, if it does.
+    /// A whole Query, Parse, Describe or Close; it stands in the piece as `share`, if it does.
     pub(super) fn message<N: Net>(
         &mut self,
         flow: &mut Flow<'_, N>,
@@ -48,12 +58,18 @@ impl Rewriter<'_> {
         body: &[u8],
         share: Option<&Share>,
     ) {
+        if kind == tag::QUERY {
+            return self.query(flow, body, share);
+        }
         match (kind, Parse::read(body), frontend::target(body)) {
-            (tag::PARSE, Ok(parse), _) if parse.name.is_empty() => {
-                self.parse_unnamed(&parse);
-                self.as_it_is(flow, kind, body, share);
-            }
-            (tag::PARSE, Ok(parse), _) => self.parse(flow, &parse),
+            (tag::PARSE, Ok(parse), _) => match self.refused(parse.text) {
+                Some(what) => self.fail(flow, refusal(what)),
+                None if parse.name.is_empty() => {
+                    self.parse_unnamed(&parse);
+                    self.as_it_is(flow, kind, body, share);
+                }
+                None => self.parse(flow, &parse),
+            },
             (tag::DESCRIBE, _, Ok((STATEMENT, called))) => {
                 match self.known(called) {
                     Some(statement) => {
@@ -87,7 +103,13 @@ impl Rewriter<'_> {
         }
     }
 
-    fn as_it_is<N: Net>(
+    /// What a text would leave on the server, if that is refused.
+    pub(super) fn refused(&self, text: &[u8]) -> Option<&'static str> {
+        let is_looked_at = self.refuses && !self.server.exchange.skips();
+        is_looked_at.then(|| stays(scan(text), Some(text), &self.server.reported))?
+    }
+
+    pub(super) fn as_it_is<N: Net>(
         &mut self,
         flow: &mut Flow<'_, N>,
         kind: u8,
@@ -107,12 +129,14 @@ impl Rewriter<'_> {
         if self.server.exchange.skips() {
             return;
         }
-        note(self.server, scan(parse.text), Some(parse.text));
+        let words = scan(parse.text);
+        note(self.server, words, Some(parse.text));
         let unnamed = self.client.unnamed.get_or_insert_default();
         unnamed.text.clear();
         unnamed.text.extend_from_slice(parse.text);
         unnamed.types.clear();
         unnamed.types.extend_from_slice(parse.types);
+        unnamed.words = words;
         self.server.has_unnamed = true;
     }
 
@@ -124,7 +148,8 @@ impl Rewriter<'_> {
             let called = alloc::string::String::from_utf8_lossy(parse.name);
             let message = alloc::format!("prepared statement \"{called}\" already exists");
             let state = SqlState::DUPLICATE_STATEMENT;
-            return self.fail(flow, &ErrorResponse::new(Severity::Error, state, &message));
+            return self
+                .fail(flow, ErrorResponse::new(Severity::Error, state, &message).to_bytes());
         }
         let statement = self.statements.get(parse.text, parse.types, scan(parse.text));
         let (number, words) = (statement.number, statement.words);
@@ -140,22 +165,19 @@ impl Rewriter<'_> {
     }
 
     /// The batch fails here, in the server's eyes as well; the client reads this error.
-    fn fail<N: Net>(&mut self, flow: &mut Flow<'_, N>, error: &ErrorResponse<'_>) {
+    pub(super) fn fail<N: Net>(&mut self, flow: &mut Flow<'_, N>, error: Vec<u8>) {
         self.scratch.clear();
         frontend::write::describe(self.scratch, STATEMENT, UNKNOWN);
         flow.write(self.scratch);
-        self.server.exchange.owe(Owed::OurFailure(error.to_bytes()));
+        self.server.exchange.owe(Owed::OurFailure(error));
     }
 
     fn fail_unknown<N: Net>(&mut self, flow: &mut Flow<'_, N>, called: &[u8]) {
-        let called = alloc::string::String::from_utf8_lossy(called);
-        let message = alloc::format!("prepared statement \"{called}\" does not exist");
-        let state = SqlState::INVALID_STATEMENT_NAME;
-        self.fail(flow, &ErrorResponse::new(Severity::Error, state, &message));
+        self.fail(flow, unknown(called));
     }
 
     /// From here on the client's name means this. Says what it meant.
-    fn call(&mut self, called: &[u8], statement: Option<Rc<Statement>>) -> Undo {
+    pub(super) fn call(&mut self, called: &[u8], statement: Option<Rc<Statement>>) -> Undo {
         let before = match statement {
             Some(statement) => self.client.names.insert(Box::from(called), statement),
             None => self.client.names.remove(called),
@@ -200,7 +222,7 @@ impl Rewriter<'_> {
         }
         self.server.has_unnamed = true;
         self.scratch.clear();
-        if let Some(Unnamed { text, types }) = &self.client.unnamed {
+        if let Some(Unnamed { text, types, .. }) = &self.client.unnamed {
             frontend::write::parse(self.scratch, b"", text, types);
             self.server.exchange.owe(Owed::OurParse(0));
         } else {
@@ -231,8 +253,7 @@ impl Rewriter<'_> {
                 return Act::Drop;
             }
             None => {
-                self.ensure_unnamed(flow, head.statement);
-                self.server.exchange.owe(Owed::Bind);
+                self.bind_unnamed(flow, head.statement);
                 flow.pass(share);
             }
         }
@@ -257,13 +278,22 @@ impl Rewriter<'_> {
                 return Act::Drop;
             }
             None => {
-                self.ensure_unnamed(flow, head.statement);
-                self.server.exchange.owe(Owed::Bind);
+                self.bind_unnamed(flow, head.statement);
                 header(flow, tag::BIND, body_bytes);
                 flow.write(kept);
             }
         }
         Act::Pass
+    }
+
+    /// The statement without a name is bound, or one that nobody knows.
+    fn bind_unnamed<N: Net>(&mut self, flow: &mut Flow<'_, N>, called: &[u8]) {
+        self.ensure_unnamed(flow, called);
+        // It may have been prepared long before, elsewhere.
+        if let Some(unnamed) = self.client.unnamed.as_ref().filter(|_| called.is_empty()) {
+            note(self.server, unnamed.words, Some(&unnamed.text));
+        }
+        self.server.exchange.owe(Owed::Bind);
     }
 
     fn bind_to<N: Net>(
@@ -283,18 +313,6 @@ impl Rewriter<'_> {
     }
 }
 
-/// What a text hints at counts for its server from here on; the text itself is known if it came
-/// whole.
-pub(super) fn note(server: &mut Server, words: Words, text: Option<&[u8]>) {
-    server.words = server.words.and(words);
-    if words.has(Words::DISCARD.and(Words::PREPARED)) {
-        server.prepared.doubt();
-    }
-    let is_carried = |text: &[u8]| is_tracked(text, &server.reported);
-    let leaves_more = words.has(Words::PREPARED.and(Words::SETTING));
-    server.is_kept |= words.has(Words::KEPT) || (leaves_more && !text.is_some_and(is_carried));
-}
-
 /// Writes a message's header.
 pub(super) fn header<N: Net>(flow: &mut Flow<'_, N>, kind: u8, body_bytes: usize) {
     let mut header = Vec::with_capacity(HEADER_BYTES);
@@ -308,116 +326,4 @@ pub(super) fn put_header(out: &mut Vec<u8>, kind: u8, body_bytes: usize) {
     // A message is no longer than its length word can tell.
     let length = u32::try_from(body_bytes + 4).unwrap_or(u32::MAX);
     out.extend_from_slice(&length.to_be_bytes());
-}
-
-/// Whether a text is one statement that sets nothing but a setting that servers report, or one of
-/// its transaction: then the proxy carries it to other servers, or there is nothing to carry. The
-/// words that led here may be about something else.
-pub(super) fn is_tracked(text: &[u8], reported: &Settings) -> bool {
-    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
-    let text = skip_comments(text).trim_ascii_end();
-    let text = text.strip_suffix(b";").unwrap_or(text);
-    if text.contains(&b';') {
-        return false;
-    }
-    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
-    let mut words = text.split(|byte| !is_word(byte)).filter(|word| !word.is_empty());
-    let mut next = || words.next().unwrap_or_default().to_ascii_lowercase();
-    let verb = next();
-    let has_comment = text.windows(2).any(|at| at == b"--" || at == b"/*");
-    if has_comment && matches!(verb.as_slice(), b"set" | b"reset" | b"prepare") {
-        // Its words are not the statement's.
-        return false;
-    }
-    let mut first = next();
-    if verb == b"set" && first == b"session" {
-        first = next();
-    }
-    match (verb.as_slice(), first.as_slice()) {
-        (b"set", b"local" | b"transaction" | b"constraints") => true,
-        (b"prepare", b"transaction") => true,
-        // These set columns, or what others will begin with.
-        (b"update" | b"insert" | b"merge" | b"with" | b"create" | b"alter", _) => {
-            !text.to_ascii_lowercase().windows(10).any(|at| at == b"set_config")
-        }
-        (b"set", b"names") => true,
-        (b"set" | b"reset", b"time") => next() == b"zone",
-        (b"set" | b"reset", name) => {
-            // These name who acts, which a client must not hand on.
-            !matches!(name, b"role" | b"session_authorization" | b"authorization" | b"is_superuser")
-                && reported.values().keys().any(|known| known.eq_ignore_ascii_case(name))
-        }
-        _ => false,
-    }
-}
-
-/// What is behind the white space and the comments that a text begins with.
-fn skip_comments(mut text: &[u8]) -> &[u8] {
-    loop {
-        text = text.trim_ascii_start();
-        if text.starts_with(b"--") {
-            let end = text.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
-            text = &text[end.unwrap_or(text.len())..];
-        } else if text.starts_with(b"/*") {
-            // They nest.
-            let (mut at, mut depth) = (2, 1);
-            while depth > 0 {
-                match text.get(at..at + 2) {
-                    Some(b"/*") => (at, depth) = (at + 2, depth + 1),
-                    Some(b"*/") => (at, depth) = (at + 2, depth - 1),
-                    Some(_) => at += 1,
-                    None => return b"",
-                }
-            }
-            text = &text[at..];
-        } else {
-            return text;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_that_servers_report_or_that_end_with_the_transaction_are_carried() {
-        let mut reported = Settings::default();
-        for name in [&b"DateStyle"[..], b"TimeZone", b"client_encoding", b"is_superuser"] {
-            reported.put(name, b"");
-        }
-        let is = |text: &str| is_tracked(text.as_bytes(), &reported);
-        for text in [
-            "set datestyle = iso",
-            "SET SESSION DateStyle TO 'German';",
-            "set time zone 'UTC'",
-            "set names 'utf8'",
-            "set local work_mem = 1",
-            "reset timezone",
-            "update t set a = 1",
-            "SET TRANSACTION READ ONLY",
-            "prepare transaction 'x'",
-            "create trigger t after insert on t execute function f()",
-            "/* a /* set */ */ -- set\n update t set a = 1 -- b",
-        ] {
-            assert!(is(text), "{text}");
-        }
-        for text in [
-            "set work_mem = 1",
-            "set role ann",
-            "set session authorization ann",
-            "set datestyle = iso; set work_mem = 1",
-            "select set_config('a.b', '1', false)",
-            "update t set a = set_config('a.b', '1', false)",
-            "reset all",
-            "set time",
-            "-- set local\nset role ann",
-            "/* update */ set role ann",
-            "set /* local */ role ann",
-            "set -- local\n role ann",
-            "/* update",
-        ] {
-            assert!(!is(text), "{text}");
-        }
-    }
 }

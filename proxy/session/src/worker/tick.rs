@@ -37,6 +37,11 @@ impl Worker {
                 self.end_asker(net, id);
                 continue;
             }
+            let server = self.clients.get(id).and_then(|client| client.server);
+            let server = server.and_then(|server| self.servers.get_mut(server));
+            if let Some(server) = server.filter(|_| state == SqlState::TRANSACTION_TIMEOUT) {
+                server.is_leaving = true;
+            }
             self.refuse(net, id, state, message);
         }
         self.tick_servers(net);
@@ -76,6 +81,10 @@ impl Worker {
                     // Replication is one query without an end.
                     return None;
                 }
+                if server.is_some_and(|server| self.lasts_too_long(server)) {
+                    let message = "the transaction took longer than transaction_timeout";
+                    return Some((id, SqlState::TRANSACTION_TIMEOUT, message));
+                }
                 let is_answered = server.is_none_or(|server| server.exchange.is_answered());
                 let in_block = client.stand_in.is_some()
                     || server.is_some_and(|server| server.exchange.status() != Status::Idle);
@@ -98,6 +107,13 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Whether the transaction that a client has on a server takes longer than it may.
+    fn lasts_too_long(&self, server: &server::Server) -> bool {
+        let limit = self.config.limits.transaction_ms;
+        let begun = server.begun.filter(|_| limit > 0 && server.exchange.in_transaction());
+        begun.is_some_and(|begun| self.now >= begun.after_ms(limit))
     }
 
     /// Servers that have been idle or alive too long go; those that do not answer as well.

@@ -36,9 +36,12 @@ pub(in crate::config) struct Database {
     /// That user's password; the secret in auth_file if it is not given.
     #[toml_example(default = "secret")]
     pub(in crate::config) password: Option<String>,
-    /// "session" or "transaction"; as above if it is not given.
+    /// "session", "transaction" or "statement"; as above if it is not given.
     #[toml_example(default = "transaction")]
     pub(in crate::config) pool_mode: Option<String>,
+    /// "keep" or "refuse"; as above if it is not given.
+    #[toml_example(default = "keep")]
+    pub(in crate::config) session_state: Option<String>,
     /// Server connections of each user; default_pool_size if it is not given.
     #[toml_example(default = 20)]
     pub(in crate::config) pool_size: Option<u32>,
@@ -67,7 +70,7 @@ pub(in crate::config) struct User {
     /// The user's name.
     #[toml_example(default = "reports")]
     pub(in crate::config) name: String,
-    /// "session" or "transaction".
+    /// "session", "transaction" or "statement".
     #[toml_example(default = "session")]
     pub(in crate::config) pool_mode: Option<String>,
     /// Server connections in each database.

@@ -1,0 +1,181 @@
+//! What texts leave on servers, and what of it can follow a client to another.
+
+use alloc::vec::Vec;
+
+use pgx_wire::{ErrorResponse, Severity, SqlState};
+
+use crate::limits::COLLECT_BYTES_MAX;
+use crate::scan::Words;
+use crate::server::Server;
+use crate::settings::Settings;
+
+/// What a text hints at counts for its server from here on; the text itself is known if it came
+/// whole.
+pub(super) fn note(server: &mut Server, words: Words, text: Option<&[u8]>) {
+    server.words = server.words.and(words);
+    if words.has(Words::DISCARD.and(Words::PREPARED)) {
+        server.prepared.doubt();
+    }
+    server.is_kept |= stays(words, text, &server.reported).is_some();
+}
+
+/// What a text leaves on its server that cannot follow its client, as clients know it.
+pub(super) fn stays(
+    words: Words,
+    text: Option<&[u8]>,
+    reported: &Settings,
+) -> Option<&'static str> {
+    const KINDS: [(Words, &str); 5] = [
+        (Words::LISTEN, "LISTEN"),
+        (Words::TEMPORARY, "a temporary table"),
+        (Words::LOCK, "a session advisory lock"),
+        (Words::HOLD, "a cursor WITH HOLD"),
+        (Words::LOAD, "LOAD"),
+    ];
+    if let Some((_, what)) = KINDS.iter().find(|(kind, _)| words.has(*kind)) {
+        return Some(what);
+    }
+    let leaves_more = words.has(Words::PREPARED.and(Words::SETTING));
+    if !leaves_more || text.is_some_and(|text| is_tracked(text, reported)) {
+        return None;
+    }
+    let is_statement = words.has(Words::PREPARED);
+    Some(if is_statement { "PREPARE in SQL" } else { "a setting that servers do not report" })
+}
+
+/// What a client reads whose text would leave something on a server that others use after it.
+pub(super) fn refusal(what: &str) -> Vec<u8> {
+    let message = alloc::format!("{what} is not possible on a server that clients share");
+    let hint = "Use session mode, or a database whose pool_mode is session.";
+    let state = SqlState::FEATURE_NOT_SUPPORTED;
+    ErrorResponse { hint, ..ErrorResponse::new(Severity::Error, state, &message) }.to_bytes()
+}
+
+/// The same, if it cannot be told what the text would leave.
+pub(super) fn refusal_by_size(bytes: usize) -> Vec<u8> {
+    let message = alloc::format!(
+        "a text of {bytes} bytes is too large to be looked through for what would stay on the server"
+    );
+    let hint = alloc::format!(
+        "Send at most {COLLECT_BYTES_MAX} bytes, with values as parameters or by COPY, or use \
+         session mode, or a database whose pool_mode is session."
+    );
+    let state = SqlState::FEATURE_NOT_SUPPORTED;
+    let error = ErrorResponse::new(Severity::Error, state, &message);
+    ErrorResponse { hint: &hint, ..error }.to_bytes()
+}
+
+/// Whether a text is one statement that sets nothing but a setting that servers report, or one of
+/// its transaction: then the proxy carries it to other servers, or there is nothing to carry. The
+/// words that led here may be about something else.
+fn is_tracked(text: &[u8], reported: &Settings) -> bool {
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    let text = skip_comments(text).trim_ascii_end();
+    let text = text.strip_suffix(b";").unwrap_or(text);
+    if text.contains(&b';') {
+        return false;
+    }
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+    let mut words = text.split(|byte| !is_word(byte)).filter(|word| !word.is_empty());
+    let mut next = || words.next().unwrap_or_default().to_ascii_lowercase();
+    let verb = next();
+    let has_comment = text.windows(2).any(|at| at == b"--" || at == b"/*");
+    if has_comment && matches!(verb.as_slice(), b"set" | b"reset" | b"prepare") {
+        // Its words are not the statement's.
+        return false;
+    }
+    let mut first = next();
+    if verb == b"set" && first == b"session" {
+        first = next();
+    }
+    match (verb.as_slice(), first.as_slice()) {
+        (b"set", b"local" | b"transaction" | b"constraints") => true,
+        (b"prepare", b"transaction") => true,
+        // It takes away.
+        (b"deallocate", _) => true,
+        // These set columns, or what others will begin with.
+        (b"update" | b"insert" | b"merge" | b"with" | b"create" | b"alter", _) => {
+            !text.to_ascii_lowercase().windows(10).any(|at| at == b"set_config")
+        }
+        (b"set", b"names") => true,
+        (b"set" | b"reset", b"time") => next() == b"zone",
+        (b"set" | b"reset", name) => {
+            // These name who acts, which a client must not hand on.
+            !matches!(name, b"role" | b"session_authorization" | b"authorization" | b"is_superuser")
+                && reported.values().keys().any(|known| known.eq_ignore_ascii_case(name))
+        }
+        _ => false,
+    }
+}
+
+/// What is behind the white space and the comments that a text begins with.
+fn skip_comments(mut text: &[u8]) -> &[u8] {
+    loop {
+        text = text.trim_ascii_start();
+        if text.starts_with(b"--") {
+            let end = text.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            text = &text[end.unwrap_or(text.len())..];
+        } else if text.starts_with(b"/*") {
+            // They nest.
+            let (mut at, mut depth) = (2, 1);
+            while depth > 0 {
+                match text.get(at..at + 2) {
+                    Some(b"/*") => (at, depth) = (at + 2, depth + 1),
+                    Some(b"*/") => (at, depth) = (at + 2, depth - 1),
+                    Some(_) => at += 1,
+                    None => return b"",
+                }
+            }
+            text = &text[at..];
+        } else {
+            return text;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_servers_report_or_that_end_with_the_transaction_are_carried() {
+        let mut reported = Settings::default();
+        for name in [&b"DateStyle"[..], b"TimeZone", b"client_encoding", b"is_superuser"] {
+            reported.put(name, b"");
+        }
+        let is = |text: &str| is_tracked(text.as_bytes(), &reported);
+        for text in [
+            "set datestyle = iso",
+            "SET SESSION DateStyle TO 'German';",
+            "set time zone 'UTC'",
+            "set names 'utf8'",
+            "set local work_mem = 1",
+            "reset timezone",
+            "update t set a = 1",
+            "SET TRANSACTION READ ONLY",
+            "prepare transaction 'x'",
+            "deallocate all",
+            "create trigger t after insert on t execute function f()",
+            "/* a /* set */ */ -- set\n update t set a = 1 -- b",
+        ] {
+            assert!(is(text), "{text}");
+        }
+        for text in [
+            "set work_mem = 1",
+            "set role ann",
+            "set session authorization ann",
+            "set datestyle = iso; set work_mem = 1",
+            "select set_config('a.b', '1', false)",
+            "update t set a = set_config('a.b', '1', false)",
+            "reset all",
+            "set time",
+            "-- set local\nset role ann",
+            "/* update */ set role ann",
+            "set /* local */ role ann",
+            "set -- local\n role ann",
+            "/* update",
+        ] {
+            assert!(!is(text), "{text}");
+        }
+    }
+}
