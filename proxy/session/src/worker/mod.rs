@@ -534,6 +534,8 @@ mod random_tests;
 #[cfg(test)]
 mod recount;
 #[cfg(test)]
+mod replay_tests;
+#[cfg(test)]
 mod share_tests;
 #[cfg(test)]
 mod standby_tests;
