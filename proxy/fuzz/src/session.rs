@@ -169,9 +169,14 @@ struct Play {
 /// Whatever happens, the worker keeps its contract with the driver, and does not panic.
 pub fn session(input: &[u8]) {
     let Some((first, mut rest)) = input.split_first() else { return };
-    let mode = if first & 1 == 0 { PoolMode::Transaction } else { PoolMode::Session };
+    let mode = match (first & 1, first >> 4 & 1) {
+        (0, 0) => PoolMode::Transaction,
+        (0, _) => PoolMode::Statement,
+        _ => PoolMode::Session,
+    };
     let backends = vec![ServerAddress("db:5432".to_owned()).into()];
-    let database = Database::new(backends, mode, 1 + usize::from(first >> 1 & 1));
+    let mut database = Database::new(backends, mode, 1 + usize::from(first >> 1 & 1));
+    database.refuses_state = first >> 5 & 1 == 1;
     let config = Config {
         databases: BTreeMap::from([(b"*".to_vec(), database)]),
         auth: AuthMethod::Trust,
@@ -179,6 +184,8 @@ pub fn session(input: &[u8]) {
             prepared_max: 2,
             query_ms: u64::from(first >> 2 & 1) * 500,
             idle_transaction_ms: u64::from(first >> 3 & 1) * 500,
+            transaction_ms: u64::from(first >> 6 & 1) * 500,
+            server_lifetime_ms: u64::from(first >> 7 & 1) * 5_000,
             ..Limits::default()
         },
         ..Config::default()
@@ -334,7 +341,7 @@ impl Play {
 fn asked(number: u8) -> Vec<u8> {
     let mut out = Vec::new();
     let texts: [&[u8]; 8] =
-        [b"select 1", b"begin", b"commit", b"listen c", b"discard all", b"copy", b"set a = 1", b""];
+        [b"select 1", b"begin", b"commit", b"listen c", b"discard all", b"copy", b"set a = 1", b"deallocate a"];
     let name: &[u8] = [&b""[..], b"a", b"b", b"pgx_1"][usize::from(number >> 3 & 3)];
     match number % 8 {
         0 => frontend::write::query(&mut out, texts[usize::from(number >> 3 & 7)]),
@@ -365,7 +372,7 @@ fn answered(number: u8) -> Vec<u8> {
         let length = u32::try_from(body.len() + 4).unwrap_or_default().to_be_bytes();
         [b"E", &length[..], body.as_bytes()].concat()
     };
-    match number % 24 {
+    match number % 25 {
         0 => backend::write::ready(&mut out, Status::Idle),
         1 => backend::write::ready(&mut out, Status::Block),
         2 => backend::write::ready(&mut out, Status::Failed),
@@ -377,7 +384,12 @@ fn answered(number: u8) -> Vec<u8> {
         8 => backend::write::command_complete(&mut out, b"DISCARD ALL"),
         9 => backend::write::command_complete(&mut out, b"DEALLOCATE ALL"),
         10 => out = failed("ERROR", "42601"),
-        11 => out = failed("ERROR", "0A000"),
+        11 => {
+            let body = b"SERROR\0C0A000\0RRevalidateCachedQuery\0\0";
+            out.push(b'E');
+            out.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+            out.extend_from_slice(body);
+        }
         12 => out = failed("FATAL", "57P01"),
         13 => out = failed("FATAL", "08P01"),
         14 => out.extend_from_slice(b"G\0\0\0\x07\0\0\0"),
@@ -388,6 +400,7 @@ fn answered(number: u8) -> Vec<u8> {
         19 => backend::write::parameter_status(&mut out, b"DateStyle", b"German"),
         20 => backend::write::authentication_ok(&mut out),
         21 => backend::write::backend_key(&mut out, 99, b"key!"),
+        23 => out.extend_from_slice(b"t\0\0\0\x06\0\0"),
         22 => {
             backend::write::parameter_status(&mut out, b"DateStyle", b"ISO");
             backend::write::ready(&mut out, Status::Idle);

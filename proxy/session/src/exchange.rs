@@ -70,6 +70,8 @@ pub(crate) enum Owed {
     OurClose,
     /// The proxy's own simple query.
     OurQuery,
+    /// The end of a batch of the client's that is sent once more.
+    OurRetry,
     /// The proxy makes the batch fail; the client reads this error in place of the server's.
     OurFailure(Vec<u8>),
     /// A simple query that fails, in place of the client's; the client reads this error in place
@@ -85,12 +87,13 @@ pub(crate) enum Owed {
 impl Owed {
     /// One for what the client is owed a `ReadyForQuery` for.
     fn readies(&self) -> usize {
-        usize::from(self.ends_with_ready() && *self != Self::OurQuery)
+        let is_ours = matches!(self, Self::OurQuery | Self::OurRetry);
+        usize::from(self.ends_with_ready() && !is_ours)
     }
 
     fn ends_with_ready(&self) -> bool {
-        let is_query = matches!(self, Self::Query | Self::OurQuery | Self::OurRefusal(_));
-        is_query || matches!(self, Self::Function | Self::Sync | Self::OurDeallocate(_))
+        let is_ours = matches!(self, Self::OurQuery | Self::OurRefusal(_) | Self::OurDeallocate(_));
+        is_ours || matches!(self, Self::Query | Self::Function | Self::Sync | Self::OurRetry)
     }
 
     fn is_about(&self, name: &[u8]) -> bool {
@@ -298,7 +301,7 @@ impl Exchange {
         }
         self.end_copy();
         match self.owed.front() {
-            Some(Owed::OurQuery) => {
+            Some(Owed::OurQuery | Owed::OurRetry) => {
                 self.owed.pop_front();
                 Fate::Swallow
             }
@@ -312,6 +315,27 @@ impl Exchange {
                 Fate::Forward
             }
         }
+    }
+
+    /// Whether what is sent next is the first in a transaction that a client reads something of.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let is_silent = |owed: &Owed| {
+            matches!(owed, Owed::OurQuery | Owed::OurParse(_) | Owed::OurClose | Owed::Answer(..))
+        };
+        let is_idle = self.status == Status::Idle && !self.skips && !self.copies && !self.opaque;
+        is_idle && self.owed.len() <= LOOK_MAX && self.owed.iter().all(is_silent)
+    }
+
+    /// The server failed at the first message of a batch that is whole, and gets it once more, with
+    /// its statement prepared anew. Says whether that is what it failed at.
+    pub(crate) fn retry(&mut self, number: u64) -> bool {
+        let is_first = matches!(self.owed.front(), Some(Owed::Bind | Owed::Describe));
+        if is_first {
+            self.owed.push_front(Owed::OurParse(number));
+            self.owed.push_front(Owed::OurClose);
+            self.owed.push_front(Owed::OurRetry);
+        }
+        is_first
     }
 
     /// Nothing is owed, no batch is open and no transaction block: the server may serve another.

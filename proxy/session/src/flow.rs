@@ -5,6 +5,7 @@ use core::ops::Range;
 use pgx_wire::Share;
 
 use crate::net::{Net, Socket};
+use crate::replay::Replay;
 
 /// One piece of bytes on its way to one socket.
 pub(crate) struct Flow<'a, N: Net> {
@@ -14,11 +15,13 @@ pub(crate) struct Flow<'a, N: Net> {
     is_live: bool,
     to: Option<Socket>,
     run: Range<usize>,
+    /// What goes by is kept here, while that is wanted.
+    pub(crate) replay: Replay,
 }
 
 impl<'a, N: Net> Flow<'a, N> {
     pub(crate) fn new(net: &'a mut N, piece: &'a [u8], is_live: bool) -> Self {
-        Self { net, piece, is_live, to: None, run: 0..0 }
+        Self { net, piece, is_live, to: None, run: 0..0, replay: Replay::default() }
     }
 
     /// The piece.
@@ -44,6 +47,7 @@ impl<'a, N: Net> Flow<'a, N> {
 
     /// A part of the piece goes on as it is.
     pub(crate) fn pass_range(&mut self, range: Range<usize>) {
+        self.replay.add(&self.piece[range.clone()]);
         if self.run.end == range.start && !self.run.is_empty() {
             self.run.end = range.end;
         } else {
@@ -55,6 +59,7 @@ impl<'a, N: Net> Flow<'a, N> {
     /// Other bytes go in between.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.flush();
+        self.replay.add(bytes);
         if let Some(to) = self.to.filter(|_| !bytes.is_empty()) {
             self.net.write(to, bytes);
         }

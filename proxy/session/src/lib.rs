@@ -21,6 +21,7 @@ pub mod note;
 mod options;
 pub mod permits;
 mod pool;
+mod replay;
 pub mod route;
 mod scan;
 pub mod secret;

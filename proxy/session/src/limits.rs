@@ -19,11 +19,15 @@ const _: () = assert!(BACK_OFF_MS_MIN > 0 && BACK_OFF_MS_MIN <= BACK_OFF_MS_MAX)
 /// be read: statements of that length are prepared by nobody. Larger ones go on as they come.
 pub const COLLECT_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes of a simple query that may be a DEALLOCATE of a client's statement: its words, a name of 63
-/// bytes that may all be quotes, and some space. Longer ones are not looked at for that.
+/// Bytes of a simple query that may be a DEALLOCATE of a client's statement: its words, a name of
+/// 63 bytes that may all be quotes, and some space. Longer ones are not looked at for that.
 pub const DEALLOCATE_BYTES_MAX: usize = 256;
 
 const _: () = assert!(DEALLOCATE_BYTES_MAX <= COLLECT_BYTES_MAX);
+
+/// Bytes of a batch that are kept while its answer is awaited, in case that it has to be sent once
+/// more. A server keeps memory for its largest so far.
+pub const REPLAY_BYTES_MAX: usize = 8 << 10;
 
 /// Texts of statements that are kept before those of nobody are looked for; with more in use, the
 /// next look is at twice their number.

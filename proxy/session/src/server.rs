@@ -10,6 +10,7 @@ use crate::exchange::Exchange;
 use crate::ids::{ClientId, ServerId};
 use crate::login::ServerLogin;
 use crate::net::Socket;
+use crate::replay::Replay;
 use crate::route::{Epoch, ServerAddress};
 use crate::scan::Words;
 use crate::settings::Settings;
@@ -68,6 +69,8 @@ pub(crate) struct Server {
     pub(crate) partial: Vec<u8>,
     pub(crate) exchange: Exchange,
     pub(crate) prepared: Prepared,
+    /// The batch that it has not answered yet.
+    pub(crate) replay: Replay,
     /// What was set on it, and what it reports.
     pub(crate) settings: Settings,
     pub(crate) reported: Settings,
@@ -127,6 +130,7 @@ impl Server {
             partial: Vec::new(),
             exchange: Exchange::default(),
             prepared: Prepared::default(),
+            replay: Replay::default(),
             settings: Settings::default(),
             reported: Settings::default(),
             words: Words::default(),

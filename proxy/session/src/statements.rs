@@ -90,6 +90,12 @@ pub(crate) fn name(number: u64) -> Vec<u8> {
     name.0
 }
 
+/// The number of a statement by its name on servers.
+pub(crate) fn number(name: &[u8]) -> Option<u64> {
+    let digits = name.strip_prefix(PREFIX.as_bytes())?;
+    u64::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()
+}
+
 struct Name(Vec<u8>);
 
 impl Write for Name {
@@ -180,6 +186,8 @@ mod tests {
         assert_eq!(all.get(b"select $1", b"\0\0", words).number, one.number);
         assert_ne!(all.get(b"select $1", b"\0\x01\0\0\0\x17", words).number, one.number);
         assert_eq!(name(one.number), b"pgx_1");
+        assert_eq!(number(&name(0x1f)), Some(0x1f));
+        assert_eq!(number(b"pgx_unknown"), None);
     }
 
     #[test]

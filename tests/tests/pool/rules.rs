@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use pgx_tests::lab::wait_for;
-use pgx_wire::frontend::write;
+use pgx_wire::frontend::{STATEMENT, write};
 
 use crate::session::{Session, query, states, status};
 use crate::{Place, Test, pool, pool_with};
@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("block_is_refused_and_rolled_back_in_statement_mode", statement_mode),
     ("state_that_cannot_follow_its_client_is_refused", no_state),
     ("name_of_the_protocol_is_taken_back_in_sql", deallocate),
+    ("statement_whose_tables_have_changed_is_prepared_anew_where_nobody_can_tell", stale),
 ];
 
 fn statement_mode(place: &Place) -> anyhow::Result<()> {
@@ -99,5 +100,55 @@ fn deallocate(place: &Place) -> anyhow::Result<()> {
     first.query("deallocate all")?;
     ensure!(states(&first.extended("_pg3_0", None, false)?) == ["26000"]);
     ensure!(states(&second.extended("_pg3_0", None, false)?).is_empty());
+    Ok(())
+}
+
+fn stale(place: &Place) -> anyhow::Result<()> {
+    let node = pool(place, "transaction", 1)?;
+    let mut direct = place.direct()?;
+    direct.query("drop table if exists changed; create table changed (a int)")?;
+    direct.query("insert into changed values (1)")?;
+    let mut first = Session::through(node.address()?, &[])?;
+    let mut second = Session::through(node.address()?, &[])?;
+    let text = Some("select * from changed");
+    for session in [&mut first, &mut second] {
+        ensure!(states(&session.extended("s", text, true)?).is_empty());
+    }
+    for (columns, session) in [(2, &mut first), (3, &mut second)] {
+        direct.query(&format!("alter table changed add column c{columns} int default 7"))?;
+        let told = session.extended("s", None, true)?;
+        let tags: String = told.iter().map(|message| char::from(message.tag)).collect();
+        ensure!(tags == "2TDCZ", "{told:?}");
+        ensure!(told[1].body[..2] == [0, columns] && told[2].body[..2] == [0, columns]);
+    }
+    for session in [&mut first, &mut second] {
+        ensure!(states(&session.extended("s", None, true)?).is_empty(), "the server has it anew");
+    }
+
+    // Somebody who prepares what others had before.
+    direct.query("alter table changed add column c4 int")?;
+    let mut third = Session::through(node.address()?, &[])?;
+    let mut prepares = Vec::new();
+    write::parse(&mut prepares, b"t", b"select * from changed", &[]);
+    write::describe(&mut prepares, STATEMENT, b"t");
+    write::sync(&mut prepares);
+    third.send(&prepares)?;
+    let told = third.answers(1)?;
+    let tags: String = told.iter().map(|message| char::from(message.tag)).collect();
+    ensure!(tags == "1tTZ" && told[2].body[..2] == [0, 4], "{told:?}");
+
+    // Where it could be noticed, it is told.
+    direct.query("alter table changed add column c5 int")?;
+    ensure!(states(&first.extended("s", None, false)?) == ["0A000"]);
+    second.query("begin")?;
+    let told = second.extended("s", None, true)?;
+    ensure!(states(&told) == ["0A000"] && status(&told) == Some('E'), "{told:?}");
+    second.query("rollback")?;
+    ensure!(states(&second.extended("s", None, true)?).is_empty());
+    ensure!(states(&first.extended("s", None, false)?).is_empty(), "its next try is served");
+
+    // What cannot be prepared any more is told as that.
+    direct.query("drop table changed")?;
+    ensure!(states(&first.extended("s", None, true)?) == ["42P01"]);
     Ok(())
 }

@@ -262,12 +262,13 @@ mod tests {
     #[test]
     fn databases_have_settings_of_their_own_and_the_rest_those_of_the_proxy() {
         let pool = pool(
-            "backends = [\"db1:5432\"]\nsession_state = \"refuse\"\ndefault_pool_size = 7\nmin_pool_size = 2\n\
+            "backends = [\"db1:5432\"]\nsession_state = \"refuse\"\n\
+             default_pool_size = 7\nmin_pool_size = 2\n\
              max_db_connections = 9\nmax_user_connections = 5\n[[proxy.databases]]\n\
              name = \"shop\"\nbackends = [\"db2:5432\"]\ndbname = \"shop_v2\"\nuser = \"app\"\n\
              password = \"x\"\npool_mode = \"session\"\npool_size = 3\n[[proxy.databases]]\n\
-             name = \"plain\"\nmin_pool_size = 1\nsession_state = \"keep\"\n[[proxy.users]]\nname = \"feed\"\n\
-             pool_mode = \"statement\"\n",
+             name = \"plain\"\nmin_pool_size = 1\nsession_state = \"keep\"\n\
+             [[proxy.users]]\nname = \"feed\"\npool_mode = \"statement\"\n",
         );
         let shop = &pool.databases[&b"shop"[..]];
         assert_eq!((shop.backends[0].address.0.as_str(), shop.pool_size), ("db2:5432", 3));
@@ -315,7 +316,8 @@ mod tests {
     fn everything_wrong_is_named_with_its_database_or_user() {
         let found = problems(
             "backends = [\"db:1\"]\n[[proxy.databases]]\nname = \"a\"\nbackends = []\n\
-             pool_size = 0\npool_mode = \"none\"\nsession_state = \"drop\"\npassword = \"x\"\n[[proxy.databases]]\n\
+             pool_size = 0\npool_mode = \"none\"\nsession_state = \"drop\"\n\
+             password = \"x\"\n[[proxy.databases]]\n\
              name = \"a\"\n[[proxy.users]]\nname = \"u\"\npool_size = 0\n[[proxy.users]]\n\
              name = \"u\"\n",
         );

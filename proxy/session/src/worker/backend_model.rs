@@ -4,7 +4,7 @@
 //! `copy` takes data. A text that begins with `row` gives itself and its parameter. Each row ends
 //! with what is set.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -12,7 +12,7 @@ use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend::{self, BindHead, Parse, tag};
 use pgx_wire::{Frames, Walker};
 
-use super::testing::error;
+use super::testing::{error, stale};
 use crate::server::Server;
 use crate::statements::name;
 
@@ -27,6 +27,8 @@ pub(super) struct Model {
     /// It takes copy data; for a simple query or not.
     pub(super) copies: Option<bool>,
     prepared: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Those whose tables have changed since.
+    stale: BTreeSet<Vec<u8>>,
     portal: Option<(String, String)>,
     pub(super) settings: BTreeMap<String, String>,
     defaults: BTreeMap<String, String>,
@@ -51,6 +53,7 @@ impl Model {
             skips: false,
             copies: None,
             prepared: BTreeMap::new(),
+            stale: BTreeSet::new(),
             portal: None,
             settings: BTreeMap::new(),
             defaults: BTreeMap::new(),
@@ -123,15 +126,7 @@ impl Model {
             tag::COPY_DATA | tag::COPY_DONE | tag::FLUSH | tag::TERMINATE => {}
             _ if self.skips => {}
             tag::QUERY => self.query(&text(frontend::query(body).expect("a query"))),
-            tag::PARSE => {
-                let parse = Parse::read(body).expect("a Parse");
-                let is_taken = !parse.name.is_empty() && self.prepared.contains_key(parse.name);
-                if parse.text == b"bad" || is_taken || self.is_void(&text(parse.text)) {
-                    return self.fail(if is_taken { "42P05" } else { "42601" });
-                }
-                self.prepared.insert(parse.name.to_vec(), parse.text.to_vec());
-                backend::write::parse_complete(&mut self.out);
-            }
+            tag::PARSE => self.parse(&Parse::read(body).expect("a Parse")),
             tag::BIND => {
                 let head = BindHead::read(body).expect("a Bind");
                 let Some(found) = self.prepared.get(head.statement) else {
@@ -141,6 +136,9 @@ impl Model {
                 if self.is_void(&found) {
                     return self.fail("25P02");
                 }
+                if self.stale.contains(head.statement) {
+                    return self.fail_stale();
+                }
                 let parameter = text(&body[head.rest_at + 8..body.len() - 2]);
                 self.portal = Some((found, parameter));
                 backend::write::bind_complete(&mut self.out);
@@ -148,6 +146,16 @@ impl Model {
             tag::DESCRIBE => match frontend::target(body).expect("a Describe") {
                 (frontend::STATEMENT, name) if !self.prepared.contains_key(name) => {
                     self.fail("26000");
+                }
+                (frontend::STATEMENT, name) if self.is_void(&text(&self.prepared[name])) => {
+                    self.fail("25P02");
+                }
+                (frontend::STATEMENT, name) => {
+                    self.out.extend_from_slice(b"t\0\0\0\x06\0\0");
+                    if self.stale.contains(name) {
+                        return self.fail_stale();
+                    }
+                    backend::write::no_data(&mut self.out);
                 }
                 _ => backend::write::no_data(&mut self.out),
             },
@@ -162,6 +170,22 @@ impl Model {
             }
             _ => panic!("what is {}?", char::from(kind)),
         }
+    }
+
+    fn parse(&mut self, parse: &Parse<'_>) {
+        let is_taken = !parse.name.is_empty() && self.prepared.contains_key(parse.name);
+        if is_taken {
+            return self.fail("42P05");
+        }
+        if parse.text == b"bad" {
+            return self.fail("42601");
+        }
+        if self.is_void(&text(parse.text)) {
+            return self.fail("25P02");
+        }
+        self.stale.remove(parse.name);
+        self.prepared.insert(parse.name.to_vec(), parse.text.to_vec());
+        backend::write::parse_complete(&mut self.out);
     }
 
     fn copy(&mut self, is_simple: bool, kind: u8) {
@@ -183,8 +207,21 @@ impl Model {
         }
     }
 
+    /// The tables of all that is prepared change.
+    pub(super) fn alter(&mut self) {
+        self.stale = self.prepared.keys().filter(|name| !name.is_empty()).cloned().collect();
+    }
+
+    fn fail_stale(&mut self) {
+        self.fail_with(&stale());
+    }
+
     fn fail(&mut self, code: &str) {
-        self.out.extend_from_slice(&error("ERROR", code));
+        self.fail_with(&error("ERROR", code));
+    }
+
+    fn fail_with(&mut self, error: &[u8]) {
+        self.out.extend_from_slice(error);
         self.skips = true;
         if self.status == Status::Block {
             self.status = Status::Failed;

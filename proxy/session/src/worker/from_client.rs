@@ -147,35 +147,39 @@ impl Worker {
         let mut flow = Flow::new(net, piece, is_live);
         flow.aim(server.as_ref().map(|server| server.socket));
         let mut walker = client.walker.clone();
-        loop {
+        if let Some(server) = &mut server {
+            flow.replay = core::mem::take(&mut server.replay);
+        }
+        let step = loop {
             let share = match walker.next(piece, at) {
                 Ok(Some(share)) => share,
-                Ok(None) => break,
-                Err(_) => return Step::Violation("invalid message length"),
+                Ok(None) => break Step::On,
+                Err(_) => break Step::Violation("invalid message length"),
             };
             let server = server.as_deref_mut();
             let mut side = Side { client, server, statements, scratch, refuses };
-            let step = side.share(&mut flow, &share, config.limits.prepared_max, *now);
-            match step {
+            match side.share(&mut flow, &share, config.limits.prepared_max, *now) {
                 Step::On => {}
                 Step::Wait(_) => {
-                    flow.flush();
                     // The header may have come with an earlier piece: it is kept with the rest.
                     client.held.extend(share.straddled.iter().flatten());
-                    client.walker = pgx_wire::Walker::default();
-                    return Step::Wait(share.range.start);
+                    break Step::Wait(share.range.start);
                 }
-                other => {
-                    flow.flush();
-                    if matches!(other, Step::Hold(_)) {
-                        client.walker = pgx_wire::Walker::default();
-                    }
-                    return other;
-                }
+                other => break other,
             }
-        }
+        };
         flow.flush();
-        client.walker = walker;
+        if let Some(server) = &mut server {
+            server.replay = core::mem::take(&mut flow.replay);
+        }
+        match step {
+            Step::On => client.walker = walker,
+            Step::Wait(_) | Step::Hold(_) => {
+                client.walker = pgx_wire::Walker::default();
+                return step;
+            }
+            Step::Leave | Step::Violation(_) => return step,
+        }
         // Who does not read what the proxy answers itself is not read from either.
         let is_blocked = server.is_some_and(|server| flow.net.is_blocked(server.socket))
             || flow.net.is_blocked(client.socket);
@@ -206,6 +210,7 @@ impl Side<'_> {
         now: Now,
     ) -> Step {
         if share.is_first {
+            flow.replay.is_followed();
             match self.begin(flow, share, now) {
                 Ok(act) => self.client.act = act,
                 Err(step) => return step,
@@ -219,7 +224,12 @@ impl Side<'_> {
             }
         }
         match self.client.act {
-            Act::Pass => flow.pass(share),
+            Act::Pass => {
+                flow.pass(share);
+                if share.tag == tag::SYNC {
+                    flow.replay.end();
+                }
+            }
             Act::Drop => {}
             Act::Collect => return self.collect(flow, share, prepared_max),
             Act::Head => return self.head(flow, share, prepared_max),

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use pgx_wire::Share;
 use pgx_wire::backend::{self, Fields, Status, tag};
+use pgx_wire::frontend;
 
 use super::from_client::is_unsettled;
 use super::standby::lag_of;
@@ -19,7 +20,7 @@ use crate::net::Net;
 use crate::scan::Words;
 use crate::server::{Act, Lag, Phase, Server};
 use crate::settings::{Settings, is_settable};
-use crate::statements::Statements;
+use crate::statements::{Statements, name};
 use crate::time::Now;
 
 /// What a server says when it has discarded a session's state.
@@ -170,6 +171,9 @@ struct Side<'a> {
 impl Side<'_> {
     fn share<N: Net>(&mut self, flow: &mut Flow<'_, N>, share: &Share, now: Now) -> Step {
         if share.is_first {
+            if share.tag != tag::ERROR || share.body_bytes > COLLECT_BYTES_MAX {
+                self.release(flow);
+            }
             self.server.act = self.begin(share.tag, share.body_bytes);
         }
         match self.server.act {
@@ -200,6 +204,7 @@ impl Side<'_> {
             }
             // It may stand for something else.
             tag::COMMAND_COMPLETE | tag::EMPTY_QUERY => true,
+            tag::PARAMETER_DESCRIPTION => self.server.replay.is_whole(),
             tag::DATA_ROW => self.server.lag == Some(Lag::Asked) && self.client.is_none(),
             _ => false,
         };
@@ -214,7 +219,12 @@ impl Side<'_> {
         let fate = self.server.exchange.receive(kind, &mut lost);
         self.undo(lost);
         match fate {
-            Fate::Forward if self.client.is_some() => Act::Pass,
+            Fate::Forward if self.client.is_some() => {
+                if kind != tag::NOTICE {
+                    self.server.replay.stop();
+                }
+                Act::Pass
+            }
             _ => Act::Drop,
         }
     }
@@ -237,6 +247,7 @@ impl Side<'_> {
             tag::ERROR if is_ours && self.client.is_some() && !Fields::new(body).is_fatal() => {
                 return self.refused(body);
             }
+            tag::ERROR if self.retry(flow.net, body) => return Step::On,
             tag::ERROR => match self.error(body) {
                 Ok(fate) => fate,
                 Err(step) => return step,
@@ -258,6 +269,42 @@ impl Side<'_> {
         if kind == tag::READY && fate == Fate::Forward && self.is_refused_block() {
             return Step::Block;
         }
+        if kind == tag::PARAMETER_DESCRIPTION && fate == Fate::Forward {
+            // Nothing was said of the batch yet if its tables turn out to have changed.
+            let mut message = Vec::new();
+            rewrite::put_header(&mut message, kind, body.len());
+            message.extend_from_slice(body);
+            self.server.replay.hold(message);
+            return Step::On;
+        }
+        let is_swallowed = fate == Fate::Swallow;
+        self.deliver(flow, kind, body, share, fate);
+        if kind != tag::READY {
+            return self.answers(flow);
+        }
+        if is_ours && let Some(client) = self.client.as_deref_mut() {
+            flow.flush();
+            tell(flow.net, self.scratch, client, self.server);
+        }
+        self.answers(flow);
+        self.has_ended = !is_swallowed && self.server.exchange.status() == Status::Idle;
+        self.ready(now)
+    }
+
+    /// The client gets a message, or what takes its place.
+    fn deliver<N: Net>(
+        &mut self,
+        flow: &mut Flow<'_, N>,
+        kind: u8,
+        body: &[u8],
+        share: Option<&Share>,
+        fate: Fate,
+    ) {
+        let is_answer = !matches!(kind, tag::PARAMETER_STATUS | tag::NOTIFICATION);
+        if is_answer && fate != Fate::Swallow {
+            self.release(flow);
+            self.server.replay.stop();
+        }
         match (fate, share) {
             (Fate::Forward, Some(share)) => flow.pass(share),
             (Fate::Forward, None) => {
@@ -267,16 +314,15 @@ impl Side<'_> {
             (Fate::Replace(bytes), _) => flow.write(&bytes),
             (Fate::Swallow, _) => {}
         }
-        if kind != tag::READY {
-            return self.answers(flow);
+    }
+
+    /// The client gets what was held back for it; the batch cannot be sent once more from here on.
+    fn release<N: Net>(&mut self, flow: &mut Flow<'_, N>) {
+        let held = self.server.replay.take_held();
+        if !held.is_empty() {
+            flow.write(&held);
+            self.server.replay.stop();
         }
-        if is_ours && let Some(client) = self.client.as_deref_mut() {
-            flow.flush();
-            tell(flow.net, self.scratch, client, self.server);
-        }
-        self.answers(flow);
-        self.has_ended = !is_ours && self.server.exchange.status() == Status::Idle;
-        self.ready(now)
     }
 
     /// The server does not take its client's settings.
@@ -353,6 +399,32 @@ impl Side<'_> {
         let fate = self.server.exchange.receive(tag::ERROR, &mut lost);
         self.undo(lost);
         Ok(if self.client.is_some() { fate } else { Fate::Swallow })
+    }
+
+    /// The statement of a batch was prepared for tables as they were: it is prepared anew, and the
+    /// batch sent once more, if nothing was said of it and that is safe. Says whether it was.
+    fn retry<N: Net>(&mut self, net: &mut N, body: &[u8]) -> bool {
+        let fields = Fields::new(body);
+        if fields.routine() != Some(STALE_PLAN) || fields.sqlstate() != Some(*b"0A000") {
+            return false;
+        }
+        let (Some(client), Some(number)) = (&self.client, self.server.replay.statement()) else {
+            return false;
+        };
+        let known = client.names.values().find(|statement| statement.number == number);
+        let Some(statement) = known.filter(|_| self.server.exchange.retry(number)) else {
+            return false;
+        };
+        let called = name(number);
+        self.scratch.clear();
+        frontend::write::close(self.scratch, frontend::STATEMENT, &called);
+        frontend::write::parse(self.scratch, &called, &statement.text, &statement.types);
+        self.scratch.extend_from_slice(self.server.replay.bytes());
+        net.write(self.server.socket, self.scratch);
+        self.server.replay.take_held();
+        self.server.replay.stop();
+        self.statements.renew();
+        true
     }
 
     /// Whether the client's session cannot outlive its server's, and the client may be told so in

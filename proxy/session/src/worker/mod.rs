@@ -548,6 +548,8 @@ mod random_tests;
 #[cfg(test)]
 mod recount;
 #[cfg(test)]
+mod replay_tests;
+#[cfg(test)]
 mod session_tests;
 #[cfg(test)]
 mod share_tests;

@@ -136,3 +136,15 @@ fn what_an_old_text_without_a_name_sets_follows_its_client() {
     bench.say(second, &query("b"));
     assert_eq!(bench.take(server), [query("RESET datestyle;"), query("b")].concat());
 }
+
+#[test]
+fn end_of_all_names_that_failed_slows_nobody_down_later() {
+    let (mut bench, first, second, server) = prepared();
+    bench.say(second, &query("deallocate all"));
+    let mut failed = error("ERROR", "57014");
+    backend::write::ready(&mut failed, Status::Idle);
+    bench.say(server, &failed);
+    bench.take(server);
+    bench.say(first, &[query("a"), batch("s", None, true)].concat());
+    assert_eq!(tags(&bench.take(server)), "QCPBES", "it may be there or not; nothing waits");
+}

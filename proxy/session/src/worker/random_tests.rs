@@ -24,6 +24,8 @@ use crate::net::Socket;
 const CLIENTS: usize = 4;
 const RUNS: u64 = 800;
 const STEPS: usize = 120;
+/// Every so many runs is as many times longer, so that clients use again what they have prepared.
+const LONG: u64 = 16;
 
 /// Numbers that a seed decides.
 struct Random(u64);
@@ -53,6 +55,8 @@ struct Play {
     is_peaceful: bool,
     is_calm: bool,
     mode: PoolMode,
+    /// Clients wait for each answer before they ask again.
+    is_patient: bool,
 }
 
 impl Play {
@@ -68,8 +72,19 @@ impl Play {
         let (askers, models, cancels) = (Vec::new(), BTreeMap::new(), Vec::new());
         let is_peaceful = random.one_in(2);
         let (marks, is_calm) = (0, false);
-        let mut play =
-            Self { bench, random, askers, models, cancels, marks, is_peaceful, is_calm, mode };
+        let is_patient = random.one_in(3);
+        let mut play = Self {
+            bench,
+            random,
+            askers,
+            models,
+            cancels,
+            marks,
+            is_peaceful,
+            is_calm,
+            mode,
+            is_patient,
+        };
         for _ in 0..CLIENTS {
             play.come();
         }
@@ -114,6 +129,8 @@ impl Play {
 
     fn step(&mut self) {
         let who = self.random.below(self.askers.len());
+        // Who has patience is left in peace, and uses again what it has prepared.
+        let rarely = if self.is_patient { 40 } else { 3 };
         match self.random.below(if self.is_calm { 16 } else { 20 }) {
             0..4 => self.say(who),
             4..7 => self.deliver(),
@@ -122,15 +139,25 @@ impl Play {
             13 => self.open(),
             14 => self.arrive(),
             15 => self.pass_time(),
-            16 if !self.is_peaceful && self.random.one_in(3) => self.lose_server(),
-            17 if self.random.one_in(3) => {
+            16 if !self.is_peaceful && self.random.one_in(rarely) => self.lose_server(),
+            17 if self.random.one_in(rarely) => {
                 let asker = self.askers.remove(who);
                 self.bench.end(asker.socket);
                 self.come();
             }
             18 if !self.is_peaceful => self.cancel(who),
-            19 => self.block(),
+            19 if !self.is_patient => self.block(),
             _ => {}
+        }
+        if self.is_patient && !self.is_calm {
+            self.ask(who);
+            self.say(who);
+            self.work();
+            self.deliver();
+        }
+        // A server of one's own would say so each time.
+        if !self.is_peaceful && !self.is_calm && self.random.one_in(4) {
+            self.models.values_mut().for_each(Model::alter);
         }
         if self.random.one_in(2) {
             self.bench.read_mail();
@@ -239,7 +266,7 @@ impl Play {
 
     fn pass_time(&mut self) {
         self.bench.tick(60);
-        if self.random.one_in(10) && !self.is_calm {
+        if self.random.one_in(10) && !self.is_calm && !self.is_patient {
             let is_held = self.random.one_in(2);
             let (scope, now) = (Scope::Database(b"shop"), self.bench.now);
             if is_held {
@@ -296,7 +323,8 @@ impl Play {
 
     /// A client thinks of its next request.
     fn ask(&mut self, who: usize) {
-        if self.askers[who].units.len() > 5 {
+        let (most, asker) = (if self.is_patient { 0 } else { 5 }, &self.askers[who]);
+        if asker.units.len() > most && !(self.is_patient && asker.open) {
             return;
         }
         if self.askers[who].open || self.random.one_in(2) {
@@ -305,7 +333,7 @@ impl Play {
         let mark = self.mark(who);
         let mut marks = VecDeque::new();
         let text = match self.random.below(14) {
-            0..3 => "begin".into(),
+            0..3 if !self.is_patient || self.random.one_in(4) => "begin".into(),
             3..5 => "commit".into(),
             5 => "rollback".into(),
             6 => "fail".into(),
@@ -356,9 +384,17 @@ impl Play {
         let mut out = Vec::new();
         // What all names mean is known behind a Sync only.
         let forgets = text == "deallocate all";
-        let called = if forgets { "" } else { called };
-        let (parses, closes, describes) =
-            (forgets || self.random.below(3) > 0, self.random.one_in(5), self.random.one_in(5));
+        // As drivers do for what they have prepared before.
+        let is_usual =
+            !forgets && (self.is_patient || self.random.one_in(3)) && self.random.one_in(2);
+        let called = match is_usual {
+            _ if forgets => "",
+            true => ["a", "b"][self.random.below(2)],
+            false => called,
+        };
+        let parses = !is_usual && (forgets || self.random.below(3) > 0);
+        let closes = !is_usual && self.random.one_in(5);
+        let describes = is_usual || self.random.one_in(5);
         if closes {
             frontend::write::close(&mut out, b'S', called.as_bytes());
         }
@@ -368,7 +404,7 @@ impl Play {
         if describes {
             frontend::write::describe(&mut out, b'S', called.as_bytes());
         }
-        let runs = forgets || self.random.below(4) > 0;
+        let runs = forgets || is_usual || self.random.below(4) > 0;
         if runs {
             let bytes = u32::try_from(mark.len()).expect("short").to_be_bytes();
             let rest = [&[0, 0, 0, 1][..], &bytes, mark.as_bytes(), &[0, 0]].concat();
@@ -376,7 +412,7 @@ impl Play {
             out.extend_from_slice(&rest);
             frontend::write::execute(&mut out, b"", 0);
         }
-        let ends = forgets || self.random.below(3) > 0;
+        let ends = forgets || is_usual || self.random.below(3) > 0;
         if ends {
             frontend::write::sync(&mut out);
         } else if self.random.one_in(2) {
@@ -463,7 +499,8 @@ impl Play {
 
 fn play(seed: u64) {
     let mut play = Play::new(seed);
-    for _ in 0..STEPS {
+    let times = if seed.is_multiple_of(LONG) { 16 } else { 1 };
+    for _ in 0..STEPS * times {
         play.step();
     }
     play.end();

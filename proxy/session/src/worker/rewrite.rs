@@ -73,7 +73,7 @@ impl Rewriter<'_> {
             (tag::DESCRIBE, _, Ok((STATEMENT, called))) => {
                 match self.known(called) {
                     Some(statement) => {
-                        self.ensure(flow, &statement);
+                        self.ensure_first(flow, &statement);
                         self.server.exchange.owe(Owed::Describe);
                         self.scratch.clear();
                         let called = name(statement.number);
@@ -198,6 +198,15 @@ impl Rewriter<'_> {
         self.server.exchange.owe(Owed::OurParse(statement.number));
     }
 
+    /// The same for what uses the statement next, of which a copy begins if it is the first.
+    fn ensure_first<N: Net>(&mut self, flow: &mut Flow<'_, N>, statement: &Rc<Statement>) {
+        let is_fresh = self.server.exchange.is_fresh();
+        self.ensure(flow, statement);
+        if is_fresh {
+            flow.replay.begin();
+        }
+    }
+
     /// Sends a statement to the server, and makes room for it there first.
     fn prepare<N: Net>(&mut self, flow: &mut Flow<'_, N>, statement: &Statement) {
         self.scratch.clear();
@@ -303,7 +312,7 @@ impl Rewriter<'_> {
         body_bytes: usize,
         statement: &Rc<Statement>,
     ) {
-        self.ensure(flow, statement);
+        self.ensure_first(flow, statement);
         note(self.server, statement.words, Some(&statement.text));
         self.server.exchange.owe(Owed::Bind);
         self.scratch.clear();

@@ -54,7 +54,7 @@ pub(super) fn refusal(what: &str) -> Vec<u8> {
 /// The same, if it cannot be told what the text would leave.
 pub(super) fn refusal_by_size(bytes: usize) -> Vec<u8> {
     let message = alloc::format!(
-        "a text of {bytes} bytes is too large to be looked through for what would stay on the server"
+        "a text of {bytes} bytes is too large to be looked through for what stays on a server"
     );
     let hint = alloc::format!(
         "Send at most {COLLECT_BYTES_MAX} bytes, with values as parameters or by COPY, or use \

@@ -395,6 +395,11 @@ pub(super) fn batch_done(has_parse: bool, status: Status) -> Vec<u8> {
     out
 }
 
+/// What a server says where a statement's result would have other types than it had.
+pub(super) fn stale() -> Vec<u8> {
+    b"E\0\0\0\x2aSERROR\0C0A000\0RRevalidateCachedQuery\0\0".to_vec()
+}
+
 /// An error.
 pub(super) fn error(severity: &str, code: &str) -> Vec<u8> {
     let body = alloc::format!("S{severity}\0V{severity}\0C{code}\0Mfailed\0\0");

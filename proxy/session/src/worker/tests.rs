@@ -6,7 +6,7 @@ use pgx_wire::Frames;
 use pgx_wire::backend::{self, Fields, Status};
 use pgx_wire::frontend::{self, Parse};
 
-use super::testing::{Bench, FIRST_PROCESS, batch, batch_done, done, error, query, tags};
+use super::testing::{Bench, FIRST_PROCESS, batch, batch_done, done, error, query, stale, tags};
 use crate::config::PoolMode;
 use crate::net::Socket;
 
@@ -148,8 +148,9 @@ fn text_whose_tables_have_changed_is_prepared_anew_when_it_is_asked_for_again() 
     bench.take(server);
     bench.say(second, &batch("b", Some("select 1"), true));
     bench.take(server);
-    let stale = b"E\0\0\0\x2aSERROR\0C0A000\0RRevalidateCachedQuery\0\0Z\0\0\0\x05I";
-    bench.say(server, stale);
+    let mut failed = stale();
+    backend::write::ready(&mut failed, Status::Idle);
+    bench.say(server, &failed);
     assert_eq!(bench.tags(second), "1EZ");
     bench.say(second, &batch("c", Some("select 1"), true));
     let sent = bench.take(server);
