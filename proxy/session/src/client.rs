@@ -68,8 +68,9 @@ pub(crate) struct Client {
     pub(crate) id: ClientId,
     pub(crate) socket: Socket,
     pub(crate) phase: Phase,
-    /// Which kinds of encryption it has asked for.
+    /// Which kinds of encryption it has asked for: TLS, GSSAPI.
     pub(crate) asked: (bool, bool),
+    pub(crate) is_encrypted: bool,
     /// What it reads instead of being let in.
     pub(crate) doom: Vec<u8>,
     pub(crate) walker: Walker,
@@ -123,6 +124,7 @@ impl Client {
             socket,
             phase: Phase::Startup(Vec::new()),
             asked: (false, false),
+            is_encrypted: false,
             doom: Vec::new(),
             walker: Walker::default(),
             act: Act::Pass,

@@ -31,6 +31,17 @@ pub enum AuthMethod {
     Scram,
 }
 
+/// Whether connections are encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// They are not.
+    Never,
+    /// They are if the other side wants to, or can.
+    Offered,
+    /// Those that are not come to nothing.
+    Required,
+}
+
 /// A database that clients can name.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -122,6 +133,10 @@ pub struct Config {
     pub usual: User,
     /// How clients prove who they are.
     pub auth: AuthMethod,
+    /// Whether clients' connections are encrypted.
+    pub client_tls: Tls,
+    /// Whether connections to servers are.
+    pub server_tls: Tls,
     /// Clients at once.
     pub clients_max: usize,
     /// Other nodes whose clients' queries may be cancelled here, and the other way round.
@@ -179,6 +194,8 @@ impl Default for Config {
             special: BTreeMap::new(),
             usual: User::default(),
             auth: AuthMethod::Scram,
+            client_tls: Tls::Never,
+            server_tls: Tls::Never,
             clients_max: 1_000,
             peers: Peers::default(),
             limits: Limits::default(),

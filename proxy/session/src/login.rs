@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::attrs::SessionAttrs;
 use pgx_wire::auth::md5::Stored;
-use pgx_wire::auth::scram::{Mechanism, Verifier, client, server};
+use pgx_wire::auth::scram::{Verifier, client, server};
 
 /// A client that has said who it is.
 #[derive(Debug, Default)]
@@ -24,8 +24,8 @@ pub(crate) struct Login {
 pub(crate) enum Step {
     /// The answer to a salt; `None` stands for a user who cannot be right.
     Md5 { stored: Option<Stored>, salt: [u8; 4] },
-    /// The first message of an exchange.
-    Sasl(Box<Verifier>),
+    /// The first message of an exchange, bound to the channel if it is to be.
+    Sasl(Box<Verifier>, Option<Vec<u8>>),
     /// The proof.
     Proof(Box<server::Challenged>),
     /// The first server of the pool, or its own, whose settings the client is told.
@@ -37,15 +37,12 @@ impl core::fmt::Debug for Step {
     fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         out.write_str(match self {
             Self::Md5 { .. } => "Md5",
-            Self::Sasl(_) => "Sasl",
+            Self::Sasl(..) => "Sasl",
             Self::Proof(_) => "Proof",
             Self::Admission => "Admission",
         })
     }
 }
-
-/// The only mechanism without a certificate to bind to.
-pub(crate) const MECHANISM: Mechanism = Mechanism::Plain;
 
 /// A login to a server.
 #[derive(Debug, Default)]

@@ -1,5 +1,6 @@
 //! What a worker asks of whoever drives it.
 
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::note::Note;
@@ -38,6 +39,17 @@ pub trait Net {
 
     /// A socket from [`Self::connect`] is for this: its events go there.
     fn own(&mut self, socket: Socket, owner: Owner);
+
+    /// Encrypts a client's connection from here on. What has come of its handshake is handed over,
+    /// which is something if the client began with that, and has to say so there.
+    fn accept_tls(&mut self, socket: Socket, begun: &[u8]);
+
+    /// Encrypts a connection to a server from here on.
+    fn begin_tls(&mut self, socket: Socket, to: &ServerAddress);
+
+    /// The hash of the certificate that an encrypted connection goes by, by which a login can be
+    /// bound to it (RFC 5929, `tls-server-end-point`); `None` if there is none.
+    fn end_point(&self, socket: Socket) -> Option<Vec<u8>>;
 
     /// Hands a request to cancel to all workers of this node whose client may be meant. Says how
     /// many these are; each of them answers by [`Self::cancelled`].

@@ -22,6 +22,8 @@ use crate::time::Now;
 pub(crate) enum Phase {
     /// The connection is being made.
     Connecting,
+    /// It was asked whether it speaks TLS.
+    Asked,
     /// It logs in.
     Login(ServerLogin),
     /// It may be used.
@@ -93,6 +95,7 @@ pub(crate) struct Server {
     /// Its client has read why the session ends, as the answer to what it had sent.
     pub(crate) has_told: bool,
     pub(crate) is_paused: bool,
+    pub(crate) is_encrypted: bool,
     pub(crate) key: (u32, Vec<u8>),
     pub(crate) born: Now,
     /// When the transaction began that a client has on it, or had last; `None` if none ever did.
@@ -143,6 +146,7 @@ impl Server {
             is_too_old: false,
             has_told: false,
             is_paused: false,
+            is_encrypted: false,
             key: (0, Vec::new()),
             born: now,
             begun: None,

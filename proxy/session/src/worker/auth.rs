@@ -8,7 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use pgx_wire::auth::scram::server::Challenged;
-use pgx_wire::auth::scram::{NONCE_BYTES, Nonce, SALT_BYTES, Verifier, client};
+use pgx_wire::auth::scram::{Mechanism, NONCE_BYTES, Nonce, SALT_BYTES, Verifier, client};
 use pgx_wire::auth::{Key, scram};
 use pgx_wire::backend::{self, Authentication};
 use pgx_wire::limits::STARTUP_BYTES_MAX;
@@ -19,7 +19,7 @@ use super::entry::{self, Entry};
 use crate::client::Phase;
 use crate::config::AuthMethod;
 use crate::ids::{ClientId, ServerId};
-use crate::login::{Exchange, MECHANISM, Step};
+use crate::login::{Exchange, Step};
 use crate::net::Net;
 use crate::note::Note;
 use crate::secret::{ITERATIONS, Secret, missing};
@@ -64,8 +64,10 @@ impl Worker {
                 });
                 let verifier =
                     verifier.unwrap_or_else(|| Verifier::mock(&self.mock, &login.user, ITERATIONS));
-                backend::write::sasl(out, &[MECHANISM.name()]);
-                Step::Sasl(Box::new(verifier))
+                let end_point = net.end_point(client.socket);
+                let both = [Mechanism::Plus.name(), Mechanism::Plain.name()];
+                backend::write::sasl(out, if end_point.is_some() { &both } else { &both[1..] });
+                Step::Sasl(Box::new(verifier), end_point)
             }
         };
         net.write(client.socket, out);
@@ -164,15 +166,15 @@ impl Worker {
                 let stored = stored.ok_or_else(unknown)?;
                 frontend::write::password(out, &stored.answer(salt));
             }
-            Authentication::Sasl { mut mechanisms } => {
-                if !mechanisms.any(|name| name == MECHANISM.name().as_bytes()) {
-                    return Err(unknown());
-                }
+            Authentication::Sasl { mechanisms } => {
+                let end_point = net.end_point(server.socket);
+                let binding = client::Binding::choose(mechanisms, end_point.as_deref());
+                let binding = binding.ok_or_else(unknown)?;
                 let mut random = [0; NONCE_BYTES];
                 net.random(&mut random);
-                let binding = client::Binding::Unsupported;
                 let begun = client::Begun::new(binding, Nonce::from_random(random));
-                frontend::write::sasl_initial(out, MECHANISM.name(), begun.message());
+                let mechanism = binding.mechanism().name();
+                frontend::write::sasl_initial(out, mechanism, begun.message());
                 login.exchange = Exchange::Begun(begun);
             }
             Authentication::SaslContinue(challenge) => {
@@ -217,18 +219,20 @@ fn check<N: Net>(step: Step, body: &[u8], net: &mut N, out: &mut Vec<u8>) -> Out
             }
             Outcome::Wrong(SqlState::INVALID_PASSWORD, "wrong password, or no such user".into())
         }
-        Step::Sasl(verifier) => {
+        Step::Sasl(verifier, end_point) => {
             let Ok((mechanism, data)) = frontend::sasl_initial(body) else {
                 return violation("invalid SASL response");
             };
-            if mechanism != MECHANISM.name().as_bytes() {
+            let mechanism = Mechanism::from_name(mechanism);
+            let mechanism = mechanism.filter(|it| *it == Mechanism::Plain || end_point.is_some());
+            let Some(mechanism) = mechanism else {
                 return violation("client selected an invalid SASL authentication mechanism");
-            }
+            };
             let mut random = [0; NONCE_BYTES];
             net.random(&mut random);
             let nonce = Nonce::from_random(random);
             let first = data.unwrap_or_default();
-            match Challenged::new(MECHANISM, None, *verifier, &nonce, first) {
+            match Challenged::new(mechanism, end_point.as_deref(), *verifier, &nonce, first) {
                 Ok(challenged) => {
                     backend::write::sasl_continue(out, challenged.message());
                     Outcome::More(Step::Proof(Box::new(challenged)))

@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 
-use pgx_wire::frontend;
+use pgx_wire::{frontend, startup};
 
 use super::{Owner, Worker};
 use crate::client::{Client, Phase};
@@ -54,6 +54,8 @@ pub(super) struct Cancel {
     key: Vec<u8>,
     since: Now,
     by: Asker,
+    /// Whether it is to be encrypted, as the server's own connection is.
+    is_encrypted: bool,
 }
 
 /// Writes into a secret which node gives it; node 0 is the only one.
@@ -118,7 +120,9 @@ impl Worker {
         request: Request,
     ) {
         let Request { by, process, key } = request;
-        let cancel = Cancel { socket, server, process, key, since: self.now, by };
+        let known = server.and_then(|server| self.servers.get(server));
+        let is_encrypted = known.is_some_and(|server| server.is_encrypted);
+        let cancel = Cancel { socket, server, process, key, since: self.now, by, is_encrypted };
         let id: CancelId = self.cancels.add(|_| cancel);
         net.own(socket, Owner::Cancel(id));
     }
@@ -171,13 +175,36 @@ impl Worker {
     /// The connection for a request is there, or not.
     pub fn cancel_connected<N: Net>(&mut self, net: &mut N, id: CancelId, is_there: bool) {
         let Some(cancel) = self.cancels.get(id) else { return };
-        if is_there {
-            self.scratch.clear();
-            frontend::write::cancel(&mut self.scratch, cancel.process, &cancel.key);
-            net.write(cancel.socket, &self.scratch);
-        } else {
+        if !is_there {
             self.cancel_ended(net, id);
+        } else if cancel.is_encrypted {
+            net.write(cancel.socket, &startup::TLS_REQUEST);
+        } else {
+            self.send_cancel(net, id);
         }
+    }
+
+    /// The server says something on the connection of a request: that it speaks TLS there, too.
+    pub fn cancel_bytes<N: Net>(&mut self, net: &mut N, id: CancelId, bytes: &[u8]) {
+        let Some(cancel) = self.cancels.get_mut(id) else { return };
+        if !core::mem::take(&mut cancel.is_encrypted) {
+            return;
+        }
+        let server = cancel.server.and_then(|server| self.servers.get(server));
+        match server.filter(|_| bytes == b"S") {
+            Some(server) => {
+                net.begin_tls(cancel.socket, &server.address);
+                self.send_cancel(net, id);
+            }
+            None => self.cancel_ended(net, id),
+        }
+    }
+
+    fn send_cancel<N: Net>(&mut self, net: &mut N, id: CancelId) {
+        let Some(cancel) = self.cancels.get(id) else { return };
+        self.scratch.clear();
+        frontend::write::cancel(&mut self.scratch, cancel.process, &cancel.key);
+        net.write(cancel.socket, &self.scratch);
     }
 
     /// The server has closed the connection of a request: the request has had its effect.

@@ -54,6 +54,7 @@ impl Worker {
             let Some(server) = self.servers.get(id) else { return };
             match server.phase {
                 Phase::Ready => {}
+                Phase::Asked => return self.server_answers_tls(net, id, bytes),
                 _ => match self.server_login(net, id, bytes, &mut at) {
                     true => continue,
                     false => return,

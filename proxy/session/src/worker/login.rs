@@ -10,7 +10,7 @@ use pgx_wire::{SqlState, Startup, StartupError, Walker, frontend, startup};
 use super::{Worker, tell};
 use crate::attrs::SessionAttrs;
 use crate::client::{Act, Client, Phase};
-use crate::config::AuthMethod;
+use crate::config::{AuthMethod, Tls};
 use crate::ids::{ClientId, ServerId};
 use crate::limits::COLLECT_BYTES_MAX;
 use crate::login::{Exchange, Login, ServerLogin, Step};
@@ -22,6 +22,9 @@ use crate::time::Now;
 
 /// The newest minor version of the protocol that clients may speak.
 pub(super) const MINOR_MAX: u16 = 2;
+
+/// With this byte a TLS handshake begins, and no other first packet of a client's.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What a client's first packets lead to.
 enum First {
@@ -45,6 +48,11 @@ impl Worker {
         let Phase::Startup(packet) = &mut client.phase else { return };
         packet.extend_from_slice(bytes);
         let whole = core::mem::take(packet);
+        let takes_tls = self.config.client_tls != Tls::Never;
+        if whole.first() == Some(&TLS_HANDSHAKE) && takes_tls && client.asked == (false, false) {
+            (client.asked, client.is_encrypted) = ((true, true), true);
+            return net.accept_tls(client.socket, &whole);
+        }
         match first(&whole) {
             First::More => client.phase = Phase::Startup(whole),
             First::Decline(is_gss, taken) if taken == whole.len() => {
@@ -55,7 +63,12 @@ impl Worker {
                     let message = "encryption was asked for twice";
                     return self.refuse(net, id, SqlState::PROTOCOL_VIOLATION, message);
                 }
-                net.write(client.socket, b"N");
+                if is_gss || !takes_tls {
+                    return net.write(client.socket, b"N");
+                }
+                (client.asked, client.is_encrypted) = ((true, true), true);
+                net.write(client.socket, b"S");
+                net.accept_tls(client.socket, b"");
             }
             First::Decline(..) => {
                 // They were meant to pass for encrypted ones.
@@ -106,6 +119,11 @@ impl Worker {
             return self.forget_client(net, id);
         }
         client.minor = minor.min(MINOR_MAX);
+        if self.config.client_tls == Tls::Required && !client.is_encrypted {
+            client.doom.push(0);
+            let message = "the connection must be encrypted; set sslmode to require";
+            return self.refuse(net, id, SqlState::INVALID_AUTHORIZATION, message);
+        }
         let mut unknown: Vec<&[u8]> = Vec::new();
         let (mut user, mut database, mut values) = (Vec::new(), None, Values::new());
         let mut replication = None;
@@ -285,6 +303,36 @@ impl Worker {
         if let Err(reason) = result {
             return self.server_lost(net, id, reason);
         }
+        let Some(server) = self.servers.get_mut(id) else { return };
+        if self.config.server_tls == Tls::Never || server.address.is_path() {
+            return self.greet(net, id);
+        }
+        server.phase = server::Phase::Asked;
+        net.write(server.socket, &startup::TLS_REQUEST);
+    }
+
+    /// A server says whether it speaks TLS.
+    pub(super) fn server_answers_tls<N: Net>(&mut self, net: &mut N, id: ServerId, bytes: &[u8]) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        match bytes {
+            b"S" => {
+                server.is_encrypted = true;
+                net.begin_tls(server.socket, &server.address);
+            }
+            b"N" if self.config.server_tls == Tls::Offered => {}
+            b"N" => return self.server_lost(net, id, b"the server does not speak TLS"),
+            // They were meant to pass for encrypted ones.
+            [b'S', ..] => {
+                let reason = b"the server sent unencrypted data after a request for encryption";
+                return self.server_lost(net, id, reason);
+            }
+            _ => return self.server_lost(net, id, b"what answers is no PostgreSQL server"),
+        }
+        self.greet(net, id);
+    }
+
+    /// Says to a server who logs in.
+    fn greet<N: Net>(&mut self, net: &mut N, id: ServerId) {
         let Some(server) = self.servers.get_mut(id) else { return };
         let entry = &self.entries[server.pool];
         let database = match &entry.settings.name {
