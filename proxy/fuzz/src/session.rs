@@ -98,6 +98,8 @@ impl Net for Wire {
 
     fn cancelled(&mut self, _by: Asker) {}
 
+    fn tables_changed(&mut self) {}
+
     fn random(&mut self, bytes: &mut [u8]) {
         bytes.fill(7);
     }

@@ -27,10 +27,17 @@ impl Words {
     pub(crate) const DISCARD: Self = Self(1 << 7);
     /// What may end a transaction block other than by undoing it.
     pub(crate) const ENDS: Self = Self(1 << 8);
+    /// What changes tables or types: CREATE, ALTER, DROP.
+    pub(crate) const CHANGES: Self = Self(1 << 9);
 
     /// Whether any of `others` was seen.
     pub(crate) fn has(self, others: Self) -> bool {
         self.0 & others.0 != 0
+    }
+
+    /// Those of the first that are not among `others`.
+    pub(crate) const fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
     }
 
     /// Those of both.
@@ -102,7 +109,7 @@ fn classify(word: &[u8]) -> Words {
     // Almost every word ends here.
     if !matches!(
         word.first(),
-        Some(b'c' | b'd' | b'e' | b'h' | b'l' | b'p' | b'r' | b's' | b't' | b'u')
+        Some(b'a' | b'c' | b'd' | b'e' | b'h' | b'l' | b'p' | b'r' | b's' | b't' | b'u')
     ) {
         return Words::default();
     }
@@ -116,6 +123,7 @@ fn classify(word: &[u8]) -> Words {
         b"hold" => Words::HOLD,
         b"load" => Words::LOAD,
         b"discard" => Words::DISCARD,
+        b"create" | b"alter" | b"drop" => Words::CHANGES,
         _ if word.starts_with(b"pg\x7ftemp") => Words::TEMPORARY,
         // Those of a transaction (…_xact_…) end with it.
         _ if is_lock(word) => Words::LOCK,
@@ -159,8 +167,10 @@ mod tests {
             ("prepare p as select 1", Words::PREPARED.and(Words::ENDS)),
             ("COMMIT and chain", Words::ENDS),
             ("LISTEN c", Words::LISTEN),
-            ("create temp table x()", Words::TEMPORARY),
-            ("create table pg_temp.x()", Words::TEMPORARY),
+            ("create temp table x()", Words::TEMPORARY.and(Words::CHANGES)),
+            ("create table pg_temp.x()", Words::TEMPORARY.and(Words::CHANGES)),
+            ("ALTER TABLE x ADD y int", Words::CHANGES),
+            ("drop type x", Words::CHANGES),
             ("select pg_try_advisory_lock(1)", Words::LOCK),
             ("declare c cursor with hold for select 1", Words::HOLD),
             ("discard all", Words::DISCARD),

@@ -142,6 +142,7 @@ impl Worker {
     ) -> Step {
         let Self { clients, servers, statements, scratch, config, now, entries, .. } = self;
         let Some(client) = clients.get_mut(id) else { return Step::On };
+        statements.set_now(*now);
         let refuses = client.shares() && entries[client.pool].settings.refuses_state;
         let mut server = client.server.and_then(|server| servers.get_mut(server));
         let mut flow = Flow::new(net, piece, is_live);

@@ -46,6 +46,11 @@ enum Step {
 }
 
 impl Worker {
+    /// A client of another worker has changed tables.
+    pub fn tables_changed(&mut self) {
+        self.statements.renew();
+    }
+
     /// A server has sent these bytes.
     pub fn server_bytes<N: Net>(&mut self, net: &mut N, id: ServerId, bytes: &[u8], now: Now) {
         self.now = now;
@@ -133,6 +138,11 @@ impl Worker {
     /// A server owes nothing and is in no transaction. Says whether nobody has it any more.
     pub(super) fn rest<N: Net>(&mut self, net: &mut N, id: ServerId) -> bool {
         let Some(server) = self.servers.get_mut(id) else { return false };
+        if server.words.has(Words::CHANGES) {
+            server.words = server.words.without(Words::CHANGES);
+            self.statements.renew();
+            net.tables_changed();
+        }
         let Some(client_id) = server.client else { return true };
         let Some(client) = self.clients.get_mut(client_id) else { return false };
         let is_settled =

@@ -141,6 +141,35 @@ fn same_text_of_another_client_is_not_parsed_again() {
 }
 
 #[test]
+fn text_is_prepared_anew_for_who_comes_after_a_client_has_changed_tables() {
+    let (mut bench, first, second, server) = two();
+    bench.say(first, &batch("s", Some("insert into t values ($1)"), true));
+    bench.say(server, &batch_done(true, Status::Idle));
+    bench.say(second, &query("drop table t; create table t(v date)"));
+    bench.say(server, &done("CREATE TABLE", Status::Idle));
+    assert_eq!(bench.wire.changes, 1, "other threads are told");
+    bench.take(server);
+    bench.say(second, &batch("s", Some("insert into t values ($1)"), true));
+    assert_eq!(tags(&bench.take(server)), "PBES");
+    bench.say(server, &batch_done(true, Status::Idle));
+    bench.say(first, &batch("other", Some("insert into t values ($1)"), true));
+    assert_eq!(tags(&bench.take(server)), "BES", "once is enough");
+}
+
+#[test]
+fn text_is_prepared_anew_within_the_transaction_that_changes_tables() {
+    let (mut bench, first, second, server) = two();
+    bench.say(second, &batch("s", Some("insert into t values ($1)"), true));
+    bench.say(server, &batch_done(true, Status::Idle));
+    bench.say(first, &query("begin; alter table t alter v type date"));
+    bench.say(server, &done("ALTER TABLE", Status::Block));
+    bench.take(server);
+    bench.say(first, &batch("s", Some("insert into t values ($1)"), true));
+    assert_eq!(tags(&bench.take(server)), "PBES");
+    assert_eq!(bench.wire.changes, 0, "it may come to nothing");
+}
+
+#[test]
 fn text_whose_tables_have_changed_is_prepared_anew_when_it_is_asked_for_again() {
     let (mut bench, first, second, server) = two();
     bench.say(first, &batch("a", Some("select 1"), true));
