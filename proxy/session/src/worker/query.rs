@@ -87,8 +87,8 @@ pub(super) fn may_deallocate(piece: &[u8], share: &Share) -> bool {
 
 /// The one name that a text takes back, if that is all it does.
 pub(super) fn deallocated(text: &[u8]) -> Option<Vec<u8>> {
-    let text = text.split(|byte| *byte == 0).next()?;
-    let mut rest = word(text, DEALLOCATE)?;
+    // Almost every text ends here.
+    let mut rest = word(text, DEALLOCATE)?.split(|byte| *byte == 0).next()?;
     // A statement may be called that.
     if let Some(after) = word(rest, b"prepare").filter(|after| name(after).is_some()) {
         rest = after;
