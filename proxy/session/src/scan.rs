@@ -29,6 +29,8 @@ impl Words {
     pub(crate) const ENDS: Self = Self(1 << 8);
     /// What changes tables or types: CREATE, ALTER, DROP.
     pub(crate) const CHANGES: Self = Self(1 << 9);
+    /// RESET ALL in a text that does nothing but clear a session.
+    pub(crate) const RESETS: Self = Self(1 << 10);
 
     /// Whether any of `others` was seen.
     pub(crate) fn has(self, others: Self) -> bool {

@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("start_up_parameters_are_honoured", parameters),
     ("query_in_one_piece_with_a_goodbye_runs", goodbye),
     ("statement_is_about_tables_as_they_are", tables),
+    ("what_pools_of_drivers_clear_leaves_servers_to_others", clearing),
 ];
 
 fn apart(place: &Place) -> anyhow::Result<()> {
@@ -155,6 +156,24 @@ fn tables(place: &Place) -> anyhow::Result<()> {
             let found = found.map(|message| message.body[2..].to_vec());
             ensure!(found == Some(oid.to_be_bytes().to_vec()), "{kind}: {told:?}");
         }
+    }
+    Ok(())
+}
+
+/// Queries of a pool of a driver, which clears a session each time it comes back to it.
+fn clearing(place: &Place) -> anyhow::Result<()> {
+    const CLEARING: &str = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;";
+    let node = pool(place, "transaction", 1)?;
+    let mut first = Session::through(node.address()?, &[("datestyle", "German")])?;
+    let mut second = Session::through(node.address()?, &[])?;
+    for _ in 0..3 {
+        first.query("set timezone = 'Asia/Tokyo'")?;
+        first.query(CLEARING)?;
+        ensure!(second.value("show datestyle")? == "ISO, MDY", "it has the only server");
+        ensure!(second.value("show timezone")? != "Asia/Tokyo");
+        ensure!(first.value("show datestyle")? == "German, DMY");
+        ensure!(first.value("show timezone")? != "Asia/Tokyo");
+        second.query(CLEARING)?;
     }
     Ok(())
 }

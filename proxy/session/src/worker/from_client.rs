@@ -10,7 +10,7 @@ use pgx_wire::limits::HEADER_BYTES;
 use pgx_wire::{ErrorResponse, Severity, Share, SqlState};
 
 use super::query::{deallocated, may_deallocate};
-use super::state::{note, refusal_by_size};
+use super::state::{note_query, refusal_by_size};
 use super::{Worker, adjust, rewrite};
 use crate::client::{Act, Client, Phase};
 use crate::exchange::Owed;
@@ -307,7 +307,9 @@ impl Side<'_> {
         let words = core::mem::take(&mut self.client.scan).end();
         let Some(server) = self.server.as_deref_mut() else { return };
         server.may_commit |= words.has(Words::ENDS);
-        note(server, words, whole);
+        let is_alone =
+            server.exchange.status() == Status::Idle && server.exchange.readies_owed() == 1;
+        note_query(server, words, whole, is_alone);
     }
 
     /// Keeps a message until it is whole, then looks at it.

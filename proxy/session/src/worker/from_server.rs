@@ -405,6 +405,8 @@ impl Side<'_> {
         if fields.routine() == Some(STALE_PLAN) {
             self.statements.renew();
         }
+        // Whether its settings were reset cannot be told any more.
+        self.server.is_leaving |= self.server.words.has(Words::RESETS);
         let mut lost = Vec::new();
         let fate = self.server.exchange.receive(tag::ERROR, &mut lost);
         self.undo(lost);
@@ -533,6 +535,9 @@ impl Side<'_> {
         }
         if done == DISCARD_ALL {
             self.server.is_kept = false;
+        }
+        let resets = done == b"RESET" && self.server.words.has(Words::RESETS);
+        if done == DISCARD_ALL || resets {
             self.server.settings = Settings::default();
             client.settings = client.startup.clone();
         }

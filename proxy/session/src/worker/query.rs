@@ -6,7 +6,7 @@ use pgx_wire::Share;
 use pgx_wire::frontend::{self, tag};
 
 use super::rewrite::{Rewriter, is_others, unknown};
-use super::state::{note, refusal};
+use super::state::{is_clearing, note_query, refusal};
 use crate::exchange::Owed;
 use crate::flow::Flow;
 use crate::limits::DEALLOCATE_BYTES_MAX;
@@ -35,12 +35,13 @@ impl Rewriter<'_> {
             // It means one that was prepared in SQL, or none: no other is lost by that.
             Some(_) => self.server.runs(true, false),
             None => {
-                if let Some(what) = self.refused(body) {
+                if let Some(what) = self.refused(body).filter(|_| !is_clearing(body)) {
                     return self.fail_query(flow, refusal(what));
                 }
                 let words = scan(body);
                 self.server.runs(true, words.has(Words::ENDS));
-                note(self.server, words, Some(body));
+                let is_alone = !self.server.exchange.in_transaction();
+                note_query(self.server, words, Some(body), is_alone);
             }
         }
         self.forget_unnamed();

@@ -19,6 +19,37 @@ pub(super) fn note(server: &mut Server, words: Words, text: Option<&[u8]>) {
     server.is_kept |= stays(words, text, &server.reported).is_some();
 }
 
+/// The same of a simple query. One that only clears what a session may have leaves nothing: pools
+/// of drivers send such a query whenever a connection comes back to them. `is_alone` says that the
+/// client has no transaction, and awaits no other answer.
+pub(super) fn note_query(server: &mut Server, words: Words, text: Option<&[u8]>, is_alone: bool) {
+    match text.filter(|text| is_alone && is_clearing(text)) {
+        Some(_) if words.has(Words::SETTING) => server.words = server.words.and(Words::RESETS),
+        Some(_) => {}
+        None => note(server, words, text),
+    }
+}
+
+/// Whether all statements of a text take away what a session may have, and none can fail.
+pub(super) fn is_clearing(text: &[u8]) -> bool {
+    const CLEARING: [&[u8]; 5] = [
+        b"select pg_advisory_unlock_all()",
+        b"select pg_catalog.pg_advisory_unlock_all()",
+        b"close all",
+        b"unlisten *",
+        b"reset all",
+    ];
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    let statements = text.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let mut statements = statements.filter(|statement| !statement.is_empty()).peekable();
+    statements.peek().is_some()
+        && statements.all(|statement| {
+            let words = statement.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+            let plain = words.collect::<Vec<_>>().join(&b' ').to_ascii_lowercase();
+            CLEARING.contains(&&plain[..])
+        })
+}
+
 /// What a text leaves on its server that cannot follow its client, as clients know it.
 pub(super) fn stays(
     words: Words,
@@ -136,6 +167,27 @@ fn skip_comments(mut text: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_that_only_clears_a_session_is_known_and_no_other_is_taken_for_one() {
+        for text in [
+            "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;",
+            "reset  all",
+            "unlisten *;;\0",
+        ] {
+            assert!(is_clearing(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "",
+            ";",
+            "reset all; discard all",
+            "reset work_mem",
+            "close all -- a",
+            "select 1; reset all",
+        ] {
+            assert!(!is_clearing(text.as_bytes()), "{text}");
+        }
+    }
 
     #[test]
     fn settings_that_servers_report_or_that_end_with_the_transaction_are_carried() {
