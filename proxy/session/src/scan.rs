@@ -25,8 +25,11 @@ impl Words {
     pub(crate) const LOAD: Self = Self(1 << 6);
     /// DISCARD.
     pub(crate) const DISCARD: Self = Self(1 << 7);
-    /// What may end a transaction block other than by undoing it.
+    /// What may end a transaction block other than by undoing it. What follows such a statement, or
+    /// one of the next kind, is not within the block.
     pub(crate) const ENDS: Self = Self(1 << 8);
+    /// What undoes a transaction block: ROLLBACK, ABORT.
+    pub(crate) const UNDOES: Self = Self(1 << 11);
     /// What changes tables or types: CREATE, ALTER, DROP.
     pub(crate) const CHANGES: Self = Self(1 << 9);
     /// RESET ALL in a text that does nothing but clear a session.
@@ -120,6 +123,7 @@ fn classify(word: &[u8]) -> Words {
         b"prepare" => Words::PREPARED.and(Words::ENDS),
         b"execute" | b"deallocate" => Words::PREPARED,
         b"commit" | b"end" => Words::ENDS,
+        b"rollback" | b"abort" => Words::UNDOES,
         b"listen" | b"unlisten" => Words::LISTEN,
         b"temp" | b"temporary" => Words::TEMPORARY,
         b"hold" => Words::HOLD,
@@ -168,6 +172,7 @@ mod tests {
             ("EXECUTE p(1)", Words::PREPARED),
             ("prepare p as select 1", Words::PREPARED.and(Words::ENDS)),
             ("COMMIT and chain", Words::ENDS),
+            ("Rollback to s", Words::UNDOES),
             ("LISTEN c", Words::LISTEN),
             ("create temp table x()", Words::TEMPORARY.and(Words::CHANGES)),
             ("create table pg_temp.x()", Words::TEMPORARY.and(Words::CHANGES)),

@@ -10,7 +10,7 @@ use pgx_wire::limits::HEADER_BYTES;
 use pgx_wire::{ErrorResponse, Severity, Share, SqlState};
 
 use super::query::{deallocated, may_deallocate};
-use super::state::{note_query, refusal_by_size};
+use super::state::{ends, note_query, refusal_by_size};
 use super::{Worker, adjust, rewrite};
 use crate::client::{Act, Client, Phase};
 use crate::exchange::Owed;
@@ -306,7 +306,7 @@ impl Side<'_> {
     fn end_query(&mut self, whole: Option<&[u8]>) {
         let words = core::mem::take(&mut self.client.scan).end();
         let Some(server) = self.server.as_deref_mut() else { return };
-        server.may_commit |= words.has(Words::ENDS);
+        server.may_commit |= ends(words, whole);
         let is_alone =
             server.exchange.status() == Status::Idle && server.exchange.readies_owed() == 1;
         note_query(server, words, whole, is_alone);

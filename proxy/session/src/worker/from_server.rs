@@ -370,7 +370,7 @@ impl Side<'_> {
             self.server.begun = Some(now);
         }
         if exchange.is_answered() {
-            self.server.may_commit = false;
+            (self.server.may_commit, self.server.has_run) = (false, false);
             self.server.since = now;
             if let Some(client) = &mut self.client {
                 client.since = now;

@@ -6,12 +6,12 @@ use pgx_wire::Share;
 use pgx_wire::frontend::{self, tag};
 
 use super::rewrite::{Rewriter, is_others, unknown};
-use super::state::{is_clearing, note_query, refusal};
+use super::state::{ends, is_clearing, note_query, refusal};
 use crate::exchange::Owed;
 use crate::flow::Flow;
 use crate::limits::DEALLOCATE_BYTES_MAX;
 use crate::net::Net;
-use crate::scan::{Words, scan};
+use crate::scan::scan;
 
 /// What no server takes for SQL: it fails like the query in whose place it is sent, and shows in
 /// the server's log.
@@ -39,7 +39,7 @@ impl Rewriter<'_> {
                     return self.fail_query(flow, refusal(what));
                 }
                 let words = scan(body);
-                self.server.runs(true, words.has(Words::ENDS));
+                self.server.runs(true, ends(words, Some(body)));
                 let is_alone = !self.server.exchange.in_transaction();
                 note_query(self.server, words, Some(body), is_alone);
             }

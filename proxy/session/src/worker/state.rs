@@ -8,6 +8,7 @@ use crate::limits::COLLECT_BYTES_MAX;
 use crate::scan::Words;
 use crate::server::Server;
 use crate::settings::Settings;
+use crate::sql::{first_statement, skip_comments};
 
 /// What a text hints at counts for its server from here on; the text itself is known if it came
 /// whole.
@@ -17,6 +18,12 @@ pub(super) fn note(server: &mut Server, words: Words, text: Option<&[u8]>) {
         server.prepared.doubt();
     }
     server.is_kept |= stays(words, text, &server.reported).is_some();
+}
+
+/// Whether a query may commit within a block: by ending it, or by what follows its being undone.
+pub(super) fn ends(words: Words, text: Option<&[u8]>) -> bool {
+    let is_alone = |text: &[u8]| !first_statement(text).1;
+    words.has(Words::ENDS) || words.has(Words::UNDOES) && !text.is_some_and(is_alone)
 }
 
 /// The same of a simple query. One that only clears what a session may have leaves nothing: pools
@@ -136,31 +143,6 @@ fn is_tracked(text: &[u8], reported: &Settings) -> bool {
                 && reported.values().keys().any(|known| known.eq_ignore_ascii_case(name))
         }
         _ => false,
-    }
-}
-
-/// What is behind the white space and the comments that a text begins with.
-fn skip_comments(mut text: &[u8]) -> &[u8] {
-    loop {
-        text = text.trim_ascii_start();
-        if text.starts_with(b"--") {
-            let end = text.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
-            text = &text[end.unwrap_or(text.len())..];
-        } else if text.starts_with(b"/*") {
-            // They nest.
-            let (mut at, mut depth) = (2, 1);
-            while depth > 0 {
-                match text.get(at..at + 2) {
-                    Some(b"/*") => (at, depth) = (at + 2, depth + 1),
-                    Some(b"*/") => (at, depth) = (at + 2, depth - 1),
-                    Some(_) => at += 1,
-                    None => return b"",
-                }
-            }
-            text = &text[at..];
-        } else {
-            return text;
-        }
     }
 }
 
