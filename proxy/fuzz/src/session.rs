@@ -98,6 +98,8 @@ impl Net for Wire {
 
     fn cancelled(&mut self, _by: Asker) {}
 
+    fn tables_changed(&mut self) {}
+
     fn random(&mut self, bytes: &mut [u8]) {
         bytes.fill(7);
     }
@@ -340,8 +342,16 @@ impl Play {
 /// What clients ask, by number.
 fn asked(number: u8) -> Vec<u8> {
     let mut out = Vec::new();
-    let texts: [&[u8]; 8] =
-        [b"select 1", b"begin", b"commit", b"listen c", b"discard all", b"copy", b"set a = 1", b"deallocate a"];
+    let texts: [&[u8]; 8] = [
+        b"select 1",
+        b"begin",
+        b"commit",
+        b"listen c",
+        b"discard all",
+        b"copy",
+        b"set a = 1",
+        b"deallocate a",
+    ];
     let name: &[u8] = [&b""[..], b"a", b"b", b"pgx_1"][usize::from(number >> 3 & 3)];
     match number % 8 {
         0 => frontend::write::query(&mut out, texts[usize::from(number >> 3 & 7)]),
@@ -387,7 +397,7 @@ fn answered(number: u8) -> Vec<u8> {
         11 => {
             let body = b"SERROR\0C0A000\0RRevalidateCachedQuery\0\0";
             out.push(b'E');
-            out.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+            out.extend_from_slice(&u32::try_from(body.len() + 4).unwrap_or_default().to_be_bytes());
             out.extend_from_slice(body);
         }
         12 => out = failed("FATAL", "57P01"),

@@ -27,6 +27,7 @@ mod scan;
 pub mod secret;
 mod server;
 mod settings;
+mod sql;
 mod stand_in;
 mod statements;
 pub mod time;

@@ -58,6 +58,9 @@ pub trait Net {
     /// Tells the asker's worker that a request has had its effect, or none.
     fn cancelled(&mut self, by: Asker);
 
+    /// Tells all other workers of this node that tables may have changed.
+    fn tables_changed(&mut self);
+
     /// Bytes that nobody can foretell.
     fn random(&mut self, bytes: &mut [u8]);
 

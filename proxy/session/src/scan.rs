@@ -25,12 +25,24 @@ impl Words {
     pub(crate) const LOAD: Self = Self(1 << 6);
     /// DISCARD.
     pub(crate) const DISCARD: Self = Self(1 << 7);
-    /// What may end a transaction block other than by undoing it.
+    /// What may end a transaction block other than by undoing it. What follows such a statement, or
+    /// one of the next kind, is not within the block.
     pub(crate) const ENDS: Self = Self(1 << 8);
+    /// What undoes a transaction block: ROLLBACK, ABORT.
+    pub(crate) const UNDOES: Self = Self(1 << 11);
+    /// What changes tables or types: CREATE, ALTER, DROP.
+    pub(crate) const CHANGES: Self = Self(1 << 9);
+    /// RESET ALL in a text that does nothing but clear a session.
+    pub(crate) const RESETS: Self = Self(1 << 10);
 
     /// Whether any of `others` was seen.
     pub(crate) fn has(self, others: Self) -> bool {
         self.0 & others.0 != 0
+    }
+
+    /// Those of the first that are not among `others`.
+    pub(crate) const fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
     }
 
     /// Those of both.
@@ -102,7 +114,7 @@ fn classify(word: &[u8]) -> Words {
     // Almost every word ends here.
     if !matches!(
         word.first(),
-        Some(b'c' | b'd' | b'e' | b'h' | b'l' | b'p' | b'r' | b's' | b't' | b'u')
+        Some(b'a' | b'c' | b'd' | b'e' | b'h' | b'l' | b'p' | b'r' | b's' | b't' | b'u')
     ) {
         return Words::default();
     }
@@ -111,11 +123,13 @@ fn classify(word: &[u8]) -> Words {
         b"prepare" => Words::PREPARED.and(Words::ENDS),
         b"execute" | b"deallocate" => Words::PREPARED,
         b"commit" | b"end" => Words::ENDS,
+        b"rollback" | b"abort" => Words::UNDOES,
         b"listen" | b"unlisten" => Words::LISTEN,
         b"temp" | b"temporary" => Words::TEMPORARY,
         b"hold" => Words::HOLD,
         b"load" => Words::LOAD,
         b"discard" => Words::DISCARD,
+        b"create" | b"alter" | b"drop" => Words::CHANGES,
         _ if word.starts_with(b"pg\x7ftemp") => Words::TEMPORARY,
         // Those of a transaction (…_xact_…) end with it.
         _ if is_lock(word) => Words::LOCK,
@@ -158,9 +172,12 @@ mod tests {
             ("EXECUTE p(1)", Words::PREPARED),
             ("prepare p as select 1", Words::PREPARED.and(Words::ENDS)),
             ("COMMIT and chain", Words::ENDS),
+            ("Rollback to s", Words::UNDOES),
             ("LISTEN c", Words::LISTEN),
-            ("create temp table x()", Words::TEMPORARY),
-            ("create table pg_temp.x()", Words::TEMPORARY),
+            ("create temp table x()", Words::TEMPORARY.and(Words::CHANGES)),
+            ("create table pg_temp.x()", Words::TEMPORARY.and(Words::CHANGES)),
+            ("ALTER TABLE x ADD y int", Words::CHANGES),
+            ("drop type x", Words::CHANGES),
             ("select pg_try_advisory_lock(1)", Words::LOCK),
             ("declare c cursor with hold for select 1", Words::HOLD),
             ("discard all", Words::DISCARD),

@@ -84,6 +84,8 @@ pub(crate) struct Server {
     pub(crate) has_unnamed: bool,
     /// Something was sent that may have committed, and its outcome has not been told.
     pub(crate) may_commit: bool,
+    /// Something was sent that the server runs, and has not been answered.
+    pub(crate) has_run: bool,
     /// What it said when it ended the session.
     pub(crate) farewell: Vec<u8>,
     /// It does not let us in, and will not the next time: what clients are told.
@@ -140,6 +142,7 @@ impl Server {
             is_kept: false,
             has_unnamed: false,
             may_commit: false,
+            has_run: false,
             farewell: Vec::new(),
             refusal: None,
             is_unwanted: false,
@@ -156,10 +159,13 @@ impl Server {
         }
     }
 
-    /// Its client sends something that may commit. Within a block only what `ends` it does.
+    /// Its client sends something that may commit. Within a block only what `ends` it does, and what
+    /// comes behind something that may have undone it.
     pub(crate) fn runs(&mut self, is_shared: bool, ends: bool) {
-        let in_block = self.exchange.status() != Status::Idle && self.exchange.is_answered();
-        self.may_commit |= !in_block || !is_shared || ends;
+        let in_block = self.exchange.status() != Status::Idle;
+        let is_behind = self.has_run && self.words.has(Words::UNDOES);
+        self.may_commit |= !in_block || !is_shared || ends || is_behind;
+        self.has_run = true;
     }
 
     /// Whether its client has read a part of a message, and waits for the rest.

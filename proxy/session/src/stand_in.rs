@@ -12,13 +12,20 @@ use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend::{self, BindHead, Parse, tag};
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
+use crate::sql::first_statement;
 use crate::statements::Statement;
 
-/// What a statement does to the block.
+/// What a text does to the block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verb {
+    /// It ends, as it has already.
     Rollback,
-    Commit,
+    /// It ends, but with it something was to happen that cannot: the end is an error.
+    Ends,
+    /// It was to go on in a way that it cannot.
+    Lost,
+    /// There is no statement.
+    Nothing,
     Other,
 }
 
@@ -99,7 +106,7 @@ impl StandIn {
             tag::EXECUTE => {
                 let verb = self.portal;
                 self.run(verb, out);
-                self.skips = verb != Verb::Rollback;
+                self.skips = !matches!(verb, Verb::Rollback | Verb::Nothing);
             }
             _ => {}
         }
@@ -109,13 +116,14 @@ impl StandIn {
     fn run(&mut self, verb: Verb, out: &mut Vec<u8>) {
         match verb {
             Verb::Rollback => backend::write::command_complete(out, b"ROLLBACK"),
-            Verb::Commit => {
+            Verb::Nothing => backend::write::empty_query(out),
+            Verb::Ends | Verb::Lost => {
                 self.is_untold = true;
                 self.fail(out);
             }
             Verb::Other => self.fail(out),
         }
-        self.has_ended = verb != Verb::Other;
+        self.has_ended = matches!(verb, Verb::Rollback | Verb::Ends);
     }
 
     fn skip(&mut self, out: &mut Vec<u8>) {
@@ -154,15 +162,22 @@ pub(crate) fn rolled_back() -> ErrorResponse<'static> {
     }
 }
 
+/// What a text does to a block that has failed. Behind its first statement it is not run: if there
+/// is more, the end that it asks for is an error, so that nothing is left out unnoticed.
 fn verb(text: &[u8]) -> Verb {
-    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
-    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
-    let mut words = text.split(|byte| !is_word(byte)).filter(|word| !word.is_empty());
-    let first = words.next().unwrap_or_default().to_ascii_lowercase();
-    let has_to = words.any(|word| word.eq_ignore_ascii_case(b"to") || word == b"prepared");
-    match first.as_slice() {
-        b"rollback" | b"abort" if !has_to => Verb::Rollback,
-        b"commit" | b"end" => Verb::Commit,
+    let (words, has_more) = first_statement(text);
+    let mut words = words.iter().map(Vec::as_slice).peekable();
+    let Some(first) = words.next() else {
+        return if has_more { Verb::Other } else { Verb::Nothing };
+    };
+    words.next_if(|word| matches!(*word, b"work" | b"transaction") && first != b"prepare");
+    let rest: Vec<&[u8]> = words.collect();
+    match (first, &rest[..]) {
+        (b"rollback" | b"abort", [] | [b"and", b"no", b"chain"]) if !has_more => Verb::Rollback,
+        (b"rollback" | b"abort" | b"commit" | b"end", [] | [b"and", b"no", b"chain"]) => Verb::Ends,
+        (b"prepare", [b"transaction", ..]) => Verb::Ends,
+        (b"rollback", [b"to", ..]) => Verb::Lost,
+        (b"rollback" | b"abort" | b"commit" | b"end", [b"and", b"chain"]) => Verb::Lost,
         _ => Verb::Other,
     }
 }

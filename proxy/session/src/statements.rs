@@ -9,8 +9,9 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt::Write;
 
-use crate::limits::SWEEP_MIN;
+use crate::limits::{RENEW_MS, SWEEP_MIN};
 use crate::scan::Words;
+use crate::time::Now;
 
 /// A text with the types of its parameters.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +22,7 @@ pub(crate) struct Statement {
     pub(crate) types: Box<[u8]>,
     /// What the text hints at.
     pub(crate) words: Words,
+    born: Now,
 }
 
 /// A text and its types.
@@ -31,12 +33,19 @@ type Key = (Box<[u8]>, Box<[u8]>);
 pub(crate) struct Statements {
     known: BTreeMap<Key, Rc<Statement>>,
     last: u64,
+    now: Now,
     /// How many there may be before those that nobody uses are looked for.
     sweep_at: usize,
 }
 
 impl Statements {
-    /// The statement of a text; a new one gets the next number.
+    /// Time has passed.
+    pub(crate) fn set_now(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// The statement of a text; a new one gets the next number. One that is old is prepared anew
+    /// for who comes now: its tables may be others than they were.
     pub(crate) fn get(&mut self, text: &[u8], types: &[u8], words: Words) -> Rc<Statement> {
         if self.known.len() >= self.sweep_at.max(SWEEP_MIN) {
             // A name that was closed, or a server that was lost, may have had the last.
@@ -44,11 +53,14 @@ impl Statements {
             self.sweep_at = self.known.len() * 2;
         }
         let key = (Box::from(text), Box::from(types));
-        let last = &mut self.last;
+        let (last, born) = (&mut self.last, self.now);
+        if self.known.get(&key).is_some_and(|known| born >= known.born.after_ms(RENEW_MS)) {
+            self.known.remove(&key);
+        }
         let found = self.known.entry(key).or_insert_with_key(|(text, types)| {
             *last += 1;
             let (text, types) = (text.clone(), types.clone());
-            Rc::new(Statement { number: *last, text, types, words })
+            Rc::new(Statement { number: *last, text, types, words, born })
         });
         Rc::clone(found)
     }
@@ -212,6 +224,19 @@ mod tests {
         let new = all.get(b"a", b"", words);
         assert_ne!(new.number, old.number);
         all.give_back(&old);
+        assert_eq!(all.get(b"a", b"", words).number, new.number);
+    }
+
+    #[test]
+    fn text_that_was_prepared_long_ago_gets_another_number() {
+        let mut all = Statements::default();
+        let words = Words::default();
+        let old = all.get(b"a", b"", words);
+        all.set_now(Now(RENEW_MS - 1));
+        assert_eq!(all.get(b"a", b"", words).number, old.number);
+        all.set_now(Now(RENEW_MS));
+        let new = all.get(b"a", b"", words);
+        assert_ne!(new.number, old.number);
         assert_eq!(all.get(b"a", b"", words).number, new.number);
     }
 

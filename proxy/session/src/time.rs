@@ -1,7 +1,7 @@
 //! Time as a value: this crate has no clock.
 
 /// Milliseconds since an origin that the driver chose; it never goes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Now(pub u64);
 
 impl Now {

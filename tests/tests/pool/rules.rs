@@ -11,6 +11,7 @@ use crate::{Place, Test, pool, pool_with};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("block_is_refused_and_rolled_back_in_statement_mode", statement_mode),
+    ("transaction_that_takes_too_long_and_server_that_is_used_once_end", times),
     ("state_that_cannot_follow_its_client_is_refused", no_state),
     ("name_of_the_protocol_is_taken_back_in_sql", deallocate),
     ("statement_whose_tables_have_changed_is_prepared_anew_where_nobody_can_tell", stale),
@@ -151,4 +152,28 @@ fn stale(place: &Place) -> anyhow::Result<()> {
     direct.query("drop table changed")?;
     ensure!(states(&first.extended("s", None, true)?) == ["42P01"]);
     Ok(())
+}
+
+fn times(place: &Place) -> anyhow::Result<()> {
+    let more = "threads = 1\ndefault_pool_size = 1\ntransaction_timeout = 1\nserver_lifetime = 0\n";
+    let node = pool_with(place, "transaction", more)?;
+    let mut direct = place.direct()?;
+    let mut first = Session::through(node.address()?, &[])?;
+    let mut second = Session::through(node.address()?, &[])?;
+    let whom = "select pg_backend_pid()";
+    let used = [first.value(whom)?, first.value(whom)?, second.value(whom)?];
+    ensure!(used[0] != used[1] && used[1] != used[2], "each is used once: {used:?}");
+
+    first.query("begin")?;
+    let process = first.value(whom)?;
+    first.send(&query("select pg_sleep(60)"))?;
+    let told = first.answers(1)?;
+    ensure!(states(&told) == ["25P04"] && first.next()?.is_none(), "{told:?}");
+    ensure!(second.value("select 7")? == "7", "another server takes its place");
+    let left = format!("select count(*) from pg_stat_activity where pid = {process}");
+    // What it does for nobody it notices late; that is told it here.
+    direct.query(&format!("select pg_cancel_backend({process})"))?;
+    wait_for("the server is gone", Duration::from_secs(20), || {
+        direct.value(&left).is_ok_and(|left| left == "0")
+    })
 }

@@ -9,7 +9,7 @@ use pgx_tests::lab::wait_for;
 use pgx_wire::frontend::write;
 
 use crate::session::{Session, query, states, status};
-use crate::{Place, Test, pool};
+use crate::{Place, Test, pool, pool_with};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("settings_and_state_of_one_client_never_meet_another", apart),
@@ -18,6 +18,8 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("client_that_does_not_read_stops_its_server_and_costs_little", stuck),
     ("start_up_parameters_are_honoured", parameters),
     ("query_in_one_piece_with_a_goodbye_runs", goodbye),
+    ("statement_is_about_tables_as_they_are", tables),
+    ("what_pools_of_drivers_clear_leaves_servers_to_others", clearing),
 ];
 
 fn apart(place: &Place) -> anyhow::Result<()> {
@@ -133,6 +135,47 @@ fn resident(process: u32) -> anyhow::Result<usize> {
     let text = std::fs::read_to_string(format!("/proc/{process}/statm"))?;
     let pages: usize = text.split(' ').nth(1).unwrap_or_default().parse()?;
     Ok(pages * 4096)
+}
+
+/// Each time somebody prepares a text it is about tables as they are then, whoever has changed them.
+fn tables(place: &Place) -> anyhow::Result<()> {
+    let node = pool_with(place, "transaction", "default_pool_size = 2\nthreads = 2\n")?;
+    let mut describe = Vec::new();
+    write::parse(&mut describe, b"s", b"insert into tables_as_they_are values ($1)", &[]);
+    write::describe(&mut describe, b'S', b"s");
+    write::sync(&mut describe);
+    for (kind, oid) in [("int4", 23_u32), ("text", 25), ("date", 1082), ("int8", 20)] {
+        let mut changer = Session::through(node.address()?, &[])?;
+        changer.query("drop table if exists tables_as_they_are")?;
+        changer.query(&format!("create table tables_as_they_are(v {kind})"))?;
+        for _ in 0..6 {
+            let mut session = Session::through(node.address()?, &[])?;
+            session.send(&describe)?;
+            let told = session.answers(1)?;
+            let found = told.iter().find(|message| message.tag == b't');
+            let found = found.map(|message| message.body[2..].to_vec());
+            ensure!(found == Some(oid.to_be_bytes().to_vec()), "{kind}: {told:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Queries of a pool of a driver, which clears a session each time it comes back to it.
+fn clearing(place: &Place) -> anyhow::Result<()> {
+    const CLEARING: &str = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;";
+    let node = pool(place, "transaction", 1)?;
+    let mut first = Session::through(node.address()?, &[("datestyle", "German")])?;
+    let mut second = Session::through(node.address()?, &[])?;
+    for _ in 0..3 {
+        first.query("set timezone = 'Asia/Tokyo'")?;
+        first.query(CLEARING)?;
+        ensure!(second.value("show datestyle")? == "ISO, MDY", "it has the only server");
+        ensure!(second.value("show timezone")? != "Asia/Tokyo");
+        ensure!(first.value("show datestyle")? == "German, DMY");
+        ensure!(first.value("show timezone")? != "Asia/Tokyo");
+        second.query(CLEARING)?;
+    }
+    Ok(())
 }
 
 fn goodbye(place: &Place) -> anyhow::Result<()> {

@@ -22,6 +22,7 @@ use super::{Letter, Shared};
 /// The sessions of one thread, with what the engine does not know of its sockets.
 pub(super) struct Driver {
     pub(super) worker: Worker,
+    number: usize,
     /// Who has each socket, by its slot.
     owners: Vec<Option<(Key, Owner)>>,
     pub(super) listeners: Vec<(Key, SessionAttrs)>,
@@ -51,11 +52,13 @@ impl Driver {
             names: &names,
             letters: &mut letters,
             threads,
+            number: usize::from(number),
         };
         let permits = Box::new(Desk::new(Arc::clone(&shared), usize::from(number)));
         let worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
         let (listeners, is_woken, time) = (Vec::new(), false, None);
-        Self { worker, owners, listeners, names, shared, letters, is_woken, time }
+        let number = usize::from(number);
+        Self { worker, number, owners, listeners, names, shared, letters, is_woken, time }
     }
 
     /// Calls the worker with the engine's handle as its net.
@@ -73,9 +76,9 @@ impl Driver {
         data: Option<&Received<'a>>,
         call: impl FnOnce(&mut Worker, &mut Wire<'_, 'a>) -> T,
     ) -> T {
-        let Self { worker, owners, names, letters, shared, .. } = self;
+        let Self { worker, number, owners, names, letters, shared, .. } = self;
         let threads = shared.counts.len();
-        let mut wire = Wire { io, data, owners, names, letters, threads };
+        let mut wire = Wire { io, data, owners, names, letters, threads, number: *number };
         call(worker, &mut wire)
     }
 
@@ -183,6 +186,8 @@ pub(super) struct Wire<'a, 'data> {
     names: &'a Names,
     letters: &'a mut Vec<(usize, Letter)>,
     threads: usize,
+    /// Which of them this is.
+    number: usize,
 }
 
 impl Net for Wire<'_, '_> {
@@ -243,6 +248,12 @@ impl Net for Wire<'_, '_> {
 
     fn cancelled(&mut self, by: Asker) {
         self.letters.push((usize::from(by.thread), Letter::Cancelled(by.client)));
+    }
+
+    fn tables_changed(&mut self) {
+        for thread in (0..self.threads).filter(|thread| *thread != self.number) {
+            self.letters.push((thread, Letter::TablesChanged));
+        }
     }
 
     fn random(&mut self, bytes: &mut [u8]) {

@@ -39,6 +39,8 @@ enum Letter {
     Cancel(Request),
     /// That has been done, or was not for the other thread.
     Cancelled(ClientId),
+    /// A client of another thread has changed tables.
+    TablesChanged,
     /// Something about permits for servers.
     Permit(Word),
     /// New transactions are held, or go on.
@@ -286,6 +288,7 @@ fn read_letters(
             Letter::Cancelled(client) => {
                 driver.with(engine.io(), |worker, wire| worker.cancelled(wire, client, now));
             }
+            Letter::TablesChanged => driver.worker.tables_changed(),
             Letter::Permit(word) => {
                 driver.with(engine.io(), |worker, wire| worker.told(wire, word, now));
             }

@@ -10,7 +10,7 @@ use pgx_wire::limits::HEADER_BYTES;
 use pgx_wire::{ErrorResponse, Severity, Share, SqlState};
 
 use super::query::{deallocated, may_deallocate};
-use super::state::{note, refusal_by_size};
+use super::state::{ends, note_query, refusal_by_size};
 use super::{Worker, adjust, rewrite};
 use crate::client::{Act, Client, Phase};
 use crate::exchange::Owed;
@@ -142,6 +142,7 @@ impl Worker {
     ) -> Step {
         let Self { clients, servers, statements, scratch, config, now, entries, .. } = self;
         let Some(client) = clients.get_mut(id) else { return Step::On };
+        statements.set_now(*now);
         let refuses = client.shares() && entries[client.pool].settings.refuses_state;
         let mut server = client.server.and_then(|server| servers.get_mut(server));
         let mut flow = Flow::new(net, piece, is_live);
@@ -305,8 +306,10 @@ impl Side<'_> {
     fn end_query(&mut self, whole: Option<&[u8]>) {
         let words = core::mem::take(&mut self.client.scan).end();
         let Some(server) = self.server.as_deref_mut() else { return };
-        server.may_commit |= words.has(Words::ENDS);
-        note(server, words, whole);
+        server.may_commit |= ends(words, whole);
+        let is_alone =
+            server.exchange.status() == Status::Idle && server.exchange.readies_owed() == 1;
+        note_query(server, words, whole, is_alone);
     }
 
     /// Keeps a message until it is whole, then looks at it.

@@ -46,6 +46,11 @@ enum Step {
 }
 
 impl Worker {
+    /// A client of another worker has changed tables.
+    pub fn tables_changed(&mut self) {
+        self.statements.renew();
+    }
+
     /// A server has sent these bytes.
     pub fn server_bytes<N: Net>(&mut self, net: &mut N, id: ServerId, bytes: &[u8], now: Now) {
         self.now = now;
@@ -134,6 +139,11 @@ impl Worker {
     /// A server owes nothing and is in no transaction. Says whether nobody has it any more.
     pub(super) fn rest<N: Net>(&mut self, net: &mut N, id: ServerId) -> bool {
         let Some(server) = self.servers.get_mut(id) else { return false };
+        if server.words.has(Words::CHANGES) {
+            server.words = server.words.without(Words::CHANGES);
+            self.statements.renew();
+            net.tables_changed();
+        }
         let Some(client_id) = server.client else { return true };
         let Some(client) = self.clients.get_mut(client_id) else { return false };
         let is_settled =
@@ -361,7 +371,7 @@ impl Side<'_> {
             self.server.begun = Some(now);
         }
         if exchange.is_answered() {
-            self.server.may_commit = false;
+            (self.server.may_commit, self.server.has_run) = (false, false);
             self.server.since = now;
             if let Some(client) = &mut self.client {
                 client.since = now;
@@ -396,6 +406,8 @@ impl Side<'_> {
         if fields.routine() == Some(STALE_PLAN) {
             self.statements.renew();
         }
+        // Whether its settings were reset cannot be told any more.
+        self.server.is_leaving |= self.server.words.has(Words::RESETS);
         let mut lost = Vec::new();
         let fate = self.server.exchange.receive(tag::ERROR, &mut lost);
         self.undo(lost);
@@ -524,6 +536,9 @@ impl Side<'_> {
         }
         if done == DISCARD_ALL {
             self.server.is_kept = false;
+        }
+        let resets = done == b"RESET" && self.server.words.has(Words::RESETS);
+        if done == DISCARD_ALL || resets {
             self.server.settings = Settings::default();
             client.settings = client.startup.clone();
         }

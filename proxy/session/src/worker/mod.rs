@@ -540,6 +540,8 @@ mod hold_tests;
 #[cfg(test)]
 mod limits_tests;
 #[cfg(test)]
+mod lost_tests;
+#[cfg(test)]
 mod pools_tests;
 #[cfg(test)]
 mod query_tests;

@@ -6,12 +6,12 @@ use pgx_wire::Share;
 use pgx_wire::frontend::{self, tag};
 
 use super::rewrite::{Rewriter, is_others, unknown};
-use super::state::{note, refusal};
+use super::state::{ends, is_clearing, note_query, refusal};
 use crate::exchange::Owed;
 use crate::flow::Flow;
 use crate::limits::DEALLOCATE_BYTES_MAX;
 use crate::net::Net;
-use crate::scan::{Words, scan};
+use crate::scan::scan;
 
 /// What no server takes for SQL: it fails like the query in whose place it is sent, and shows in
 /// the server's log.
@@ -35,12 +35,13 @@ impl Rewriter<'_> {
             // It means one that was prepared in SQL, or none: no other is lost by that.
             Some(_) => self.server.runs(true, false),
             None => {
-                if let Some(what) = self.refused(body) {
+                if let Some(what) = self.refused(body).filter(|_| !is_clearing(body)) {
                     return self.fail_query(flow, refusal(what));
                 }
                 let words = scan(body);
-                self.server.runs(true, words.has(Words::ENDS));
-                note(self.server, words, Some(body));
+                self.server.runs(true, ends(words, Some(body)));
+                let is_alone = !self.server.exchange.in_transaction();
+                note_query(self.server, words, Some(body), is_alone);
             }
         }
         self.forget_unnamed();
@@ -87,8 +88,8 @@ pub(super) fn may_deallocate(piece: &[u8], share: &Share) -> bool {
 
 /// The one name that a text takes back, if that is all it does.
 pub(super) fn deallocated(text: &[u8]) -> Option<Vec<u8>> {
-    let text = text.split(|byte| *byte == 0).next()?;
-    let mut rest = word(text, DEALLOCATE)?;
+    // Almost every text ends here.
+    let mut rest = word(text, DEALLOCATE)?.split(|byte| *byte == 0).next()?;
     // A statement may be called that.
     if let Some(after) = word(rest, b"prepare").filter(|after| name(after).is_some()) {
         rest = after;

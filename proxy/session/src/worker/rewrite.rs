@@ -14,7 +14,7 @@ use crate::client::{Act, Client, Unnamed};
 use crate::exchange::{Owed, Undo};
 use crate::flow::Flow;
 use crate::net::Net;
-use crate::scan::scan;
+use crate::scan::{Words, scan};
 use crate::server::Server;
 use crate::statements::{PREFIX, Statement, Statements, name};
 
@@ -150,6 +150,10 @@ impl Rewriter<'_> {
             let state = SqlState::DUPLICATE_STATEMENT;
             return self
                 .fail(flow, ErrorResponse::new(Severity::Error, state, &message).to_bytes());
+        }
+        if self.server.words.has(Words::CHANGES) {
+            // In this transaction, of which others have not heard.
+            self.statements.renew();
         }
         let statement = self.statements.get(parse.text, parse.types, scan(parse.text));
         let (number, words) = (statement.number, statement.words);

@@ -8,6 +8,7 @@ use crate::limits::COLLECT_BYTES_MAX;
 use crate::scan::Words;
 use crate::server::Server;
 use crate::settings::Settings;
+use crate::sql::{first_statement, skip_comments};
 
 /// What a text hints at counts for its server from here on; the text itself is known if it came
 /// whole.
@@ -17,6 +18,43 @@ pub(super) fn note(server: &mut Server, words: Words, text: Option<&[u8]>) {
         server.prepared.doubt();
     }
     server.is_kept |= stays(words, text, &server.reported).is_some();
+}
+
+/// Whether a query may commit within a block: by ending it, or by what follows its being undone.
+pub(super) fn ends(words: Words, text: Option<&[u8]>) -> bool {
+    let is_alone = |text: &[u8]| !first_statement(text).1;
+    words.has(Words::ENDS) || words.has(Words::UNDOES) && !text.is_some_and(is_alone)
+}
+
+/// The same of a simple query. One that only clears what a session may have leaves nothing: pools
+/// of drivers send such a query whenever a connection comes back to them. `is_alone` says that the
+/// client has no transaction, and awaits no other answer.
+pub(super) fn note_query(server: &mut Server, words: Words, text: Option<&[u8]>, is_alone: bool) {
+    match text.filter(|text| is_alone && is_clearing(text)) {
+        Some(_) if words.has(Words::SETTING) => server.words = server.words.and(Words::RESETS),
+        Some(_) => {}
+        None => note(server, words, text),
+    }
+}
+
+/// Whether all statements of a text take away what a session may have, and none can fail.
+pub(super) fn is_clearing(text: &[u8]) -> bool {
+    const CLEARING: [&[u8]; 5] = [
+        b"select pg_advisory_unlock_all()",
+        b"select pg_catalog.pg_advisory_unlock_all()",
+        b"close all",
+        b"unlisten *",
+        b"reset all",
+    ];
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    let statements = text.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let mut statements = statements.filter(|statement| !statement.is_empty()).peekable();
+    statements.peek().is_some()
+        && statements.all(|statement| {
+            let words = statement.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+            let plain = words.collect::<Vec<_>>().join(&b' ').to_ascii_lowercase();
+            CLEARING.contains(&&plain[..])
+        })
 }
 
 /// What a text leaves on its server that cannot follow its client, as clients know it.
@@ -108,34 +146,30 @@ fn is_tracked(text: &[u8], reported: &Settings) -> bool {
     }
 }
 
-/// What is behind the white space and the comments that a text begins with.
-fn skip_comments(mut text: &[u8]) -> &[u8] {
-    loop {
-        text = text.trim_ascii_start();
-        if text.starts_with(b"--") {
-            let end = text.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
-            text = &text[end.unwrap_or(text.len())..];
-        } else if text.starts_with(b"/*") {
-            // They nest.
-            let (mut at, mut depth) = (2, 1);
-            while depth > 0 {
-                match text.get(at..at + 2) {
-                    Some(b"/*") => (at, depth) = (at + 2, depth + 1),
-                    Some(b"*/") => (at, depth) = (at + 2, depth - 1),
-                    Some(_) => at += 1,
-                    None => return b"",
-                }
-            }
-            text = &text[at..];
-        } else {
-            return text;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_that_only_clears_a_session_is_known_and_no_other_is_taken_for_one() {
+        for text in [
+            "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;",
+            "reset  all",
+            "unlisten *;;\0",
+        ] {
+            assert!(is_clearing(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "",
+            ";",
+            "reset all; discard all",
+            "reset work_mem",
+            "close all -- a",
+            "select 1; reset all",
+        ] {
+            assert!(!is_clearing(text.as_bytes()), "{text}");
+        }
+    }
 
     #[test]
     fn settings_that_servers_report_or_that_end_with_the_transaction_are_carried() {

@@ -36,6 +36,8 @@ pub(super) struct Wire {
     pub(super) places: BTreeMap<Socket, ServerAddress>,
     pub(super) cancels: Vec<Request>,
     pub(super) cancelled: Vec<Asker>,
+    /// How often others were told that tables have changed.
+    pub(super) changes: usize,
     last: u64,
 }
 
@@ -89,6 +91,10 @@ impl Net for Wire {
 
     fn cancelled(&mut self, by: Asker) {
         self.cancelled.push(by);
+    }
+
+    fn tables_changed(&mut self) {
+        self.changes += 1;
     }
 
     fn random(&mut self, bytes: &mut [u8]) {

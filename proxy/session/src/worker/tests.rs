@@ -140,6 +140,112 @@ fn same_text_of_another_client_is_not_parsed_again() {
     assert_eq!(bench.tags(second), "2CZ");
 }
 
+/// What drivers' pools send when a connection comes back to them.
+const CLEARING: &str = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;";
+
+/// A client with a setting of its own, another, and the server on which the first has set more.
+fn with_settings() -> (Bench, Socket, Socket, Socket) {
+    let mut bench = shared(1);
+    let first = bench.begin_client(&[("datestyle", "German")]);
+    let server = bench.open_all()[0];
+    bench.take(first);
+    let second = bench.client();
+    bench.say(first, &query("set timezone = 'Asia/Tokyo'"));
+    assert_eq!(bench.tags(server), "Q", "its setting comes first");
+    let mut told = Vec::new();
+    backend::write::parameter_status(&mut told, b"DateStyle", b"German");
+    told.extend_from_slice(&done("SELECT 1", Status::Idle));
+    bench.say(server, &told);
+    assert_eq!(bench.take(server), query("set timezone = 'Asia/Tokyo'"));
+    let mut told = Vec::new();
+    backend::write::command_complete(&mut told, b"SET");
+    backend::write::parameter_status(&mut told, b"TimeZone", b"Asia/Tokyo");
+    backend::write::ready(&mut told, Status::Idle);
+    bench.say(server, &told);
+    bench.take(first);
+    (bench, first, second, server)
+}
+
+/// A server has cleared a session.
+fn cleared() -> Vec<u8> {
+    let mut out = Vec::new();
+    for done in ["SELECT 1", "CLOSE CURSOR ALL", "UNLISTEN", "RESET"] {
+        backend::write::command_complete(&mut out, done.as_bytes());
+    }
+    backend::write::parameter_status(&mut out, b"DateStyle", b"ISO");
+    backend::write::parameter_status(&mut out, b"TimeZone", b"UTC");
+    backend::write::ready(&mut out, Status::Idle);
+    out
+}
+
+#[test]
+fn query_that_only_clears_its_session_keeps_no_server_and_resets_to_the_clients_own() {
+    let (mut bench, first, second, server) = with_settings();
+    bench.say_slowly(first, &query(CLEARING));
+    assert_eq!(bench.take(server), query(CLEARING));
+    bench.say(server, &cleared());
+    assert!(bench.tags(first).ends_with('Z'));
+    bench.say(second, &query("select 1"));
+    assert_eq!(bench.take(server), query("select 1"), "nothing is left that would have to go");
+    bench.say(server, &done("SELECT 1", Status::Idle));
+    bench.say(first, &query("select 2"));
+    let sent = bench.take(server);
+    let has = |word: &[u8]| sent.windows(word.len()).any(|window| window == word);
+    assert!(has(b"German") && !has(b"Tokyo"), "as at its start: {sent:?}");
+}
+
+#[test]
+fn server_whose_clearing_failed_is_not_used_again() {
+    let (mut bench, first, second, server) = with_settings();
+    bench.say(first, &query(CLEARING));
+    let mut failed = error("ERROR", "57014");
+    backend::write::ready(&mut failed, Status::Idle);
+    bench.say(server, &failed);
+    bench.say(second, &query("select 1"));
+    assert!(bench.is_closed(server) && bench.wire.connects.len() == 1);
+}
+
+#[test]
+fn clearing_within_a_block_keeps_its_server_since_it_may_be_undone() {
+    let (mut bench, first, second, server) = with_settings();
+    bench.say(first, &query("begin"));
+    bench.say(server, &done("BEGIN", Status::Block));
+    bench.say(first, &query(CLEARING));
+    bench.say(server, &cleared());
+    bench.take(server);
+    bench.say(second, &query("select 1"));
+    assert_eq!(bench.take(server), b"");
+}
+
+#[test]
+fn text_is_prepared_anew_for_who_comes_after_a_client_has_changed_tables() {
+    let (mut bench, first, second, server) = two();
+    bench.say(first, &batch("s", Some("insert into t values ($1)"), true));
+    bench.say(server, &batch_done(true, Status::Idle));
+    bench.say(second, &query("drop table t; create table t(v date)"));
+    bench.say(server, &done("CREATE TABLE", Status::Idle));
+    assert_eq!(bench.wire.changes, 1, "other threads are told");
+    bench.take(server);
+    bench.say(second, &batch("s", Some("insert into t values ($1)"), true));
+    assert_eq!(tags(&bench.take(server)), "PBES");
+    bench.say(server, &batch_done(true, Status::Idle));
+    bench.say(first, &batch("other", Some("insert into t values ($1)"), true));
+    assert_eq!(tags(&bench.take(server)), "BES", "once is enough");
+}
+
+#[test]
+fn text_is_prepared_anew_within_the_transaction_that_changes_tables() {
+    let (mut bench, first, second, server) = two();
+    bench.say(second, &batch("s", Some("insert into t values ($1)"), true));
+    bench.say(server, &batch_done(true, Status::Idle));
+    bench.say(first, &query("begin; alter table t alter v type date"));
+    bench.say(server, &done("ALTER TABLE", Status::Block));
+    bench.take(server);
+    bench.say(first, &batch("s", Some("insert into t values ($1)"), true));
+    assert_eq!(tags(&bench.take(server)), "PBES");
+    assert_eq!(bench.wire.changes, 0, "it may come to nothing");
+}
+
 #[test]
 fn text_whose_tables_have_changed_is_prepared_anew_when_it_is_asked_for_again() {
     let (mut bench, first, second, server) = two();
