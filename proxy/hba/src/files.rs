@@ -313,17 +313,17 @@ mod tests {
             ("/etc/main", "include none\nhost @none\ninclude_dir /none\na @empty"),
             ("/etc/empty", "# nobody"),
         ];
+        let unread = "could not open file \"/etc/none\": no such file; make it, let pgx read it, or \
+                      mend its name";
         assert_eq!(
             lines(&files),
             [
-                "/etc/main:1: could not open file \"/etc/none\": no such file; make it, let pgx read \
-             it, or mend its name",
-                "/etc/main:2: could not open file \"/etc/none\": no such file; make it, let pgx read \
-             it, or mend its name",
-                "/etc/main:3: could not open directory \"/none\": no such file; make it, or mend its \
-             name",
-                "/etc/main:4: the list \"/etc/empty\" is empty, so that later columns would move; write \
-             a name into it",
+                &format!("/etc/main:1: {unread}"),
+                &format!("/etc/main:2: {unread}"),
+                "/etc/main:3: could not open directory \"/none\": no such file; make it, or mend \
+                 its name",
+                "/etc/main:4: the list \"/etc/empty\" is empty, so that later columns would move; \
+                 write a name into it",
             ]
         );
     }

@@ -56,7 +56,8 @@ impl Ident {
     /// Reads a file and all that it includes.
     ///
     /// # Errors
-    /// When something is wrong with them: with every problem, in their order.
+    /// When something is wrong with them: with every problem, those first that keep lines from
+    /// being read.
     pub fn read(path: &str, files: &mut dyn Files) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::default();
         let lines = files::read(path, files, &mut problems);
@@ -150,7 +151,7 @@ fn mapping(reader: &mut Reader<'_>, line: &Line) -> Option<Mapping> {
 }
 
 fn only(field: &[Word]) -> Option<&Word> {
-    match &field[..] {
+    match field {
         [word] => Some(word),
         _ => None,
     }

@@ -1,7 +1,7 @@
 //! Who may log in from where and how: `pg_hba.conf` and `pg_ident.conf` in PostgreSQL's syntax.
 //!
-//! [`Rules`] are read once and asked for each login, [`Ident`] says which users of the system may be
-//! which users of the database. It must not know files, sockets or passwords: files are read by
+//! [`Rules`] are read once and asked for each login, [`Ident`] says which users of the system may
+//! be which users of the database. It must not know files, sockets or passwords: files are read by
 //! [`Files`], what is known of a client comes as a [`Connection`]. What of PostgreSQL's files works
 //! is told in `docs/LOGIN.md`; the model is `src/backend/libpq/hba.c` of PostgreSQL 18.
 #![no_std]

@@ -173,15 +173,17 @@ impl<'a> Reader<'a> {
             None => (&word.text[..], None),
         };
         let Ok(address) = host.parse::<IpAddr>() else {
-            let word = word.text.clone();
+            let (word, is_alone) = (word.text.clone(), prefix.is_none());
+            let may_have_mask = is_alone && host.starts_with(|first: char| first.is_ascii_digit());
             self.problems.add(
                 at,
-                match prefix {
-                    None => What::HostName { name: word },
-                    Some(_) => What::HostNameWithMask { word },
+                match is_alone {
+                    true => What::HostName { name: word },
+                    false => What::HostNameWithMask { word },
                 },
             );
-            return Some(Address::All);
+            // A short address as 127.1 has a mask in the next column, a name has none.
+            return (!may_have_mask).then_some(Address::All);
         };
         match prefix {
             Some(prefix) => {

@@ -17,7 +17,8 @@ impl Rules {
     /// Reads a file and all that it includes.
     ///
     /// # Errors
-    /// When something is wrong with them: with every problem, in their order.
+    /// When something is wrong with them: with every problem, those first that keep lines from
+    /// being read.
     pub fn read(path: &str, files: &mut dyn Files) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::default();
         let lines = files::read(path, files, &mut problems);
