@@ -78,44 +78,28 @@ impl Ident {
     pub fn allows(&self, map: Option<&str>, system_user: &[u8], user: &[u8]) -> bool {
         let user = cut(user);
         let Some(map) = map else { return system_user == user };
-        let lines = self.0.iter().filter(|line| line.map == map);
-        for line in lines {
-            match line.outcome(system_user, user) {
-                Outcome::Allowed => return true,
-                Outcome::Failed => return false,
-                Outcome::NotThis => {}
-            }
-        }
-        false
+        self.0.iter().any(|line| line.map == map && line.allows(system_user, user))
     }
 }
 
-/// What a line says of a pair of users.
-enum Outcome {
-    Allowed,
-    NotThis,
-    /// The `\1` stands for nothing, which for PostgreSQL ends the search.
-    Failed,
-}
-
 impl Mapping {
-    fn outcome(&self, system_user: &[u8], user: &[u8]) -> Outcome {
-        let group = match &self.system_user {
-            SystemUser::Name(name) if name.as_bytes() == system_user => None,
-            SystemUser::Name(_) => return Outcome::NotThis,
-            SystemUser::Matching(pattern) => match pattern.first_group(system_user) {
-                Some(group) => group,
-                None => return Outcome::NotThis,
-            },
-        };
-        let is_allowed = match (&self.mapped, group) {
-            (Mapped::To(mapped), _) => mapped.is_match(user),
-            (Mapped::Group { .. }, None) => return Outcome::Failed,
-            (Mapped::Group { before, behind }, Some(group)) => {
-                [before.as_bytes(), group, behind.as_bytes()].concat() == user
+    fn allows(&self, system_user: &[u8], user: &[u8]) -> bool {
+        match (&self.system_user, &self.mapped) {
+            (SystemUser::Name(name), Mapped::To(mapped)) => {
+                name.as_bytes() == system_user && mapped.is_match(user)
             }
-        };
-        if is_allowed { Outcome::Allowed } else { Outcome::NotThis }
+            (SystemUser::Matching(pattern), Mapped::To(mapped)) => {
+                pattern.is_match(system_user) && mapped.is_match(user)
+            }
+            (SystemUser::Matching(pattern), Mapped::Group { before, behind }) => {
+                let group = pattern.first_group(system_user);
+                group.is_some_and(|group| {
+                    [before.as_bytes(), group, behind.as_bytes()].concat() == user
+                })
+            }
+            // A name has no groups; a \1 behind it is read as it is written.
+            (SystemUser::Name(_), Mapped::Group { .. }) => false,
+        }
     }
 }
 
@@ -138,9 +122,13 @@ fn mapping(reader: &mut Reader<'_>, line: &Line) -> Option<Mapping> {
     };
     let mapped = match (&system_user, user.text.split_once("\\1"), reader.user(at, user)?) {
         (SystemUser::Matching(pattern), Some((before, behind)), User::Name(_)) => {
-            if !pattern.has_group() {
-                let (pattern, user) = (pattern.text().to_string(), user.text.clone());
-                reader.problems.add(at, What::NoGroup { pattern, user });
+            if !pattern.has_group() || !pattern.is_certain() {
+                let (text, user) = (pattern.text().to_string(), user.text.clone());
+                let what = match pattern.has_group() {
+                    true => What::UncertainGroup { pattern: text, user },
+                    false => What::NoGroup { pattern: text, user },
+                };
+                reader.problems.add(at, what);
                 return None;
             }
             Mapped::Group { before: before.to_string(), behind: behind.to_string() }

@@ -24,6 +24,8 @@ const CLASSES: &[&str] = &[
 pub struct Pattern {
     text: String,
     regex: Regex,
+    /// Whether groups match the same part of a name in PostgreSQL, see [`translate`].
+    is_certain: bool,
 }
 
 impl PartialEq for Pattern {
@@ -70,7 +72,8 @@ impl Pattern {
         if text.len() > limits::PATTERN_BYTES_MAX {
             return Err(Fault::TooLong);
         }
-        let regex = RegexBuilder::new(&translate(text)?)
+        let (translated, is_certain) = translate(text)?;
+        let regex = RegexBuilder::new(&translated)
             .dot_matches_new_line(true)
             .size_limit(limits::PATTERN_COMPILED_BYTES_MAX)
             .build()
@@ -83,7 +86,7 @@ impl Pattern {
                     Fault::Invalid(reason.to_string())
                 }
             })?;
-        Ok(Self { text: text.to_string(), regex })
+        Ok(Self { text: text.to_string(), regex, is_certain })
     }
 
     /// The text, without the slash.
@@ -98,23 +101,36 @@ impl Pattern {
         self.regex.is_match(name)
     }
 
+    /// Whether its first group matches the same part of a name as in PostgreSQL.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.is_certain
+    }
+
     /// Whether there is something that a `\1` elsewhere can stand for.
     pub(crate) fn has_group(&self) -> bool {
         self.regex.captures_len() > 1
     }
 
-    /// What the first group matched, `None` within if the match went without it.
-    pub(crate) fn first_group<'a>(&self, name: &'a [u8]) -> Option<Option<&'a [u8]>> {
-        let captures = self.regex.captures(name)?;
-        Some(captures.get(1).map(|group| group.as_bytes()))
+    /// What the first group matched, if the expression does match.
+    pub(crate) fn first_group<'a>(&self, name: &'a [u8]) -> Option<&'a [u8]> {
+        self.regex.captures(name)?.get(1).map(|group| group.as_bytes())
     }
 }
 
-/// The same expression in the words of the library.
-fn translate(text: &str) -> Result<String, Fault> {
+/// The same expression in the words of the library, and whether its groups match the same.
+///
+/// PostgreSQL takes the longest match of all and the library the first, so groups are sure only
+/// where a name can be matched in one way, but for how much each repetition takes: between `^` and
+/// `$`, without alternatives, without groups that are repeated, and without repetitions that take
+/// as little as they can.
+fn translate(text: &str) -> Result<(String, bool), Fault> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.chars().peekable();
+    let (mut is_certain, mut last) = (text.starts_with('^'), ' ');
     while let Some(next) = rest.next() {
+        let is_repetition = matches!(next, '*' | '+' | '?' | '{');
+        is_certain &= next != '|';
+        is_certain &= !is_repetition || !matches!(last, ')' | '*' | '+' | '?' | '}');
         match next {
             '\\' => match rest.next() {
                 Some('d') => out.push_str("[[:digit:]]"),
@@ -133,8 +149,10 @@ fn translate(text: &str) -> Result<String, Fault> {
             '{' if !rest.peek().is_some_and(char::is_ascii_digit) => return Err(Fault::Brace),
             _ => out.push(next),
         }
+        last = next;
     }
-    Ok(out)
+    // What was escaped stands behind its backslash, so this is the sign for the end.
+    Ok((out, is_certain && last == '$'))
 }
 
 /// What follows an opening bracket, up to the one that closes it.

@@ -171,6 +171,11 @@ pub enum What {
          {user:?}; put what \\1 is to be in parentheses"
     )]
     NoGroup { pattern: String, user: String },
+    #[error(
+        "what \\1 in {user:?} stands for may be something else in PostgreSQL; write ^ and $ around \
+         {pattern:?}, without | and without *, +, ? or {{}} behind ), *, +, ? or }}"
+    )]
+    UncertainGroup { pattern: String, user: String },
 }
 
 /// Problems as they are found.

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         trial("files_with_problems_are_refused_in_its_words", root, view::same_problems),
         trial("more_is_taken_and_refused_than_is_told", root, view::known_differences),
         trial("patterns_match_as_in_postgresql", root, patterns::same_matches),
+        trial("groups_match_as_in_postgresql", root, patterns::same_groups),
         trial("clients_are_let_in_and_refused_as_by_postgresql", root, logins::same_outcome),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()

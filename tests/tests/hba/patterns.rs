@@ -1,7 +1,7 @@
 //! Regular expressions as PostgreSQL matches them and as we do, made up from a seed.
 
-use anyhow::{Context, ensure};
-use pgx_hba::{Connection, Files, ReadError, Rules};
+use anyhow::ensure;
+use pgx_hba::{Connection, Files, Ident, ReadError, Rules};
 use pgx_tests::database::Database;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -55,14 +55,73 @@ const PARTS: &[&str] = &[
     "!",
 ];
 
+/// The same for groups, of parts that match often and in many ways.
+const GROUP_PARTS: &[&str] = &[
+    "a", "b", ".", "a*", "b?", ".*", ".+", ".?", "[ab]", "[^b]*", "[ab]+", "(a)", "(a*b?)",
+    "(?:a?b*)", "a{1,2}", "b{0,2}", "(b)?", "(a|ab)", ".*?", "a+?", "|", "\\w*", "^", "$",
+];
+
 const NAMES: &[&str] = &[
     "", "a", "b", "ab", "ba", "aa", "aab", "abab", "1", "a1", "11", "_", "a_b", "-", "a-b", "ä",
     "äb", ".", "a.b", "^", "$", "]", "[", "&", "a&b", "~", "/", "<", "\\", "{", "a{", "a b", "A",
-    "a\n", "\nb",
+    "a\n", "\nb", "abb", "bab", "aba", "aaab", "abba", "baab", "bbbb", "abbab", "aabbaa",
 ];
 
 /// Wherever we take a pattern it matches the same names, or PostgreSQL refuses it.
 pub(crate) fn same_matches() -> anyhow::Result<()> {
+    with_postgresql(async |client| {
+        let query = "select array_agg(name ~ ($1::text collate \"C\") order by number) \
+                     from unnest($2::text[]) with ordinality as names (name, number)";
+        let statement = client.prepare(query).await?;
+        let (mut random, mut taken, mut telling) = (Random(1), 0, 0);
+        for _ in 0..COUNT {
+            let pattern = random.parts(PARTS, 7);
+            let Some(ours) = matches(&pattern) else { continue };
+            let Ok(row) = client.query_one(&statement, &[&pattern, &NAMES]).await else { continue };
+            let theirs: Vec<bool> = row.get(0);
+            for ((name, ours), theirs) in NAMES.iter().zip(&ours).zip(&theirs) {
+                ensure!(ours == theirs, "{pattern:?} matches {name:?}: {theirs} by PostgreSQL");
+            }
+            taken += 1;
+            telling += usize::from(ours.contains(&true) && ours.contains(&false));
+        }
+        ensure!(taken > 400 && telling > 100, "too few: {taken}, {telling} tell names apart");
+        Ok(())
+    })
+}
+
+/// Wherever we take a pattern with a group for a map, `\1` is the same part of a name.
+pub(crate) fn same_groups() -> anyhow::Result<()> {
+    with_postgresql(async |client| {
+        let query = "select array_agg((regexp_match(name, $1::text collate \"C\"))[1] order by number) \
+             from unnest($2::text[]) with ordinality as names (name, number)";
+        let statement = client.prepare(query).await?;
+        let (mut random, mut taken, mut groups) = (Random(2), 0, 0);
+        for _ in 0..COUNT {
+            let mut part = || random.parts(GROUP_PARTS, 3);
+            let pattern = format!("^{}({}){}$", part(), part(), part());
+            let mut files = Line(format!("map \"/{pattern}\" \\1"));
+            let Ok(ident) = Ident::read("ident", &mut files) else { continue };
+            let Ok(row) = client.query_one(&statement, &[&pattern, &NAMES]).await else { continue };
+            let theirs: Vec<Option<String>> = row.get(0);
+            for (name, theirs) in NAMES.iter().zip(&theirs) {
+                let allows =
+                    |user: &str| ident.allows(Some("map"), name.as_bytes(), user.as_bytes());
+                let is_same = match theirs {
+                    Some(group) => allows(group),
+                    None => !NAMES.iter().any(|user| allows(user)),
+                };
+                ensure!(is_same, "{pattern:?} takes {theirs:?} out of {name:?} in PostgreSQL");
+                groups += usize::from(theirs.as_ref().is_some_and(|group| group != name));
+            }
+            taken += 1;
+        }
+        ensure!(taken > 200 && groups > 1_000, "too few: {taken}, with {groups} groups");
+        Ok(())
+    })
+}
+
+fn with_postgresql(compare: impl AsyncFnOnce(&Client) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let words = ["--auth=trust", "--encoding=UTF8", "--locale=C"];
     let database = Database::start_with(&words, "")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -75,33 +134,11 @@ pub(crate) fn same_matches() -> anyhow::Result<()> {
     })
 }
 
-async fn compare(client: &Client) -> anyhow::Result<()> {
-    let query = "select array_agg(name ~ ($1::text collate \"C\") order by number) \
-                 from unnest($2::text[]) with ordinality as names (name, number)";
-    let statement = client.prepare(query).await?;
-    let (mut random, mut taken, mut matches) = (Random(1), 0, 0);
-    for _ in 0..COUNT {
-        let length = random.below(7) + 1;
-        let pattern: String = (0..length).map(|_| PARTS[random.below(PARTS.len())]).collect();
-        let Some(ours) = ours(&pattern)? else { continue };
-        let Ok(row) = client.query_one(&statement, &[&pattern, &NAMES]).await else { continue };
-        let theirs: Vec<bool> = row.get(0);
-        for ((name, ours), theirs) in NAMES.iter().zip(&ours).zip(&theirs) {
-            ensure!(ours == theirs, "{pattern:?} matches {name:?}: {theirs} by PostgreSQL");
-        }
-        taken += 1;
-        matches += usize::from(ours.contains(&true) && ours.contains(&false));
-    }
-    println!("{taken} patterns are taken by both, {matches} match some names and not all");
-    ensure!(taken > 400 && matches > 100, "too few: {taken} are taken, {matches} tell names apart");
-    Ok(())
-}
-
 /// Which names match; `None` if the pattern is refused.
-fn ours(pattern: &str) -> anyhow::Result<Option<Vec<bool>>> {
+fn matches(pattern: &str) -> Option<Vec<bool>> {
     let mut files = Line(format!("local all \"/{pattern}\" trust"));
-    let Ok(rules) = Rules::read("hba", &mut files) else { return Ok(None) };
-    let matches = |name: &&str| {
+    let rules = Rules::read("hba", &mut files).ok()?;
+    let is_match = |name: &&str| {
         let connection = Connection {
             address: None,
             is_tls: false,
@@ -112,8 +149,7 @@ fn ours(pattern: &str) -> anyhow::Result<Option<Vec<bool>>> {
         };
         rules.find(&connection).is_some()
     };
-    rules.as_slice().first().context("no rule")?;
-    Ok(Some(NAMES.iter().map(matches).collect()))
+    Some(NAMES.iter().map(is_match).collect())
 }
 
 /// A file of one line.
@@ -133,6 +169,10 @@ impl Files for Line {
 struct Random(u64);
 
 impl Random {
+    fn parts(&mut self, of: &[&str], count_max: usize) -> String {
+        (0..=self.below(count_max)).map(|_| of[self.below(of.len())]).collect()
+    }
+
     fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
