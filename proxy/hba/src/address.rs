@@ -23,7 +23,7 @@ impl Address {
         let mut interfaces = connection.interfaces.iter();
         match self {
             Self::All => true,
-            Self::SameHost => interfaces.any(|it| it.address.to_canonical() == address),
+            Self::SameHost => interfaces.any(|it| it.address == address),
             Self::SameNet => interfaces.any(|it| it.contains(address)),
             Self::Range(network) => network.contains(address),
         }

@@ -1,9 +1,10 @@
 //! Regular expressions as PostgreSQL matches them and as we do, made up from a seed.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use pgx_hba::{Connection, Files, Ident, ReadError, Rules};
 use pgx_tests::database::Database;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, NoTls, Row, Statement};
 
 /// How many are made up: some seconds' worth.
 const COUNT: u32 = 4_000;
@@ -77,7 +78,7 @@ pub(crate) fn same_matches() -> anyhow::Result<()> {
         for _ in 0..COUNT {
             let pattern = random.parts(PARTS, 7);
             let Some(ours) = matches(&pattern) else { continue };
-            let Ok(row) = client.query_one(&statement, &[&pattern, &NAMES]).await else { continue };
+            let Some(row) = theirs(client, &statement, &pattern).await? else { continue };
             let theirs: Vec<bool> = row.get(0);
             for ((name, ours), theirs) in NAMES.iter().zip(&ours).zip(&theirs) {
                 ensure!(ours == theirs, "{pattern:?} matches {name:?}: {theirs} by PostgreSQL");
@@ -93,8 +94,9 @@ pub(crate) fn same_matches() -> anyhow::Result<()> {
 /// Wherever we take a pattern with a group for a map, `\1` is the same part of a name.
 pub(crate) fn same_groups() -> anyhow::Result<()> {
     with_postgresql(async |client| {
-        let query = "select array_agg((regexp_match(name, $1::text collate \"C\"))[1] order by number) \
-             from unnest($2::text[]) with ordinality as names (name, number)";
+        let query = "select array_agg((regexp_match(name, $1::text collate \"C\"))[1] \
+                     order by number) \
+                     from unnest($2::text[]) with ordinality as names (name, number)";
         let statement = client.prepare(query).await?;
         let (mut random, mut taken, mut groups) = (Random(2), 0, 0);
         for _ in 0..COUNT {
@@ -102,7 +104,7 @@ pub(crate) fn same_groups() -> anyhow::Result<()> {
             let pattern = format!("^{}({}){}$", part(), part(), part());
             let mut files = Line(format!("map \"/{pattern}\" \\1"));
             let Ok(ident) = Ident::read("ident", &mut files) else { continue };
-            let Ok(row) = client.query_one(&statement, &[&pattern, &NAMES]).await else { continue };
+            let Some(row) = theirs(client, &statement, &pattern).await? else { continue };
             let theirs: Vec<Option<String>> = row.get(0);
             for (name, theirs) in NAMES.iter().zip(&theirs) {
                 let allows =
@@ -132,6 +134,19 @@ fn with_postgresql(compare: impl AsyncFnOnce(&Client) -> anyhow::Result<()>) -> 
         tokio::spawn(connection);
         compare(&client).await
     })
+}
+
+/// What PostgreSQL makes of the names; `None` if it refuses the pattern.
+async fn theirs(
+    client: &Client,
+    statement: &Statement,
+    pattern: &str,
+) -> anyhow::Result<Option<Row>> {
+    match client.query_one(statement, &[&pattern, &NAMES]).await {
+        Ok(row) => Ok(Some(row)),
+        Err(error) if error.code() == Some(&SqlState::INVALID_REGULAR_EXPRESSION) => Ok(None),
+        Err(error) => Err(error).context(pattern.to_owned()),
+    }
 }
 
 /// Which names match; `None` if the pattern is refused.
