@@ -322,8 +322,8 @@ mod tests {
                 &format!("/etc/main:2: {unread}"),
                 "/etc/main:3: could not open directory \"/none\": no such file; make it, or mend \
                  its name",
-                "/etc/main:4: the list \"/etc/empty\" is empty, so that later columns would move; \
-                 write a name into it",
+                "/etc/main:4: the list \"/etc/empty\" is empty, so that later columns would \
+                 move; write a name into it",
             ]
         );
     }

@@ -36,9 +36,8 @@ impl<'a> Reader<'a> {
     /// up, so that problems behind it are found too.
     fn fields(&mut self, at: &Source, rest: &mut slice::Iter<'_, Vec<Word>>) -> Option<Rule> {
         let encryption = self.kind(at, rest)?;
-        let missing = "database specification";
-        let databases = self.field(at, rest, missing)?.iter().map(|word| self.database(at, word));
-        let databases = databases.flatten().collect();
+        let databases = self.field(at, rest, "database specification")?;
+        let databases = databases.iter().filter_map(|word| self.database(at, word)).collect();
         let users = self.field(at, rest, "role specification")?;
         let users = users.iter().filter_map(|word| self.user(at, word)).collect();
         let origin = match encryption {

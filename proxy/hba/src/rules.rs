@@ -44,7 +44,7 @@ impl Rules {
 
     /// Whether any looks at [`Connection::interfaces`]; if not these can be left empty.
     #[must_use]
-    pub fn use_interfaces(&self) -> bool {
+    pub fn uses_interfaces(&self) -> bool {
         let looks = |rule: &Rule| {
             matches!(rule.origin, Origin::Host(_, Address::SameHost | Address::SameNet))
         };

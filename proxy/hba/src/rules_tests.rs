@@ -209,8 +209,8 @@ fn names_need_no_encoding() {
 #[test]
 fn own_addresses_and_networks_are_those_of_the_interfaces() {
     let rules = rules("host all all samehost trust\nhost all all samenet md5");
-    assert!(rules.use_interfaces());
-    assert!(!self::rules("host all all all md5").use_interfaces());
+    assert!(rules.uses_interfaces());
+    assert!(!self::rules("host all all all md5").uses_interfaces());
     let network = |address: &str, mask: &str| {
         let parse = |text: &str| text.parse::<IpAddr>().unwrap();
         Network::new(parse(address), parse(mask)).unwrap()
