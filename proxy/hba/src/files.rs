@@ -313,8 +313,8 @@ mod tests {
             ("/etc/main", "include none\nhost @none\ninclude_dir /none\na @empty"),
             ("/etc/empty", "# nobody"),
         ];
-        let unread = "could not open file \"/etc/none\": no such file; make it, let pgx read it, or \
-                      mend its name";
+        let unread = "could not open file \"/etc/none\": no such file; make it, let pgx read it, \
+                      or mend its name";
         assert_eq!(
             lines(&files),
             [
