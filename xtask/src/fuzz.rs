@@ -55,6 +55,7 @@ enum Target {
     Client,
     Relay,
     Session,
+    Hba,
 }
 
 impl Target {
@@ -73,7 +74,8 @@ impl Target {
             | Self::Server
             | Self::Client
             | Self::Relay
-            | Self::Session => &PROXY,
+            | Self::Session
+            | Self::Hba => &PROXY,
         }
     }
 }

@@ -1,7 +1,9 @@
-//! Writes the table of messages into a folder, for the fuzzer to begin with.
+//! Writes the tables of messages and files into a folder, for the fuzzer to begin with.
 
 #[path = "../../wire/tests/properties/inputs.rs"]
 mod inputs;
+#[path = "../../hba/tests/properties/inputs.rs"]
+mod rules;
 
 use std::path::PathBuf;
 
@@ -10,7 +12,7 @@ fn main() -> std::io::Result<()> {
     let folder = folder.ok_or_else(|| std::io::Error::other("usage: seeds FOLDER"))?;
     std::fs::create_dir_all(&folder)?;
     let all = [inputs::messages(), inputs::stored(), inputs::exchanges()].concat();
-    let all = [all, sessions()].concat();
+    let all = [all, sessions(), rules::files()].concat();
     for (number, input) in all.iter().enumerate() {
         std::fs::write(folder.join(format!("{number:03}")), input)?;
     }

@@ -4,5 +4,6 @@
 //! checked where there is no fuzzer.
 #![forbid(unsafe_code)]
 
+pub mod hba;
 pub mod properties;
 pub mod session;

@@ -36,6 +36,8 @@ const RULES: &[Rule] = &[
             "zeroize",
         ]),
     },
+    // Patterns are matched in linear time; the wire gives the code of a refusal.
+    Rule { name: "pgx-hba", ours: &["pgx-wire"], others: Some(&["regex", "thiserror"]) },
     Rule { name: "pgx-session", ours: &["pgx-wire"], others: Some(&[]) },
     Rule { name: "pgx-control", ours: &[], others: Some(&["serde"]) },
     Rule {

@@ -20,7 +20,8 @@ const LINE_CHARS_MAX: usize = 100;
 const UNSAFE_HOMES: &[&str] = &["proxy/ring", "proxy/bpf", "ebpf", "tests/shim"];
 
 /// Folders of crates that must not read clocks, open sockets or draw randomness.
-const PURE: &[&str] = &["proxy/wire", "proxy/session", "proxy/control", "ebpf/rules", "ebpf/abi"];
+const PURE: &[&str] =
+    &["proxy/wire", "proxy/hba", "proxy/session", "proxy/control", "ebpf/rules", "ebpf/abi"];
 
 /// Checks one file; `text` is its content.
 pub(super) fn check(file: &Path, text: &str) -> Vec<Finding> {
