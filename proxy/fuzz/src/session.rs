@@ -61,7 +61,7 @@ impl Net for Wire {
         assert!(!self.connecting.contains(&to), "written before it is there");
     }
 
-    fn is_blocked(&self, socket: Socket) -> bool {
+    fn is_blocked(&mut self, socket: Socket) -> bool {
         self.blocked.contains(&socket)
     }
 
@@ -97,6 +97,14 @@ impl Net for Wire {
     }
 
     fn cancelled(&mut self, _by: Asker) {}
+
+    fn accept_tls(&mut self, _socket: Socket, _begun: &[u8]) {}
+
+    fn begin_tls(&mut self, _socket: Socket, _to: &ServerAddress) {}
+
+    fn end_point(&self, _socket: Socket) -> Option<Vec<u8>> {
+        None
+    }
 
     fn tables_changed(&mut self) {}
 

@@ -19,6 +19,7 @@ use crate::exit::Failure;
 use crate::forward::Forwarder;
 use crate::limits::{DRAIN_MAX, TICK};
 use crate::serve::listen;
+use crate::tls::Papers;
 use crate::workers::{Plan, Totals, Workers, wait_for_last};
 
 /// The proxy of this node.
@@ -142,6 +143,8 @@ fn start_pool(
         auth: pool.auth,
         clients_max: proxy.max_client_conn,
         peers: pool.peers.clone(),
+        client_tls: pool.client_tls.mode,
+        server_tls: pool.server_tls.mode,
         limits: pool.limits,
     };
     let setup = Setup { zero_copy_bytes_min: pool.zero_copy_bytes_min, ..Setup::default() };
@@ -151,5 +154,6 @@ fn start_pool(
         let socket = listener.into_std().map_err(|error| error.to_string())?;
         Ok((OwnedFd::from(socket), *attrs))
     };
-    Workers::start(&sessions, plan, || bound.iter().map(socket).collect())
+    let papers = Papers::load(&pool.client_tls, &pool.server_tls)?;
+    Workers::start(&sessions, plan, papers, || bound.iter().map(socket).collect())
 }

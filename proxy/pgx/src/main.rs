@@ -23,6 +23,7 @@ mod pause;
 mod peer;
 mod serve;
 mod telemetry;
+mod tls;
 mod vip;
 mod workers;
 

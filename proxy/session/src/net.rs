@@ -20,7 +20,7 @@ pub trait Net {
     fn write(&mut self, to: Socket, bytes: &[u8]);
 
     /// Whether the socket takes no more for now. When that ends, the worker is told.
-    fn is_blocked(&self, socket: Socket) -> bool;
+    fn is_blocked(&mut self, socket: Socket) -> bool;
 
     /// Reads no more from it for now. Bytes that are on their way are still handed over.
     fn pause(&mut self, socket: Socket);

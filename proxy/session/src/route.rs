@@ -21,6 +21,14 @@ pub struct Epoch(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerAddress(pub String);
 
+impl ServerAddress {
+    /// Whether it is the path of a Unix socket.
+    #[must_use]
+    pub fn is_path(&self) -> bool {
+        self.0.starts_with('/')
+    }
+}
+
 impl fmt::Display for ServerAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(out)

@@ -11,7 +11,7 @@ use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{AuthMethod, PoolMode, User};
 use pgx_session::route::{Backend, ServerAddress};
 
-use super::{Config, Control, Fence, Means, Pool, Postgres, Proxy, SessionLimits, pools, raw, vip};
+use super::{Config, Control, Fence, Means, Pool, Postgres, Proxy, SessionLimits, pools, raw, tls, vip};
 use crate::limits::THREADS_MAX;
 use crate::limits::peer::PEERS_MAX;
 use crate::workers;
@@ -156,6 +156,7 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
     let usual = User { servers_max: pools::count(raw.max_user_connections), ..User::default() };
     let zero_copy_bytes_min = raw.zero_copy_bytes_min;
     let peers = pools::peers(raw, problems);
+    let (client_tls, server_tls) = (tls::clients(raw, problems), tls::servers(raw, problems));
     let limits = limits(raw, problems);
     Some(Pool {
         auth,
@@ -167,6 +168,8 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         threads,
         zero_copy_bytes_min,
         peers,
+        client_tls,
+        server_tls,
         limits,
     })
 }
@@ -279,7 +282,7 @@ fn fence(raw: &raw::Fence, problems: &mut Vec<String>) -> Fence {
     Fence { port: raw.port, best }
 }
 
-fn absolute(key: &str, text: String, problems: &mut Vec<String>) -> PathBuf {
+pub(super) fn absolute(key: &str, text: String, problems: &mut Vec<String>) -> PathBuf {
     let path = PathBuf::from(text);
     if !path.is_absolute() {
         problems.push(format!("{key}: {path:?} is not an absolute path"));

@@ -7,6 +7,7 @@ mod check;
 pub(crate) mod command;
 mod pools;
 mod raw;
+mod tls;
 pub(crate) mod users;
 mod vip;
 
@@ -23,6 +24,8 @@ use pgx_ring::Choice;
 use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{AuthMethod, Database, Peers, User};
 use pgx_session::route::ServerAddress;
+
+use crate::tls::Leg;
 
 /// Where the admin socket is unless the configuration says otherwise.
 pub(crate) const ADMIN_SOCKET: &str = "/run/pgx/admin.sock";
@@ -100,6 +103,8 @@ pub(crate) struct Pool {
     pub(crate) threads: usize,
     pub(crate) zero_copy_bytes_min: u32,
     pub(crate) peers: Peers,
+    pub(crate) client_tls: Leg,
+    pub(crate) server_tls: Leg,
     /// How long things may take, and how much is kept.
     pub(crate) limits: SessionLimits,
 }

@@ -86,6 +86,32 @@ pub(super) struct Proxy {
     /// quotes. A secret is a password, or what PostgreSQL keeps in pg_authid.rolpassword.
     #[toml_example(default = "/etc/pgx/users.txt")]
     pub(super) auth_file: Option<String>,
+    /// With a pool: whether clients' connections are encrypted, by words of PgBouncer: "disable",
+    /// "allow" or "prefer" (if the client wants it), "require", "verify-ca" or "verify-full" (with a
+    /// certificate that an authority of client_tls_ca_file has signed).
+    #[toml_example(default = "disable")]
+    pub(super) client_tls_sslmode: Option<String>,
+    /// pgx's own certificate, with those between it and its authority, and its key, in PEM.
+    #[toml_example(default = "/etc/pgx/server.crt")]
+    pub(super) client_tls_cert_file: Option<String>,
+    #[toml_example(default = "/etc/pgx/server.key")]
+    pub(super) client_tls_key_file: Option<String>,
+    /// Authorities that clients' certificates are to be signed by.
+    #[toml_example(default = "/etc/pgx/clients-ca.crt")]
+    pub(super) client_tls_ca_file: Option<String>,
+    /// With a pool: whether connections to servers are encrypted: "disable", "prefer" (if the server
+    /// can), "require", "verify-ca" (with a certificate that an authority of server_tls_ca_file has
+    /// signed) or "verify-full" (for the name in "backends", too). Unix sockets never are.
+    #[toml_example(default = "prefer")]
+    pub(super) server_tls_sslmode: Option<String>,
+    /// Authorities that servers' certificates are to be signed by.
+    #[toml_example(default = "/etc/pgx/servers-ca.crt")]
+    pub(super) server_tls_ca_file: Option<String>,
+    /// pgx's own certificate and key for servers that ask for one.
+    #[toml_example(default = "/etc/pgx/client.crt")]
+    pub(super) server_tls_cert_file: Option<String>,
+    #[toml_example(default = "/etc/pgx/client.key")]
+    pub(super) server_tls_key_file: Option<String>,
     /// With a pool: server connections of each user in each database.
     #[serde(default = "default_pool_size")]
     #[toml_example(default = 20)]

@@ -210,7 +210,11 @@ pub(crate) fn papers(path: &Path, found: &CertificateDer<'_>) -> Result<Papers, 
     Papers::read(found).map_err(|NoCertificate| empty(path, "readable certificate"))
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, LoadError> {
+/// The private key in a PEM file that not every user may read.
+///
+/// # Errors
+/// When the file cannot be read, is open to all, or has none.
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, LoadError> {
     let found = fs::metadata(path);
     let found = found.map_err(|error| LoadError::Read { path: path.to_owned(), error })?;
     let mode = found.permissions().mode() & 0o777;

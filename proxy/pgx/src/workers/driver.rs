@@ -16,7 +16,9 @@ use pgx_session::worker::{Asker, Owner, Request, Worker, thread_of};
 use tracing::{debug, info, warn};
 
 use super::names::Names;
+use crate::tls::Papers;
 use super::permits::Desk;
+use super::tls::{Secrets, Secured};
 use super::{Letter, Shared};
 
 /// The sessions of one thread, with what the engine does not know of its sockets.
@@ -28,6 +30,11 @@ pub(super) struct Driver {
     pub(super) listeners: Vec<(Key, SessionAttrs)>,
     names: Arc<Names>,
     shared: Arc<Shared>,
+    secrets: Secrets,
+    /// Bytes of handshakes that have come before their connections were known to be encrypted.
+    begun: Vec<(Key, Vec<u8>)>,
+    /// What encrypted bytes have said; kept for its memory.
+    plain: Vec<u8>,
     /// Requests to cancel, and word of those that are done, with the threads that they are for.
     pub(super) letters: Vec<(usize, Letter)>,
     pub(super) is_woken: bool,
@@ -43,13 +50,17 @@ impl Driver {
         names: Arc<Names>,
         shared: Arc<Shared>,
     ) -> Self {
-        let (mut owners, mut letters) = (Vec::new(), Vec::new());
+        let (mut owners, mut letters, mut begun) = (Vec::new(), Vec::new(), Vec::new());
+        let mut secrets = Secrets::default();
         let threads = shared.counts.len();
         let mut wire = Wire {
             io,
-            data: None,
+            data: Data::None,
             owners: &mut owners,
             names: &names,
+            secrets: &mut secrets,
+            begun: &mut begun,
+            papers: &shared.papers,
             letters: &mut letters,
             threads,
             number: usize::from(number),
@@ -58,7 +69,21 @@ impl Driver {
         let worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
         let (listeners, is_woken, time) = (Vec::new(), false, None);
         let number = usize::from(number);
-        Self { worker, number, owners, listeners, names, shared, letters, is_woken, time }
+        let plain = Vec::new();
+        Self {
+            worker,
+            number,
+            owners,
+            listeners,
+            names,
+            shared,
+            secrets,
+            begun,
+            plain,
+            letters,
+            is_woken,
+            time,
+        }
     }
 
     /// Calls the worker with the engine's handle as its net.
@@ -67,19 +92,80 @@ impl Driver {
         io: &mut Io,
         call: impl FnOnce(&mut Worker, &mut Wire<'_, '_>) -> T,
     ) -> T {
-        self.with_data(io, None, call)
+        self.with_data(io, Data::None, call)
     }
 
     fn with_data<'a, T>(
         &mut self,
         io: &mut Io,
-        data: Option<&Received<'a>>,
+        data: Data<'a, '_>,
         call: impl FnOnce(&mut Worker, &mut Wire<'_, 'a>) -> T,
     ) -> T {
-        let Self { worker, number, owners, names, letters, shared, .. } = self;
+        let Self { worker, number, owners, names, letters, shared, secrets, begun, .. } = self;
         let threads = shared.counts.len();
-        let mut wire = Wire { io, data, owners, names, letters, threads, number: *number };
-        call(worker, &mut wire)
+        let (number, papers) = (*number, &shared.papers);
+        let mut wire = Wire {
+            io,
+            data,
+            owners,
+            names,
+            secrets,
+            begun,
+            papers,
+            letters,
+            threads,
+            number,
+        };
+        let result = call(worker, &mut wire);
+        if secrets.is_dirty() {
+            secrets.flush(io);
+        }
+        result
+    }
+
+    /// Bytes of a connection have come, as they were meant.
+    fn deliver<'a>(&mut self, io: &mut Io, owner: Owner, data: Data<'a, '_>, bytes: &[u8]) {
+        let now = self.now();
+        self.with_data(io, data, |worker, wire| match owner {
+            Owner::Client(id) => worker.client_bytes(wire, id, bytes, now),
+            Owner::Server(id) => worker.server_bytes(wire, id, bytes, now),
+            Owner::Cancel(id) => worker.cancel_bytes(wire, id, bytes),
+        });
+    }
+
+    /// Bytes of an encrypted connection have come.
+    fn decrypt(&mut self, io: &mut Io, key: Key, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            // The sessions may have ended it.
+            let Some(owner) = self.owner(key) else { return };
+            let Some(secured) = self.secrets.get_mut(key) else { return };
+            let mut plain = std::mem::take(&mut self.plain);
+            plain.clear();
+            let read = secured.read(&mut bytes, &mut plain);
+            self.secrets.mark(key);
+            self.secrets.flush(io);
+            if !plain.is_empty() {
+                self.deliver(io, owner, Data::Plain(&plain), &plain);
+            }
+            self.plain = plain;
+            match read {
+                Ok(false) => {}
+                Ok(true) => return self.end(io, owner, "the connection was closed"),
+                Err(reason) => {
+                    info!(?owner, reason, "an encrypted connection cannot go on");
+                    return self.end(io, owner, &reason);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, io: &mut Io, owner: Owner, reason: &str) {
+        let now = self.now();
+        self.with(io, |worker, wire| match owner {
+            Owner::Client(id) => worker.client_ended(wire, id, now),
+            Owner::Server(id) => worker.server_ended(wire, id, reason.as_bytes(), now),
+            Owner::Cancel(id) => worker.cancel_ended(wire, id),
+        });
     }
 
     fn owner(&self, key: Key) -> Option<Owner> {
@@ -127,41 +213,21 @@ impl Handler for Driver {
     }
 
     fn received(&mut self, io: &mut Io, key: Key, data: &Received<'_>) {
-        let now = self.now();
-        match self.owner(key) {
-            Some(Owner::Client(id)) => {
-                self.with_data(io, Some(data), |worker, wire| {
-                    worker.client_bytes(wire, id, data, now);
-                });
-            }
-            Some(Owner::Server(id)) => {
-                self.with_data(io, Some(data), |worker, wire| {
-                    worker.server_bytes(wire, id, data, now);
-                });
-            }
-            _ => {}
+        let Some(owner) = self.owner(key) else { return };
+        if self.secrets.get(key).is_some() {
+            return self.decrypt(io, key, data);
+        }
+        self.deliver(io, owner, Data::Received(data), data);
+        while let Some((key, bytes)) = self.begun.pop() {
+            self.decrypt(io, key, &bytes);
         }
     }
 
     fn ended(&mut self, io: &mut Io, key: Key, end: End) {
-        let now = self.now();
-        match self.owner(key) {
-            Some(Owner::Client(id)) => {
-                self.with(io, |worker, wire| worker.client_ended(wire, id, now));
-            }
-            Some(Owner::Server(id)) => {
-                let reason = match end {
-                    End::Eof => "the server closed the connection".to_owned(),
-                    End::Failed(error) => error.to_string(),
-                };
-                self.with(io, |worker, wire| {
-                    worker.server_ended(wire, id, reason.as_bytes(), now);
-                });
-            }
-            Some(Owner::Cancel(id)) => {
-                self.with(io, |worker, wire| worker.cancel_ended(wire, id));
-            }
-            None => {}
+        let Some(owner) = self.owner(key) else { return };
+        match end {
+            End::Eof => self.end(io, owner, "the server closed the connection"),
+            End::Failed(error) => self.end(io, owner, &error.to_string()),
         }
     }
 
@@ -177,13 +243,25 @@ impl Handler for Driver {
     }
 }
 
+/// The bytes that are being handled.
+#[derive(Clone, Copy)]
+pub(super) enum Data<'data, 'a> {
+    None,
+    /// In the buffer that they arrived in.
+    Received(&'a Received<'data>),
+    /// As they were before they were encrypted.
+    Plain(&'a [u8]),
+}
+
 /// What the sessions may ask of the engine during one call.
 pub(super) struct Wire<'a, 'data> {
     io: &'a mut Io,
-    /// The bytes that are being handled.
-    data: Option<&'a Received<'data>>,
+    data: Data<'data, 'a>,
     owners: &'a mut Vec<Option<(Key, Owner)>>,
     names: &'a Names,
+    secrets: &'a mut Secrets,
+    begun: &'a mut Vec<(Key, Vec<u8>)>,
+    papers: &'a Papers,
     letters: &'a mut Vec<(usize, Letter)>,
     threads: usize,
     /// Which of them this is.
@@ -192,16 +270,25 @@ pub(super) struct Wire<'a, 'data> {
 
 impl Net for Wire<'_, '_> {
     fn forward(&mut self, to: Socket, range: Range<usize>) {
-        if let Some(data) = self.data {
-            self.io.forward(key(to), data, range);
+        match self.data {
+            Data::Received(data) if !self.secrets.write(key(to), &data[range.clone()]) => {
+                self.io.forward(key(to), data, range);
+            }
+            Data::Plain(bytes) => self.write(to, &bytes[range]),
+            Data::Received(_) | Data::None => {}
         }
     }
 
     fn write(&mut self, to: Socket, bytes: &[u8]) {
-        self.io.write(key(to), bytes);
+        if !self.secrets.write(key(to), bytes) {
+            self.io.write(key(to), bytes);
+        }
     }
 
-    fn is_blocked(&self, socket: Socket) -> bool {
+    fn is_blocked(&mut self, socket: Socket) -> bool {
+        if self.secrets.is_dirty() {
+            self.secrets.flush(self.io);
+        }
         self.io.is_blocked(key(socket))
     }
 
@@ -214,10 +301,12 @@ impl Net for Wire<'_, '_> {
     }
 
     fn finish(&mut self, socket: Socket) {
+        self.secrets.end(self.io, key(socket), true);
         self.io.finish(key(socket));
     }
 
     fn abort(&mut self, socket: Socket) {
+        self.secrets.end(self.io, key(socket), false);
         self.io.abort(key(socket));
     }
 
@@ -248,6 +337,30 @@ impl Net for Wire<'_, '_> {
 
     fn cancelled(&mut self, by: Asker) {
         self.letters.push((usize::from(by.thread), Letter::Cancelled(by.client)));
+    }
+
+    fn accept_tls(&mut self, socket: Socket, begun: &[u8]) {
+        let Some(papers) = &self.papers.accept else { return };
+        match Secured::accept(papers, !begun.is_empty()) {
+            Ok(secured) => self.secrets.add(key(socket), secured),
+            // What comes is noise to whoever reads it, and ends the connection.
+            Err(reason) => return warn!(reason, "a client's connection cannot be encrypted"),
+        }
+        if !begun.is_empty() {
+            self.begun.push((key(socket), begun.to_vec()));
+        }
+    }
+
+    fn begin_tls(&mut self, socket: Socket, to: &ServerAddress) {
+        let Some(config) = &self.papers.connect else { return };
+        match Secured::connect(config, to) {
+            Ok(secured) => self.secrets.add(key(socket), secured),
+            Err(reason) => warn!(backend = %to, reason, "a connection cannot be encrypted"),
+        }
+    }
+
+    fn end_point(&self, socket: Socket) -> Option<Vec<u8>> {
+        self.secrets.get(key(socket))?.end_point()
     }
 
     fn tables_changed(&mut self) {

@@ -8,6 +8,7 @@ mod driver;
 mod hold;
 mod names;
 mod permits;
+mod tls;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -32,6 +33,7 @@ use self::driver::Driver;
 use self::hold::Order;
 use self::names::Names;
 use crate::limits::{NAMES_PAUSE, SOCKETS_MAX, TICK};
+use crate::tls::Papers;
 
 /// What a thread is told.
 enum Letter {
@@ -61,6 +63,7 @@ struct Shared {
     mailboxes: Mutex<Vec<Mailbox>>,
     counts: Vec<Counts>,
     ledger: Mutex<Ledger>,
+    papers: Papers,
     /// Of the last change of backends by an operator.
     epoch: AtomicU64,
     ends: AtomicBool,
@@ -123,6 +126,7 @@ impl Workers {
     pub(crate) fn start(
         config: &Config,
         plan: Plan,
+        papers: Papers,
         listen: impl Fn() -> Result<Vec<(OwnedFd, SessionAttrs)>, String>,
     ) -> Result<Self, String> {
         let shared = Arc::new(Shared {
@@ -130,6 +134,7 @@ impl Workers {
             mailboxes: Mutex::new(Vec::new()),
             counts: (0..plan.threads).map(|_| Counts::default()).collect(),
             ledger: Mutex::new(Ledger::new(plan.threads)),
+            papers,
             epoch: AtomicU64::new(0),
             ends: AtomicBool::new(false),
         });

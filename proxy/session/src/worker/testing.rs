@@ -52,7 +52,7 @@ impl Net for Wire {
         self.sent.entry(to).or_default().extend_from_slice(bytes);
     }
 
-    fn is_blocked(&self, socket: Socket) -> bool {
+    fn is_blocked(&mut self, socket: Socket) -> bool {
         self.blocked.contains(&socket)
     }
 
@@ -91,6 +91,14 @@ impl Net for Wire {
 
     fn cancelled(&mut self, by: Asker) {
         self.cancelled.push(by);
+    }
+
+    fn accept_tls(&mut self, _socket: Socket, _begun: &[u8]) {}
+
+    fn begin_tls(&mut self, _socket: Socket, _to: &ServerAddress) {}
+
+    fn end_point(&self, _socket: Socket) -> Option<Vec<u8>> {
+        None
     }
 
     fn tables_changed(&mut self) {
