@@ -1,0 +1,25 @@
+//! How clients log in through a pool: methods and encryption on both legs, by libpq and against a
+//! real PostgreSQL.
+
+mod encryption;
+mod lab;
+mod papers;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+use pgx_tests::skip::{Requirement, trial};
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each has its own PostgreSQL.
+    arguments.test_threads = Some(1);
+    let root = &[Requirement::Root];
+    let trials = vec![
+        trial("each_mode_of_each_leg_is_as_it_says", root, encryption::modes),
+        trial("large_results_and_copies_pass_encrypted", root, encryption::bulk),
+        trial("cancel_passes_encrypted", root, encryption::cancel),
+        trial("direct_handshakes_need_the_protocols_name", root, encryption::direct),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
