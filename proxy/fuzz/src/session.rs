@@ -6,13 +6,14 @@
 //! the contract: nothing is written to what is closed, paused twice or forwarded from elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::rc::Rc;
 
 use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{AuthMethod, Config, Database, Limits, PoolMode};
 use pgx_session::ids::ClientId;
-use pgx_session::net::{Net, Socket};
+use pgx_session::net::{Names, Net, Socket};
 use pgx_session::note::Note;
 use pgx_session::permits::{
     Bounds, Ledger, Need, Offer, Permits, PoolKey, PoolName, Reported, Whose,
@@ -103,6 +104,14 @@ impl Net for Wire {
     fn begin_tls(&mut self, _socket: Socket, _to: &ServerAddress) {}
 
     fn end_point(&self, _socket: Socket) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn address(&self, _socket: Socket) -> Option<IpAddr> {
+        Some(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    fn certificate(&self, _socket: Socket) -> Option<Names> {
         None
     }
 

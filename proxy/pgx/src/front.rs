@@ -135,12 +135,20 @@ fn start_pool(
         Some(path) => config::users::load(path)
             .map_err(|problem| format!("proxy.auth_file: {}: {problem}", path.display()))?,
     };
+    let access = pool.rules.as_ref().map(|(rules, ident)| {
+        config::access::load(rules, ident.as_deref())
+            .map_err(|problems| format!("proxy.auth_hba_file:\n{problems}"))
+    });
+    let access = access.transpose()?;
+    let looks = access.as_ref().is_some_and(|access| access.rules.uses_interfaces());
     let sessions = Config {
         databases: pool.databases.clone(),
         users,
         special: pool.special.clone(),
         usual: pool.usual,
         auth: pool.auth,
+        rules: access.map(Arc::new),
+        interfaces: if looks { config::access::interfaces() } else { Vec::new() },
         clients_max: proxy.max_client_conn,
         peers: pool.peers.clone(),
         client_tls: pool.client_tls.mode,

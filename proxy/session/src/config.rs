@@ -2,7 +2,10 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+
+use pgx_hba::{Ident, Network, Rules};
 
 use crate::attrs::SessionAttrs;
 use crate::limits::BACK_OFF_MS_MIN;
@@ -29,6 +32,17 @@ pub enum AuthMethod {
     Md5,
     /// By SCRAM-SHA-256.
     Scram,
+    /// As the rules say: see [`Config::rules`].
+    Rules,
+}
+
+/// Who may log in from where, and how.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The rules, of which the first that matches decides.
+    pub rules: Rules,
+    /// Which names of certificates are which users.
+    pub ident: Ident,
 }
 
 /// Whether connections are encrypted.
@@ -133,6 +147,10 @@ pub struct Config {
     pub usual: User,
     /// How clients prove who they are.
     pub auth: AuthMethod,
+    /// What [`AuthMethod::Rules`] goes by; without rules nobody is let in.
+    pub rules: Option<Arc<Access>>,
+    /// This host's addresses, if the rules look at them.
+    pub interfaces: Vec<Network>,
     /// Whether clients' connections are encrypted.
     pub client_tls: Tls,
     /// Whether connections to servers are.
@@ -194,6 +212,8 @@ impl Default for Config {
             special: BTreeMap::new(),
             usual: User::default(),
             auth: AuthMethod::Scram,
+            rules: None,
+            interfaces: Vec::new(),
             client_tls: Tls::Never,
             server_tls: Tls::Never,
             clients_max: 1_000,

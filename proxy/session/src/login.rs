@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::attrs::SessionAttrs;
+use crate::secret::Secret;
 use pgx_wire::auth::md5::Stored;
 use pgx_wire::auth::scram::{Verifier, client, server};
 
@@ -19,11 +20,22 @@ pub(crate) struct Login {
     pub(crate) step: Step,
 }
 
+impl Login {
+    /// Whether it is about physical replication, and no database.
+    pub(crate) fn is_physical(&self) -> bool {
+        let kind = self.replication.strip_prefix(b"replication\0");
+        let kind = kind.and_then(|rest| rest.split(|byte| *byte == 0).next());
+        kind.is_some_and(|kind| kind != b"database")
+    }
+}
+
 /// What a login waits for.
 #[derive(Default)]
 pub(crate) enum Step {
     /// The answer to a salt; `None` stands for a user who cannot be right.
     Md5 { stored: Option<Stored>, salt: [u8; 4] },
+    /// The password as it is; `None` stands for a user who cannot be right.
+    Password(Option<Secret>),
     /// The first message of an exchange, bound to the channel if it is to be.
     Sasl(Box<Verifier>, Option<Vec<u8>>),
     /// The proof.
@@ -36,6 +48,7 @@ pub(crate) enum Step {
 impl core::fmt::Debug for Step {
     fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         out.write_str(match self {
+            Self::Password(_) => "Password",
             Self::Md5 { .. } => "Md5",
             Self::Sasl(..) => "Sasl",
             Self::Proof(_) => "Proof",

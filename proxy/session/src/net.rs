@@ -1,6 +1,7 @@
 //! What a worker asks of whoever drives it.
 
 use alloc::vec::Vec;
+use core::net::IpAddr;
 use core::ops::Range;
 
 use crate::note::Note;
@@ -10,6 +11,15 @@ use crate::worker::{Asker, Owner, Request};
 /// A connection, as the driver names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Socket(pub u64);
+
+/// Who a certificate is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The last common name; empty if there is none.
+    pub common: Vec<u8>,
+    /// The distinguished name, in the form of RFC 2253.
+    pub distinguished: Vec<u8>,
+}
 
 /// The driver's side. Calls for one socket take effect in the order in which they are made.
 pub trait Net {
@@ -50,6 +60,13 @@ pub trait Net {
     /// The hash of the certificate that an encrypted connection goes by, by which a login can be
     /// bound to it (RFC 5929, `tls-server-end-point`); `None` if there is none.
     fn end_point(&self, socket: Socket) -> Option<Vec<u8>>;
+
+    /// Where a client's connection comes from; `None` for a Unix socket.
+    fn address(&self, socket: Socket) -> Option<IpAddr>;
+
+    /// The names in the certificate that a client has shown and that an authority of ours has
+    /// signed, if it has.
+    fn certificate(&self, socket: Socket) -> Option<Names>;
 
     /// Hands a request to cancel to all workers of this node whose client may be meant. Says how
     /// many these are; each of them answers by [`Self::cancelled`].

@@ -43,6 +43,22 @@ impl Secret {
         Verifier::parse(text).map_or_else(|| Self::Password(text.to_vec()), Self::Scram)
     }
 
+    /// Whether this is the password. Takes milliseconds for a verifier.
+    pub(crate) fn accepts(&self, password: &[u8], user: &[u8]) -> bool {
+        match self {
+            // By digests, which are compared without telling by the time what is the same.
+            Self::Password(known) => {
+                Stored::from_password(known, user) == Stored::from_password(password, user)
+            }
+            Self::Md5(stored) => *stored == Stored::from_password(password, user),
+            Self::Scram(verifier) => {
+                let (salt, iterations) = (verifier.salt(), verifier.iterations());
+                let salted = salted_password(password, salt, iterations);
+                Verifier::new(&salted, salt, iterations).as_ref() == Some(verifier)
+            }
+        }
+    }
+
     /// By what a client's md5 answer is judged; `None` if it cannot be.
     pub(crate) fn md5(&self, user: &[u8]) -> Option<Stored> {
         match self {

@@ -70,6 +70,11 @@ impl Lab {
         let line = |name: &str| format!("\"{name}\" \"secret\"\n");
         std::fs::write(&users, line("md5_user") + &line("scram_user") + &line("trusted"))?;
         std::fs::set_permissions(&users, PermissionsExt::from_mode(0o600))?;
+        self.pool_of(&users, settings)
+    }
+
+    /// The same, with this file of users.
+    pub(crate) fn pool_of(&self, users: &Path, settings: &str) -> anyhow::Result<Node> {
         let sections = format!(
             "[proxy]\nlisten = [\"127.0.0.1:0\"]\nbackends = [\"127.0.0.1:{}\"]\npool_mode = \
              \"session\"\nthreads = 2\nauth_file = {users:?}\n\
@@ -92,7 +97,8 @@ impl Lab {
     pub(crate) fn place(node: &Node, words: &str) -> anyhow::Result<String> {
         let port = node.address()?.port();
         Ok(format!(
-            "host=127.0.0.1 port={port} dbname=postgres password=secret connect_timeout=20 {words}"
+            "host=proxy.test hostaddr=127.0.0.1 port={port} dbname=postgres password=secret \
+             connect_timeout=20 {words}"
         ))
     }
 }

@@ -3,6 +3,7 @@
 
 mod encryption;
 mod lab;
+mod methods;
 mod papers;
 
 use std::process::ExitCode;
@@ -16,6 +17,8 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let root = &[Requirement::Root];
     let trials = vec![
+        trial("each_method_of_clients_goes_with_each_of_servers", root, methods::matrix),
+        trial("who_is_refused_reads_the_words_of_postgresql", root, methods::refusals),
         trial("each_mode_of_each_leg_is_as_it_says", root, encryption::modes),
         trial("large_results_and_copies_pass_encrypted", root, encryption::bulk),
         trial("cancel_passes_encrypted", root, encryption::cancel),

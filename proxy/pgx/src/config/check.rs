@@ -11,7 +11,9 @@ use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{AuthMethod, PoolMode, User};
 use pgx_session::route::{Backend, ServerAddress};
 
-use super::{Config, Control, Fence, Means, Pool, Postgres, Proxy, SessionLimits, pools, raw, tls, vip};
+use super::{
+    Config, Control, Fence, Means, Pool, Postgres, Proxy, SessionLimits, pools, raw, tls, vip,
+};
 use crate::limits::THREADS_MAX;
 use crate::limits::peer::PEERS_MAX;
 use crate::workers;
@@ -126,15 +128,23 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         "trust" => AuthMethod::Trust,
         "md5" => AuthMethod::Md5,
         "scram-sha-256" => AuthMethod::Scram,
+        "hba" => AuthMethod::Rules,
         other => {
             problems.push(format!(
-                "proxy.auth_type: {other:?} is none of \"scram-sha-256\", \"md5\", \"trust\""
+                "proxy.auth_type: {other:?} is none of \"scram-sha-256\", \"md5\", \"hba\", \
+                 \"trust\""
             ));
             AuthMethod::Scram
         }
     };
     let users = raw.auth_file.clone().map(|path| absolute("proxy.auth_file", path, problems));
-    if users.is_none() && auth != AuthMethod::Trust {
+    let rules = raw.auth_hba_file.clone().map(|p| absolute("proxy.auth_hba_file", p, problems));
+    let ident = raw.auth_ident_file.clone().map(|p| absolute("proxy.auth_ident_file", p, problems));
+    if rules.is_some() != (auth == AuthMethod::Rules) {
+        problems
+            .push("proxy.auth_hba_file: it goes with auth_type \"hba\" and no other".to_owned());
+    }
+    if users.is_none() && matches!(auth, AuthMethod::Scram | AuthMethod::Md5) {
         problems.push(format!(
             "proxy.auth_file: auth_type {:?} needs it, since it tells who may come in",
             raw.auth_type
@@ -161,6 +171,7 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
     Some(Pool {
         auth,
         users,
+        rules: rules.map(|rules| (rules, ident)),
         databases,
         special,
         usual,

@@ -3,6 +3,7 @@
 //! [`raw`] is the file's form and its documentation; [`check`] turns it into [`Config`] or into
 //! the list of everything that is wrong with it.
 
+pub(crate) mod access;
 mod check;
 pub(crate) mod command;
 mod pools;
@@ -95,6 +96,8 @@ pub(crate) struct Proxy {
 pub(crate) struct Pool {
     pub(crate) auth: AuthMethod,
     pub(crate) users: Option<PathBuf>,
+    /// The rules and the maps of names, if logins go by them.
+    pub(crate) rules: Option<(PathBuf, Option<PathBuf>)>,
     pub(crate) databases: BTreeMap<Vec<u8>, Database>,
     pub(crate) special: BTreeMap<Vec<u8>, User>,
     /// What holds for all other users.

@@ -77,8 +77,8 @@ pub(super) struct Proxy {
     #[serde(default = "session_state")]
     #[toml_example(default = "keep")]
     pub(super) session_state: String,
-    /// With a pool: how clients prove who they are: "scram-sha-256", "md5", or "trust", by which
-    /// whoever reaches the port may act as any user.
+    /// With a pool: how clients prove who they are: "scram-sha-256", "md5", "hba" (as the rules in
+    /// auth_hba_file say), or "trust", by which whoever reaches the port may act as any user.
     #[serde(default = "auth_type")]
     #[toml_example(default = "scram-sha-256")]
     pub(super) auth_type: String,
@@ -86,6 +86,12 @@ pub(super) struct Proxy {
     /// quotes. A secret is a password, or what PostgreSQL keeps in pg_authid.rolpassword.
     #[toml_example(default = "/etc/pgx/users.txt")]
     pub(super) auth_file: Option<String>,
+    /// With a pool: rules in the form of PostgreSQL's pg_hba.conf, for auth_type "hba".
+    #[toml_example(default = "/etc/pgx/pg_hba.conf")]
+    pub(super) auth_hba_file: Option<String>,
+    /// With a pool: which names in certificates are which users, as in PostgreSQL's pg_ident.conf.
+    #[toml_example(default = "/etc/pgx/pg_ident.conf")]
+    pub(super) auth_ident_file: Option<String>,
     /// With a pool: whether clients' connections are encrypted, by words of PgBouncer: "disable",
     /// "allow" or "prefer" (if the client wants it), "require", "verify-ca" or "verify-full" (with a
     /// certificate that an authority of client_tls_ca_file has signed).

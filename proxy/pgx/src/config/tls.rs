@@ -77,7 +77,8 @@ fn pair(
     let certificate = file(&format!("{leg}_cert_file"), certificate, problems);
     let key = file(&format!("{leg}_key_file"), key, problems);
     if certificate.is_some() != key.is_some() {
-        problems.push(format!("proxy.{leg}_cert_file, {leg}_key_file: one is given, both are needed"));
+        problems
+            .push(format!("proxy.{leg}_cert_file, {leg}_key_file: one is given, both are needed"));
     }
     certificate.zip(key)
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pgx_session::config::Tls;
+use pgx_session::net::Names;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::CertificateDer;
@@ -17,7 +18,8 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::objects::{oid_registry, oid2abbrev};
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer as _, X509Certificate};
 
 use self::verify::{AnyName, Anybody};
 use crate::peer::certificates::{certificates, private_key, provider};
@@ -163,10 +165,11 @@ pub(crate) fn end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     match parsed.signature_algorithm.algorithm.to_id_string().as_str() {
         // MD5 and SHA-1 with RSA, SHA-1 with ECDSA, and SHA-256 with either.
-        "1.2.840.113549.1.1.4" | "1.2.840.113549.1.1.5" | "1.2.840.10045.4.1"
-        | "1.2.840.113549.1.1.11" | "1.2.840.10045.4.3.2" => {
-            Some(Sha256::digest(certificate).to_vec())
-        }
+        "1.2.840.113549.1.1.4"
+        | "1.2.840.113549.1.1.5"
+        | "1.2.840.10045.4.1"
+        | "1.2.840.113549.1.1.11"
+        | "1.2.840.10045.4.3.2" => Some(Sha256::digest(certificate).to_vec()),
         "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => {
             Some(Sha384::digest(certificate).to_vec())
         }
@@ -175,4 +178,43 @@ pub(crate) fn end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
         }
         _ => None,
     }
+}
+
+/// Who a certificate is for.
+pub(crate) fn names(certificate: &CertificateDer<'_>) -> Option<Names> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let subject = parsed.subject();
+    let text = |attribute: &AttributeTypeAndValue<'_>| attribute.as_str().map(str::to_owned);
+    let common = subject.iter_common_name().last().and_then(|name| text(name).ok());
+    let parts = subject.iter_rdn().map(|part| {
+        let pairs = part.iter().map(|pair| {
+            let kind = oid2abbrev(pair.attr_type(), oid_registry()).ok()?;
+            Some(format!("{kind}={}", escaped(&text(pair).ok()?)))
+        });
+        pairs.collect::<Option<Vec<_>>>().map(|pairs| pairs.join("+"))
+    });
+    // As written in RFC 2253, which PostgreSQL goes by, the last part comes first.
+    let parts: Option<Vec<String>> = parts.collect();
+    let distinguished = parts.map(|mut parts| {
+        parts.reverse();
+        parts.join(",")
+    });
+    Some(Names {
+        common: common.unwrap_or_default().into_bytes(),
+        distinguished: distinguished.unwrap_or_default().into_bytes(),
+    })
+}
+
+/// A value of a distinguished name, in the form of RFC 2253.
+fn escaped(value: &str) -> String {
+    let mut out = String::new();
+    let last = value.chars().count().saturating_sub(1);
+    for (at, letter) in value.chars().enumerate() {
+        let is_at_end = (at == 0 && matches!(letter, ' ' | '#')) || (at == last && letter == ' ');
+        if is_at_end || matches!(letter, ',' | '+' | '"' | '\\' | '<' | '>' | ';') {
+            out.push('\\');
+        }
+        out.push(letter);
+    }
+    out
 }

@@ -1,11 +1,12 @@
 //! Joins the sessions of one thread to its engine: events in one direction, calls in the other.
 
 use std::io;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pgx_ring::{End, Handler, Io, Key, Received};
+use pgx_ring::{End, Handler, Io, Key, Peer, Received};
 use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::Config;
 use pgx_session::net::{Net, Socket};
@@ -16,10 +17,10 @@ use pgx_session::worker::{Asker, Owner, Request, Worker, thread_of};
 use tracing::{debug, info, warn};
 
 use super::names::Names;
-use crate::tls::Papers;
 use super::permits::Desk;
 use super::tls::{Secrets, Secured};
 use super::{Letter, Shared};
+use crate::tls::Papers;
 
 /// The sessions of one thread, with what the engine does not know of its sockets.
 pub(super) struct Driver {
@@ -104,18 +105,8 @@ impl Driver {
         let Self { worker, number, owners, names, letters, shared, secrets, begun, .. } = self;
         let threads = shared.counts.len();
         let (number, papers) = (*number, &shared.papers);
-        let mut wire = Wire {
-            io,
-            data,
-            owners,
-            names,
-            secrets,
-            begun,
-            papers,
-            letters,
-            threads,
-            number,
-        };
+        let mut wire =
+            Wire { io, data, owners, names, secrets, begun, papers, letters, threads, number };
         let result = call(worker, &mut wire);
         if secrets.is_dirty() {
             secrets.flush(io);
@@ -306,7 +297,10 @@ impl Net for Wire<'_, '_> {
     }
 
     fn abort(&mut self, socket: Socket) {
-        self.secrets.end(self.io, key(socket), false);
+        if self.secrets.end(self.io, key(socket), false) {
+            // The other side is to read why.
+            return self.io.finish(key(socket));
+        }
         self.io.abort(key(socket));
     }
 
@@ -361,6 +355,17 @@ impl Net for Wire<'_, '_> {
 
     fn end_point(&self, socket: Socket) -> Option<Vec<u8>> {
         self.secrets.get(key(socket))?.end_point()
+    }
+
+    fn address(&self, socket: Socket) -> Option<IpAddr> {
+        match self.io.peer(key(socket)) {
+            Some(Peer::Tcp(address)) => Some(address.ip()),
+            Some(Peer::Unix) | None => None,
+        }
+    }
+
+    fn certificate(&self, socket: Socket) -> Option<pgx_session::net::Names> {
+        self.secrets.get(key(socket))?.names()
     }
 
     fn tables_changed(&mut self) {

@@ -4,17 +4,20 @@ use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
 use pgx_ring::{Io, Key};
+use pgx_session::net::Names;
 use pgx_session::route::ServerAddress;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConnection};
 
-use crate::tls::{ALPN, Accept, end_point};
+use crate::tls::{ALPN, Accept, end_point, names};
 
 /// An encrypted connection.
 pub(super) struct Secured {
     session: Connection,
     /// It began with the handshake, and has to name the protocol in it.
     is_direct: bool,
+    /// It cannot go on.
+    is_broken: bool,
     /// Of our own certificate, if the other side has begun.
     own_end_point: Option<Vec<u8>>,
 }
@@ -56,12 +59,18 @@ impl Secured {
     fn new(mut session: Connection, is_direct: bool, own_end_point: Option<Vec<u8>>) -> Self {
         // How much may wait is the engine's business.
         session.set_buffer_limit(None);
-        Self { session, is_direct, own_end_point }
+        Self { session, is_direct, is_broken: false, own_end_point }
     }
 
     /// Takes some of the bytes that have arrived, and puts what they say behind `plain`. Says
     /// whether the other side has ended it.
     pub(super) fn read(&mut self, bytes: &mut &[u8], plain: &mut Vec<u8>) -> Result<bool, Broken> {
+        let read = self.try_read(bytes, plain);
+        self.is_broken |= read.is_err();
+        read
+    }
+
+    fn try_read(&mut self, bytes: &mut &[u8], plain: &mut Vec<u8>) -> Result<bool, Broken> {
         self.session.read_tls(bytes).map_err(|error| error.to_string())?;
         let state = self.session.process_new_packets().map_err(|error| error.to_string())?;
         let (count, is_over) = (state.plaintext_bytes_to_read(), state.peer_has_closed());
@@ -83,6 +92,14 @@ impl Secured {
         match &self.session {
             Connection::Server(_) => self.own_end_point.clone(),
             Connection::Client(session) => end_point(session.peer_certificates()?.first()?),
+        }
+    }
+
+    /// See [`pgx_session::net::Net::certificate`].
+    pub(super) fn names(&self) -> Option<Names> {
+        match &self.session {
+            Connection::Server(session) => names(session.peer_certificates()?.first()?),
+            Connection::Client(_) => None,
         }
     }
 }
@@ -141,14 +158,17 @@ impl Secrets {
         }
     }
 
-    /// The connection ends, and the other side is told so if it is to read that.
-    pub(super) fn end(&mut self, io: &mut Io, key: Key, is_told: bool) {
-        let Some(secured) = self.get_mut(key) else { return };
+    /// The connection ends, and the other side is told so if it is to read that. Says whether it
+    /// could not go on, of which the other side has been sent word.
+    pub(super) fn end(&mut self, io: &mut Io, key: Key, is_told: bool) -> bool {
+        let Some(secured) = self.get_mut(key) else { return false };
+        let is_broken = secured.is_broken;
         if is_told {
             secured.session.send_close_notify();
             self.mark(key);
             self.flush(io);
         }
         self.all[key.slot()] = None;
+        is_broken
     }
 }

@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use pgx_hba::{ClientCert, ClientName, Connection, Method, Refusal, Rule};
 use pgx_wire::auth::scram::server::Challenged;
 use pgx_wire::auth::scram::{Mechanism, NONCE_BYTES, Nonce, SALT_BYTES, Verifier, client};
 use pgx_wire::auth::{Key, scram};
@@ -17,10 +18,10 @@ use pgx_wire::{Frames, SqlState, frontend};
 use super::Worker;
 use super::entry::{self, Entry};
 use crate::client::Phase;
-use crate::config::AuthMethod;
+use crate::config::{Access, AuthMethod};
 use crate::ids::{ClientId, ServerId};
 use crate::login::{Exchange, Step};
-use crate::net::Net;
+use crate::net::{Names, Net};
 use crate::note::Note;
 use crate::secret::{ITERATIONS, Secret, missing};
 use crate::server;
@@ -38,22 +39,35 @@ enum Outcome {
 impl Worker {
     /// Asks a client to prove who it is.
     pub(super) fn challenge<N: Net>(&mut self, net: &mut N, id: ClientId) {
+        let method = match self.method(net, id) {
+            Ok(method) => method,
+            Err(message) => {
+                return self.refuse(net, id, SqlState::INVALID_AUTHORIZATION, &message);
+            }
+        };
         let Some(client) = self.clients.get_mut(id) else { return };
         let Phase::Login(login) = &mut client.phase else { return };
         let secret = self.config.users.get(&login.user);
         let md5 = secret.and_then(|secret| secret.md5(&login.user));
         self.scratch.clear();
         let out = &mut self.scratch;
-        login.step = match self.config.auth {
-            AuthMethod::Trust => return self.admit(net, id),
+        login.step = match method {
+            Method::Trust | Method::Cert | Method::Peer | Method::Reject => {
+                self.admit(net, id);
+                return self.start_admitted(net, id);
+            }
+            Method::Password => {
+                backend::write::authentication_clear_text(out);
+                Step::Password(secret.cloned())
+            }
             // Whose secret is a verifier is asked for that, as in PostgreSQL.
-            AuthMethod::Md5 if md5.is_some() || secret.is_none() => {
+            Method::Md5 if md5.is_some() || secret.is_none() => {
                 let mut salt = [0; 4];
                 net.random(&mut salt);
                 backend::write::md5(out, salt);
                 Step::Md5 { stored: md5, salt }
             }
-            AuthMethod::Md5 | AuthMethod::Scram => {
+            Method::Md5 | Method::ScramSha256 => {
                 let known = self.verifiers.get(&login.user).cloned();
                 let verifier = known.or_else(|| {
                     let mut salt = [0; SALT_BYTES];
@@ -71,6 +85,47 @@ impl Worker {
             }
         };
         net.write(client.socket, out);
+    }
+
+    /// How a client is to prove who it is, or why it may not even try.
+    fn method<N: Net>(&self, net: &N, id: ClientId) -> Result<Method, String> {
+        let nobody = || Err("there are no rules for logins".into());
+        let Some(client) = self.clients.get(id) else { return nobody() };
+        let Phase::Login(login) = &client.phase else { return nobody() };
+        let address = net.address(client.socket);
+        let method = match self.config.auth {
+            AuthMethod::Trust => return Ok(Method::Trust),
+            AuthMethod::Md5 => return Ok(Method::Md5),
+            AuthMethod::Scram => return Ok(Method::ScramSha256),
+            AuthMethod::Rules => {
+                let Some(access) = &self.config.rules else { return nobody() };
+                let connection = Connection {
+                    address,
+                    is_tls: client.is_encrypted,
+                    database: &login.database,
+                    user: &login.user,
+                    is_replication: login.is_physical(),
+                    interfaces: &self.config.interfaces,
+                };
+                let rule = access.rules.find(&connection);
+                if let Some(refusal) = Refusal::new(&connection, rule) {
+                    return Err(alloc::format!("{refusal}"));
+                }
+                let Some(rule) = rule else { return nobody() };
+                certified(access, rule, net.certificate(client.socket), &login.user)?;
+                rule.method
+            }
+        };
+        let is_near = address.is_none_or(|address| address.to_canonical().is_loopback());
+        if method == Method::Password && !client.is_encrypted && !is_near {
+            return Err(
+                "a password in clear text is only taken over an encrypted connection".into()
+            );
+        }
+        if method == Method::Peer {
+            return Err("who the process on the other side belongs to is not known".into());
+        }
+        Ok(method)
     }
 
     /// Bytes of a client that proves who it is.
@@ -98,7 +153,7 @@ impl Worker {
         let body = frame.body.to_vec();
         client.held = frames.rest().to_vec();
         let step = core::mem::replace(&mut login.step, Step::Admission);
-        let outcome = check(step, &body, net, &mut self.scratch);
+        let outcome = check(step, &login.user, &body, net, &mut self.scratch);
         match outcome {
             Outcome::More(step) => {
                 login.step = step;
@@ -203,13 +258,46 @@ impl Worker {
     }
 }
 
+/// Whether a certificate is what a rule wants.
+fn certified(
+    access: &Access,
+    rule: &Rule,
+    names: Option<Names>,
+    user: &[u8],
+) -> Result<(), String> {
+    let is_by_name = rule.method == Method::Cert || rule.client_cert == ClientCert::VerifyFull;
+    if !is_by_name && rule.client_cert == ClientCert::None {
+        return Ok(());
+    }
+    let names = names.ok_or("connection requires a valid client certificate")?;
+    let name = match rule.client_name {
+        ClientName::CommonName => names.common,
+        ClientName::DistinguishedName => names.distinguished,
+    };
+    let is_user = !name.is_empty() && access.ident.allows(rule.map.as_deref(), &name, user);
+    if is_by_name && !is_user {
+        let user = String::from_utf8_lossy(user);
+        return Err(alloc::format!("certificate authentication failed for user \"{user}\""));
+    }
+    Ok(())
+}
+
 /// Looks at a client's message; what it is to be sent is put into `out`.
-fn check<N: Net>(step: Step, body: &[u8], net: &mut N, out: &mut Vec<u8>) -> Outcome {
+fn check<N: Net>(step: Step, user: &[u8], body: &[u8], net: &mut N, out: &mut Vec<u8>) -> Outcome {
     out.clear();
     let wrong =
         |error: scram::ScramError| Outcome::Wrong(error.sqlstate(), alloc::format!("{error}"));
     let violation = |why: &str| Outcome::Wrong(SqlState::PROTOCOL_VIOLATION, why.into());
     match step {
+        Step::Password(secret) => {
+            let Ok(password) = frontend::password(body) else {
+                return violation("invalid password packet");
+            };
+            if secret.is_some_and(|secret| secret.accepts(password, user)) {
+                return Outcome::Proved(None);
+            }
+            Outcome::Wrong(SqlState::INVALID_PASSWORD, "wrong password, or no such user".into())
+        }
         Step::Md5 { stored, salt } => {
             let Ok(answer) = frontend::password(body) else {
                 return violation("invalid password packet");

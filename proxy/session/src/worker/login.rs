@@ -10,7 +10,7 @@ use pgx_wire::{SqlState, Startup, StartupError, Walker, frontend, startup};
 use super::{Worker, tell};
 use crate::attrs::SessionAttrs;
 use crate::client::{Act, Client, Phase};
-use crate::config::{AuthMethod, Tls};
+use crate::config::Tls;
 use crate::ids::{ClientId, ServerId};
 use crate::limits::COLLECT_BYTES_MAX;
 use crate::login::{Exchange, Login, ServerLogin, Step};
@@ -197,9 +197,6 @@ impl Worker {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.pool = pool;
         client.mode = self.entries[pool].settings.mode;
-        if matches!(self.config.auth, AuthMethod::Trust) {
-            self.start_admitted(net, id);
-        }
     }
 
     /// The client's pool is known, and what logs in there.

@@ -4,6 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr};
 use core::ops::Range;
 
 use pgx_wire::backend::{self, Status};
@@ -15,7 +16,7 @@ use super::{Asker, Owner, Request, Worker};
 use crate::attrs::SessionAttrs;
 use crate::config::{AuthMethod, Config, Database, Limits, PoolMode};
 use crate::ids::ClientId;
-use crate::net::{Net, Socket};
+use crate::net::{Names, Net, Socket};
 use crate::note::Note;
 use crate::route::ServerAddress;
 use crate::time::Now;
@@ -98,6 +99,14 @@ impl Net for Wire {
     fn begin_tls(&mut self, _socket: Socket, _to: &ServerAddress) {}
 
     fn end_point(&self, _socket: Socket) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn address(&self, _socket: Socket) -> Option<IpAddr> {
+        Some(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    fn certificate(&self, _socket: Socket) -> Option<Names> {
         None
     }
 
