@@ -39,6 +39,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     step("a pool before a real PostgreSQL");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "pool"])?;
+    step("logins by libpq, at a pool before a real PostgreSQL");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "login"])?;
     step("HBA files as a real PostgreSQL reads them");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "hba"])?;
     step("BPF tests on the committed objects");

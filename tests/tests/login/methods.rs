@@ -178,9 +178,12 @@ pub(crate) fn refusals() -> anyhow::Result<()> {
         );
     }
     let log = node.log();
-    for expected in
-        ["wrong password, or no such user", "pg_hba.conf rejects", "certificate expired", "UnknownIssuer"]
-    {
+    for expected in [
+        "wrong password, or no such user",
+        "pg_hba.conf rejects",
+        "certificate expired",
+        "UnknownIssuer",
+    ] {
         ensure!(log.contains(expected), "the log does not say {expected:?}:\n{log}");
     }
     ensure!(!log.contains("secret") && !log.contains("password=wrong"), "{log}");

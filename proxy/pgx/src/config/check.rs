@@ -140,9 +140,8 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
     let users = raw.auth_file.clone().map(|path| absolute("proxy.auth_file", path, problems));
     let rules = raw.auth_hba_file.clone().map(|p| absolute("proxy.auth_hba_file", p, problems));
     let ident = raw.auth_ident_file.clone().map(|p| absolute("proxy.auth_ident_file", p, problems));
-    if rules.is_some() != (auth == AuthMethod::Rules) {
-        problems
-            .push("proxy.auth_hba_file: it goes with auth_type \"hba\" and no other".to_owned());
+    if rules.is_none() && auth == AuthMethod::Rules {
+        problems.push("proxy.auth_hba_file: auth_type \"hba\" needs it".to_owned());
     }
     if users.is_none() && matches!(auth, AuthMethod::Scram | AuthMethod::Md5) {
         problems.push(format!(
