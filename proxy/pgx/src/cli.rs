@@ -48,6 +48,12 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
+    /// Prints a pgx configuration that does what another tool's does, and names what it cannot
+    Import {
+        /// The file: PgBouncer's pgbouncer.ini
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Fences this host's PostgreSQL without a running pgx
     Fence {
         #[command(subcommand)]

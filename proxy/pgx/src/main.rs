@@ -16,6 +16,7 @@ mod exit;
 mod fence;
 mod forward;
 mod front;
+mod import;
 mod init;
 mod kernel;
 mod limits;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         cli::Verb::Doctor(arguments) => doctor::run(&arguments),
         cli::Verb::Init { verb } => init::run(&verb),
         cli::Verb::Config { verb } => config::command::run(&verb),
+        cli::Verb::Import { file } => import::run(&file),
         cli::Verb::Fence { verb } => fence::command::run(&verb),
     };
     match outcome {
