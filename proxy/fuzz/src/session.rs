@@ -133,6 +133,10 @@ impl Permits for Desk {
         self.0.pool(name, bounds)
     }
 
+    fn rebound(&mut self, pool: PoolKey, bounds: Bounds) {
+        self.0.rebound(pool, bounds);
+    }
+
     fn forget(&mut self, pool: PoolKey) -> bool {
         self.0.forget(0, pool)
     }

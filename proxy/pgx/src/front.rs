@@ -32,6 +32,24 @@ pub(crate) enum Front {
 }
 
 impl Front {
+    /// Goes by this configuration from here on, with its files as they are now; connections stay.
+    ///
+    /// # Errors
+    /// When a file is no good, or the change needs a new start; then nothing has changed.
+    pub(crate) fn reload(&self, old: &config::Proxy, new: &config::Proxy) -> Result<(), String> {
+        if fixed(old) != fixed(new) {
+            return Err("proxy.listen, listeners, pool_mode from or to \"none\", engine, threads, \
+                        zero_copy_bytes_min, peer_id or peers were changed, which takes a new start"
+                .to_owned());
+        }
+        let (Self::Pooled(workers), Some(pool)) = (self, &new.pool) else {
+            return Err("without a pool backends and limits are those of the start".to_owned());
+        };
+        let (sessions, papers) = read(new, pool)?;
+        workers.reload(&sessions, &papers);
+        Ok(())
+    }
+
     /// What was counted so far.
     pub(crate) fn totals(&self) -> Totals {
         match self {
@@ -130,6 +148,19 @@ fn start_pool(
     pool: &config::Pool,
     bound: &[(SocketAddr, SessionAttrs)],
 ) -> Result<Workers, String> {
+    let (sessions, papers) = read(proxy, pool)?;
+    let setup = Setup { zero_copy_bytes_min: pool.zero_copy_bytes_min, ..Setup::default() };
+    let plan = Plan { threads: pool.threads, engine: pool.engine, setup };
+    let socket = |(address, attrs): &(SocketAddr, SessionAttrs)| {
+        let listener = listen(*address, "proxy.listen", true).map_err(|error| error.to_string())?;
+        let socket = listener.into_std().map_err(|error| error.to_string())?;
+        Ok((OwnedFd::from(socket), *attrs))
+    };
+    Workers::start(&sessions, plan, papers, || bound.iter().map(socket).collect())
+}
+
+/// What the sessions go by, with the files that the configuration names.
+fn read(proxy: &config::Proxy, pool: &config::Pool) -> Result<(Config, Papers), String> {
     let users = match &pool.users {
         None => BTreeMap::new(),
         Some(path) => config::users::load(path)
@@ -155,13 +186,13 @@ fn start_pool(
         server_tls: pool.server_tls.mode,
         limits: pool.limits,
     };
-    let setup = Setup { zero_copy_bytes_min: pool.zero_copy_bytes_min, ..Setup::default() };
-    let plan = Plan { threads: pool.threads, engine: pool.engine, setup };
-    let socket = |(address, attrs): &(SocketAddr, SessionAttrs)| {
-        let listener = listen(*address, "proxy.listen", true).map_err(|error| error.to_string())?;
-        let socket = listener.into_std().map_err(|error| error.to_string())?;
-        Ok((OwnedFd::from(socket), *attrs))
-    };
-    let papers = Papers::load(&pool.client_tls, &pool.server_tls)?;
-    Workers::start(&sessions, plan, papers, || bound.iter().map(socket).collect())
+    Ok((sessions, Papers::load(&pool.client_tls, &pool.server_tls)?))
+}
+
+/// What a proxy cannot change without a new start.
+fn fixed(proxy: &config::Proxy) -> impl PartialEq + use<> {
+    let pool = proxy.pool.as_ref().map(|pool| {
+        (pool.engine, pool.threads, pool.zero_copy_bytes_min, pool.peers.clone())
+    });
+    (proxy.listen.clone(), pool)
 }

@@ -16,7 +16,7 @@ use crate::config::{self, Config};
 use crate::controller;
 use crate::exit::Failure;
 use crate::fence::Fence;
-use crate::front::{self, Proxy};
+use crate::front::{self, Front, Proxy};
 use crate::kernel::Kernel;
 use crate::limits::LISTEN_BACKLOG;
 use crate::peer::certificates::Certificates;
@@ -39,10 +39,10 @@ pub(crate) fn run(path: &Path, engine: Option<Choice>) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, path))
 }
 
-async fn serve(config: Config) -> Result<(), Failure> {
+async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     let started = Instant::now();
     // The admin socket comes first: its lock tells whether another pgx runs with these files.
     let admin = AdminSocket::bind(&config.admin_socket)
@@ -62,6 +62,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         _ => (None, None),
     };
     let control = config.control.clone().zip(peers.clone());
+    let served = config.proxy.clone();
     let addresses = config.vip.as_ref().zip(kernel.as_ref());
     let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));
     if let Some(addresses) = &addresses {
@@ -69,12 +70,21 @@ async fn serve(config: Config) -> Result<(), Failure> {
     }
     let vips = addresses.clone();
     let front = proxy.as_ref().map(Proxy::front);
+    let mut reloads = served.zip(front.clone());
     let listen = proxy.as_ref().map(|proxy| proxy.bound.clone()).unwrap_or_default();
     let node = Node { started, config, listen, front, kernel, peers, controller, fence, vips };
     let admin = tokio::spawn(admin.serve(Arc::new(node)));
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
-    wait_for_signal(control.as_ref()).await?;
+    wait_for_signal(|| {
+        if let Some((control, peers)) = &control {
+            reload(control, peers);
+        }
+        if let Some((served, front)) = &mut reloads {
+            reload_proxy(path, served, front);
+        }
+    })
+    .await?;
     if let Some(addresses) = &addresses {
         addresses.release_all();
     }
@@ -110,6 +120,25 @@ fn reload(control: &config::Control, peers: &PeerSet) {
     }
 }
 
+/// Reads the configuration again for the proxy; what is in force stays when the new one is no good.
+fn reload_proxy(path: &Path, served: &mut config::Proxy, front: &Front) {
+    let reloaded = config::load(path).map_err(|problems| problems.to_string());
+    let reloaded = reloaded.and_then(|config| {
+        config.proxy.ok_or_else(|| "it has no [proxy] any more, which takes a new start".to_owned())
+    });
+    let reloaded = reloaded.and_then(|new| {
+        front.reload(served, &new)?;
+        *served = new;
+        Ok(())
+    });
+    match reloaded {
+        Ok(()) => info!("the proxy's configuration was read again"),
+        Err(problem) => {
+            error!(problem, "the proxy's configuration was not read again; the old one stays");
+        }
+    }
+}
+
 /// Listens. Where the address `is_shared`, others that share it may listen there as well.
 pub(crate) fn listen(
     address: SocketAddr,
@@ -137,7 +166,7 @@ pub(crate) fn listen(
     })
 }
 
-async fn wait_for_signal(control: Option<&(config::Control, Arc<PeerSet>)>) -> Result<(), Failure> {
+async fn wait_for_signal(mut reload: impl FnMut()) -> Result<(), Failure> {
     let failed = |error| Failure::Failed(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
@@ -146,10 +175,7 @@ async fn wait_for_signal(control: Option<&(config::Control, Arc<PeerSet>)>) -> R
         tokio::select! {
             _ = terminate.recv() => break info!("asked to stop by SIGTERM"),
             _ = interrupt.recv() => break info!("asked to stop by SIGINT"),
-            _ = hangup.recv() => match control {
-                Some((control, peers)) => reload(control, peers),
-                None => info!("nothing to read again at SIGHUP: there is no [control]"),
-            }
+            _ = hangup.recv() => reload(),
         }
     }
     Ok(())

@@ -95,6 +95,8 @@ pub type Reported = BTreeMap<Vec<u8>, Vec<u8>>;
 pub trait Permits: Debug {
     /// The number of a pool, which the thread uses from here on.
     fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey;
+    /// A pool has other bounds from here on. Servers beyond them stay until they are closed.
+    fn rebound(&mut self, pool: PoolKey, bounds: Bounds);
     /// The thread uses a pool no more. `false` if it has a permit of it, perhaps one that it has
     /// not been told of: then nothing has changed.
     fn forget(&mut self, pool: PoolKey) -> bool;
@@ -206,6 +208,14 @@ impl Ledger {
         self.pools.insert(number, pool);
         self.by_name.insert(name, number);
         PoolKey(number)
+    }
+
+    /// See [`Permits::rebound`].
+    pub fn rebound(&mut self, key: PoolKey, bounds: Bounds) {
+        if let Some(pool) = self.pools.get_mut(&key.0) {
+            pool.bounds = bounds;
+        }
+        self.grant();
     }
 
     /// See [`Permits::forget`].

@@ -92,6 +92,11 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
+    /// The password may be another now.
+    pub(crate) fn forget(&mut self) {
+        self.made = None;
+    }
+
     /// The keys for a server's challenge; `None` if none fit.
     pub(crate) fn keys(
         &mut self,

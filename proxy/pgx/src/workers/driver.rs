@@ -32,6 +32,7 @@ pub(super) struct Driver {
     names: Arc<Names>,
     shared: Arc<Shared>,
     secrets: Secrets,
+    pub(super) papers: Papers,
     /// Bytes of handshakes that have come before their connections were known to be encrypted.
     begun: Vec<(Key, Vec<u8>)>,
     /// What encrypted bytes have said; kept for its memory.
@@ -70,7 +71,7 @@ impl Driver {
         let worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
         let (listeners, is_woken, time) = (Vec::new(), false, None);
         let number = usize::from(number);
-        let plain = Vec::new();
+        let (plain, papers) = (Vec::new(), shared.papers.clone());
         Self {
             worker,
             number,
@@ -79,6 +80,7 @@ impl Driver {
             names,
             shared,
             secrets,
+            papers,
             begun,
             plain,
             letters,
@@ -102,9 +104,11 @@ impl Driver {
         data: Data<'a, '_>,
         call: impl FnOnce(&mut Worker, &mut Wire<'_, 'a>) -> T,
     ) -> T {
-        let Self { worker, number, owners, names, letters, shared, secrets, begun, .. } = self;
+        let Self {
+            worker, number, owners, names, letters, shared, secrets, begun, papers, ..
+        } = self;
         let threads = shared.counts.len();
-        let (number, papers) = (*number, &shared.papers);
+        let number = *number;
         let mut wire =
             Wire { io, data, owners, names, secrets, begun, papers, letters, threads, number };
         let result = call(worker, &mut wire);

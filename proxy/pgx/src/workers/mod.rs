@@ -47,6 +47,8 @@ enum Letter {
     Permit(Word),
     /// New transactions are held, or go on.
     Databases(Databases, Order),
+    /// Another configuration is in force.
+    Reload(Arc<(Config, Papers)>),
     /// No new clients from here on.
     Close,
 }
@@ -63,6 +65,7 @@ struct Shared {
     mailboxes: Mutex<Vec<Mailbox>>,
     counts: Vec<Counts>,
     ledger: Mutex<Ledger>,
+    /// Those of the start; threads have newer ones.
     papers: Papers,
     /// Of the last change of backends by an operator.
     epoch: AtomicU64,
@@ -200,6 +203,17 @@ impl Workers {
         all
     }
 
+    /// Lets all threads go by this configuration. Connections stay as they are.
+    pub(crate) fn reload(&self, config: &Config, papers: &Papers) {
+        let backends = config.databases.values().flat_map(|database| &database.backends);
+        let all: Vec<ServerAddress> = backends.map(|each| each.address.clone()).collect();
+        self.names.look_up(&all);
+        let both = Arc::new((config.clone(), papers.clone()));
+        for number in 0..self.shared.counts.len() {
+            self.shared.send(number, Letter::Reload(Arc::clone(&both)));
+        }
+    }
+
     /// Accepts no more clients.
     pub(crate) fn close(&self) {
         for number in 0..self.shared.counts.len() {
@@ -299,6 +313,12 @@ fn read_letters(
             }
             Letter::Databases(databases, order) => {
                 hold::carry_out(engine.io(), driver, &databases, order, shared);
+            }
+            Letter::Reload(both) => {
+                let (config, papers) = &*both;
+                driver.papers = papers.clone();
+                let config = std::rc::Rc::new(config.clone());
+                driver.with(engine.io(), |worker, wire| worker.reload(wire, config, now));
             }
             Letter::Close => {
                 for (listener, _) in std::mem::take(&mut driver.listeners) {

@@ -47,6 +47,10 @@ impl Permits for Desk {
         self.ask(|ledger, _| ledger.pool(name, bounds))
     }
 
+    fn rebound(&mut self, pool: PoolKey, bounds: Bounds) {
+        self.ask(|ledger, _| ledger.rebound(pool, bounds));
+    }
+
     fn forget(&mut self, pool: PoolKey) -> bool {
         self.ask(|ledger, thread| ledger.forget(thread, pool))
     }

@@ -60,6 +60,10 @@ impl Permits for Desk {
         self.ask(|ledger| ledger.pool(name, bounds))
     }
 
+    fn rebound(&mut self, pool: PoolKey, bounds: Bounds) {
+        self.ask(|ledger| ledger.rebound(pool, bounds));
+    }
+
     fn forget(&mut self, pool: PoolKey) -> bool {
         self.ask(|ledger| ledger.forget(self.thread, pool))
     }

@@ -165,26 +165,12 @@ impl Worker {
         attrs: SessionAttrs,
         replication: Vec<u8>,
     ) -> Option<usize> {
-        let mut settings = self.config.database(database)?.clone();
         let name = Name { user, database: database.to_vec(), attrs, replication };
         if let Some(known) = self.by_name.get(&name) {
             return Some(*known);
         }
-        let user = &name.user[..];
-        let special = *self.config.special.get(user).unwrap_or(&self.config.usual);
-        settings.mode = special.mode.unwrap_or(settings.mode);
-        settings.pool_size = special.pool_size.unwrap_or(settings.pool_size);
-        if name.is_replication() {
-            (settings.mode, settings.pool_min, settings.reserve) = (PoolMode::Session, 0, 0);
-        }
-        let bounds = Bounds {
-            pool: settings.pool_size,
-            reserve: settings.reserve,
-            min: settings.pool_min.min(settings.pool_size),
-            database: settings.servers_max,
-            user: special.servers_max,
-        };
-        let of = PoolName { user, database, attrs, replication: &name.replication };
+        let (settings, bounds) = self.settings_of(&name)?;
+        let of = PoolName { user: &name.user, database, attrs, replication: &name.replication };
         let key = self.permits.pool(of, bounds);
         let configured = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
         let snapshot = self.snapshot_of(database).unwrap_or(&configured);
@@ -198,6 +184,25 @@ impl Worker {
         }
         self.by_name.insert(name, place);
         Some(place)
+    }
+
+    /// What the configuration says of a pool; `None` if there is no such database.
+    pub(super) fn settings_of(&self, name: &Name) -> Option<(Database, Bounds)> {
+        let mut settings = self.config.database(&name.database)?.clone();
+        let special = *self.config.special.get(&name.user).unwrap_or(&self.config.usual);
+        settings.mode = special.mode.unwrap_or(settings.mode);
+        settings.pool_size = special.pool_size.unwrap_or(settings.pool_size);
+        if name.is_replication() {
+            (settings.mode, settings.pool_min, settings.reserve) = (PoolMode::Session, 0, 0);
+        }
+        let bounds = Bounds {
+            pool: settings.pool_size,
+            reserve: settings.reserve,
+            min: settings.pool_min.min(settings.pool_size),
+            database: settings.servers_max,
+            user: special.servers_max,
+        };
+        Some((settings, bounds))
     }
 
     /// Forgets a pool that has had no clients and no servers for long: names of databases and

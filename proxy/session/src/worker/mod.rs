@@ -11,6 +11,7 @@ mod from_client;
 mod from_server;
 mod hold;
 mod login;
+mod reload;
 mod query;
 mod rewrite;
 mod share;

@@ -1,0 +1,70 @@
+//! Another configuration takes the place of the one that was.
+//!
+//! Nobody's connection is touched: who is in stays in as it came, and what it may do from here on is
+//! what the new one says.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use super::{FIRST_EPOCH, Worker};
+use crate::config::Config;
+use crate::ids::ServerId;
+use crate::net::Net;
+use crate::route::{Router, Snapshot};
+use crate::time::Now;
+
+impl Worker {
+    /// Goes by this configuration from here on.
+    pub fn reload<N: Net>(&mut self, net: &mut N, config: Rc<Config>, now: Now) {
+        self.now = now;
+        self.config = config;
+        // They were made of passwords that may be others now.
+        self.verifiers.clear();
+        for pool in 0..self.entries.len() {
+            if self.by_name.get(&self.entries[pool].name) == Some(&pool) {
+                self.reload_pool(net, pool);
+            }
+        }
+        self.enter_those_with_min();
+    }
+
+    fn reload_pool<N: Net>(&mut self, net: &mut N, pool: usize) {
+        let name = self.entries[pool].name.clone();
+        // Who is in a database that is not named any more stays in it as it was.
+        let Some((settings, bounds)) = self.settings_of(&name) else { return };
+        let has_moved = settings.backends != self.entries[pool].settings.backends
+            || settings.name != self.entries[pool].settings.name;
+        let is_elsewhere = self.snapshot_of(&name.database).is_some();
+        let entry = &mut self.entries[pool];
+        self.permits.rebound(entry.key, bounds);
+        entry.credentials.forget();
+        (entry.failure, entry.is_denied) = (None, false);
+        if has_moved && !is_elsewhere {
+            let configured = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
+            entry.router = Router::new(&configured, name.attrs);
+        }
+        entry.router.set_back_off(self.config.limits.server_retry_ms);
+        let (size, reserve) = (settings.pool_size, settings.reserve);
+        entry.settings = Rc::new(settings);
+        let idle: Vec<ServerId> = entry.pool.idle().collect();
+        for (number, id) in idle.into_iter().enumerate() {
+            let is_too_many = self.entries[pool].pool.total() > size + reserve;
+            if has_moved || is_too_many {
+                self.close_idle(net, id);
+            } else if number == 0 && self.entries[pool].pool.total() <= size {
+                break;
+            }
+        }
+        if has_moved {
+            // What has begun goes on where it is.
+            let ids: Vec<_> =
+                self.servers.iter().filter(|each| each.pool == pool).map(|each| each.id).collect();
+            for id in ids {
+                if let Some(server) = self.servers.get_mut(id) {
+                    server.is_leaving = true;
+                }
+            }
+        }
+        self.serve(net, pool);
+    }
+}
