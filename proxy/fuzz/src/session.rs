@@ -137,6 +137,10 @@ impl Permits for Desk {
         self.0.rebound(pool, bounds);
     }
 
+    fn is_over(&mut self, pool: PoolKey) -> bool {
+        self.0.is_over(pool)
+    }
+
     fn forget(&mut self, pool: PoolKey) -> bool {
         self.0.forget(0, pool)
     }

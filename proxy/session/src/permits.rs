@@ -97,6 +97,8 @@ pub trait Permits: Debug {
     fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey;
     /// A pool has other bounds from here on. Servers beyond them stay until they are closed.
     fn rebound(&mut self, pool: PoolKey, bounds: Bounds);
+    /// Whether a pool has more servers than it may, since its bounds were changed.
+    fn is_over(&mut self, pool: PoolKey) -> bool;
     /// The thread uses a pool no more. `false` if it has a permit of it, perhaps one that it has
     /// not been told of: then nothing has changed.
     fn forget(&mut self, pool: PoolKey) -> bool;
@@ -216,6 +218,13 @@ impl Ledger {
             pool.bounds = bounds;
         }
         self.grant();
+    }
+
+    /// See [`Permits::is_over`].
+    #[must_use]
+    pub fn is_over(&self, key: PoolKey) -> bool {
+        let is_over = |pool: &Pool| pool.total() > pool.bounds.pool + pool.bounds.reserve;
+        self.pools.get(&key.0).is_some_and(is_over)
     }
 
     /// See [`Permits::forget`].

@@ -51,6 +51,10 @@ impl Permits for Desk {
         self.ask(|ledger, _| ledger.rebound(pool, bounds));
     }
 
+    fn is_over(&mut self, pool: PoolKey) -> bool {
+        self.ask(|ledger, _| ledger.is_over(pool))
+    }
+
     fn forget(&mut self, pool: PoolKey) -> bool {
         self.ask(|ledger, thread| ledger.forget(thread, pool))
     }

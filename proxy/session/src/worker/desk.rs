@@ -64,6 +64,10 @@ impl Permits for Desk {
         self.ask(|ledger| ledger.rebound(pool, bounds));
     }
 
+    fn is_over(&mut self, pool: PoolKey) -> bool {
+        self.ask(|ledger| ledger.is_over(pool))
+    }
+
     fn forget(&mut self, pool: PoolKey) -> bool {
         self.ask(|ledger| ledger.forget(self.thread, pool))
     }

@@ -74,6 +74,8 @@ pub(super) struct Entry {
     pub(super) is_wanted: bool,
     /// The minor version of the protocol that its servers are spoken to in.
     pub(super) minor: u16,
+    /// Its bounds were changed, so that it may have more servers than it should.
+    pub(super) may_be_over: bool,
     /// Since when it has neither clients nor servers.
     pub(super) empty: Option<Now>,
 }
@@ -110,6 +112,7 @@ impl Entry {
             has_want: false,
             is_wanted: false,
             minor: MINOR_MAX,
+            may_be_over: false,
             empty: None,
         }
     }

@@ -317,12 +317,15 @@ impl Worker {
             // Nobody else may meet a cancel that was meant for the last client.
             return;
         }
+        let entry = &mut self.entries[server.pool];
+        entry.may_be_over = entry.may_be_over && self.permits.is_over(entry.key);
+        let is_too_many = entry.may_be_over;
         let is_old = server.epoch < self.entries[server.pool].router.epoch();
         let is_held = self.entries[server.pool].hold.is_some();
         let is_used_up = self.config.limits.server_lifetime_ms == 0 && server.begun.is_some();
         let is_leaving = server.is_leaving || is_used_up;
         let is_over = server.exchange.is_doubtful() || is_leaving || is_old || is_held;
-        if is_over || !self.is_near(net, id) {
+        if is_over || is_too_many || !self.is_near(net, id) {
             return self.close_server(net, id);
         }
         if self.ask_lag(net, id) {

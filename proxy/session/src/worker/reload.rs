@@ -44,15 +44,11 @@ impl Worker {
             entry.router = Router::new(&configured, name.attrs);
         }
         entry.router.set_back_off(self.config.limits.server_retry_ms);
-        let (size, reserve) = (settings.pool_size, settings.reserve);
-        entry.settings = Rc::new(settings);
-        let idle: Vec<ServerId> = entry.pool.idle().collect();
-        for (number, id) in idle.into_iter().enumerate() {
-            let is_too_many = self.entries[pool].pool.total() > size + reserve;
-            if has_moved || is_too_many {
+        (entry.settings, entry.may_be_over) = (Rc::new(settings), true);
+        let (key, idle) = (entry.key, entry.pool.idle().collect::<Vec<ServerId>>());
+        for id in idle {
+            if has_moved || self.permits.is_over(key) {
                 self.close_idle(net, id);
-            } else if number == 0 && self.entries[pool].pool.total() <= size {
-                break;
             }
         }
         if has_moved {
