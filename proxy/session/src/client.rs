@@ -13,7 +13,7 @@ use crate::ids::{ClientId, ServerId};
 use crate::login::Login;
 use crate::net::Socket;
 use crate::scan::{Scan, Words};
-use crate::settings::Settings;
+use crate::settings::{Settings, Values};
 use crate::stand_in::StandIn;
 use crate::statements::Statement;
 use crate::time::Now;
@@ -79,6 +79,8 @@ pub(crate) struct Client {
     pub(crate) partial: Vec<u8>,
     pub(crate) scan: Scan,
     pub(crate) mode: PoolMode,
+    /// Its server is told all at the start, and takes no settings.
+    pub(crate) is_replicating: bool,
     pub(crate) pool: usize,
     pub(crate) counted: Counted,
     /// Which servers it wants, by where it came in.
@@ -94,6 +96,9 @@ pub(crate) struct Client {
     /// Its settings, those that it began with, and what it was told that the server's are.
     pub(crate) settings: Settings,
     pub(crate) startup: Settings,
+    /// Those that a server of its own is to begin with. Its own name is set later: else no two
+    /// clients would fit one server.
+    pub(crate) base: Settings,
     /// Those that a server has taken.
     pub(crate) proven: Settings,
     pub(crate) reported: Settings,
@@ -131,6 +136,7 @@ impl Client {
             partial: Vec::new(),
             scan: Scan::default(),
             mode: PoolMode::Session,
+            is_replicating: false,
             pool: 0,
             counted: Counted::default(),
             listener: SessionAttrs::Any,
@@ -141,6 +147,7 @@ impl Client {
             awaits: None,
             settings: Settings::default(),
             startup: Settings::default(),
+            base: Settings::default(),
             proven: Settings::default(),
             reported: Settings::default(),
             names: BTreeMap::new(),
@@ -162,6 +169,15 @@ impl Client {
     /// Whether it has not been let in yet.
     pub(crate) fn is_logging_in(&self) -> bool {
         matches!(self.phase, Phase::Login(_))
+    }
+
+    /// It begins with these settings.
+    pub(crate) fn begin_with(&mut self, values: Values) {
+        self.startup = Settings::new(values.clone());
+        self.settings = self.startup.clone();
+        let mut values = values;
+        values.remove(&b"application_name"[..]);
+        self.base = Settings::new(values);
     }
 
     /// Whether it shares servers with others.

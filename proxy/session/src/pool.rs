@@ -57,6 +57,11 @@ impl Pool {
         self.waiting.front().map(|(_, since)| *since)
     }
 
+    /// Whom the next server that is opened is for, as far as can be told.
+    pub(crate) fn next_client(&self) -> Option<ClientId> {
+        self.waiting.get(self.opening).map(|(client, _)| *client)
+    }
+
     /// A server is being opened.
     pub(crate) fn opening(&mut self) {
         self.opening += 1;
@@ -95,13 +100,18 @@ impl Pool {
         }
     }
 
-    /// The next client with the server that it gets, if somebody waits and one is free.
-    pub(crate) fn match_up(&mut self) -> Option<(ClientId, ServerId)> {
-        if self.waiting.is_empty() {
-            return None;
-        }
-        let (server, _) = self.idle.pop()?;
-        let (client, _) = self.waiting.pop_front()?;
+    /// The next client with the server that it gets, if somebody waits and one is free that fits.
+    pub(crate) fn match_up(
+        &mut self,
+        fits: impl Fn(ClientId, ServerId) -> bool,
+    ) -> Option<(ClientId, ServerId)> {
+        let found = self.waiting.iter().enumerate().find_map(|(place, (client, _))| {
+            let server = self.idle.iter().rposition(|(server, _)| fits(*client, *server))?;
+            Some((place, server))
+        });
+        let (place, server) = found?;
+        let (client, _) = self.waiting.remove(place)?;
+        let (server, _) = self.idle.remove(server);
         self.busy += 1;
         Some((client, server))
     }
@@ -168,11 +178,11 @@ mod tests {
         assert_eq!(pool.ask(client(2), T), Lease::Wait);
         assert_eq!(pool.ask(client(3), T), Lease::Wait);
         pool.opened(server(1), T);
-        assert_eq!(pool.match_up(), Some((client(1), server(1))));
-        assert_eq!(pool.match_up(), None);
+        assert_eq!(pool.match_up(|_, _| true), Some((client(1), server(1))));
+        assert_eq!(pool.match_up(|_, _| true), None);
         pool.leave(client(2));
         pool.give_back(server(1), T);
-        assert_eq!(pool.match_up(), Some((client(3), server(1))));
+        assert_eq!(pool.match_up(|_, _| true), Some((client(3), server(1))));
     }
 
     #[test]
@@ -182,7 +192,7 @@ mod tests {
         pool.opening();
         pool.opened(server(1), T);
         assert_eq!(pool.ask(client(2), T), Lease::Wait, "the first has not been served yet");
-        assert_eq!(pool.match_up(), Some((client(1), server(1))));
+        assert_eq!(pool.match_up(|_, _| true), Some((client(1), server(1))));
     }
 
     #[test]

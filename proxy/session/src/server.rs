@@ -92,8 +92,12 @@ pub(crate) struct Server {
     pub(crate) refusal: Option<SqlState>,
     /// It is not of the kind that its pool is of.
     pub(crate) is_unwanted: bool,
-    /// It did not know the protocol's version, and is asked again by an older one.
-    pub(crate) is_too_old: bool,
+    /// It comes to nothing for a reason that is none against its backend.
+    pub(crate) is_void: bool,
+    /// The settings of its start-up packet, to which it goes back by RESET and DISCARD ALL: those
+    /// of the client that it was opened for, if that is to have a server of its own.
+    pub(crate) base: Settings,
+    pub(crate) opened_for: Option<ClientId>,
     /// Its client has read why the session ends, as the answer to what it had sent.
     pub(crate) has_told: bool,
     pub(crate) is_paused: bool,
@@ -146,7 +150,9 @@ impl Server {
             farewell: Vec::new(),
             refusal: None,
             is_unwanted: false,
-            is_too_old: false,
+            is_void: false,
+            base: Settings::default(),
+            opened_for: None,
             has_told: false,
             is_paused: false,
             is_encrypted: false,

@@ -16,6 +16,7 @@ use crate::{Place, Test, pool, pool_with};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("login_of_a_session_says_what_the_server_says", logins),
+    ("settings_go_back_to_those_that_a_session_began_with", resets),
     ("session_has_the_number_of_its_server", numbers),
     ("cancel_of_a_session_comes_to_any_thread", cancel),
     ("cancel_at_another_node_reaches_the_query", cancel_elsewhere),
@@ -59,6 +60,31 @@ fn comparable(messages: &[Message]) -> Vec<(u8, Vec<u8>)> {
         .collect();
     all.sort_by_key(|(tag, body)| (*tag == b'Z', *tag == b'K', *tag, body.clone()));
     all
+}
+
+fn resets(place: &Place) -> anyhow::Result<()> {
+    let node = pool(place, "session", 1)?;
+    let parameters = [("datestyle", "German"), ("options", "-c work_mem=7MB")];
+    let texts = [
+        "set datestyle = 'ISO, DMY'; set work_mem = '9MB'; reset datestyle",
+        "show datestyle; show work_mem",
+        "set datestyle = 'ISO, DMY'; reset all",
+        "show datestyle; show work_mem",
+        "set datestyle = 'ISO, DMY'; set work_mem = '9MB'",
+        "discard all",
+        "show datestyle; show work_mem",
+    ];
+    let folder = place.database.socket_folder();
+    // The second has the first's server, and the third one of its own.
+    for own in [&parameters[..], &parameters[..], &[]] {
+        let mut direct = Session::direct(folder, own)?;
+        let mut through = Session::through(node.address()?, own)?;
+        for text in texts {
+            let (expected, seen) = (direct.query(text)?, through.query(text)?);
+            ensure!(expected == seen, "{own:?} {text}: {seen:?}, directly {expected:?}");
+        }
+    }
+    Ok(())
 }
 
 fn numbers(place: &Place) -> anyhow::Result<()> {

@@ -171,7 +171,7 @@ pub(super) fn peers(raw: &raw::Proxy, problems: &mut Vec<String>) -> Peers {
     let given = raw.peer_id.map(|own| own.to_string());
     let own = given.and_then(|own| number("proxy.peer_id", &own, problems)).unwrap_or(0);
     let mut others = BTreeMap::new();
-    for (given, place) in &raw.peers {
+    for (given, place) in raw.peers.iter().flatten() {
         let peer = number("proxy.peers", given, problems);
         if !is_host_and_port(place) {
             problems.push(format!("proxy.peers: {place:?} is not host:port, such as pgx2:6432"));
@@ -181,7 +181,7 @@ pub(super) fn peers(raw: &raw::Proxy, problems: &mut Vec<String>) -> Peers {
         }
         others.extend(peer.map(|peer| (peer, ServerAddress(place.clone()))));
     }
-    if raw.peer_id.is_none() && !raw.peers.is_empty() {
+    if raw.peer_id.is_none() && raw.peers.is_some() {
         problems.push("proxy.peers: proxy.peer_id is not given, the number of this node".into());
     }
     Peers { own, others }

@@ -195,9 +195,8 @@ pub(super) struct Proxy {
     #[toml_example(default = 1)]
     pub(super) peer_id: Option<u32>,
     /// With a pool: where the other nodes' clients come in, by the nodes' numbers.
-    #[serde(default)]
     #[toml_example(default = { "2" = "10.0.0.2:6432" })]
-    pub(super) peers: BTreeMap<String, String>,
+    pub(super) peers: Option<BTreeMap<String, String>>,
     /// With a pool: more addresses to listen on, whose clients want certain servers. A client may
     /// say otherwise by options=-c pgx.target=..., and so may its database.
     #[toml_example(nesting)]

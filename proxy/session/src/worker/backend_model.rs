@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend::{self, BindHead, Parse, tag};
-use pgx_wire::{Frames, Walker};
+use pgx_wire::{Frames, Startup, Walker, startup};
 
 use super::testing::{error, stale};
 use crate::server::Server;
@@ -61,6 +61,32 @@ impl Model {
             is_hit: false,
             has_ended: false,
         }
+    }
+
+    /// A server that has got this start-up packet.
+    pub(super) fn started(process: u32, packet: &[u8]) -> Self {
+        let Ok(Some((Startup::Login { parameters, .. }, _))) = startup::parse(packet) else {
+            return Self::new(process);
+        };
+        let own =
+            parameters.into_iter().filter(|(name, _)| !matches!(*name, b"user" | b"database"));
+        let own: Vec<_> = own.map(|(name, value)| (text(name), text(value))).collect();
+        let mut model = Self::new(process);
+        if own.is_empty() {
+            return model;
+        }
+        model.out.clear();
+        backend::write::authentication_ok(&mut model.out);
+        if own.iter().any(|(name, _)| name == "work_mem") {
+            model.out.extend_from_slice(&error("FATAL", "22023"));
+            model.has_ended = true;
+            return model;
+        }
+        own.iter().for_each(|(name, value)| model.set(name, Some(value)));
+        model.defaults = model.settings.clone();
+        backend::write::backend_key(&mut model.out, process, b"key!");
+        backend::write::ready(&mut model.out, Status::Idle);
+        model
     }
 
     /// The server of one client, who is in with these parameters.

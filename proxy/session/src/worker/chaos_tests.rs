@@ -55,7 +55,7 @@ impl World {
         for socket in core::mem::take(&mut bench.wire.connects) {
             if may_fail && dice.below(4) == 0 {
                 bench.end_if_open(socket);
-            } else if bench.reach(socket) {
+            } else if !bench.reach(socket).is_empty() {
                 bench.greet(socket);
             }
         }

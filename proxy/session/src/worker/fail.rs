@@ -41,7 +41,7 @@ impl Worker {
             return self.not_opened(net, pool, reason, None);
         }
         net.abort(server.socket);
-        if server.is_too_old {
+        if server.is_void {
             entry.pool.failed();
             self.give_permit(pool);
             return self.open_wanted(net, pool);
@@ -119,6 +119,9 @@ impl Worker {
     /// A client whose server was lost before it could use it waits for another.
     fn ask_again<N: Net>(&mut self, net: &mut N, id: ClientId) {
         let Some(client) = self.clients.get_mut(id) else { return };
+        if client.is_logging_in() {
+            return self.ask_for_own(net, id);
+        }
         let since = core::mem::replace(&mut client.since, self.now);
         if self.ask(net, id) {
             return self.go_on(net, id);
@@ -126,6 +129,23 @@ impl Worker {
         if let Some(client) = self.clients.get_mut(id) {
             client.since = since;
         }
+    }
+
+    /// A server of its own does not let a client begin with its settings.
+    pub(super) fn settings_wrong<N: Net>(
+        &mut self,
+        net: &mut N,
+        client: Option<ClientId>,
+        error: &[u8],
+    ) {
+        let client = client.and_then(|client| self.clients.get(client));
+        let Some(client) = client.filter(|client| client.is_logging_in()) else { return };
+        let (id, mut message) = (client.id, Vec::new());
+        rewrite::put_header(&mut message, tag::ERROR, error.len());
+        message.extend_from_slice(error);
+        net.write(client.socket, &message);
+        net.finish(client.socket);
+        self.forget_client(net, id);
     }
 
     /// The server takes the client's settings for wrong, so it cannot be served.

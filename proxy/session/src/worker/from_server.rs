@@ -19,7 +19,7 @@ use crate::limits::COLLECT_BYTES_MAX;
 use crate::net::Net;
 use crate::scan::Words;
 use crate::server::{Act, Lag, Phase, Server};
-use crate::settings::{Settings, is_settable};
+use crate::settings::is_settable;
 use crate::statements::{Statements, name};
 use crate::time::Now;
 
@@ -539,7 +539,7 @@ impl Side<'_> {
         }
         let resets = done == b"RESET" && self.server.words.has(Words::RESETS);
         if done == DISCARD_ALL || resets {
-            self.server.settings = Settings::default();
+            self.server.settings = self.server.base.clone();
             client.settings = client.startup.clone();
         }
     }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use pgx_wire::backend::{self, Fields, Status, tag};
 use pgx_wire::{SqlState, Startup, StartupError, Walker, frontend, startup};
 
-use super::{Worker, tell};
+use super::{Worker, rewrite, tell};
 use crate::attrs::SessionAttrs;
 use crate::client::{Act, Client, Phase};
 use crate::config::Tls;
@@ -162,8 +162,7 @@ impl Worker {
             net.write(client.socket, &self.scratch);
         }
         let replication = replication.map(|kind| for_replication(kind, &mut values));
-        client.startup = Settings::new(values);
-        client.settings = client.startup.clone();
+        client.begin_with(values);
         if let Some(message) = wrong {
             client.doom.push(0);
             return self.refuse(net, id, state, message);
@@ -196,6 +195,7 @@ impl Worker {
         }
         let Some(client) = self.clients.get_mut(id) else { return };
         client.pool = pool;
+        client.is_replicating = self.entries[pool].name.is_replication();
         client.mode = self.entries[pool].settings.mode;
     }
 
@@ -225,9 +225,7 @@ impl Worker {
         self.scratch.clear();
         backend::write::authentication_ok(&mut self.scratch);
         net.write(client.socket, &self.scratch);
-        if self.ask(net, id) {
-            self.session_begun(net, id);
-        }
+        self.ask_for_own(net, id);
     }
 
     /// The client is in, on its own server.
@@ -339,7 +337,8 @@ impl Worker {
         let user = &entry.name.user[..];
         let own: [(&[u8], &[u8]); 2] = [(b"user", user), (b"database", database)];
         self.scratch.clear();
-        let parameters = own.into_iter().chain(entry.name.parameters());
+        let base = server.base.values().iter().map(|(name, value)| (&name[..], &value[..]));
+        let parameters = own.into_iter().chain(entry.name.parameters()).chain(base);
         frontend::write::startup(&mut self.scratch, entry.minor, parameters);
         net.write(server.socket, &self.scratch);
         server.phase = server::Phase::Login(ServerLogin::default());
@@ -401,7 +400,16 @@ impl Worker {
                 let is_of_version = matches!(fields.sqlstate().as_ref(), Some(b"0A000" | b"08P01"));
                 if is_first && is_of_version && core::mem::take(&mut entry.minor) > 0 {
                     // Not a PostgreSQL that says which version it speaks: the oldest will do.
-                    server.is_too_old = true;
+                    server.is_void = true;
+                    return Err(Vec::new());
+                }
+                let passes = fields.sqlstate();
+                let passes = matches!(passes.as_ref(), Some(b"53300" | b"57P03" | b"57P01"));
+                if login.is_in && !passes && !server.base.values().is_empty() {
+                    // Servers look at settings last: this is about those of its client.
+                    server.is_void = true;
+                    let client = server.opened_for;
+                    self.settings_wrong(net, client, body);
                     return Err(Vec::new());
                 }
                 server.farewell = fields.message().unwrap_or_default().to_vec();
@@ -437,6 +445,15 @@ impl Worker {
                     return Err(b"no server of the kind that is wanted was found".to_vec());
                 }
             },
+            tag::NOTICE if login.is_in => {
+                let client = server.opened_for.and_then(|client| self.clients.get(client));
+                if let Some(client) = client.filter(|client| client.is_logging_in()) {
+                    self.scratch.clear();
+                    rewrite::put_header(&mut self.scratch, kind, body.len());
+                    self.scratch.extend_from_slice(body);
+                    net.write(client.socket, &self.scratch);
+                }
+            }
             _ if self.role_answer(id, kind, body) => {}
             // What there is of newer versions, a longer key, says so itself.
             tag::NOTICE | tag::NEGOTIATE => {}

@@ -45,7 +45,6 @@ use crate::pool::Lease;
 use crate::route::{Epoch, Snapshot};
 use crate::scan::Words;
 use crate::server::Server;
-use crate::settings::Settings;
 use crate::statements::Statements;
 use crate::time::Now;
 use entry::{Entry, Failure};
@@ -289,7 +288,7 @@ impl Worker {
         if !shared {
             queries.push(b"DISCARD ALL");
             server.prepared.clear();
-            server.settings = Settings::default();
+            server.settings = server.base.clone();
         }
         server.is_kept = false;
         server.words = Words::default();
@@ -361,10 +360,41 @@ impl Worker {
     /// Gives free servers to those who wait, and opens more where that is allowed.
     fn serve<N: Net>(&mut self, net: &mut N, pool: usize) {
         while self.entries[pool].hold.is_none() {
-            let Some((client, server)) = self.entries[pool].pool.match_up() else { break };
+            let (clients, servers) = (&self.clients, &self.servers);
+            let fits = |client, server| are_fit(clients.get(client), servers.get(server));
+            let Some((client, server)) = self.entries[pool].pool.match_up(fits) else { break };
             self.link(net, client, server);
         }
         self.open_wanted(net, pool);
+        self.make_room(net, pool);
+    }
+
+    /// Closes idle servers that fit nobody who waits, where there may be no more beside them.
+    fn make_room<N: Net>(&mut self, net: &mut N, pool: usize) {
+        loop {
+            let entry = &self.entries[pool];
+            let Some(oldest) = entry.pool.idle().next() else { return };
+            if entry.hold.is_some() || !entry.is_denied || !entry.pool.wants_more() {
+                return;
+            }
+            self.close_idle(net, oldest);
+            self.open_wanted(net, pool);
+        }
+    }
+
+    /// A client that is to have a server of its own waits for one that it can begin with.
+    fn ask_for_own<N: Net>(&mut self, net: &mut N, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if !core::mem::replace(&mut client.is_waiting, true) {
+            client.since = self.now;
+        }
+        if !client.is_paused {
+            client.is_paused = true;
+            net.pause(client.socket);
+        }
+        let pool = client.pool;
+        self.entries[pool].pool.wait(id, self.now);
+        self.serve(net, pool);
     }
 
     /// A client needs a server. Says whether it has one now; else it waits.
@@ -438,6 +468,7 @@ impl Worker {
     /// Opens one more server for a pool, for which there is a permit.
     fn open_server<N: Net>(&mut self, net: &mut N, pool: usize) {
         let entry = &mut self.entries[pool];
+        let next = entry.pool.next_client();
         entry.pool.opening();
         let Some(address) = entry.router.pick(self.now) else {
             return self.not_opened(net, pool, b"no backend is known", None);
@@ -447,9 +478,13 @@ impl Worker {
             return self.not_opened(net, pool, b"no connection can be made", None);
         };
         let (epoch, now, attrs) = (entry.router.epoch(), self.now, entry.name.attrs);
+        let is_own = entry.settings.mode == PoolMode::Session && !entry.name.is_replication();
+        let opened_for = next.filter(|_| is_own);
+        let client = opened_for.and_then(|client| self.clients.get(client));
+        let base = client.map(|client| client.base.clone()).unwrap_or_default();
         let id = self.servers.add(|id| {
             let server = Server::new(id, socket, pool, address, epoch, now);
-            Server { attrs, ..server }
+            Server { attrs, settings: base.clone(), base, opened_for, ..server }
         });
         net.own(socket, Owner::Server(id));
     }
@@ -494,6 +529,12 @@ impl Worker {
         net.finish(server.socket);
         self.entries[server.pool].pool.lost(id);
     }
+}
+
+/// Whether a client can have a server: one of its own must have begun as it would itself.
+fn are_fit(client: Option<&Client>, server: Option<&Server>) -> bool {
+    let (Some(client), Some(server)) = (client, server) else { return true };
+    client.shares() || client.is_replicating || client.base.values() == server.base.values()
 }
 
 /// Makes a server's settings those of its client, and tells the client what the server reports.

@@ -238,9 +238,9 @@ impl Play {
                 self.bench.end(socket);
                 continue;
             }
-            self.bench.reach(socket);
+            let packet = self.bench.reach(socket);
             let number = u32::try_from(socket.0).expect("few sockets");
-            let mut model = Model::new(number);
+            let mut model = Model::started(number, &packet);
             if fails {
                 model.out = error("FATAL", "57P03");
             }

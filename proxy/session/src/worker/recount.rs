@@ -37,7 +37,10 @@ pub(super) fn recount(worker: &Worker) {
             let client = worker.clients.get(id).expect("one who waits is gone");
             assert!(client.is_waiting && client.server.is_none(), "{client:?}");
         }
-        let is_starved = !idle.is_empty() && entry.pool.waiting().next().is_some();
+        let fits = |client, server: &_| {
+            super::are_fit(worker.clients.get(client), worker.servers.get(*server))
+        };
+        let is_starved = entry.pool.waiting().any(|one| idle.iter().any(|each| fits(one, each)));
         assert!(entry.hold.is_some() || !is_starved, "clients wait while servers are idle");
     }
     worker.clients.iter().for_each(|client| of_client(worker, client));

@@ -16,22 +16,33 @@ use crate::config::{AuthMethod, Config, Database, Limits, PoolMode};
 use crate::net::Socket;
 use crate::route::ServerAddress;
 
-/// A client with a setting of its own, and its server, which has been asked to take that.
+/// A client with a setting of its own, and its server, which has been asked to begin with that.
 fn begun() -> (Bench, Socket, Socket) {
     let mut bench = Bench::new(PoolMode::Session, 1);
-    let client = bench.begin_client(&[("timezone", "Asia/Tokyo")]);
-    let server = bench.open_all()[0];
-    assert_eq!(tags(&bench.take(server)), "Q");
+    let client = bench.begin_client(&[("TimeZone", "Asia/Tokyo")]);
+    let server = asked_for(&mut bench, b"timezone\0Asia/Tokyo\0");
     assert_eq!(bench.tags(client), "R", "it is not in before its settings are taken");
     (bench, client, server)
 }
 
-/// A server has taken its client's settings.
+/// The server that is being opened, which is asked to begin with these parameters and no others.
+fn asked_for(bench: &mut Bench, parameters: &[u8]) -> Socket {
+    let server = bench.wire.connects.pop().expect("one is opened");
+    let packet = bench.reach(server);
+    let whole = [b"user\0ann\0database\0shop\0", parameters, b"\0"].concat();
+    assert_eq!(packet[8..], whole);
+    server
+}
+
+/// A server has let its client in.
 fn taken(bench: &mut Bench, server: Socket) {
     let mut told = Vec::new();
+    backend::write::authentication_ok(&mut told);
     backend::write::notice(&mut told, Level::Notice, SqlState::WARNING, "cut");
+    backend::write::parameter_status(&mut told, b"DateStyle", b"ISO");
     backend::write::parameter_status(&mut told, b"TimeZone", b"Asia/Tokyo");
-    told.extend_from_slice(&done("SELECT 1", Status::Idle));
+    backend::write::backend_key(&mut told, 99, b"key!");
+    backend::write::ready(&mut told, Status::Idle);
     bench.say_slowly(server, &told);
 }
 
@@ -58,13 +69,64 @@ fn client_is_told_what_its_own_server_says_of_its_settings() {
 #[test]
 fn setting_that_no_server_takes_ends_the_login_in_the_servers_words() {
     let (mut bench, client, server) = begun();
+    let mut told = Vec::new();
+    backend::write::authentication_ok(&mut told);
+    bench.say(server, &told);
+    let refused = error("FATAL", "22023");
+    bench.say_slowly(server, &refused);
+    assert_eq!(bench.take(client), refused);
+    assert!(bench.is_closed(client) && bench.is_closed(server));
+    let client = bench.begin_client(&[]);
+    assert!(!bench.is_closed(client), "nothing is wrong with the backend");
+    asked_for(&mut bench, b"");
+}
+
+#[test]
+fn name_that_no_server_takes_ends_the_login_as_well() {
+    let mut bench = Bench::new(PoolMode::Session, 1);
+    let client = bench.begin_client(&[("application_name", "a")]);
+    let server = asked_for(&mut bench, b"");
+    bench.greet(server);
+    assert_eq!(bench.tags(server), "Q");
     bench.say(server, &error("ERROR", "22023"));
     let told = bench.take(client);
-    let mut frames = Frames::new(&told);
+    let mut frames = Frames::new(&told[9..]);
     let fields = Fields::new(frames.next_frame().unwrap().unwrap().body);
     assert!(fields.is_fatal() && fields.text(b'S') == Some(b"FATAL"), "as in a login");
-    assert_eq!(fields.sqlstate(), Some(*b"22023"));
-    assert!(frames.rest().is_empty() && bench.is_closed(client) && bench.is_closed(server));
+    assert!(bench.is_closed(client) && bench.is_closed(server));
+}
+
+#[test]
+fn server_is_used_again_by_who_would_begin_as_it_did() {
+    let (mut bench, client, server) = begun();
+    taken(&mut bench, server);
+    bench.end(client);
+    assert_eq!(bench.take(server), query("DISCARD ALL"));
+    bench.say(server, &done("DISCARD ALL", Status::Idle));
+    let next = bench.begin_client(&[("timezone", "Asia/Tokyo"), ("application_name", "b")]);
+    assert_eq!(tags(&bench.take(server)), "Q", "its name is set");
+    bench.say(server, &done("SELECT 1", Status::Idle));
+    assert_eq!(bench.tags(next), "RSSKZ");
+    bench.end(next);
+    bench.say(server, &done("DISCARD ALL", Status::Idle));
+    let other = bench.begin_client(&[]);
+    assert!(bench.is_closed(server), "it would go back to another's settings");
+    let server = asked_for(&mut bench, b"");
+    bench.greet(server);
+    assert_eq!(bench.tags(other), "RSSKZ");
+}
+
+#[test]
+fn clients_who_begin_differently_get_each_their_own_server() {
+    let mut bench = Bench::new(PoolMode::Session, 2);
+    let first = bench.begin_client(&[("timezone", "UTC")]);
+    let second = bench.begin_client(&[("timezone", "Asia/Tokyo")]);
+    let later = asked_for(&mut bench, b"timezone\0Asia/Tokyo\0");
+    let earlier = asked_for(&mut bench, b"timezone\0UTC\0");
+    taken(&mut bench, later);
+    assert_eq!((bench.tags(first).as_str(), bench.tags(second).as_str()), ("R", "RNSSKZ"));
+    bench.greet(earlier);
+    assert_eq!(bench.tags(first), "SSKZ");
 }
 
 #[test]
@@ -113,12 +175,16 @@ fn login_is_refused_at_once_when_no_server_can_be_reached() {
 
 #[test]
 fn login_goes_on_with_another_server_when_its_first_is_lost() {
-    let (mut bench, client, server) = begun();
+    let mut bench = Bench::new(PoolMode::Session, 1);
+    let client = bench.begin_client(&[("application_name", "a")]);
+    let server = asked_for(&mut bench, b"");
+    bench.greet(server);
+    assert_eq!(bench.tags(server), "Q");
     bench.end(server);
-    let server = bench.open_all()[0];
-    bench.take(server);
-    taken(&mut bench, server);
-    assert_eq!(bench.tags(client), "NSSKZ");
+    let server = asked_for(&mut bench, b"");
+    bench.greet(server);
+    bench.say(server, &done("SELECT 1", Status::Idle));
+    assert_eq!(bench.tags(client), "RSSKZ");
 }
 
 #[test]

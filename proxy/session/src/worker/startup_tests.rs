@@ -64,8 +64,8 @@ fn last_value_of_a_parameter_that_comes_twice_is_the_one_that_holds() {
     let mut bench = Bench::new(PoolMode::Session, 1);
     let client = bench.connect();
     bench.say(client, &startup(0, &[("timezone", "UTC"), ("TimeZone", "Asia/Tokyo")]));
-    let server = bench.open_all()[0];
-    let asked = bench.take(server);
+    let server = bench.wire.connects[0];
+    let asked = bench.reach(server);
     let has = |word: &[u8]| asked.windows(word.len()).any(|window| window == word);
     assert!(has(b"Asia/Tokyo") && !has(b"UTC"), "{asked:?}");
 }

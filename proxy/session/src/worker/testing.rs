@@ -225,7 +225,7 @@ impl Bench {
     pub(super) fn open_all(&mut self) -> Vec<Socket> {
         let opened = core::mem::take(&mut self.wire.connects);
         for socket in &opened {
-            if !self.reach(*socket) {
+            if self.reach(*socket).is_empty() {
                 continue;
             }
             self.greet(*socket);
@@ -252,12 +252,15 @@ impl Bench {
         self.say(socket, &hello);
     }
 
-    /// The connection to a server is there. Says whether it is one to a server.
-    pub(super) fn reach(&mut self, socket: Socket) -> bool {
-        let Some(Owner::Server(id)) = self.wire.owners.get(&socket).copied() else { return false };
+    /// The connection to a server is there. Gives the start-up packet; nothing if it is one to no
+    /// server.
+    pub(super) fn reach(&mut self, socket: Socket) -> Vec<u8> {
+        let owner = self.wire.owners.get(&socket).copied();
+        let Some(Owner::Server(id)) = owner else { return Vec::new() };
         self.worker.connected(&mut self.wire, id, Ok(()), self.now);
-        assert!(!self.take(socket).is_empty(), "no start-up packet");
-        true
+        let packet = self.take(socket);
+        assert!(!packet.is_empty(), "no start-up packet");
+        packet
     }
 
     /// Who a client is.
