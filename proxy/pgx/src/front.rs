@@ -38,9 +38,11 @@ impl Front {
     /// When a file is no good, or the change needs a new start; then nothing has changed.
     pub(crate) fn reload(&self, old: &config::Proxy, new: &config::Proxy) -> Result<(), String> {
         if fixed(old) != fixed(new) {
-            return Err("proxy.listen, listeners, pool_mode from or to \"none\", engine, threads, \
+            return Err(
+                "proxy.listen, listeners, pool_mode from or to \"none\", engine, threads, \
                         zero_copy_bytes_min, peer_id or peers were changed, which takes a new start"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         let (Self::Pooled(workers), Some(pool)) = (self, &new.pool) else {
             return Err("without a pool backends and limits are those of the start".to_owned());
@@ -191,8 +193,9 @@ fn read(proxy: &config::Proxy, pool: &config::Pool) -> Result<(Config, Papers), 
 
 /// What a proxy cannot change without a new start.
 fn fixed(proxy: &config::Proxy) -> impl PartialEq + use<> {
-    let pool = proxy.pool.as_ref().map(|pool| {
-        (pool.engine, pool.threads, pool.zero_copy_bytes_min, pool.peers.clone())
-    });
+    let pool = proxy
+        .pool
+        .as_ref()
+        .map(|pool| (pool.engine, pool.threads, pool.zero_copy_bytes_min, pool.peers.clone()));
     (proxy.listen.clone(), pool)
 }

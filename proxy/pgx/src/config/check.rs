@@ -163,7 +163,6 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
     let databases = pools::databases(raw, &defaults, problems);
     let special = pools::users(raw, problems);
     let usual = User { servers_max: pools::count(raw.max_user_connections), ..User::default() };
-    let zero_copy_bytes_min = raw.zero_copy_bytes_min;
     let peers = pools::peers(raw, problems);
     let (client_tls, server_tls) = (tls::clients(raw, problems), tls::servers(raw, problems));
     let limits = limits(raw, problems);
@@ -176,7 +175,7 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         usual,
         engine,
         threads,
-        zero_copy_bytes_min,
+        zero_copy_bytes_min: raw.zero_copy_bytes_min,
         peers,
         client_tls,
         server_tls,

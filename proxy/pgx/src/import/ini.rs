@@ -124,7 +124,8 @@ mod tests {
         let path = folder.path().join("a.ini");
         let text = "; x\n[databases]\n\"a\"\"b\" = host=x\n%include b.ini\n";
         std::fs::write(&path, text).unwrap();
-        std::fs::write(folder.path().join("b.ini"), "# y\n[pgbouncer]\npool_mode = session\n").unwrap();
+        std::fs::write(folder.path().join("b.ini"), "# y\n[pgbouncer]\npool_mode = session\n")
+            .unwrap();
         let found = read(&path).unwrap();
         let found: Vec<_> =
             found.iter().map(|e| (e.section.as_str(), e.key.as_str(), e.value.as_str())).collect();

@@ -19,39 +19,55 @@ enum Way {
     Left(&'static str),
 }
 
+/// Numbers that mean the same in both.
+const NUMBERS: [&str; 19] = [
+    "max_client_conn",
+    "default_pool_size",
+    "min_pool_size",
+    "reserve_pool_size",
+    "reserve_pool_timeout",
+    "max_db_connections",
+    "max_user_connections",
+    "max_prepared_statements",
+    "client_login_timeout",
+    "client_idle_timeout",
+    "query_wait_timeout",
+    "query_timeout",
+    "idle_transaction_timeout",
+    "transaction_timeout",
+    "server_connect_timeout",
+    "server_idle_timeout",
+    "server_lifetime",
+    "server_login_retry",
+    "peer_id",
+];
+
+/// Words and paths that mean the same in both.
+const WORDS: [&str; 11] = [
+    "auth_file",
+    "auth_hba_file",
+    "auth_ident_file",
+    "client_tls_sslmode",
+    "client_tls_cert_file",
+    "client_tls_key_file",
+    "client_tls_ca_file",
+    "server_tls_sslmode",
+    "server_tls_cert_file",
+    "server_tls_key_file",
+    "server_tls_ca_file",
+];
+
 fn way(key: &str) -> Way {
     use Way::{Anyway, Left, Number, Own, Word};
+    let known = |all: &[&'static str]| all.iter().find(|known| **known == key).copied();
+    if let Some(key) = known(&NUMBERS) {
+        return Number(key);
+    }
+    if let Some(key) = known(&WORDS) {
+        return Word(key);
+    }
     match key {
         "listen_addr" | "listen_port" | "pool_mode" | "auth_type" => Own,
-        "auth_file" => Word("auth_file"),
-        "auth_hba_file" => Word("auth_hba_file"),
-        "auth_ident_file" => Word("auth_ident_file"),
-        "max_client_conn" => Number("max_client_conn"),
-        "default_pool_size" => Number("default_pool_size"),
-        "min_pool_size" => Number("min_pool_size"),
-        "reserve_pool_size" => Number("reserve_pool_size"),
-        "reserve_pool_timeout" => Number("reserve_pool_timeout"),
-        "max_db_connections" => Number("max_db_connections"),
-        "max_user_connections" => Number("max_user_connections"),
-        "max_prepared_statements" => Number("max_prepared_statements"),
-        "client_login_timeout" => Number("client_login_timeout"),
-        "client_idle_timeout" => Number("client_idle_timeout"),
-        "query_wait_timeout" => Number("query_wait_timeout"),
-        "query_timeout" => Number("query_timeout"),
-        "idle_transaction_timeout" => Number("idle_transaction_timeout"),
-        "transaction_timeout" => Number("transaction_timeout"),
-        "server_connect_timeout" => Number("server_connect_timeout"),
-        "server_idle_timeout" => Number("server_idle_timeout"),
-        "server_lifetime" => Number("server_lifetime"),
-        "server_login_retry" => Number("server_login_retry"),
-        "client_tls_sslmode" => Word("client_tls_sslmode"),
-        "client_tls_cert_file" => Word("client_tls_cert_file"),
-        "client_tls_key_file" => Word("client_tls_key_file"),
-        "client_tls_ca_file" => Word("client_tls_ca_file"),
-        "server_tls_sslmode" => Word("server_tls_sslmode"),
-        "server_tls_cert_file" => Word("server_tls_cert_file"),
-        "server_tls_key_file" => Word("server_tls_key_file"),
-        "server_tls_ca_file" => Word("server_tls_ca_file"),
         "server_reset_query" | "server_reset_query_always" => {
             Anyway("what a client leaves is known and undone")
         }
@@ -62,15 +78,34 @@ fn way(key: &str) -> Way {
             Anyway("all start-up parameters are honoured")
         }
         "so_reuseport" | "listen_backlog" => Anyway("each thread has sockets of its own"),
-        "tcp_keepalive" | "tcp_keepcnt" | "tcp_keepidle" | "tcp_keepintvl" | "tcp_user_timeout"
-        | "tcp_defer_accept" | "tcp_socket_buffer" | "pkt_buf" | "sbuf_loopcnt" | "suspend_timeout"
-        | "max_packet_size" | "dns_max_ttl" | "dns_nxdomain_ttl" | "dns_zone_check_period"
-        | "resolv_conf" | "disable_pqexec" | "conffile" | "service_name" | "job_name"
-        | "autodb_idle_timeout" | "server_fast_close" | "cancel_wait_timeout"
-        | "client_tls_dheparams" | "client_tls_ecdhcurve" | "client_tls_ciphers"
-        | "server_tls_ciphers" | "client_tls_protocols" | "server_tls_protocols" => {
-            Left("there is nothing like it in pgx, which does without")
-        }
+        "tcp_keepalive"
+        | "tcp_keepcnt"
+        | "tcp_keepidle"
+        | "tcp_keepintvl"
+        | "tcp_user_timeout"
+        | "tcp_defer_accept"
+        | "tcp_socket_buffer"
+        | "pkt_buf"
+        | "sbuf_loopcnt"
+        | "suspend_timeout"
+        | "max_packet_size"
+        | "dns_max_ttl"
+        | "dns_nxdomain_ttl"
+        | "dns_zone_check_period"
+        | "resolv_conf"
+        | "disable_pqexec"
+        | "conffile"
+        | "service_name"
+        | "job_name"
+        | "autodb_idle_timeout"
+        | "server_fast_close"
+        | "cancel_wait_timeout"
+        | "client_tls_dheparams"
+        | "client_tls_ecdhcurve"
+        | "client_tls_ciphers"
+        | "server_tls_ciphers"
+        | "client_tls_protocols"
+        | "server_tls_protocols" => Left("there is nothing like it in pgx, which does without"),
         "logfile" | "syslog" | "syslog_ident" | "syslog_facility" | "log_connections"
         | "log_disconnections" | "log_pooler_errors" | "log_stats" | "verbose" | "stats_period" => {
             Left("pgx logs to standard error, which the service manager keeps")
@@ -85,7 +120,6 @@ fn way(key: &str) -> Way {
         }
         "server_round_robin" => Left("servers are handed out last-in-first-out"),
         "application_name_add_host" => Left("application_name is the client's"),
-        "peer_id" => Number("peer_id"),
         _ => Left("it is not known to pgx"),
     }
 }
@@ -148,9 +182,15 @@ pub(super) fn convert(entries: &[Entry]) -> Made {
     for entry in last.into_values() {
         match way(&entry.key) {
             Way::Number(key) => page.number(entry, key, &entry.value),
-            Way::Word(key) if entry.value.is_empty() => page.leave(entry, &format!("{key} is empty")),
+            Way::Word(key) if entry.value.is_empty() => {
+                page.leave(entry, &format!("{key} is empty"));
+            }
             Way::Word(key) => page.word(key, &entry.value),
-            Way::Own | Way::Anyway(_) => {}
+            Way::Own => {}
+            Way::Anyway(why) => {
+                // Into memory.
+                let _ = writeln!(page.text, "# {}: {why}", entry.key);
+            }
             Way::Left(why) => page.leave(entry, why),
         }
     }
@@ -164,22 +204,23 @@ pub(super) fn convert(entries: &[Entry]) -> Made {
         }
     }
     if !entries.iter().any(|entry| entry.section == "databases") {
-        page.left.push("[databases] is empty: give proxy.backends, or [[proxy.databases]]".to_owned());
-        page.text = page.text.replacen("[proxy]\n", "[proxy]\nbackends = [\"127.0.0.1:5432\"]\n", 1);
+        page.left
+            .push("[databases] is empty: give proxy.backends, or [[proxy.databases]]".to_owned());
+        page.text =
+            page.text.replacen("[proxy]\n", "[proxy]\nbackends = [\"127.0.0.1:5432\"]\n", 1);
     }
     Made { text: page.text, left: page.left }
 }
 
 fn listen(page: &mut Page, addresses: Option<&str>, port: Option<&str>) {
     let port = port.unwrap_or("6432");
-    let all = addresses.unwrap_or("127.0.0.1").split(',').flat_map(|address| {
-        match address.trim() {
+    let all =
+        addresses.unwrap_or("127.0.0.1").split(',').flat_map(|address| match address.trim() {
             "*" => vec![format!("0.0.0.0:{port}"), format!("[::]:{port}")],
             "localhost" => vec![format!("127.0.0.1:{port}"), format!("[::1]:{port}")],
             address if address.contains(':') => vec![format!("[{address}]:{port}")],
             address => vec![format!("{address}:{port}")],
-        }
-    });
+        });
     let all: Vec<String> = all.map(|address| quoted(&address)).collect();
     page.line("listen", &format!("[{}]", all.join(", ")));
 }
@@ -189,7 +230,8 @@ fn auth_type(page: &mut Page, entry: Option<&Entry>) {
         word @ ("md5" | "scram-sha-256" | "hba" | "trust") => page.word("auth_type", word),
         "any" => {
             page.word("auth_type", "trust");
-            page.left.push("auth_type any: made into trust; clients keep their own users".to_owned());
+            page.left
+                .push("auth_type any: made into trust; clients keep their own users".to_owned());
         }
         other => {
             page.word("auth_type", "scram-sha-256");
@@ -223,7 +265,10 @@ fn database(page: &mut Page, entry: &Entry) {
         match key.as_str() {
             "host" | "port" => {}
             "dbname" | "user" | "password" | "pool_mode" => page.word(key, value),
-            "pool_size" | "min_pool_size" | "max_db_connections" | "max_db_client_connections"
+            "pool_size"
+            | "min_pool_size"
+            | "max_db_connections"
+            | "max_db_client_connections"
             | "reserve_pool_timeout" => page.number(&entry, key, value),
             "reserve_pool" | "reserve_pool_size" => page.number(&entry, "reserve_pool_size", value),
             "connect_query" => page.leave(&entry, "pgx runs nothing when it connects"),
@@ -231,7 +276,10 @@ fn database(page: &mut Page, entry: &Entry) {
                 page.leave(&entry, "pgx does not ask servers for passwords yet; use auth_file");
             }
             "client_encoding" | "datestyle" | "timezone" | "application_name" => {
-                page.leave(&entry, "clients say that themselves; or ALTER ROLE ... SET on the server");
+                page.leave(
+                    &entry,
+                    "clients say that themselves; or ALTER ROLE ... SET on the server",
+                );
             }
             _ => page.leave(&entry, "it is not known to pgx"),
         }
@@ -276,7 +324,12 @@ mod tests {
 
     fn pool(made: &Made) -> Pool {
         let parsed = parse(&made.text);
-        parsed.unwrap_or_else(|found| panic!("{found:?}\n{}", made.text)).proxy.unwrap().pool.unwrap()
+        parsed
+            .unwrap_or_else(|found| panic!("{found:?}\n{}", made.text))
+            .proxy
+            .unwrap()
+            .pool
+            .unwrap()
     }
 
     #[test]

@@ -104,9 +104,8 @@ impl Driver {
         data: Data<'a, '_>,
         call: impl FnOnce(&mut Worker, &mut Wire<'_, 'a>) -> T,
     ) -> T {
-        let Self {
-            worker, number, owners, names, letters, shared, secrets, begun, papers, ..
-        } = self;
+        let Self { worker, number, owners, names, letters, shared, secrets, begun, papers, .. } =
+            self;
         let threads = shared.counts.len();
         let number = *number;
         let mut wire =
