@@ -34,7 +34,7 @@ pub const REPLAY_BYTES_MAX: usize = 8 << 10;
 pub const SWEEP_MIN: usize = 64;
 
 /// How long a text is prepared for nobody anew that servers have prepared already, in milliseconds:
-/// so long a change of its tables that the proxy has not seen may stay unnoticed by who prepares it.
+/// so long a change of its tables that the proxy has not seen may stay unnoticed.
 pub const RENEW_MS: u64 = 60_000;
 
 /// Replies of the proxy's own that one client may be owed at once: each costs some hundred bytes,

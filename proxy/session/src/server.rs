@@ -165,8 +165,8 @@ impl Server {
         }
     }
 
-    /// Its client sends something that may commit. Within a block only what `ends` it does, and what
-    /// comes behind something that may have undone it.
+    /// Its client sends something that may commit. Within a block only what `ends` it does, and
+    /// what comes behind something that may have undone it.
     pub(crate) fn runs(&mut self, is_shared: bool, ends: bool) {
         let in_block = self.exchange.status() != Status::Idle;
         let is_behind = self.has_run && self.words.has(Words::UNDOES);

@@ -221,7 +221,8 @@ fn blocks() -> Vec<Case> {
                 "begin; set local timezone = 'Asia/Tokyo'; set datestyle = 'German'; end",
                 "show datestyle",
                 "show timezone",
-                "select set_config('application_name', g::text, false) from generate_series(1, 3) g",
+                "select set_config('application_name', g::text, false) from generate_series(1, 3) \
+                 g",
                 "show application_name",
             ]),
         ),
@@ -231,8 +232,8 @@ fn blocks() -> Vec<Case> {
                 "begin",
                 "discard all",
                 "rollback",
-                "do $$begin perform 1; commit; perform set_config('timezone', 'Asia/Tokyo', false); \
-                 end$$",
+                "do $$begin perform 1; commit; \
+                 perform set_config('timezone', 'Asia/Tokyo', false); end$$",
                 "show timezone",
                 "begin",
                 "prepare transaction 'x'",

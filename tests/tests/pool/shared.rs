@@ -137,7 +137,7 @@ fn resident(process: u32) -> anyhow::Result<usize> {
     Ok(pages * 4096)
 }
 
-/// Each time somebody prepares a text it is about tables as they are then, whoever has changed them.
+/// Each time somebody prepares a text it is about tables as they are then, whoever changed them.
 fn tables(place: &Place) -> anyhow::Result<()> {
     let node = pool_with(place, "transaction", "default_pool_size = 2\nthreads = 2\n")?;
     let mut describe = Vec::new();

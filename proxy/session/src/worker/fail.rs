@@ -140,10 +140,8 @@ impl Worker {
     ) {
         let client = client.and_then(|client| self.clients.get(client));
         let Some(client) = client.filter(|client| client.is_logging_in()) else { return };
-        let (id, mut message) = (client.id, Vec::new());
-        rewrite::put_header(&mut message, tag::ERROR, error.len());
-        message.extend_from_slice(error);
-        net.write(client.socket, &message);
+        let id = client.id;
+        net.write(client.socket, &rewrite::message(tag::ERROR, error));
         net.finish(client.socket);
         self.forget_client(net, id);
     }
@@ -212,10 +210,7 @@ fn ended_by(error: &[u8]) -> Vec<u8> {
         body.push(0);
     }
     body.push(0);
-    let mut out = Vec::new();
-    rewrite::put_header(&mut out, tag::ERROR, body.len());
-    out.extend_from_slice(&body);
-    out
+    rewrite::message(tag::ERROR, &body)
 }
 
 /// What was sent may have been committed, or not.

@@ -342,10 +342,7 @@ impl Side<'_> {
             // They have been taken before: what is behind them may run without them.
             return Step::Broken("the settings of a client could not be set once more");
         }
-        let mut bytes = Vec::new();
-        rewrite::put_header(&mut bytes, tag::ERROR, body.len());
-        bytes.extend_from_slice(body);
-        Step::Refused(bytes)
+        Step::Refused(rewrite::message(tag::ERROR, body))
     }
 
     /// Whether the server has told of a transaction block that its client may not have.

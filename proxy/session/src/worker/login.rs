@@ -394,34 +394,7 @@ impl Worker {
                 self.answer(net, id, asked)?;
             }
             tag::ERROR => {
-                let fields = Fields::new(body);
-                let entry = &mut self.entries[server.pool];
-                let is_first = matches!(login.exchange, Exchange::None) && !login.is_in;
-                let is_of_version = matches!(fields.sqlstate().as_ref(), Some(b"0A000" | b"08P01"));
-                if is_first && is_of_version && core::mem::take(&mut entry.minor) > 0 {
-                    // Not a PostgreSQL that says which version it speaks: the oldest will do.
-                    server.is_void = true;
-                    return Err(Vec::new());
-                }
-                let passes = fields.sqlstate();
-                let passes = matches!(passes.as_ref(), Some(b"53300" | b"57P03" | b"57P01"));
-                if login.is_in && !passes && !server.base.values().is_empty() {
-                    // Servers look at settings last: this is about those of its client.
-                    server.is_void = true;
-                    let client = server.opened_for;
-                    self.settings_wrong(net, client, body);
-                    return Err(Vec::new());
-                }
-                server.farewell = fields.message().unwrap_or_default().to_vec();
-                // Too many connections and a start or stop pass; who is refused stays so.
-                let state = fields.sqlstate();
-                server.refusal = match state.as_ref() {
-                    Some(b"53300" | b"57P03" | b"57P01") => None,
-                    Some(b"3D000") => Some(SqlState::INVALID_CATALOG_NAME),
-                    Some(b"42501") => Some(SqlState::INSUFFICIENT_PRIVILEGE),
-                    // How the proxy failed to log in is no business of its clients' logins.
-                    _ => Some(SqlState::CANNOT_CONNECT),
-                };
+                self.server_refuses(net, id, body);
                 return Err(Vec::new());
             }
             tag::PARAMETER_STATUS => {
@@ -448,10 +421,7 @@ impl Worker {
             tag::NOTICE if login.is_in => {
                 let client = server.opened_for.and_then(|client| self.clients.get(client));
                 if let Some(client) = client.filter(|client| client.is_logging_in()) {
-                    self.scratch.clear();
-                    rewrite::put_header(&mut self.scratch, kind, body.len());
-                    self.scratch.extend_from_slice(body);
-                    net.write(client.socket, &self.scratch);
+                    net.write(client.socket, &rewrite::message(kind, body));
                 }
             }
             _ if self.role_answer(id, kind, body) => {}
@@ -460,6 +430,38 @@ impl Worker {
             _ => return Err(b"what answers is no PostgreSQL server".to_vec()),
         }
         Ok(false)
+    }
+
+    /// A server does not let us in. What that means for others follows when it is given up.
+    fn server_refuses<N: Net>(&mut self, net: &mut N, id: ServerId, body: &[u8]) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        let server::Phase::Login(login) = &mut server.phase else { return };
+        let fields = Fields::new(body);
+        let state = fields.sqlstate();
+        let entry = &mut self.entries[server.pool];
+        let is_first = matches!(login.exchange, Exchange::None) && !login.is_in;
+        let is_of_version = matches!(state.as_ref(), Some(b"0A000" | b"08P01"));
+        if is_first && is_of_version && core::mem::take(&mut entry.minor) > 0 {
+            // Not a PostgreSQL that says which version it speaks: the oldest will do.
+            server.is_void = true;
+            return;
+        }
+        // Too many connections and a start or stop.
+        let passes = matches!(state.as_ref(), Some(b"53300" | b"57P03" | b"57P01"));
+        if login.is_in && !passes && !server.base.values().is_empty() {
+            // Servers look at settings last: this is about those of its client.
+            server.is_void = true;
+            let client = server.opened_for;
+            return self.settings_wrong(net, client, body);
+        }
+        server.farewell = fields.message().unwrap_or_default().to_vec();
+        server.refusal = match state.as_ref() {
+            _ if passes => None,
+            Some(b"3D000") => Some(SqlState::INVALID_CATALOG_NAME),
+            Some(b"42501") => Some(SqlState::INSUFFICIENT_PRIVILEGE),
+            // How the proxy failed to log in is no business of its clients' logins.
+            _ => Some(SqlState::CANNOT_CONNECT),
+        };
     }
 
     fn server_ready<N: Net>(&mut self, net: &mut N, id: ServerId) {

@@ -340,3 +340,11 @@ pub(super) fn put_header(out: &mut Vec<u8>, kind: u8, body_bytes: usize) {
     let length = u32::try_from(body_bytes + 4).unwrap_or(u32::MAX);
     out.extend_from_slice(&length.to_be_bytes());
 }
+
+/// A whole message.
+pub(super) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(HEADER_BYTES + body.len());
+    put_header(&mut message, kind, body.len());
+    message.extend_from_slice(body);
+    message
+}
