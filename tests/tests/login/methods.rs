@@ -155,8 +155,8 @@ pub(crate) fn refusals() -> anyhow::Result<()> {
         ),
         (
             "user=md5_user dbname=unknown",
-            "no pg_hba.conf entry for host \"127.0.0.1\", user \"md5_user\", database \"unknown\", no \
-          encryption",
+            "no pg_hba.conf entry for host \"127.0.0.1\", user \"md5_user\", database \
+             \"unknown\", no encryption",
         ),
         ("user=md5_user dbname=sealed sslmode=disable", "no pg_hba.conf entry for host"),
         (

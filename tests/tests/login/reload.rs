@@ -48,7 +48,8 @@ pub(crate) fn under_load() -> anyhow::Result<()> {
         &folder.join("own.txt"),
         &format!(
             "auth_type = \"hba\"\nauth_hba_file = {:?}\nclient_tls_sslmode = \"allow\"\n\
-             default_pool_size = 3\n[[proxy.databases]]\nname = \"*\"\npool_mode = \"transaction\"\n",
+             default_pool_size = 3\n[[proxy.databases]]\nname = \"*\"\n\
+             pool_mode = \"transaction\"\n",
             folder.join("rules")
         ),
     )?;

@@ -124,19 +124,7 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
             None
         }
     }?;
-    let auth = match raw.auth_type.as_str() {
-        "trust" => AuthMethod::Trust,
-        "md5" => AuthMethod::Md5,
-        "scram-sha-256" => AuthMethod::Scram,
-        "hba" => AuthMethod::Rules,
-        other => {
-            problems.push(format!(
-                "proxy.auth_type: {other:?} is none of \"scram-sha-256\", \"md5\", \"hba\", \
-                 \"trust\""
-            ));
-            AuthMethod::Scram
-        }
-    };
+    let auth = auth(raw, problems);
     let users = raw.auth_file.clone().map(|path| absolute("proxy.auth_file", path, problems));
     let rules = raw.auth_hba_file.clone().map(|p| absolute("proxy.auth_hba_file", p, problems));
     let ident = raw.auth_ident_file.clone().map(|p| absolute("proxy.auth_ident_file", p, problems));
@@ -181,6 +169,23 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         server_tls,
         limits,
     })
+}
+
+/// How clients prove who they are.
+fn auth(raw: &raw::Proxy, problems: &mut Vec<String>) -> AuthMethod {
+    match raw.auth_type.as_str() {
+        "trust" => AuthMethod::Trust,
+        "md5" => AuthMethod::Md5,
+        "scram-sha-256" => AuthMethod::Scram,
+        "hba" => AuthMethod::Rules,
+        other => {
+            problems.push(format!(
+                "proxy.auth_type: {other:?} is none of \"scram-sha-256\", \"md5\", \"hba\", \
+                 \"trust\""
+            ));
+            AuthMethod::Scram
+        }
+    }
 }
 
 fn limits(raw: &raw::Proxy, problems: &mut Vec<String>) -> SessionLimits {

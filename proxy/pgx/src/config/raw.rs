@@ -93,8 +93,8 @@ pub(super) struct Proxy {
     #[toml_example(default = "/etc/pgx/pg_ident.conf")]
     pub(super) auth_ident_file: Option<String>,
     /// With a pool: whether clients' connections are encrypted, by words of PgBouncer: "disable",
-    /// "allow" or "prefer" (if the client wants it), "require", "verify-ca" or "verify-full" (with a
-    /// certificate that an authority of client_tls_ca_file has signed).
+    /// "allow" or "prefer" (if the client wants it), "require", "verify-ca" or "verify-full" (with
+    /// a certificate that an authority of client_tls_ca_file has signed).
     #[toml_example(default = "disable")]
     pub(super) client_tls_sslmode: Option<String>,
     /// pgx's own certificate, with those between it and its authority, and its key, in PEM.
@@ -105,9 +105,10 @@ pub(super) struct Proxy {
     /// Authorities that clients' certificates are to be signed by.
     #[toml_example(default = "/etc/pgx/clients-ca.crt")]
     pub(super) client_tls_ca_file: Option<String>,
-    /// With a pool: whether connections to servers are encrypted: "disable", "prefer" (if the server
-    /// can), "require", "verify-ca" (with a certificate that an authority of server_tls_ca_file has
-    /// signed) or "verify-full" (for the name in "backends", too). Unix sockets never are.
+    /// With a pool: whether connections to servers are encrypted: "disable", "prefer" (if the
+    /// server can), "require", "verify-ca" (with a certificate that an authority of
+    /// server_tls_ca_file has signed) or "verify-full" (for the name in "backends", too). Unix
+    /// sockets never are.
     #[toml_example(default = "prefer")]
     pub(super) server_tls_sslmode: Option<String>,
     /// Authorities that servers' certificates are to be signed by.

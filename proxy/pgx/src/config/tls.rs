@@ -56,8 +56,8 @@ fn mode(key: &str, word: &str, problems: &mut Vec<String>) -> (Tls, Check) {
         "verify-full" => (Tls::Required, Check::Name),
         other => {
             problems.push(format!(
-                "proxy.{key}: {other:?} is none of \"disable\", \"allow\", \"prefer\", \"require\", \
-                 \"verify-ca\", \"verify-full\""
+                "proxy.{key}: {other:?} is none of \"disable\", \"allow\", \"prefer\", \
+                 \"require\", \"verify-ca\", \"verify-full\""
             ));
             (Tls::Never, Check::Nothing)
         }

@@ -338,7 +338,8 @@ mod tests {
             "[databases]\nshop = host=db1,db2 port=5433 dbname=shop_v2 user=app password='it''s' \
              pool_size=7 reserve_pool=2 pool_mode=transaction\n* = host=/run/pg\n[users]\n\
              ann = pool_mode=statement max_user_connections=3\n[pgbouncer]\nlisten_addr = *\n\
-             auth_type = trust\nserver_lifetime = 0\nquery_wait_timeout = 9\nserver_login_retry = 1.5\n",
+             auth_type = trust\nserver_lifetime = 0\nquery_wait_timeout = 9\n\
+             server_login_retry = 1.5\n",
         );
         assert!(made.left.is_empty(), "{:?}", made.left);
         let pool = pool(&made);

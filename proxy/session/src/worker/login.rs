@@ -119,11 +119,7 @@ impl Worker {
             return self.forget_client(net, id);
         }
         client.minor = minor.min(MINOR_MAX);
-        if self.config.client_tls == Tls::Required && !client.is_encrypted {
-            client.doom.push(0);
-            let message = "the connection must be encrypted; set sslmode to require";
-            return self.refuse(net, id, SqlState::INVALID_AUTHORIZATION, message);
-        }
+        let must_encrypt = self.config.client_tls == Tls::Required && !client.is_encrypted;
         let mut unknown: Vec<&[u8]> = Vec::new();
         let (mut user, mut database, mut values) = (Vec::new(), None, Values::new());
         let mut replication = None;
@@ -163,14 +159,16 @@ impl Worker {
         }
         let replication = replication.map(|kind| for_replication(kind, &mut values));
         client.begin_with(values);
-        if let Some(message) = wrong {
+        let unauthorized = SqlState::INVALID_AUTHORIZATION;
+        let refusal = match wrong {
+            _ if must_encrypt => Some((unauthorized, "the connection must be encrypted")),
+            Some(message) => Some((state, message)),
+            None if user.is_empty() => Some((unauthorized, "no user name in the start-up packet")),
+            None => None,
+        };
+        if let Some((state, message)) = refusal {
             client.doom.push(0);
             return self.refuse(net, id, state, message);
-        }
-        if user.is_empty() {
-            client.doom.push(0);
-            let message = "no user name in the start-up packet";
-            return self.refuse(net, id, SqlState::INVALID_AUTHORIZATION, message);
         }
         let database = database.filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
         let (replication, step) = (replication.unwrap_or_default(), Step::Admission);

@@ -1,7 +1,7 @@
 //! Another configuration takes the place of the one that was.
 //!
-//! Nobody's connection is touched: who is in stays in as it came, and what it may do from here on is
-//! what the new one says.
+//! Nobody's connection is touched: who is in stays in as it came, and what it may do from here on
+//! is what the new one says.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
