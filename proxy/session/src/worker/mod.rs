@@ -603,6 +603,8 @@ mod share_tests;
 #[cfg(test)]
 mod standby_tests;
 #[cfg(test)]
+mod start_attack_tests;
+#[cfg(test)]
 mod startup_tests;
 #[cfg(test)]
 mod state_tests;
