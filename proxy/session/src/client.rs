@@ -171,6 +171,11 @@ impl Client {
         matches!(self.phase, Phase::Login(_))
     }
 
+    /// Whether it waits for a server of its own, and reads from none.
+    pub(crate) fn waits_to_begin(&self) -> bool {
+        self.is_logging_in() && self.server.is_none()
+    }
+
     /// It begins with these settings.
     pub(crate) fn begin_with(&mut self, values: Values) {
         self.startup = Settings::new(values.clone());

@@ -39,6 +39,13 @@ impl Settings {
         }
     }
 
+    /// Those that say who acts, which RESET ALL leaves as they are.
+    pub(crate) fn who_acts(&self) -> Values {
+        let is_who = |name: &Vec<u8>| matches!(name.as_slice(), b"role" | b"session_authorization");
+        let all = self.0.iter().filter(|(name, _)| is_who(name));
+        all.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
     /// Whether both are the same; if so, they share their memory from here on. They take the one at
     /// the lower address, so that all that are the same come to share one when each has met others.
     pub(crate) fn is_same(&mut self, other: &mut Self) -> bool {

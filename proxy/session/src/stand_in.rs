@@ -114,6 +114,8 @@ impl StandIn {
     }
 
     fn run(&mut self, verb: Verb, out: &mut Vec<u8>) {
+        // What comes behind the end in the same batch is not within the block.
+        self.is_untold |= self.has_ended && verb == Verb::Other;
         match verb {
             Verb::Rollback => backend::write::command_complete(out, b"ROLLBACK"),
             Verb::Nothing => backend::write::empty_query(out),
@@ -123,7 +125,7 @@ impl StandIn {
             }
             Verb::Other => self.fail(out),
         }
-        self.has_ended = matches!(verb, Verb::Rollback | Verb::Ends);
+        self.has_ended |= matches!(verb, Verb::Rollback | Verb::Ends);
     }
 
     fn skip(&mut self, out: &mut Vec<u8>) {

@@ -17,6 +17,7 @@ use crate::{Place, Test, pool, pool_with};
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("login_of_a_session_says_what_the_server_says", logins),
     ("settings_go_back_to_those_that_a_session_began_with", resets),
+    ("start_up_parameters_cannot_say_who_logs_in_where", parameters),
     ("session_has_the_number_of_its_server", numbers),
     ("cancel_of_a_session_comes_to_any_thread", cancel),
     ("cancel_at_another_node_reaches_the_query", cancel_elsewhere),
@@ -82,6 +83,32 @@ fn resets(place: &Place) -> anyhow::Result<()> {
         for text in texts {
             let (expected, seen) = (direct.query(text)?, through.query(text)?);
             ensure!(expected == seen, "{own:?} {text}: {seen:?}, directly {expected:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Names of start-up parameters that servers take for more than settings get nowhere, however they
+/// are written.
+fn parameters(place: &Place) -> anyhow::Result<()> {
+    place.direct()?.query("create role nobody_else login")?;
+    for mode in ["session", "transaction"] {
+        let node = pool(place, mode, 2)?;
+        for (name, value) in [
+            ("USER", "postgres"),
+            ("Database", "template1"),
+            ("Replication", "database"),
+            ("options", "-c user=postgres"),
+            ("options", "-c Database=template1"),
+            ("options", "--replication=true"),
+            ("OPTIONS", "-c user=postgres"),
+        ] {
+            for more in [&[][..], &[("replication", "database")]] {
+                let own = [&[("user", "nobody_else"), (name, value)][..], more].concat();
+                let told = Session::told(node.address()?, &own)?;
+                let is_let_in = told.iter().any(|message| message.tag == tag::READY);
+                ensure!(!is_let_in && states(&told).len() == 1, "{own:?}: {told:?}");
+            }
         }
     }
     Ok(())

@@ -139,7 +139,7 @@ impl Worker {
         error: &[u8],
     ) {
         let client = client.and_then(|client| self.clients.get(client));
-        let Some(client) = client.filter(|client| client.is_logging_in()) else { return };
+        let Some(client) = client.filter(|client| client.waits_to_begin()) else { return };
         let id = client.id;
         net.write(client.socket, &rewrite::message(tag::ERROR, error));
         net.finish(client.socket);

@@ -19,7 +19,7 @@ use crate::limits::COLLECT_BYTES_MAX;
 use crate::net::Net;
 use crate::scan::Words;
 use crate::server::{Act, Lag, Phase, Server};
-use crate::settings::is_settable;
+use crate::settings::{Values, is_settable};
 use crate::statements::{Statements, name};
 use crate::time::Now;
 
@@ -362,6 +362,8 @@ impl Side<'_> {
 
     /// The server has answered a request: may somebody else use it?
     fn ready(&mut self, now: Now) -> Step {
+        // The query that was to clear the session came first of those that are owed an answer.
+        self.server.words = self.server.words.without(Words::RESETS);
         let exchange = &self.server.exchange;
         if exchange.status() == Status::Idle && self.client.is_some() {
             // What is behind it in the same flight is another transaction.
@@ -502,7 +504,10 @@ impl Side<'_> {
             return Fate::Swallow;
         };
         client.reported.put(name, value);
-        if self.server.words.has(Words::SETTING) && client.shares() && is_settable(name) {
+        // What RESET ALL leads to is nobody's wish.
+        let is_wished =
+            self.server.words.has(Words::SETTING) && !self.server.words.has(Words::RESETS);
+        if is_wished && client.shares() && is_settable(name) {
             let is_proven = client.settings.is_same(&mut client.proven);
             client.settings.set(name, value);
             self.server.settings.set(name, value);
@@ -536,7 +541,9 @@ impl Side<'_> {
         }
         let resets = done == b"RESET" && self.server.words.has(Words::RESETS);
         if done == DISCARD_ALL || resets {
+            let left = if resets { self.server.settings.who_acts() } else { Values::new() };
             self.server.settings = self.server.base.clone();
+            left.iter().for_each(|(name, value)| self.server.settings.set(name, value));
             client.settings = client.startup.clone();
         }
     }

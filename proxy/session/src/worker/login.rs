@@ -132,7 +132,11 @@ impl Worker {
                 b"replication" if is_off(value) => {}
                 b"replication" => replication = Some(value),
                 b"options" => match options::parse(value) {
-                    Some(settings) => values.extend(settings),
+                    Some(settings) => values.extend(
+                        settings
+                            .into_iter()
+                            .map(|(name, value)| (name.to_ascii_lowercase(), value)),
+                    ),
                     None => wrong = Some("invalid command-line argument in start-up options"),
                 },
                 _ if name.starts_with(b"_pq_.") => unknown.push(name),
@@ -148,7 +152,7 @@ impl Worker {
             wrong = Some("invalid value for parameter \"pgx.target\"");
             state = SqlState::INVALID_PARAMETER_VALUE;
         }
-        if !values.keys().all(|name| is_name(name)) {
+        if !values.keys().all(|name| is_name(name) && !is_about_login(name)) {
             wrong = Some("a start-up parameter has a name that no setting can have");
         }
         if minor > MINOR_MAX || !unknown.is_empty() {
@@ -336,7 +340,8 @@ impl Worker {
         let own: [(&[u8], &[u8]); 2] = [(b"user", user), (b"database", database)];
         self.scratch.clear();
         let base = server.base.values().iter().map(|(name, value)| (&name[..], &value[..]));
-        let parameters = own.into_iter().chain(entry.name.parameters()).chain(base);
+        // What comes last holds.
+        let parameters = entry.name.parameters().chain(base).chain(own);
         frontend::write::startup(&mut self.scratch, entry.minor, parameters);
         net.write(server.socket, &self.scratch);
         server.phase = server::Phase::Login(ServerLogin::default());
@@ -418,7 +423,7 @@ impl Worker {
             },
             tag::NOTICE if login.is_in => {
                 let client = server.opened_for.and_then(|client| self.clients.get(client));
-                if let Some(client) = client.filter(|client| client.is_logging_in()) {
+                if let Some(client) = client.filter(|client| client.waits_to_begin()) {
                     net.write(client.socket, &rewrite::message(kind, body));
                 }
             }
@@ -446,7 +451,9 @@ impl Worker {
         }
         // Too many connections and a start or stop.
         let passes = matches!(state.as_ref(), Some(b"53300" | b"57P03" | b"57P01"));
-        if login.is_in && !passes && !server.base.values().is_empty() {
+        let is_of_setting =
+            matches!(state.as_ref(), Some(b"22023" | b"42501" | b"42704" | b"55P02" | b"0A000"));
+        if login.is_in && is_of_setting && !server.base.values().is_empty() {
             // Servers look at settings last: this is about those of its client.
             server.is_void = true;
             let client = server.opened_for;
@@ -514,6 +521,13 @@ fn first(packet: &[u8]) -> First {
         }
         Err(error) => First::Nonsense(alloc::format!("{error}")),
     }
+}
+
+/// Whether a server would take a start-up parameter of this name for something else than a setting:
+/// written otherwise, or in `options`, it is none, and must not get there.
+fn is_about_login(name: &[u8]) -> bool {
+    matches!(name, b"user" | b"database" | b"options" | b"replication")
+        || name.starts_with(b"_pq_.")
 }
 
 /// Whether a start-up packet says that it is about no replication connection. Source: PostgreSQL's

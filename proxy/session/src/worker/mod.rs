@@ -280,9 +280,12 @@ impl Worker {
         if !is_usable || server.is_leaving {
             return self.close_server(net, server_id);
         }
-        let shared = client.mode != PoolMode::Session && !server.is_kept;
+        // What a block has set is not set any more when it is undone.
+        let is_undone = server.exchange.status() != Status::Idle;
+        let may_differ = is_undone && server.words.has(Words::SETTING);
+        let shared = client.mode != PoolMode::Session && !server.is_kept && !may_differ;
         let mut queries: Vec<&[u8]> = Vec::new();
-        if server.exchange.status() != Status::Idle {
+        if is_undone {
             queries.push(b"ROLLBACK");
         }
         if !shared {

@@ -29,7 +29,7 @@ fn begun() -> (Bench, Socket, Socket) {
 fn asked_for(bench: &mut Bench, parameters: &[u8]) -> Socket {
     let server = bench.wire.connects.pop().expect("one is opened");
     let packet = bench.reach(server);
-    let whole = [b"user\0ann\0database\0shop\0", parameters, b"\0"].concat();
+    let whole = [parameters, b"user\0ann\0database\0shop\0\0"].concat();
     assert_eq!(packet[8..], whole);
     server
 }
@@ -215,7 +215,8 @@ fn replication_has_servers_of_its_own_that_are_told_all_at_the_start() {
     let Some(Owner::Server(id)) = bench.wire.owners.get(&server).copied() else { panic!() };
     bench.worker.connected(&mut bench.wire, id, Ok(()), bench.now);
     let told = bench.take(server);
-    assert!(told.ends_with(b"replication\0true\0application_name\0b\0\0"), "{told:?}");
+    let own = b"replication\0true\0application_name\0b\0user\0ann\0database\0shop\0\0";
+    assert!(told.ends_with(own), "{told:?}");
     bench.greet(server);
     assert_eq!(bench.take(server), b"", "it takes no queries");
     assert_eq!(bench.tags(client), "RSSKZ");

@@ -27,8 +27,9 @@ impl Worker {
     pub fn told<N: Net>(&mut self, net: &mut N, word: Word, now: Now) {
         self.now = now;
         let (Word::Granted(key) | Word::Wanted(key)) = word;
-        let known = self.entries.iter().position(|entry| entry.key == key);
-        let Some(pool) = known else { return };
+        // One that was forgotten keeps its place for a while, and may have come back elsewhere.
+        let is_meant = |pool: &&usize| self.entries[**pool].key == key;
+        let Some(pool) = self.by_name.values().find(is_meant).copied() else { return };
         match word {
             Word::Wanted(_) => {
                 self.entries[pool].is_wanted = true;

@@ -144,6 +144,7 @@ fn setting_that_was_undone_when_its_client_left_is_set_for_the_next() {
     bench.end(first);
     assert!(text(&bench.take(server)).contains("ROLLBACK"));
     bench.say(server, &set("ROLLBACK", "DateStyle", "ISO", Status::Idle));
+    bench.say(server, &done("DISCARD ALL", Status::Idle));
     bench.say(german, &query("select now()"));
     let sent = text(&bench.take(server));
     assert!(sent.contains("set_config('datestyle','German'"), "it reads ISO dates: {sent:?}");
