@@ -99,9 +99,13 @@ impl Net for Wire {
 
     fn cancelled(&mut self, _by: Asker) {}
 
-    fn accept_tls(&mut self, _socket: Socket, _begun: &[u8]) {}
+    fn accept_tls(&mut self, _socket: Socket, _begun: &[u8]) -> bool {
+        true
+    }
 
-    fn begin_tls(&mut self, _socket: Socket, _to: &ServerAddress) {}
+    fn begin_tls(&mut self, _socket: Socket, _to: &ServerAddress) -> bool {
+        true
+    }
 
     fn end_point(&self, _socket: Socket) -> Option<Vec<u8>> {
         None

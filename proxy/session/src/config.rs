@@ -13,7 +13,7 @@ use crate::route::{Backend, ServerAddress};
 use crate::secret::Secret;
 
 /// When a client gives its server back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PoolMode {
     /// When it leaves.
     Session,

@@ -51,11 +51,12 @@ pub trait Net {
     fn own(&mut self, socket: Socket, owner: Owner);
 
     /// Encrypts a client's connection from here on. What has come of its handshake is handed over,
-    /// which is something if the client began with that, and has to say so there.
-    fn accept_tls(&mut self, socket: Socket, begun: &[u8]);
+    /// which is something if the client began with that, and has to say so there. `false` if that
+    /// cannot be done: nothing may be sent on it then.
+    fn accept_tls(&mut self, socket: Socket, begun: &[u8]) -> bool;
 
-    /// Encrypts a connection to a server from here on.
-    fn begin_tls(&mut self, socket: Socket, to: &ServerAddress);
+    /// Encrypts a connection to a server from here on. `false` as above.
+    fn begin_tls(&mut self, socket: Socket, to: &ServerAddress) -> bool;
 
     /// The hash of the certificate that an encrypted connection goes by, by which a login can be
     /// bound to it (RFC 5929, `tls-server-end-point`); `None` if there is none.

@@ -18,8 +18,9 @@ pub(crate) fn parse(text: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
             }
         };
         let at = setting.iter().position(|byte| *byte == b'=')?;
-        // A dash in a name stands for an underscore there.
-        let name = setting[..at].iter().map(|byte| if *byte == b'-' { b'_' } else { *byte });
+        // A dash in a name stands for an underscore there, and names are the same in any case.
+        let letter = |byte: &u8| if *byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
+        let name = setting[..at].iter().map(letter);
         settings.push((name.collect(), setting[at + 1..].to_vec()));
     }
     Some(settings)

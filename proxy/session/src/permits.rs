@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::fmt::Debug;
 
 use crate::attrs::SessionAttrs;
+use crate::config::PoolMode;
 use crate::limits::YIELD_MS;
 use crate::time::Now;
 
@@ -27,6 +28,8 @@ pub struct PoolName<'a> {
     pub database: &'a [u8],
     /// Which servers.
     pub attrs: SessionAttrs,
+    /// When clients give them back.
+    pub mode: PoolMode,
     /// The start-up parameters that servers get for a replication connection; else empty.
     pub replication: &'a [u8],
 }
@@ -124,7 +127,7 @@ pub trait Permits: Debug {
     fn leave(&mut self, whose: Whose<'_>);
 }
 
-type Name = (Vec<u8>, Vec<u8>, SessionAttrs, Vec<u8>);
+type Name = (Vec<u8>, Vec<u8>, SessionAttrs, PoolMode, Vec<u8>);
 
 #[derive(Debug)]
 struct Pool {
@@ -195,8 +198,8 @@ impl Ledger {
 
     /// See [`Permits::pool`].
     pub fn pool(&mut self, name: PoolName<'_>, bounds: Bounds) -> PoolKey {
-        let PoolName { user, database, attrs, replication } = name;
-        let name = (user.to_vec(), database.to_vec(), attrs, replication.to_vec());
+        let PoolName { user, database, attrs, mode, replication } = name;
+        let name = (user.to_vec(), database.to_vec(), attrs, mode, replication.to_vec());
         if let Some(known) = self.by_name.get(&name) {
             if let Some(pool) = self.pools.get_mut(known) {
                 pool.users += 1;

@@ -336,24 +336,31 @@ impl Net for Wire<'_, '_> {
         self.letters.push((usize::from(by.thread), Letter::Cancelled(by.client)));
     }
 
-    fn accept_tls(&mut self, socket: Socket, begun: &[u8]) {
-        let Some(papers) = &self.papers.accept else { return };
+    fn accept_tls(&mut self, socket: Socket, begun: &[u8]) -> bool {
+        let Some(papers) = &self.papers.accept else { return false };
         match Secured::accept(papers, !begun.is_empty()) {
             Ok(secured) => self.secrets.add(key(socket), secured),
-            // What comes is noise to whoever reads it, and ends the connection.
-            Err(reason) => return warn!(reason, "a client's connection cannot be encrypted"),
+            Err(reason) => {
+                warn!(reason, "a client's connection cannot be encrypted");
+                return false;
+            }
         }
         if !begun.is_empty() {
             self.begun.push((key(socket), begun.to_vec()));
         }
+        true
     }
 
-    fn begin_tls(&mut self, socket: Socket, to: &ServerAddress) {
-        let Some(config) = &self.papers.connect else { return };
+    fn begin_tls(&mut self, socket: Socket, to: &ServerAddress) -> bool {
+        let Some(config) = &self.papers.connect else { return false };
         match Secured::connect(config, to) {
             Ok(secured) => self.secrets.add(key(socket), secured),
-            Err(reason) => warn!(backend = %to, reason, "a connection cannot be encrypted"),
+            Err(reason) => {
+                warn!(backend = %to, reason, "a connection cannot be encrypted");
+                return false;
+            }
         }
+        true
     }
 
     fn end_point(&self, socket: Socket) -> Option<Vec<u8>> {

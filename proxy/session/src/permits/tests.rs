@@ -6,7 +6,8 @@ use crate::limits::HAND_OVER_MS;
 const THREADS: usize = 3;
 
 fn named<'a>(user: &'a [u8], database: &'a [u8]) -> PoolName<'a> {
-    PoolName { user, database, attrs: SessionAttrs::Any, replication: b"" }
+    let (attrs, mode) = (SessionAttrs::Any, PoolMode::Transaction);
+    PoolName { user, database, attrs, mode, replication: b"" }
 }
 
 /// A generator of numbers that nobody needs to trust.

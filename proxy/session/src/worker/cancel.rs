@@ -192,11 +192,10 @@ impl Worker {
         }
         let server = cancel.server.and_then(|server| self.servers.get(server));
         match server.filter(|_| bytes == b"S") {
-            Some(server) => {
-                net.begin_tls(cancel.socket, &server.address);
+            Some(server) if net.begin_tls(cancel.socket, &server.address) => {
                 self.send_cancel(net, id);
             }
-            None => self.cancel_ended(net, id),
+            _ => self.cancel_ended(net, id),
         }
     }
 

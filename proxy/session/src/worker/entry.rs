@@ -27,6 +27,8 @@ pub(super) struct Name {
     pub(super) user: Vec<u8>,
     pub(super) database: Vec<u8>,
     pub(super) attrs: SessionAttrs,
+    /// When clients give them back: who came before that was changed is served as it was.
+    pub(super) mode: PoolMode,
     /// The start-up parameters of a replication connection, each as two strings that end with NUL.
     /// Its servers get them as they are, since none could be set there later.
     pub(super) replication: Vec<u8>,
@@ -168,12 +170,14 @@ impl Worker {
         attrs: SessionAttrs,
         replication: Vec<u8>,
     ) -> Option<usize> {
-        let name = Name { user, database: database.to_vec(), attrs, replication };
+        let (settings, bounds) = self.settings_of(&user, database, !replication.is_empty())?;
+        let mode = settings.mode;
+        let name = Name { user, database: database.to_vec(), attrs, mode, replication };
         if let Some(known) = self.by_name.get(&name) {
             return Some(*known);
         }
-        let (settings, bounds) = self.settings_of(&name)?;
-        let of = PoolName { user: &name.user, database, attrs, replication: &name.replication };
+        let (user, replication) = (&name.user[..], &name.replication[..]);
+        let of = PoolName { user, database, attrs, mode, replication };
         let key = self.permits.pool(of, bounds);
         let configured = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
         let snapshot = self.snapshot_of(database).unwrap_or(&configured);
@@ -190,12 +194,17 @@ impl Worker {
     }
 
     /// What the configuration says of a pool; `None` if there is no such database.
-    pub(super) fn settings_of(&self, name: &Name) -> Option<(Database, Bounds)> {
-        let mut settings = self.config.database(&name.database)?.clone();
-        let special = *self.config.special.get(&name.user).unwrap_or(&self.config.usual);
+    pub(super) fn settings_of(
+        &self,
+        user: &[u8],
+        database: &[u8],
+        is_replication: bool,
+    ) -> Option<(Database, Bounds)> {
+        let mut settings = self.config.database(database)?.clone();
+        let special = *self.config.special.get(user).unwrap_or(&self.config.usual);
         settings.mode = special.mode.unwrap_or(settings.mode);
         settings.pool_size = special.pool_size.unwrap_or(settings.pool_size);
-        if name.is_replication() {
+        if is_replication {
             (settings.mode, settings.pool_min, settings.reserve) = (PoolMode::Session, 0, 0);
         }
         let bounds = Bounds {

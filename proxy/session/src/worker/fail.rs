@@ -91,6 +91,8 @@ impl Worker {
             client.stand_in = in_block.then(|| StandIn::new(true));
         } else if exchange.skips() {
             // The batch had failed before; what the client is owed comes with its Sync.
+            // It may have ended the block before that, and read so.
+            let in_block = in_block && !server.may_commit;
             let mut stand_in = StandIn::new(in_block);
             stand_in.begin_skipping(!in_block);
             client.stand_in = Some(stand_in);

@@ -50,8 +50,7 @@ impl Worker {
         let whole = core::mem::take(packet);
         let takes_tls = self.config.client_tls != Tls::Never;
         if whole.first() == Some(&TLS_HANDSHAKE) && takes_tls && client.asked == (false, false) {
-            (client.asked, client.is_encrypted) = ((true, true), true);
-            return net.accept_tls(client.socket, &whole);
+            return self.encrypt(net, id, &whole);
         }
         match first(&whole) {
             First::More => client.phase = Phase::Startup(whole),
@@ -66,9 +65,8 @@ impl Worker {
                 if is_gss || !takes_tls {
                     return net.write(client.socket, b"N");
                 }
-                (client.asked, client.is_encrypted) = ((true, true), true);
                 net.write(client.socket, b"S");
-                net.accept_tls(client.socket, b"");
+                self.encrypt(net, id, b"");
             }
             First::Decline(..) => {
                 // They were meant to pass for encrypted ones.
@@ -105,6 +103,16 @@ impl Worker {
         }
     }
 
+    /// A client's connection is encrypted from here on; without that it does not go on.
+    fn encrypt<N: Net>(&mut self, net: &mut N, id: ClientId, begun: &[u8]) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        (client.asked, client.is_encrypted) = ((true, true), true);
+        if !net.accept_tls(client.socket, begun) {
+            net.abort(client.socket);
+            self.forget_client(net, id);
+        }
+    }
+
     fn log_in<N: Net>(
         &mut self,
         net: &mut N,
@@ -132,11 +140,7 @@ impl Worker {
                 b"replication" if is_off(value) => {}
                 b"replication" => replication = Some(value),
                 b"options" => match options::parse(value) {
-                    Some(settings) => values.extend(
-                        settings
-                            .into_iter()
-                            .map(|(name, value)| (name.to_ascii_lowercase(), value)),
-                    ),
+                    Some(settings) => values.extend(settings),
                     None => wrong = Some("invalid command-line argument in start-up options"),
                 },
                 _ if name.starts_with(b"_pq_.") => unknown.push(name),
@@ -314,7 +318,9 @@ impl Worker {
         match bytes {
             b"S" => {
                 server.is_encrypted = true;
-                net.begin_tls(server.socket, &server.address);
+                if !net.begin_tls(server.socket, &server.address) {
+                    return self.server_lost(net, id, b"the connection cannot be encrypted");
+                }
             }
             b"N" if self.config.server_tls == Tls::Offered => {}
             b"N" => return self.server_lost(net, id, b"the server does not speak TLS"),
@@ -481,7 +487,7 @@ impl Worker {
         }
         entry.failure = None;
         entry.pool.opened(id, self.now);
-        if server.epoch < entry.router.epoch() {
+        if server.epoch < entry.router.epoch() || server.is_leaving {
             // Who serves has changed meanwhile.
             return self.close_server(net, id);
         }

@@ -598,6 +598,8 @@ mod random_tests;
 #[cfg(test)]
 mod recount;
 #[cfg(test)]
+mod reload_attack_tests;
+#[cfg(test)]
 mod replay_tests;
 #[cfg(test)]
 mod session_tests;

@@ -7,7 +7,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use super::{FIRST_EPOCH, Worker};
-use crate::config::Config;
+use crate::config::{Config, Database};
 use crate::ids::ServerId;
 use crate::net::Net;
 use crate::route::{Router, Snapshot};
@@ -30,8 +30,16 @@ impl Worker {
 
     fn reload_pool<N: Net>(&mut self, net: &mut N, pool: usize) {
         let name = self.entries[pool].name.clone();
-        // Who is in a database that is not named any more stays in it as it was.
-        let Some((settings, bounds)) = self.settings_of(&name) else { return };
+        // Who is in a database that is not named any more stays in it as it was; so does who came
+        // when servers were given back at other times, or used as somebody else: others have other
+        // pools from here on.
+        let known = self.settings_of(&name.user, &name.database, name.is_replication());
+        let Some((settings, bounds)) = known else { return };
+        let forced = |settings: &Database| settings.login.as_ref().map(|login| login.user.clone());
+        let is_same_user = forced(&settings) == forced(&self.entries[pool].settings);
+        if settings.mode != name.mode || !is_same_user {
+            return;
+        }
         let has_moved = settings.backends != self.entries[pool].settings.backends
             || settings.name != self.entries[pool].settings.name;
         let is_elsewhere = self.snapshot_of(&name.database).is_some();
