@@ -10,7 +10,7 @@ use pgx_wire::Walker;
 use crate::attrs::SessionAttrs;
 use crate::config::PoolMode;
 use crate::ids::{ClientId, ServerId};
-use crate::login::Login;
+use crate::login::{Login, Step};
 use crate::net::Socket;
 use crate::scan::{Scan, Words};
 use crate::settings::{Settings, Values};
@@ -173,7 +173,13 @@ impl Client {
 
     /// Whether it waits for a server of its own, and reads from none.
     pub(crate) fn waits_to_begin(&self) -> bool {
-        self.is_logging_in() && self.server.is_none()
+        self.is_logging_in() && self.server.is_none() && !self.is_looked_up()
+    }
+
+    /// Whether it waits for what a server says of its user: until it has proved who it is, nothing
+    /// that it has sent may get to that server.
+    pub(crate) fn is_looked_up(&self) -> bool {
+        matches!(&self.phase, Phase::Login(login) if matches!(login.step, Step::Lookup(_)))
     }
 
     /// It begins with these settings.

@@ -69,6 +69,8 @@ pub struct Database {
     pub lag_ms_max: u64,
     /// As whom servers are used, whoever the client is; as the client's own user if there is none.
     pub login: Option<ForcedLogin>,
+    /// How users are looked up whose secrets are not in [`Config::users`].
+    pub lookup: Option<Arc<Lookup>>,
     /// When clients give their servers back.
     pub mode: PoolMode,
     /// Clients that share servers may leave nothing on them that cannot follow a client.
@@ -97,6 +99,7 @@ impl Database {
             attrs: None,
             lag_ms_max: 0,
             login: None,
+            lookup: None,
             mode,
             refuses_state: false,
             pool_size,
@@ -119,6 +122,18 @@ pub struct ForcedLogin {
     pub user: Vec<u8>,
     /// What logs it in; the secret that is known of the user if there is none.
     pub secret: Option<Secret>,
+}
+
+/// How the secrets of users are looked up on servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// As whom.
+    pub user: Vec<u8>,
+    /// In which database, as clients name it; the client's own if there is none.
+    pub database: Option<Vec<u8>>,
+    /// What is asked, with the user's name as its parameter: for one row of two columns, the name
+    /// and the secret, or none.
+    pub query: String,
 }
 
 /// What is special about a user; what is `None` is as for everybody.

@@ -52,6 +52,16 @@ const _: () = assert!(LOOK_MAX < ANSWERS_MAX);
 /// often, and whoever asks for more does not want an answer.
 pub const FORWARDS_MAX: u32 = 100;
 
+/// Rows about a user that are kept: there should be one at most.
+pub const LOOKUP_ROWS_MAX: usize = 2;
+
+/// How often a user is looked up whose servers are lost meanwhile.
+pub const LOOKUPS_MAX: usize = 3;
+
+/// Passwords of users that are kept with the verifiers that were made of them: each is some hundred
+/// bytes, and takes milliseconds to make.
+pub const VERIFIERS_MAX: usize = 1 << 12;
+
 /// How long a pool without clients and servers is remembered, in milliseconds: longer than any
 /// back-off, so that who comes again and again does not make its backends be asked at once.
 pub const FORGET_MS: u64 = 60_000;

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::attrs::SessionAttrs;
+use crate::ids::ClientId;
 use crate::secret::Secret;
 use pgx_wire::auth::md5::Stored;
 use pgx_wire::auth::scram::{Verifier, client, server};
@@ -17,6 +18,8 @@ pub(crate) struct Login {
     pub(crate) attrs: Option<SessionAttrs>,
     /// All that its server is to be told at the start, if it is to be a replication connection.
     pub(crate) replication: Vec<u8>,
+    /// What was found of its user where it was looked up; `None` if that has not been done.
+    pub(crate) found: Option<Option<Secret>>,
     pub(crate) step: Step,
 }
 
@@ -32,6 +35,8 @@ impl Login {
 /// What a login waits for.
 #[derive(Default)]
 pub(crate) enum Step {
+    /// The user's secret, which a server is asked for. So many have been lost while they were.
+    Lookup(usize),
     /// The answer to a salt; `None` stands for a user who cannot be right.
     Md5 { stored: Option<Stored>, salt: [u8; 4] },
     /// The password as it is; `None` stands for a user who cannot be right.
@@ -48,12 +53,28 @@ pub(crate) enum Step {
 impl core::fmt::Debug for Step {
     fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         out.write_str(match self {
+            Self::Lookup(_) => "Lookup",
             Self::Password(_) => "Password",
             Self::Md5 { .. } => "Md5",
             Self::Sasl(..) => "Sasl",
             Self::Proof(_) => "Proof",
             Self::Admission => "Admission",
         })
+    }
+}
+
+/// What a server says of a user, for a client that logs in.
+pub(crate) struct Lookup {
+    pub(crate) client: ClientId,
+    /// The rows, each with its columns as they came.
+    pub(crate) rows: Vec<Vec<u8>>,
+    /// Why there are none.
+    pub(crate) error: Option<Vec<u8>>,
+}
+
+impl core::fmt::Debug for Lookup {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(out, "Lookup({:?}, {} rows)", self.client, self.rows.len())
     }
 }
 

@@ -22,6 +22,15 @@ pub enum Note<'a> {
         /// What was wrong; the client is told less.
         reason: &'a str,
     },
+    /// A user could not be looked up.
+    NotLookedUp {
+        /// Which client waits for it.
+        client: ClientId,
+        /// Who it says it is.
+        user: &'a str,
+        /// What went wrong; a server's own message is quoted.
+        reason: &'a [u8],
+    },
     /// A client broke the protocol.
     Violation {
         /// Who.

@@ -11,7 +11,7 @@ use pgx_wire::backend::Authentication;
 pub(crate) const ITERATIONS: u32 = 4_096;
 
 /// A user's secret, as it is kept.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
     /// The password itself: fits every method on either side.
     Password(Vec<u8>),
@@ -85,6 +85,8 @@ impl Secret {
 /// What logs a user in at servers.
 #[derive(Debug, Default)]
 pub(crate) struct Credentials {
+    /// What was looked up of the user.
+    pub(crate) found: Option<Secret>,
     /// What clients have proved with, and the verifier that it fits.
     pub(crate) proved: Option<(Verifier, Keys)>,
     /// Keys that were made of a password, for a server's salt and count.

@@ -1,5 +1,6 @@
 //! One connection to a server.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use pgx_wire::backend::Status;
@@ -8,7 +9,7 @@ use pgx_wire::{SqlState, Walker};
 use crate::attrs::SessionAttrs;
 use crate::exchange::Exchange;
 use crate::ids::{ClientId, ServerId};
-use crate::login::ServerLogin;
+use crate::login::{Lookup, ServerLogin};
 use crate::net::Socket;
 use crate::replay::Replay;
 use crate::route::{Epoch, ServerAddress};
@@ -65,6 +66,8 @@ pub(crate) struct Server {
     pub(crate) lag_asked: Option<Now>,
     /// It is being asked, and what it has said.
     pub(crate) lag: Option<Lag>,
+    /// It is asked about a user.
+    pub(crate) lookup: Option<Box<Lookup>>,
     pub(crate) client: Option<ClientId>,
     pub(crate) walker: Walker,
     pub(crate) act: Act,
@@ -133,6 +136,7 @@ impl Server {
             attrs: SessionAttrs::Any,
             lag_asked: None,
             lag: None,
+            lookup: None,
             client: None,
             walker: Walker::default(),
             act: Act::Pass,

@@ -5,6 +5,8 @@
 
 pub mod write;
 
+use alloc::vec::Vec;
+
 use crate::body::{BodyError, Reader, Strings, split_string};
 use crate::limits::{CANCEL_KEY_BYTES_MAX, CANCEL_KEY_BYTES_MIN};
 
@@ -266,6 +268,23 @@ pub fn command_tag(body: &[u8]) -> Result<&[u8], BodyError> {
     let tag = reader.string("tag")?;
     reader.end()?;
     Ok(tag)
+}
+
+/// Reads `DataRow`: the columns; `None` is NULL.
+///
+/// # Errors
+/// When there are not as many as it says.
+pub fn data_row(body: &[u8]) -> Result<Vec<Option<&[u8]>>, BodyError> {
+    let mut reader = Reader::new("DataRow", body);
+    let count = reader.u16("count of columns")?;
+    let mut columns = Vec::new();
+    for _ in 0..count {
+        let length = reader.u32("length of a column")?;
+        let length = (length != u32::MAX).then(|| usize::try_from(length).unwrap_or(usize::MAX));
+        columns.push(length.map(|bytes| reader.bytes(bytes, "column")).transpose()?);
+    }
+    reader.end()?;
+    Ok(columns)
 }
 
 /// A server's answer to a start-up packet that asks for more than it knows.

@@ -17,7 +17,8 @@ use crate::papers::{Authority, Pair};
 /// What a role's name says of its password's form: each has the password `secret`.
 const ROLES: &str = "create role md5_user login password 'secret'; \
     set password_encryption = 'scram-sha-256'; \
-    create role scram_user login password 'secret'; create role trusted login";
+    create role scram_user login password 'secret'; \
+    create role looker login superuser password 'secret'; create role trusted login";
 
 /// Everything, with an authority for both sides' certificates.
 pub(crate) struct Lab {

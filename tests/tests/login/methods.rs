@@ -17,6 +17,19 @@ enum Kept {
     Password,
     Digest,
     Verifier,
+    /// Nothing: it is looked up on the server.
+    There,
+}
+
+impl Kept {
+    /// As what a user's secret is known then.
+    fn form(self, user: &str) -> Self {
+        match self {
+            Self::There if user == "md5_user" => Self::Digest,
+            Self::There => Self::Verifier,
+            other => other,
+        }
+    }
 }
 
 /// A pool with a database for each way, whose users' secrets are kept like this.
@@ -27,6 +40,10 @@ fn pool(lab: &Lab, kept: &[(&str, Kept)], more: &str) -> anyhow::Result<Node> {
         let secret = match kept {
             Kept::Password => "secret".to_owned(),
             Kept::Digest | Kept::Verifier => lab.direct(&stored)?,
+            Kept::There => {
+                users = "\"looker\" \"secret\"\n".to_owned();
+                continue;
+            }
         };
         writeln!(users, "\"{user}\" \"{secret}\"")?;
     }
@@ -47,9 +64,14 @@ fn pool(lab: &Lab, kept: &[(&str, Kept)], more: &str) -> anyhow::Result<Node> {
         &files.join("own.txt"),
         &format!(
             "auth_type = \"hba\"\nauth_hba_file = {:?}\nserver_lifetime = 0\n\
-             client_tls_sslmode = \"allow\"\nclient_tls_ca_file = {:?}\n{more}{databases}",
+             client_tls_sslmode = \"allow\"\nclient_tls_ca_file = {:?}\n{}{more}{databases}",
             files.join("rules"),
             lab.authority.file,
+            if kept.iter().any(|(_, kept)| *kept == Kept::There) {
+                "auth_user = \"looker\"\nauth_dbname = \"scram-sha-256\"\n"
+            } else {
+                ""
+            },
         ),
     )
 }
@@ -76,17 +98,20 @@ pub(crate) fn matrix() -> anyhow::Result<()> {
         lab.authority.sign(lab.folder.path(), user, 9)?;
     }
     let root = lab.authority.file.display().to_string();
-    for kept in [Kept::Password, Kept::Digest, Kept::Verifier] {
+    for (user, kept) in [
+        ("md5_user", Kept::Password),
+        ("scram_user", Kept::Password),
+        ("md5_user", Kept::Digest),
+        ("scram_user", Kept::Verifier),
+        ("md5_user", Kept::There),
+        ("scram_user", Kept::There),
+    ] {
         for server in ["trust", "password", "md5", "scram-sha-256"] {
             for has_tls in [false, true] {
                 lab.set(has_tls, &format!("host all all all {server}\n"))?;
-                let user = match (kept, server) {
-                    (Kept::Verifier, _) | (_, "scram-sha-256") => "scram_user",
-                    _ => "md5_user",
-                };
                 // A role has but one form on the server, and md5 there takes SCRAM for one.
-                if (kept, server) == (Kept::Verifier, "md5")
-                    || (kept, server) == (Kept::Digest, "scram-sha-256")
+                if (user, server) == ("scram_user", "md5")
+                    || (user, server) == ("md5_user", "scram-sha-256")
                 {
                     continue;
                 }
@@ -96,13 +121,15 @@ pub(crate) fn matrix() -> anyhow::Result<()> {
                 for client in CLIENTS {
                     for ours in ["disable", "verify-full"] {
                         let own = lab.folder.path().join(user).display().to_string();
+                        let is_plus = (client, ours) == ("scram-sha-256", "verify-full");
+                        let binding = if is_plus { "require" } else { "disable" };
                         let words = format!(
                             "user={user} dbname={client} sslmode={ours} sslrootcert={root} \
-                             sslcert={own}-9.crt sslkey={own}-9.key"
+                             channel_binding={binding} sslcert={own}-9.crt sslkey={own}-9.key"
                         );
                         let output = psql(&Lab::place(&node, &words)?, "select 7")?;
                         let is_in = String::from_utf8_lossy(&output.stdout).trim() == "7";
-                        let may = expected(client, kept, server)
+                        let may = expected(client, kept.form(user), server)
                             && (client != "cert" || ours != "disable");
                         ensure!(
                             is_in == may,
@@ -122,8 +149,16 @@ pub(crate) fn matrix() -> anyhow::Result<()> {
 pub(crate) fn refusals() -> anyhow::Result<()> {
     let lab = Lab::start()?;
     lab.set(false, "host all all all trust\n")?;
-    let kept = [("md5_user", Kept::Password), ("scram_user", Kept::Verifier)];
-    let node = pool(&lab, &kept, "")?;
+    for kept in [
+        [("md5_user", Kept::Password), ("scram_user", Kept::Verifier)],
+        [("md5_user", Kept::There), ("scram_user", Kept::There)],
+    ] {
+        refused(&lab, &pool(&lab, &kept, "")?)?;
+    }
+    Ok(())
+}
+
+fn refused(lab: &Lab, node: &Node) -> anyhow::Result<()> {
     let root = lab.authority.file.display();
     let other = crate::papers::Authority::make(lab.folder.path(), "other")?;
     let folder = lab.folder.path().display();
@@ -170,7 +205,7 @@ pub(crate) fn refusals() -> anyhow::Result<()> {
         (&format!("user=md5_user dbname=cert {}", by("md5_user-0")), "certificate expired"),
         (&format!("user=md5_user dbname=cert {}", by("stranger-9")), "unknown ca"),
     ] {
-        let output = psql(&Lab::place(&node, words)?, "select 7")?;
+        let output = psql(&Lab::place(node, words)?, "select 7")?;
         ensure!(
             !output.status.success() && said(&output).contains(expected),
             "{words}: {}",

@@ -131,12 +131,6 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
     if rules.is_none() && auth == AuthMethod::Rules {
         problems.push("proxy.auth_hba_file: auth_type \"hba\" needs it".to_owned());
     }
-    if users.is_none() && matches!(auth, AuthMethod::Scram | AuthMethod::Md5) {
-        problems.push(format!(
-            "proxy.auth_file: auth_type {:?} needs it, since it tells who may come in",
-            raw.auth_type
-        ));
-    }
     let threads = raw
         .threads
         .map_or_else(workers::threads, |count| usize::try_from(count).unwrap_or(usize::MAX));
@@ -149,6 +143,13 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
     });
     let defaults = pools::defaults(raw, mode, problems);
     let databases = pools::databases(raw, &defaults, problems);
+    let are_known = users.is_some() || databases.values().any(|each| each.lookup.is_some());
+    if !are_known && matches!(auth, AuthMethod::Scram | AuthMethod::Md5) {
+        problems.push(format!(
+            "proxy.auth_file: auth_type {:?} needs it, or auth_user, since it tells who may come in",
+            raw.auth_type
+        ));
+    }
     let special = pools::users(raw, problems);
     let usual = User { servers_max: pools::count(raw.max_user_connections), ..User::default() };
     let peers = pools::peers(raw, problems);

@@ -1,14 +1,19 @@
 //! What is said of databases and users, from the file's form to what sessions are told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use pgx_session::attrs::SessionAttrs;
-use pgx_session::config::{Database, ForcedLogin, PEER_MAX, Peers, PoolMode, User};
+use pgx_session::config::{Database, ForcedLogin, Lookup, PEER_MAX, Peers, PoolMode, User};
 use pgx_session::limits::BACKENDS_MAX;
 use pgx_session::route::{Backend, ServerAddress};
 use pgx_session::secret::Secret;
 
 use super::{is_host_and_port, raw};
+
+/// What is asked of users unless configured otherwise: only a superuser may.
+const LOOKUP: &str = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL \
+    ELSE rolpassword END FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin";
 
 /// The name of what stands for all databases that are not named.
 const OTHERS: &str = "*";
@@ -16,7 +21,9 @@ const OTHERS: &str = "*";
 /// What holds where neither a database nor a user says otherwise: a database without a place.
 pub(super) fn defaults(raw: &raw::Proxy, mode: PoolMode, problems: &mut Vec<String>) -> Database {
     let pool_size = size("proxy.default_pool_size", Some(raw.default_pool_size), problems);
+    let own = [raw.auth_user.as_ref(), raw.auth_query.as_ref(), raw.auth_dbname.as_ref()];
     let database = Database {
+        lookup: lookup("proxy", own, problems),
         refuses_state: refuses("proxy", &raw.session_state, problems),
         pool_min: count(raw.min_pool_size),
         reserve: count(raw.reserve_pool_size),
@@ -86,6 +93,15 @@ fn database(
         user: user.clone().into_bytes(),
         secret: given.password.as_ref().map(|password| Secret::parse(password.as_bytes())),
     });
+    let words = [
+        given.auth_user.as_ref().or(raw.auth_user.as_ref()),
+        given.auth_query.as_ref().or(raw.auth_query.as_ref()),
+        given.auth_dbname.as_ref().or(raw.auth_dbname.as_ref()),
+    ];
+    if words[0].is_none() && (words[1].is_some() || words[2].is_some()) {
+        problems.push(format!("{key}: auth_user is not given, who is to look users up"));
+    }
+    let lookup = lookup(key, words, problems);
     let backends = weighed(key, own.unwrap_or(&raw.backends), given, problems);
     let or = |given: Option<u32>, default: usize| given.map_or(default, count);
     let reserve_ms = given.reserve_pool_timeout.map(|seconds| u64::from(seconds) * 1_000);
@@ -95,6 +111,7 @@ fn database(
         attrs: given.target.as_deref().map(|word| target(key, word, problems)),
         lag_ms_max: u64::from(given.standby_lag_ms_max),
         login,
+        lookup,
         mode: mode(key, given.pool_mode.as_deref(), problems).unwrap_or(defaults.mode),
         refuses_state: (given.session_state.as_deref())
             .map_or(defaults.refuses_state, |word| refuses(key, word, problems)),
@@ -107,6 +124,28 @@ fn database(
     };
     check_min(key, &database, problems);
     database
+}
+
+/// How users are looked up, by the user, the query and the database that were given.
+fn lookup(
+    key: &str,
+    [user, query, database]: [Option<&String>; 3],
+    problems: &mut Vec<String>,
+) -> Option<Arc<Lookup>> {
+    for (word, name) in [("auth_user", user), ("auth_dbname", database)] {
+        if name.is_some_and(|name| !is_name(name)) {
+            problems.push(format!("{key}: {word} {name:?} cannot be a name in PostgreSQL"));
+        }
+    }
+    if query.is_some_and(|query| !query.contains("$1") || query.contains('\0')) {
+        problems.push(format!("{key}: auth_query does not ask for $1, the name of the user"));
+    }
+    let bytes = |word: &String| word.clone().into_bytes();
+    Some(Arc::new(Lookup {
+        user: user.map(bytes)?,
+        database: database.map(bytes),
+        query: query.map_or_else(|| LOOKUP.to_owned(), Clone::clone),
+    }))
 }
 
 /// The backends with their shares.

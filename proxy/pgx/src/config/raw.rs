@@ -86,6 +86,16 @@ pub(super) struct Proxy {
     /// quotes. A secret is a password, or what PostgreSQL keeps in pg_authid.rolpassword.
     #[toml_example(default = "/etc/pgx/users.txt")]
     pub(super) auth_file: Option<String>,
+    /// With a pool: as whom users are looked up that are not in auth_file, by auth_query. It may
+    /// read secrets, and its own is in auth_file.
+    #[toml_example(default = "pgx_auth")]
+    pub(super) auth_user: Option<String>,
+    /// The query: one row of two columns, $1 and the secret as PostgreSQL keeps it, or no row.
+    #[toml_example(default = "SELECT name, secret FROM pgx_auth.get_user($1)")]
+    pub(super) auth_query: Option<String>,
+    /// In which database, as clients name it; in that of the client if it is not given.
+    #[toml_example(default = "postgres")]
+    pub(super) auth_dbname: Option<String>,
     /// With a pool: rules in the form of PostgreSQL's pg_hba.conf, for auth_type "hba".
     #[toml_example(default = "/etc/pgx/pg_hba.conf")]
     pub(super) auth_hba_file: Option<String>,

@@ -43,8 +43,11 @@ const NUMBERS: [&str; 19] = [
 ];
 
 /// Words and paths that mean the same in both.
-const WORDS: [&str; 11] = [
+const WORDS: [&str; 14] = [
     "auth_file",
+    "auth_user",
+    "auth_query",
+    "auth_dbname",
     "auth_hba_file",
     "auth_ident_file",
     "client_tls_sslmode",
@@ -114,9 +117,6 @@ fn way(key: &str) -> Way {
         "admin_users" | "stats_users" => Left("there is no admin console yet; use pgx ctl"),
         "unix_socket_dir" | "unix_socket_mode" | "unix_socket_group" => {
             Left("pgx does not listen on Unix sockets yet")
-        }
-        "auth_query" | "auth_user" | "auth_dbname" => {
-            Left("pgx does not ask servers for passwords yet; put them into auth_file")
         }
         "server_round_robin" => Left("servers are handed out last-in-first-out"),
         "application_name_add_host" => Left("application_name is the client's"),
@@ -264,7 +264,8 @@ fn database(page: &mut Page, entry: &Entry) {
         let entry = Entry { key: format!("{} {key}", entry.key), ..entry.clone() };
         match key.as_str() {
             "host" | "port" => {}
-            "dbname" | "user" | "password" | "pool_mode" => page.word(key, value),
+            "dbname" | "user" | "password" | "pool_mode" | "auth_user" | "auth_query"
+            | "auth_dbname" => page.word(key, value),
             "pool_size"
             | "min_pool_size"
             | "max_db_connections"
@@ -272,9 +273,6 @@ fn database(page: &mut Page, entry: &Entry) {
             | "reserve_pool_timeout" => page.number(&entry, key, value),
             "reserve_pool" | "reserve_pool_size" => page.number(&entry, "reserve_pool_size", value),
             "connect_query" => page.leave(&entry, "pgx runs nothing when it connects"),
-            "auth_user" | "auth_query" | "auth_dbname" => {
-                page.leave(&entry, "pgx does not ask servers for passwords yet; use auth_file");
-            }
             "client_encoding" | "datestyle" | "timezone" | "application_name" => {
                 page.leave(
                     &entry,
@@ -358,14 +356,13 @@ mod tests {
     #[test]
     fn what_is_left_out_is_named_with_its_place_and_a_reason() {
         let made = converted(
-            "[databases]\na = host=x connect_query='select 1' auth_user=b\nb = host\n[peers]\n\
+            "[databases]\na = host=x connect_query='select 1'\nb = host\n[peers]\n\
              1 = host=x\n[pgbouncer]\nauth_type = pam\nadmin_users = ann\nnew_thing = 1\n\
              default_pool_size = many\nserver_reset_query = DISCARD ALL\n",
         );
         let left = made.left.join("\n");
         for expected in [
             ":2: a connect_query: pgx runs nothing",
-            ":2: a auth_user:",
             ":3: b: expected key=value",
             ":5: 1: name the other nodes",
             "auth_type pam: made into scram-sha-256",

@@ -399,6 +399,10 @@ impl Net for Wire<'_, '_> {
             Note::Unproved { client, user, reason } => {
                 info!(?client, user, reason, "a client did not prove who it is");
             }
+            Note::NotLookedUp { client, user, reason } => {
+                let reason = String::from_utf8_lossy(reason);
+                warn!(?client, user, %reason, "auth_query told nothing of a user");
+            }
             Note::Violation { client, what } => {
                 info!(?client, what, "client broke the protocol");
             }

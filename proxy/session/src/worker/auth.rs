@@ -4,6 +4,7 @@
 //! the same from outside.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -20,6 +21,7 @@ use super::entry::{self, Entry};
 use crate::client::Phase;
 use crate::config::{Access, AuthMethod};
 use crate::ids::{ClientId, ServerId};
+use crate::limits::VERIFIERS_MAX;
 use crate::login::{Exchange, Step};
 use crate::net::{Names, Net};
 use crate::note::Note;
@@ -45,16 +47,19 @@ impl Worker {
                 return self.refuse(net, id, SqlState::INVALID_AUTHORIZATION, &message);
             }
         };
+        if self.must_look_up(id) {
+            return self.look_up(net, id, 0);
+        }
         let Some(client) = self.clients.get_mut(id) else { return };
         let Phase::Login(login) = &mut client.phase else { return };
-        let secret = self.config.users.get(&login.user);
+        let found = login.found.as_ref().and_then(Option::as_ref);
+        let secret = self.config.users.get(&login.user).or(found);
         let md5 = secret.and_then(|secret| secret.md5(&login.user));
         self.scratch.clear();
         let out = &mut self.scratch;
         login.step = match method {
             Method::Trust | Method::Cert | Method::Peer | Method::Reject => {
-                self.admit(net, id);
-                return self.start_admitted(net, id);
+                return self.proved(net, id, None);
             }
             Method::Password => {
                 backend::write::authentication_clear_text(out);
@@ -68,14 +73,10 @@ impl Worker {
                 Step::Md5 { stored: md5, salt }
             }
             Method::Md5 | Method::ScramSha256 => {
-                let known = self.verifiers.get(&login.user).cloned();
-                let verifier = known.or_else(|| {
-                    let mut salt = [0; SALT_BYTES];
-                    net.random(&mut salt);
-                    let made = secret?.verifier(salt)?;
-                    self.verifiers.insert(login.user.clone(), made.clone());
-                    Some(made)
-                });
+                let mut salt = [0; SALT_BYTES];
+                net.random(&mut salt);
+                let verifier = secret
+                    .and_then(|secret| verifier(&mut self.verifiers, &login.user, secret, salt));
                 let verifier =
                     verifier.unwrap_or_else(|| Verifier::mock(&self.mock, &login.user, ITERATIONS));
                 let end_point = net.end_point(client.socket);
@@ -133,8 +134,8 @@ impl Worker {
         let Some(client) = self.clients.get_mut(id) else { return };
         let Phase::Login(login) = &mut client.phase else { return };
         client.held.extend_from_slice(bytes);
-        if matches!(login.step, Step::Admission) {
-            // It is in, as far as it is concerned: what it asks waits.
+        if matches!(login.step, Step::Admission | Step::Lookup(_)) {
+            // It is in, as far as it is concerned, or was not asked yet: what it says waits.
             if client.held.len() > STARTUP_BYTES_MAX && !client.is_paused {
                 client.is_paused = true;
                 net.pause(client.socket);
@@ -164,15 +165,7 @@ impl Worker {
                 if !self.scratch.is_empty() {
                     net.write(socket, &self.scratch);
                 }
-                self.admit(net, id);
-                if let Some(client) = self.clients.get(id).filter(|_| proof.is_some()) {
-                    // Of no use where servers are used as somebody else.
-                    let entry = &mut self.entries[client.pool];
-                    if entry.settings.login.is_none() {
-                        entry.credentials.proved = proof;
-                    }
-                }
-                self.start_admitted(net, id);
+                self.proved(net, id, proof);
             }
             Outcome::Wrong(state, why) => {
                 let user = String::from_utf8_lossy(&login.user).into_owned();
@@ -188,6 +181,28 @@ impl Worker {
         }
     }
 
+    /// A client is who it says, and is let in.
+    fn proved<N: Net>(
+        &mut self,
+        net: &mut N,
+        id: ClientId,
+        proof: Option<(Verifier, scram::Keys)>,
+    ) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Phase::Login(login) = &mut client.phase else { return };
+        let found = login.found.take().flatten();
+        self.admit(net, id);
+        if let Some(client) = self.clients.get(id) {
+            let Entry { credentials, settings, .. } = &mut self.entries[client.pool];
+            // Of no use where servers are used as somebody else.
+            if settings.login.is_none() {
+                credentials.proved = proof.or(credentials.proved.take());
+                credentials.found = found.or(credentials.found.take());
+            }
+        }
+        self.start_admitted(net, id);
+    }
+
     /// Answers a server that asks who we are.
     pub(super) fn answer<N: Net>(
         &mut self,
@@ -199,7 +214,8 @@ impl Worker {
         let server::Phase::Login(login) = &mut server.phase else { return Ok(()) };
         let entry = &mut self.entries[server.pool];
         let Entry { credentials, settings, name, .. } = entry;
-        let secret = entry::secret(&self.config, settings, &name.user);
+        let found = credentials.found.clone();
+        let secret = entry::secret(&self.config, settings, &name.user).or(found.as_ref());
         let unknown = || missing(&asked).as_bytes().to_vec();
         let words = |error: scram::ScramError| alloc::format!("{error}").into_bytes();
         self.scratch.clear();
@@ -282,6 +298,27 @@ fn certified(
     Ok(())
 }
 
+/// The verifier by which a user's proof is judged; what was made of a password is kept.
+fn verifier(
+    known: &mut BTreeMap<Vec<u8>, (Secret, Verifier)>,
+    user: &[u8],
+    secret: &Secret,
+    salt: [u8; SALT_BYTES],
+) -> Option<Verifier> {
+    if !matches!(secret, Secret::Password(_)) {
+        return secret.verifier(salt);
+    }
+    if let Some((_, made)) = known.get(user).filter(|(of, _)| of == secret) {
+        return Some(made.clone());
+    }
+    let made = secret.verifier(salt)?;
+    if known.len() >= VERIFIERS_MAX {
+        known.clear();
+    }
+    known.insert(user.to_vec(), (secret.clone(), made.clone()));
+    Some(made)
+}
+
 /// Looks at a client's message; what it is to be sent is put into `out`.
 fn check<N: Net>(step: Step, user: &[u8], body: &[u8], net: &mut N, out: &mut Vec<u8>) -> Outcome {
     out.clear();
@@ -338,7 +375,7 @@ fn check<N: Net>(step: Step, user: &[u8], body: &[u8], net: &mut N, out: &mut Ve
                 Err(error) => wrong(error),
             }
         }
-        Step::Admission => violation("expected a query"),
+        Step::Admission | Step::Lookup(_) => violation("expected a query"),
     }
 }
 

@@ -125,6 +125,7 @@ impl Entry {
             && self.pool.total() == 0
             && self.admission.is_empty()
             && !self.has_want
+            && self.pool.waits_since().is_none()
             && self.settings.login.as_ref().is_none_or(|_| self.settings.pool_min == 0)
     }
 }
@@ -163,7 +164,7 @@ impl Worker {
         self.entry(user, &login.database, attrs, login.replication.clone())
     }
 
-    fn entry(
+    pub(super) fn entry(
         &mut self,
         user: Vec<u8>,
         database: &[u8],
@@ -204,6 +205,8 @@ impl Worker {
         let special = *self.config.special.get(user).unwrap_or(&self.config.usual);
         settings.mode = special.mode.unwrap_or(settings.mode);
         settings.pool_size = special.pool_size.unwrap_or(settings.pool_size);
+        // Who is looked up is so as somebody else.
+        settings.login = settings.login.filter(|login| login.user == user);
         if is_replication {
             (settings.mode, settings.pool_min, settings.reserve) = (PoolMode::Session, 0, 0);
         }

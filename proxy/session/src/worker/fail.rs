@@ -54,6 +54,9 @@ impl Worker {
         }
         entry.pool.lost(id);
         self.give_permit(pool);
+        if let Some(lookup) = &server.lookup {
+            self.look_up_again(net, lookup.client);
+        }
         let Some(client) = server.client else { return self.serve(net, pool) };
         let said = if server.farewell.is_empty() { reason } else { &server.farewell };
         net.note(&Note::Lost { server: id, client, reason: said });
@@ -183,7 +186,11 @@ impl Worker {
             _ => (SqlState::CANNOT_CONNECT, alloc::format!("no server can be used: {said}")),
         };
         for id in ids {
-            self.refuse(net, id, state, &message);
+            if self.clients.get(id).is_some_and(Client::is_looked_up) {
+                self.not_found(net, id, message.as_bytes());
+            } else {
+                self.refuse(net, id, state, &message);
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::config::PoolMode;
 use crate::exchange::{Fate, Lost, Owed};
 use crate::flow::Flow;
 use crate::ids::ServerId;
-use crate::limits::COLLECT_BYTES_MAX;
+use crate::limits::{COLLECT_BYTES_MAX, LOOKUP_ROWS_MAX};
 use crate::net::Net;
 use crate::scan::Words;
 use crate::server::{Act, Lag, Phase, Server};
@@ -216,7 +216,10 @@ impl Side<'_> {
             // It may stand for something else.
             tag::COMMAND_COMPLETE | tag::EMPTY_QUERY => true,
             tag::PARAMETER_DESCRIPTION => self.server.replay.is_whole(),
-            tag::DATA_ROW => self.server.lag == Some(Lag::Asked) && self.client.is_none(),
+            tag::DATA_ROW => {
+                let is_asked = self.server.lag == Some(Lag::Asked) || self.server.lookup.is_some();
+                is_asked && self.client.is_none()
+            }
             _ => false,
         };
         if is_read && body_bytes <= COLLECT_BYTES_MAX {
@@ -264,6 +267,10 @@ impl Side<'_> {
                 Err(step) => return step,
             },
             tag::PARAMETER_STATUS => self.parameter(body),
+            tag::DATA_ROW if self.server.lookup.is_some() => {
+                self.looked_up(body);
+                Fate::Swallow
+            }
             tag::DATA_ROW => {
                 self.server.lag = lag_of(body).or(self.server.lag);
                 Fate::Swallow
@@ -405,6 +412,9 @@ impl Side<'_> {
         if fields.routine() == Some(STALE_PLAN) {
             self.statements.renew();
         }
+        if let Some(lookup) = &mut self.server.lookup {
+            lookup.error = Some(fields.message().unwrap_or_default().to_vec());
+        }
         // Whether its settings were reset cannot be told any more.
         self.server.is_leaving |= self.server.words.has(Words::RESETS);
         let mut lost = Vec::new();
@@ -516,6 +526,14 @@ impl Side<'_> {
             }
         }
         fate
+    }
+
+    /// A row about the user that was asked for.
+    fn looked_up(&mut self, body: &[u8]) {
+        let Some(lookup) = &mut self.server.lookup else { return };
+        if lookup.rows.len() < LOOKUP_ROWS_MAX {
+            lookup.rows.push(body.to_vec());
+        }
     }
 
     /// A command that may have changed the session has ended.

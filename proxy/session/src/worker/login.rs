@@ -180,7 +180,9 @@ impl Worker {
         }
         let database = database.filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
         let (replication, step) = (replication.unwrap_or_default(), Step::Admission);
-        client.phase = Phase::Login(Box::new(Login { user, database, attrs, replication, step }));
+        let found = None;
+        let login = Login { user, database, attrs, replication, found, step };
+        client.phase = Phase::Login(Box::new(login));
         self.challenge(net, id);
     }
 

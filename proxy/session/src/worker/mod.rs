@@ -11,6 +11,7 @@ mod from_client;
 mod from_server;
 mod hold;
 mod login;
+mod lookup;
 mod query;
 mod reload;
 mod rewrite;
@@ -44,6 +45,7 @@ use crate::permits::{Permits, Whose};
 use crate::pool::Lease;
 use crate::route::{Epoch, Snapshot};
 use crate::scan::Words;
+use crate::secret::Secret;
 use crate::server::Server;
 use crate::statements::Statements;
 use crate::time::Now;
@@ -100,8 +102,8 @@ pub struct Worker {
     /// Who serves them, where that is not what the configuration says.
     snapshots: BTreeMap<Vec<u8>, Snapshot>,
     statements: Statements,
-    /// Verifiers of users whose passwords are known, as clients were shown them.
-    verifiers: BTreeMap<Vec<u8>, Verifier>,
+    /// Passwords of users with the verifiers of them that clients were shown.
+    verifiers: BTreeMap<Vec<u8>, (Secret, Verifier)>,
     /// By this users who do not exist look like others.
     mock: Key,
     counts: Counts,
@@ -319,6 +321,10 @@ impl Worker {
             // Nobody else may meet a cancel that was meant for the last client.
             return;
         }
+        if let Some(lookup) = server.lookup.take() {
+            self.looked_up(net, *lookup);
+        }
+        let Some(server) = self.servers.get_mut(id) else { return };
         let entry = &mut self.entries[server.pool];
         entry.may_be_over = entry.may_be_over && self.permits.is_over(entry.key);
         let is_too_many = entry.may_be_over;
@@ -357,6 +363,9 @@ impl Worker {
         net.finish(server.socket);
         self.entries[server.pool].pool.lost(id);
         self.give_permit(server.pool);
+        if let Some(lookup) = &server.lookup {
+            self.look_up_again(net, lookup.client);
+        }
         self.serve(net, server.pool);
     }
 
@@ -430,6 +439,9 @@ impl Worker {
 
     /// A client that has waited gets its server, and goes on.
     fn link<N: Net>(&mut self, net: &mut N, id: ClientId, server: ServerId) {
+        if self.clients.get(id).is_some_and(Client::is_looked_up) {
+            return self.look_up_on(net, id, server);
+        }
         self.take(net, id, server);
         if self.clients.get(id).is_some_and(|client| !client.is_waiting) {
             self.go_on(net, id);
@@ -482,8 +494,9 @@ impl Worker {
         };
         let (epoch, now, attrs) = (entry.router.epoch(), self.now, entry.name.attrs);
         let is_own = entry.settings.mode == PoolMode::Session && !entry.name.is_replication();
-        let opened_for = next.filter(|_| is_own);
-        let client = opened_for.and_then(|client| self.clients.get(client));
+        let client = next.filter(|_| is_own).and_then(|client| self.clients.get(client));
+        let client = client.filter(|client| !client.is_looked_up());
+        let opened_for = client.map(|client| client.id);
         let base = client.map(|client| client.base.clone()).unwrap_or_default();
         let id = self.servers.add(|id| {
             let server = Server::new(id, socket, pool, address, epoch, now);
@@ -537,6 +550,9 @@ impl Worker {
 /// Whether a client can have a server: one of its own must have begun as it would itself.
 fn are_fit(client: Option<&Client>, server: Option<&Server>) -> bool {
     let (Some(client), Some(server)) = (client, server) else { return true };
+    if client.is_looked_up() {
+        return server.base.values().is_empty();
+    }
     client.shares() || client.is_replicating || client.base.values() == server.base.values()
 }
 
@@ -587,6 +603,8 @@ mod desk;
 mod hold_tests;
 #[cfg(test)]
 mod limits_tests;
+#[cfg(test)]
+mod lookup_tests;
 #[cfg(test)]
 mod lost_tests;
 #[cfg(test)]

@@ -83,6 +83,22 @@ pub fn bind_head(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], rest_bytes:
     out[at + 1..at + HEADER_BYTES].copy_from_slice(&length.to_be_bytes());
 }
 
+/// `Bind` to the portal without a name, of the statement without a name: all values as texts, and
+/// so all results.
+pub fn bind(out: &mut Vec<u8>, values: &[&[u8]]) {
+    message(out, tag::BIND, |out| {
+        let count = u16::try_from(values.len()).unwrap_or(u16::MAX);
+        // Two names, and no formats.
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&count.to_be_bytes());
+        for value in &values[..usize::from(count)] {
+            word(out, value.len());
+            out.extend_from_slice(value);
+        }
+        out.extend_from_slice(&[0; 2]);
+    });
+}
+
 /// `Describe` of a [`super::STATEMENT`] or a [`super::PORTAL`].
 pub fn describe(out: &mut Vec<u8>, kind: u8, name: &[u8]) {
     target(out, tag::DESCRIBE, kind, name);

@@ -36,6 +36,13 @@ pub(in crate::config) struct Database {
     /// That user's password; the secret in auth_file if it is not given.
     #[toml_example(default = "secret")]
     pub(in crate::config) password: Option<String>,
+    /// How its users are looked up; as above if they are not given.
+    #[toml_example(default = "pgx_auth")]
+    pub(in crate::config) auth_user: Option<String>,
+    #[toml_example(default = "SELECT name, secret FROM pgx_auth.get_user($1)")]
+    pub(in crate::config) auth_query: Option<String>,
+    #[toml_example(default = "shop")]
+    pub(in crate::config) auth_dbname: Option<String>,
     /// "session", "transaction" or "statement"; as above if it is not given.
     #[toml_example(default = "transaction")]
     pub(in crate::config) pool_mode: Option<String>,
