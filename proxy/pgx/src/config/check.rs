@@ -146,7 +146,7 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
     let are_known = users.is_some() || databases.values().any(|each| each.lookup.is_some());
     if !are_known && matches!(auth, AuthMethod::Scram | AuthMethod::Md5) {
         problems.push(format!(
-            "proxy.auth_file: auth_type {:?} needs it, or auth_user, since it tells who may come in",
+            "proxy.auth_file: auth_type {:?} needs it, or auth_user, to tell who may come in",
             raw.auth_type
         ));
     }

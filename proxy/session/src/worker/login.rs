@@ -13,7 +13,7 @@ use crate::client::{Act, Client, Phase};
 use crate::config::Tls;
 use crate::ids::{ClientId, ServerId};
 use crate::limits::COLLECT_BYTES_MAX;
-use crate::login::{Exchange, Login, ServerLogin, Step};
+use crate::login::{Exchange, Login, ServerLogin};
 use crate::net::Net;
 use crate::options;
 use crate::server;
@@ -127,38 +127,8 @@ impl Worker {
             return self.forget_client(net, id);
         }
         client.minor = minor.min(MINOR_MAX);
-        let must_encrypt = self.config.client_tls == Tls::Required && !client.is_encrypted;
-        let mut unknown: Vec<&[u8]> = Vec::new();
-        let (mut user, mut database, mut values) = (Vec::new(), None, Values::new());
-        let mut replication = None;
-        let mut wrong = None;
-        let mut state = SqlState::FEATURE_NOT_SUPPORTED;
-        for (name, value) in parameters {
-            match name.as_slice() {
-                b"user" => user.clone_from(value),
-                b"database" => database = Some(value.clone()),
-                b"replication" if is_off(value) => {}
-                b"replication" => replication = Some(value),
-                b"options" => match options::parse(value) {
-                    Some(settings) => values.extend(settings),
-                    None => wrong = Some("invalid command-line argument in start-up options"),
-                },
-                _ if name.starts_with(b"_pq_.") => unknown.push(name),
-                _ => {
-                    values.insert(name.to_ascii_lowercase(), value.clone());
-                }
-            }
-        }
-        // It is ours: no server knows it.
-        let target = values.remove(&b"pgx.target"[..]);
-        let attrs = target.as_deref().and_then(SessionAttrs::from_word);
-        if target.is_some() && attrs.is_none() {
-            wrong = Some("invalid value for parameter \"pgx.target\"");
-            state = SqlState::INVALID_PARAMETER_VALUE;
-        }
-        if !values.keys().all(|name| is_name(name) && !is_about_login(name)) {
-            wrong = Some("a start-up parameter has a name that no setting can have");
-        }
+        let Asked { user, database, attrs, mut values, replication, unknown, wrong } =
+            asked(parameters);
         if minor > MINOR_MAX || !unknown.is_empty() {
             self.scratch.clear();
             let newest = u32::from(MINOR_MAX.min(minor));
@@ -167,21 +137,20 @@ impl Worker {
         }
         let replication = replication.map(|kind| for_replication(kind, &mut values));
         client.begin_with(values);
+        let must_encrypt = self.config.client_tls == Tls::Required && !client.is_encrypted;
         let unauthorized = SqlState::INVALID_AUTHORIZATION;
         let refusal = match wrong {
             _ if must_encrypt => Some((unauthorized, "the connection must be encrypted")),
-            Some(message) => Some((state, message)),
             None if user.is_empty() => Some((unauthorized, "no user name in the start-up packet")),
-            None => None,
+            wrong => wrong,
         };
         if let Some((state, message)) = refusal {
             client.doom.push(0);
             return self.refuse(net, id, state, message);
         }
         let database = database.filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
-        let (replication, step) = (replication.unwrap_or_default(), Step::Admission);
-        let found = None;
-        let login = Login { user, database, attrs, replication, found, step };
+        let replication = replication.unwrap_or_default();
+        let login = Login { user, database, attrs, replication, ..Login::default() };
         client.phase = Phase::Login(Box::new(login));
         self.challenge(net, id);
     }
@@ -509,6 +478,56 @@ impl Worker {
         }
         self.serve(net, pool);
     }
+}
+
+/// What the parameters of a start-up packet ask for.
+#[derive(Default)]
+struct Asked<'a> {
+    user: Vec<u8>,
+    database: Option<Vec<u8>>,
+    /// Which servers.
+    attrs: Option<SessionAttrs>,
+    values: Values,
+    replication: Option<&'a [u8]>,
+    /// Options of the protocol that are not known.
+    unknown: Vec<&'a [u8]>,
+    wrong: Option<(SqlState, &'static str)>,
+}
+
+fn asked(parameters: &[(Vec<u8>, Vec<u8>)]) -> Asked<'_> {
+    let mut asked = Asked::default();
+    let unsupported = SqlState::FEATURE_NOT_SUPPORTED;
+    for (name, value) in parameters {
+        match name.as_slice() {
+            b"user" => asked.user.clone_from(value),
+            b"database" => asked.database = Some(value.clone()),
+            b"replication" if is_off(value) => {}
+            b"replication" => asked.replication = Some(value),
+            b"options" => match options::parse(value) {
+                Some(settings) => asked.values.extend(settings),
+                None => {
+                    let message = "invalid command-line argument in start-up options";
+                    asked.wrong = Some((unsupported, message));
+                }
+            },
+            _ if name.starts_with(b"_pq_.") => asked.unknown.push(name),
+            _ => {
+                asked.values.insert(name.to_ascii_lowercase(), value.clone());
+            }
+        }
+    }
+    // It is ours: no server knows it.
+    let target = asked.values.remove(&b"pgx.target"[..]);
+    asked.attrs = target.as_deref().and_then(SessionAttrs::from_word);
+    if target.is_some() && asked.attrs.is_none() {
+        let message = "invalid value for parameter \"pgx.target\"";
+        asked.wrong = Some((SqlState::INVALID_PARAMETER_VALUE, message));
+    }
+    if !asked.values.keys().all(|name| is_name(name) && !is_about_login(name)) {
+        let message = "a start-up parameter has a name that no setting can have";
+        asked.wrong = Some((unsupported, message));
+    }
+    asked
 }
 
 fn first(packet: &[u8]) -> First {
