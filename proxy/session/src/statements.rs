@@ -232,9 +232,9 @@ mod tests {
         let mut all = Statements::default();
         let words = Words::default();
         let old = all.get(b"a", b"", words);
-        all.set_now(Now(RENEW_MS - 1));
+        all.set_now(Now::from_ms(RENEW_MS - 1));
         assert_eq!(all.get(b"a", b"", words).number, old.number);
-        all.set_now(Now(RENEW_MS));
+        all.set_now(Now::from_ms(RENEW_MS));
         let new = all.get(b"a", b"", words);
         assert_ne!(new.number, old.number);
         assert_eq!(all.get(b"a", b"", words).number, new.number);

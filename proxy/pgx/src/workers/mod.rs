@@ -107,7 +107,7 @@ pub(crate) struct Plan {
 
 impl Shared {
     fn now(&self) -> Now {
-        Now(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+        Now(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     fn send(&self, to: usize, letter: Letter) {
