@@ -178,6 +178,11 @@ impl Router {
         accepts && (attrs.rank(kind) == 0 || !self.targets.iter().any(is_better))
     }
 
+    /// All backends, and whether each is left out for now.
+    pub(crate) fn states(&self, now: Now) -> impl Iterator<Item = (&ServerAddress, bool)> {
+        self.targets.iter().map(move |target| (&target.address, target.out_until > now))
+    }
+
     fn target(&mut self, address: &ServerAddress) -> Option<&mut Target> {
         self.targets.iter_mut().find(|target| target.address == *address)
     }

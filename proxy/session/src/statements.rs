@@ -135,6 +135,11 @@ impl Prepared {
         self.used.get_mut(&number).map(|used| *used = self.clock).is_some()
     }
 
+    /// How many are there.
+    pub(crate) fn len(&self) -> usize {
+        self.used.len()
+    }
+
     /// All that are there.
     #[cfg(test)]
     pub(crate) fn numbers(&self) -> Vec<u64> {

@@ -55,6 +55,7 @@ impl Worker {
         entry.pool.lost(id);
         self.give_permit(pool);
         let Some(client) = server.client else { return self.serve(net, pool) };
+        self.totals(pool).lost += 1;
         let said = if server.farewell.is_empty() { reason } else { &server.farewell };
         net.note(&Note::Lost { server: id, client, reason: said });
         self.bereave(net, client, &server);
