@@ -138,10 +138,10 @@ impl Forwarder {
     }
 
     fn with_router<T>(&self, use_it: impl FnOnce(&mut Router, Now) -> T) -> T {
-        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         // A router is valid between any two of its calls, so a panic elsewhere spoils nothing.
         let mut router = self.router.lock().unwrap_or_else(PoisonError::into_inner);
-        use_it(&mut router, Now(ms))
+        use_it(&mut router, Now(us))
     }
 }
 

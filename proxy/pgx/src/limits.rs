@@ -53,5 +53,9 @@ pub(crate) const DESCRIPTORS_SPARE: u64 = 128;
 /// said how many are left.
 pub(crate) const PAUSE_WAIT: Duration = Duration::from_secs(5);
 
+/// How long whoever asks all threads for what they know waits for the slowest of them: a turn of an
+/// engine takes less than a millisecond, unless the machine is overloaded.
+pub(crate) const VIEW_WAIT: Duration = Duration::from_secs(1);
+
 const _: () = assert!(CONNECT_TRIES_MAX > 0);
 const _: () = assert!(PAUSE_WAIT.as_millis() < pgx_control::limits::ADMIN_CLIENT_MS_MAX as u128);

@@ -82,6 +82,8 @@ pub(crate) struct Client {
     /// Its server is told all at the start, and takes no settings.
     pub(crate) is_replicating: bool,
     pub(crate) pool: usize,
+    /// As whom it has logged in, if that is not the user that its servers are used as.
+    pub(crate) user: Option<Box<[u8]>>,
     pub(crate) counted: Counted,
     /// Which servers it wants, by where it came in.
     pub(crate) listener: SessionAttrs,
@@ -112,6 +114,7 @@ pub(crate) struct Client {
     pub(crate) process: u32,
     pub(crate) secret: [u8; 32],
     pub(crate) minor: u16,
+    pub(crate) born: Now,
     /// When it came, last sent something, or began to wait.
     pub(crate) since: Now,
 }
@@ -138,6 +141,7 @@ impl Client {
             mode: PoolMode::Session,
             is_replicating: false,
             pool: 0,
+            user: None,
             counted: Counted::default(),
             listener: SessionAttrs::Any,
             server: None,
@@ -157,6 +161,7 @@ impl Client {
             process: 0,
             secret,
             minor: 0,
+            born: now,
             since: now,
         }
     }

@@ -30,5 +30,6 @@ mod settings;
 mod sql;
 mod stand_in;
 mod statements;
+pub mod stats;
 pub mod time;
 pub mod worker;

@@ -178,6 +178,11 @@ impl Router {
         accepts && (attrs.rank(kind) == 0 || !self.targets.iter().any(is_better))
     }
 
+    /// All backends, and whether each is left out for now.
+    pub(crate) fn states(&self, now: Now) -> impl Iterator<Item = (&ServerAddress, bool)> {
+        self.targets.iter().map(move |target| (&target.address, target.out_until > now))
+    }
+
     fn target(&mut self, address: &ServerAddress) -> Option<&mut Target> {
         self.targets.iter_mut().find(|target| target.address == *address)
     }
@@ -206,7 +211,7 @@ mod tests {
     }
 
     fn picks(router: &mut Router, now: u64, count: usize) -> Vec<String> {
-        (0..count).map(|_| router.pick(Now(now)).unwrap().0).collect()
+        (0..count).map(|_| router.pick(Now::from_ms(now)).unwrap().0).collect()
     }
 
     #[test]
@@ -243,7 +248,7 @@ mod tests {
     fn when_all_failed_the_one_that_is_due_first_is_tried() {
         let mut router = Router::new(&snapshot(1, &["a", "b"]), SessionAttrs::Any);
         router.handle_failure(&ServerAddress("b".to_string()), Now(0));
-        router.handle_failure(&ServerAddress("a".to_string()), Now(5));
+        router.handle_failure(&ServerAddress("a".to_string()), Now::from_ms(5));
         assert_eq!(picks(&mut router, 6, 2), ["b", "b"]);
     }
 
@@ -291,10 +296,10 @@ mod tests {
         assert_eq!(picks(&mut router, 0, 2), ["b", "c"], "nothing is known of them");
         assert!(router.handle_kind(&name("c"), STANDBY, Now(0)));
         assert_eq!(picks(&mut router, ROLE_RETRY_MS, 2), ["c", "c"]);
-        router.handle_failure(&name("c"), Now(ROLE_RETRY_MS));
-        router.handle_failure(&name("b"), Now(ROLE_RETRY_MS));
+        router.handle_failure(&name("c"), Now::from_ms(ROLE_RETRY_MS));
+        router.handle_failure(&name("b"), Now::from_ms(ROLE_RETRY_MS));
         assert_eq!(picks(&mut router, ROLE_RETRY_MS, 1), ["a"], "it may have become one");
-        assert!(router.handle_kind(&name("a"), STANDBY, Now(ROLE_RETRY_MS)));
+        assert!(router.handle_kind(&name("a"), STANDBY, Now::from_ms(ROLE_RETRY_MS)));
     }
 
     #[test]

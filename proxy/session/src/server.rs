@@ -109,6 +109,9 @@ pub(crate) struct Server {
     pub(crate) born: Now,
     /// When the transaction began that a client has on it, or had last; `None` if none ever did.
     pub(crate) begun: Option<Now>,
+    /// When the query began that it answers now or next, and when it began to answer.
+    pub(crate) asked: Now,
+    pub(crate) replied: Option<Now>,
     /// When its client sent the request that is not answered yet, or since when it is idle.
     pub(crate) since: Now,
     /// It is not to be used by another client after this one.
@@ -163,6 +166,8 @@ impl Server {
             key: (0, Vec::new()),
             born: now,
             begun: None,
+            asked: now,
+            replied: None,
             since: now,
             is_leaving: false,
             cancels: 0,

@@ -135,6 +135,11 @@ impl Prepared {
         self.used.get_mut(&number).map(|used| *used = self.clock).is_some()
     }
 
+    /// How many are there.
+    pub(crate) fn len(&self) -> usize {
+        self.used.len()
+    }
+
     /// All that are there.
     #[cfg(test)]
     pub(crate) fn numbers(&self) -> Vec<u64> {
@@ -232,9 +237,9 @@ mod tests {
         let mut all = Statements::default();
         let words = Words::default();
         let old = all.get(b"a", b"", words);
-        all.set_now(Now(RENEW_MS - 1));
+        all.set_now(Now::from_ms(RENEW_MS - 1));
         assert_eq!(all.get(b"a", b"", words).number, old.number);
-        all.set_now(Now(RENEW_MS));
+        all.set_now(Now::from_ms(RENEW_MS));
         let new = all.get(b"a", b"", words);
         assert_ne!(new.number, old.number);
         assert_eq!(all.get(b"a", b"", words).number, new.number);

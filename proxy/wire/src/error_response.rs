@@ -75,6 +75,12 @@ impl SqlState {
     pub fn code(self) -> &'static [u8; 5] {
         self.0
     }
+
+    /// The same, as a string.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        core::str::from_utf8(self.0).unwrap_or_default()
+    }
 }
 
 /// How bad an error is for the connection.

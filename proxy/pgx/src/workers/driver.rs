@@ -1,5 +1,6 @@
 //! Joins the sessions of one thread to its engine: events in one direction, calls in the other.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -18,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::names::Names;
 use super::permits::Desk;
-use super::tls::{Secrets, Secured};
+use super::tls::{Broken, Secrets, Secured};
 use super::{Letter, Shared};
 use crate::tls::Papers;
 
@@ -40,8 +41,39 @@ pub(super) struct Driver {
     /// Requests to cancel, and word of those that are done, with the threads that they are for.
     pub(super) letters: Vec<(usize, Letter)>,
     pub(super) is_woken: bool,
+    pub(super) events: Events,
     /// When the first event of this turn was handled, which is late enough for all of them.
     time: Option<Now>,
+}
+
+/// What happened on a thread beside what its sessions count.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Events {
+    /// Clients that broke the protocol.
+    pub(crate) violations: u64,
+    /// Clients that keep their servers because of what they have left there.
+    pub(crate) pinned: u64,
+    /// Standbys that were left out since they were too far behind.
+    pub(crate) behind: u64,
+    /// Encrypted connections that came to nothing, by the side and the reason.
+    pub(crate) tls_failures: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+impl Events {
+    /// What another thread has counted comes to it.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.violations += other.violations;
+        self.pinned += other.pinned;
+        self.behind += other.behind;
+        for (which, count) in &other.tls_failures {
+            *self.tls_failures.entry(*which).or_default() += count;
+        }
+    }
+
+    fn tls_failed(&mut self, owner: Owner, broken: &Broken) {
+        let side = if matches!(owner, Owner::Client(_)) { "client" } else { "server" };
+        *self.tls_failures.entry((side, broken.reason)).or_default() += 1;
+    }
 }
 
 impl Driver {
@@ -53,7 +85,7 @@ impl Driver {
         shared: Arc<Shared>,
     ) -> Self {
         let (mut owners, mut letters, mut begun) = (Vec::new(), Vec::new(), Vec::new());
-        let mut secrets = Secrets::default();
+        let (mut secrets, mut events) = (Secrets::default(), Events::default());
         let threads = shared.counts.len();
         let mut wire = Wire {
             io,
@@ -61,6 +93,7 @@ impl Driver {
             owners: &mut owners,
             names: &names,
             secrets: &mut secrets,
+            events: &mut events,
             begun: &mut begun,
             papers: &shared.papers,
             letters: &mut letters,
@@ -85,6 +118,7 @@ impl Driver {
             plain,
             letters,
             is_woken,
+            events,
             time,
         }
     }
@@ -104,12 +138,23 @@ impl Driver {
         data: Data<'a, '_>,
         call: impl FnOnce(&mut Worker, &mut Wire<'_, 'a>) -> T,
     ) -> T {
-        let Self { worker, number, owners, names, letters, shared, secrets, begun, papers, .. } =
-            self;
+        let Self { worker, number, owners, names, letters, shared, secrets, .. } = self;
+        let Self { begun, papers, events, .. } = self;
         let threads = shared.counts.len();
         let number = *number;
-        let mut wire =
-            Wire { io, data, owners, names, secrets, begun, papers, letters, threads, number };
+        let mut wire = Wire {
+            io,
+            data,
+            owners,
+            names,
+            secrets,
+            events,
+            begun,
+            papers,
+            letters,
+            threads,
+            number,
+        };
         let result = call(worker, &mut wire);
         if secrets.is_dirty() {
             secrets.flush(io);
@@ -145,9 +190,10 @@ impl Driver {
             match read {
                 Ok(false) => {}
                 Ok(true) => return self.end(io, owner, "the connection was closed"),
-                Err(reason) => {
-                    info!(?owner, reason, "an encrypted connection cannot go on");
-                    return self.end(io, owner, &reason);
+                Err(broken) => {
+                    self.events.tls_failed(owner, &broken);
+                    info!(?owner, reason = broken.text, "an encrypted connection cannot go on");
+                    return self.end(io, owner, &broken.text);
                 }
             }
         }
@@ -165,6 +211,10 @@ impl Driver {
     fn owner(&self, key: Key) -> Option<Owner> {
         let (known, owner) = self.owners.get(key.slot())?.as_ref()?;
         (*known == key).then_some(*owner)
+    }
+
+    pub(super) fn number(&self) -> usize {
+        self.number
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
@@ -254,6 +304,7 @@ pub(super) struct Wire<'a, 'data> {
     owners: &'a mut Vec<Option<(Key, Owner)>>,
     names: &'a Names,
     secrets: &'a mut Secrets,
+    events: &'a mut Events,
     begun: &'a mut Vec<(Key, Vec<u8>)>,
     papers: &'a Papers,
     letters: &'a mut Vec<(usize, Letter)>,
@@ -340,8 +391,8 @@ impl Net for Wire<'_, '_> {
         let Some(papers) = &self.papers.accept else { return false };
         match Secured::accept(papers, !begun.is_empty()) {
             Ok(secured) => self.secrets.add(key(socket), secured),
-            Err(reason) => {
-                warn!(reason, "a client's connection cannot be encrypted");
+            Err(broken) => {
+                warn!(reason = broken.text, "a client's connection cannot be encrypted");
                 return false;
             }
         }
@@ -355,7 +406,8 @@ impl Net for Wire<'_, '_> {
         let Some(config) = &self.papers.connect else { return false };
         match Secured::connect(config, to) {
             Ok(secured) => self.secrets.add(key(socket), secured),
-            Err(reason) => {
+            Err(broken) => {
+                let reason = broken.text;
                 warn!(backend = %to, reason, "a connection cannot be encrypted");
                 return false;
             }
@@ -404,6 +456,7 @@ impl Net for Wire<'_, '_> {
                 warn!(?client, user, %reason, "auth_query told nothing of a user");
             }
             Note::Violation { client, what } => {
+                self.events.violations += 1;
                 info!(?client, what, "client broke the protocol");
             }
             Note::Unreachable { address, reason } => {
@@ -414,6 +467,7 @@ impl Net for Wire<'_, '_> {
                 debug!(backend = %address, "a backend is not of the kind that is wanted");
             }
             Note::Behind { address, found_ms, max_ms } => {
+                self.events.behind += 1;
                 warn!(backend = %address, ?found_ms, max_ms, "a standby is too far behind");
             }
             Note::Lost { server, client, reason } => {
@@ -424,6 +478,7 @@ impl Net for Wire<'_, '_> {
                 warn!(?server, "a server's replies did not fit; its connection is given up");
             }
             Note::Pinned { client, server } => {
+                self.events.pinned += 1;
                 debug!(?client, ?server, "a client keeps its server");
             }
         }

@@ -1,9 +1,12 @@
 //! Holding new transactions on all threads, and letting them go on, elsewhere if need be.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use pgx_session::route::{Epoch, ServerAddress, Snapshot};
+use pgx_session::stats::Histogram;
 use pgx_session::time::Now;
 use pgx_session::worker::{Hold, Scope};
 use tokio::sync::mpsc;
@@ -29,9 +32,39 @@ pub(super) enum Order {
     Count(mpsc::UnboundedSender<usize>),
 }
 
+/// Which databases are paused, since when, and how long others were.
+#[derive(Default)]
+pub(super) struct Pauses {
+    /// By name; `None` stands for all of them.
+    since: BTreeMap<Option<Vec<u8>>, Instant>,
+    pub(super) ended: Histogram,
+}
+
+impl Pauses {
+    fn begin(&mut self, databases: &Databases) {
+        self.since.entry(databases.0.clone()).or_insert_with(Instant::now);
+    }
+
+    /// All pauses end with that of all databases.
+    fn end(&mut self, databases: &Databases) {
+        let is_ended = |name: &Option<Vec<u8>>| databases.0.is_none() || *name == databases.0;
+        let ended: Vec<_> = self.since.extract_if(.., |name, _| is_ended(name)).collect();
+        for (_, since) in ended {
+            self.ended.add(u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn pauses(&self) -> MutexGuard<'_, Pauses> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Workers {
     /// Holds new transactions.
     pub(crate) fn hold(&self, databases: &Databases, hold: Hold) {
+        self.shared.pauses().begin(databases);
         self.order(databases, || Order::Hold(hold));
     }
 
@@ -46,6 +79,7 @@ impl Workers {
             self.order(databases, || Order::Change(Arc::clone(&snapshot)));
         }
         self.order(databases, || Order::Resume);
+        self.shared.pauses().end(databases);
     }
 
     /// How many servers they have on all threads.

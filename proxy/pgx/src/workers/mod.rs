@@ -9,6 +9,7 @@ mod hold;
 mod names;
 mod permits;
 mod tls;
+mod view;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pgx_ring::{Choice, Engine, Setup, Waker};
+use pgx_ring::{Choice, Engine, Found, Setup, Waker};
 use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::Config;
 use pgx_session::ids::ClientId;
@@ -28,9 +29,10 @@ use pgx_session::worker::{Request, Worker};
 use tracing::{error, info};
 
 pub(crate) use self::hold::Databases;
+pub(crate) use self::view::{Seen, View, Wish};
 
 use self::driver::Driver;
-use self::hold::Order;
+use self::hold::{Order, Pauses};
 use self::names::Names;
 use crate::limits::{NAMES_PAUSE, SOCKETS_MAX, TICK};
 use crate::tls::Papers;
@@ -47,6 +49,8 @@ enum Letter {
     Permit(Word),
     /// New transactions are held, or go on.
     Databases(Databases, Order),
+    /// Somebody wants to know what the thread knows.
+    View(Wish, view::Reports),
     /// Another configuration is in force.
     Reload(Arc<(Config, Papers)>),
     /// No new clients from here on.
@@ -69,6 +73,7 @@ struct Shared {
     papers: Papers,
     /// Of the last change of backends by an operator.
     epoch: AtomicU64,
+    pauses: Mutex<Pauses>,
     ends: AtomicBool,
 }
 
@@ -95,6 +100,8 @@ pub(crate) struct Workers {
     shared: Arc<Shared>,
     names: Arc<Names>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Which each thread has, and why not a better one.
+    engines: Vec<(&'static str, String)>,
 }
 
 /// How many threads there are to be, on which engine.
@@ -107,7 +114,7 @@ pub(crate) struct Plan {
 
 impl Shared {
     fn now(&self) -> Now {
-        Now(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+        Now(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     fn send(&self, to: usize, letter: Letter) {
@@ -139,14 +146,16 @@ impl Workers {
             ledger: Mutex::new(Ledger::new(plan.threads)),
             papers,
             epoch: AtomicU64::new(0),
+            pauses: Mutex::default(),
             ends: AtomicBool::new(false),
         });
         let names = Arc::new(Names::default());
         let mut goes = Vec::new();
-        let workers = Self {
+        let mut workers = Self {
             shared: Arc::clone(&shared),
             names: Arc::clone(&names),
             threads: Mutex::new(Vec::new()),
+            engines: Vec::new(),
         };
         for number in 0..plan.threads {
             let (config, names) = (config.clone(), Arc::clone(&names));
@@ -157,7 +166,8 @@ impl Workers {
                 let begun = begin(number, &config, plan, listeners, names, shared);
                 match begun {
                     Ok((engine, driver, letters, waker)) => {
-                        let _ = ready.send(Ok((engine.found().to_string(), waker)));
+                        let found = engine.found();
+                        let _ = ready.send(Ok((found.to_string(), lacks(found), waker)));
                         // Whoever serves may write to any of the others.
                         if may_go.recv().is_ok() {
                             turn(engine, driver, &letters, number);
@@ -173,12 +183,13 @@ impl Workers {
             let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
             workers.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
             let found = is_ready.recv().unwrap_or_else(|_| Err("a thread ended".to_owned()));
-            let (found, mailbox) = found.inspect_err(|_| {
+            let (found, lacks, mailbox) = found.inspect_err(|_| {
                 goes.clear();
                 workers.end();
             })?;
             goes.push(go);
             info!(thread = number, engine = found, "proxy thread is ready");
+            workers.engines.push(lacks);
             let mut mailboxes = workers.shared.mailboxes.lock();
             mailboxes.as_mut().unwrap_or_else(|poisoned| poisoned.get_mut()).push(mailbox);
         }
@@ -266,6 +277,12 @@ fn begin(
     Ok((engine, driver, received, mailbox))
 }
 
+/// Which engine it is, and what better ones lacked.
+fn lacks(found: &Found) -> (&'static str, String) {
+    let missing: Vec<String> = found.missing.iter().map(ToString::to_string).collect();
+    (found.driver.name(), missing.join("; "))
+}
+
 /// Serves until the end.
 fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>, number: usize) {
     let shared = driver.shared();
@@ -313,6 +330,10 @@ fn read_letters(
             }
             Letter::Databases(databases, order) => {
                 hold::carry_out(engine.io(), driver, &databases, order, shared);
+            }
+            Letter::View(wish, to) => {
+                // Who asked may have lost patience.
+                let _ = to.send(view::report(engine.io(), driver, wish, shared));
             }
             Letter::Reload(both) => {
                 let (config, papers) = &*both;

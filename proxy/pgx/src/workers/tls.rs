@@ -31,13 +31,36 @@ pub(super) struct Secrets {
 }
 
 /// Why a connection cannot go on.
-pub(super) type Broken = String;
+pub(super) struct Broken {
+    /// In a word, of which there are few.
+    pub(super) reason: &'static str,
+    pub(super) text: String,
+}
+
+impl From<rustls::Error> for Broken {
+    fn from(error: rustls::Error) -> Self {
+        let reason = match error {
+            rustls::Error::InvalidCertificate(_) => "certificate",
+            rustls::Error::NoCertificatesPresented => "no_certificate",
+            // The other side says what it does not like: mostly our certificate.
+            rustls::Error::AlertReceived(_) => "refused",
+            rustls::Error::PeerIncompatible(_) => "incompatible",
+            _ => "protocol",
+        };
+        Self { reason, text: error.to_string() }
+    }
+}
+
+impl From<std::io::Error> for Broken {
+    fn from(error: std::io::Error) -> Self {
+        Self { reason: "io", text: error.to_string() }
+    }
+}
 
 impl Secured {
     /// For a client, which may have begun with the handshake.
     pub(super) fn accept(papers: &Accept, is_direct: bool) -> Result<Self, Broken> {
-        let session = ServerConnection::new(Arc::clone(&papers.config));
-        let session = session.map_err(|error| error.to_string())?;
+        let session = ServerConnection::new(Arc::clone(&papers.config))?;
         let own_end_point = papers.end_point.clone();
         Ok(Self::new(Connection::Server(session), is_direct, own_end_point))
     }
@@ -50,9 +73,11 @@ impl Secured {
         let host = address.0.rsplit_once(':').map_or(address.0.as_str(), |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned());
-        let name = name.map_err(|_| format!("{host:?} is no name that a certificate has"))?;
-        let session = ClientConnection::new(Arc::clone(config), name);
-        let session = session.map_err(|error| error.to_string())?;
+        let name = name.map_err(|_| Broken {
+            reason: "name",
+            text: format!("{host:?} is no name that a certificate has"),
+        })?;
+        let session = ClientConnection::new(Arc::clone(config), name)?;
         Ok(Self::new(Connection::Client(session), false, None))
     }
 
@@ -71,19 +96,20 @@ impl Secured {
     }
 
     fn try_read(&mut self, bytes: &mut &[u8], plain: &mut Vec<u8>) -> Result<bool, Broken> {
-        self.session.read_tls(bytes).map_err(|error| error.to_string())?;
-        let state = self.session.process_new_packets().map_err(|error| error.to_string())?;
+        self.session.read_tls(bytes)?;
+        let state = self.session.process_new_packets()?;
         let (count, is_over) = (state.plaintext_bytes_to_read(), state.peer_has_closed());
         if self.is_direct && !self.session.is_handshaking() {
             self.is_direct = false;
             if self.session.alpn_protocol() != Some(ALPN) {
-                return Err("a direct TLS handshake did not name the protocol (ALPN)".to_owned());
+                let text = "a direct TLS handshake did not name the protocol (ALPN)".to_owned();
+                return Err(Broken { reason: "alpn", text });
             }
         }
         let at = plain.len();
         plain.resize(at + count, 0);
         // It has said how much there is.
-        self.session.reader().read_exact(&mut plain[at..]).map_err(|error| error.to_string())?;
+        self.session.reader().read_exact(&mut plain[at..])?;
         Ok(is_over)
     }
 

@@ -69,7 +69,7 @@ impl Model {
             return self.ledger.withdraw(thread, self.keys[pool]);
         }
         let insists = share.idle + share.busy == 0 || self.now >= share.since + HAND_OVER_MS;
-        let need = Need { since: Now(share.since), may_reserve: false, insists };
+        let need = Need { since: Now::from_ms(share.since), may_reserve: false, insists };
         if self.ledger.take(thread, self.keys[pool], need) {
             self.shares[thread][pool].idle += 1;
             self.serve(thread, pool);
@@ -79,7 +79,7 @@ impl Model {
     fn offer(&mut self, thread: usize, pool: usize) {
         let share = &mut self.shares[thread][pool];
         while share.is_wanted && share.idle > 0 {
-            let waits = (share.waiting > 0).then_some(Now(share.since));
+            let waits = (share.waiting > 0).then_some(Now::from_ms(share.since));
             match self.ledger.offer(thread, self.keys[pool], waits) {
                 Offer::Taken => share.idle -= 1,
                 Offer::Kept => return,
@@ -229,7 +229,7 @@ fn idle_server_of_one_thread_is_what_another_gets_and_a_busy_one_is_not() {
     assert_eq!(model.ledger.words(), [(0, Word::Wanted(key))]);
     // Somebody waits there who came at the same time: it stays.
     assert_eq!(model.ledger.offer(0, key, Some(Now(0))), Offer::Kept);
-    assert_eq!(model.ledger.offer(0, key, Some(Now(YIELD_MS + 1))), Offer::Taken);
+    assert_eq!(model.ledger.offer(0, key, Some(Now::from_ms(YIELD_MS + 1))), Offer::Taken);
     assert_eq!(model.ledger.words(), [(1, Word::Granted(key))]);
     assert_eq!(model.ledger.offer(1, key, None), Offer::Declined);
 }

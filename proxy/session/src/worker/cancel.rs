@@ -44,6 +44,17 @@ pub struct Request {
     pub key: Vec<u8>,
 }
 
+/// What has become of requests to cancel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cancels {
+    /// That came from clients of this thread's sockets.
+    pub asked: u64,
+    /// That were sent to servers of this thread.
+    pub sent: u64,
+    /// That were sent on to other nodes.
+    pub passed_on: u64,
+}
+
 /// A request on its way to a server, or to another node.
 #[derive(Debug)]
 pub(super) struct Cancel {
@@ -56,6 +67,8 @@ pub(super) struct Cancel {
     by: Asker,
     /// Whether it is to be encrypted, as the server's own connection is.
     is_encrypted: bool,
+    /// The other side has it, and has not acted on it yet.
+    pub(super) is_sent: bool,
 }
 
 /// Writes into a secret which node gives it; node 0 is the only one.
@@ -74,6 +87,7 @@ impl Worker {
         process: u32,
         key: &[u8],
     ) {
+        self.counts.cancels.asked += 1;
         let by = Asker { thread: self.number, client: id };
         let mut request = Request { by, process, key: key.to_vec() };
         let own = self.config.peers.own;
@@ -122,7 +136,8 @@ impl Worker {
         let Request { by, process, key } = request;
         let known = server.and_then(|server| self.servers.get(server));
         let is_encrypted = known.is_some_and(|server| server.is_encrypted);
-        let cancel = Cancel { socket, server, process, key, since: self.now, by, is_encrypted };
+        let (since, is_sent) = (self.now, false);
+        let cancel = Cancel { socket, server, process, key, since, by, is_encrypted, is_sent };
         let id: CancelId = self.cancels.add(|_| cancel);
         net.own(socket, Owner::Cancel(id));
     }
@@ -200,7 +215,10 @@ impl Worker {
     }
 
     fn send_cancel<N: Net>(&mut self, net: &mut N, id: CancelId) {
-        let Some(cancel) = self.cancels.get(id) else { return };
+        let Some(cancel) = self.cancels.get_mut(id) else { return };
+        cancel.is_sent = true;
+        let counts = &mut self.counts.cancels;
+        *if cancel.server.is_some() { &mut counts.sent } else { &mut counts.passed_on } += 1;
         self.scratch.clear();
         frontend::write::cancel(&mut self.scratch, cancel.process, &cancel.key);
         net.write(cancel.socket, &self.scratch);

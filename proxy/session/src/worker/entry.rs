@@ -64,6 +64,8 @@ pub(super) struct Entry {
     pub(super) hold: Option<Hold>,
     /// Until when what has begun may go on.
     pub(super) drain: Option<Now>,
+    /// Where it is counted.
+    pub(super) stats: usize,
     /// Its number on all threads.
     pub(super) key: PoolKey,
     /// Clients that are in, or about to be.
@@ -96,8 +98,15 @@ pub(super) struct Failure {
 }
 
 impl Entry {
-    fn new(name: Name, settings: Database, snapshot: &Snapshot, key: PoolKey) -> Self {
+    fn new(
+        name: Name,
+        settings: Database,
+        snapshot: &Snapshot,
+        key: PoolKey,
+        stats: usize,
+    ) -> Self {
         Self {
+            stats,
             router: Router::new(snapshot, name.attrs),
             name,
             settings: Rc::new(settings),
@@ -180,9 +189,10 @@ impl Worker {
         let (user, replication) = (&name.user[..], &name.replication[..]);
         let of = PoolName { user, database, attrs, mode, replication };
         let key = self.permits.pool(of, bounds);
+        let stats = self.stats.place(database, &name.user);
         let configured = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
         let snapshot = self.snapshot_of(database).unwrap_or(&configured);
-        let mut entry = Entry::new(name.clone(), settings, snapshot, key);
+        let mut entry = Entry::new(name.clone(), settings, snapshot, key, stats);
         entry.hold = self.hold_of(database);
         entry.router.set_back_off(self.config.limits.server_retry_ms);
         let place = self.free_entries.pop().unwrap_or(self.entries.len());

@@ -58,6 +58,7 @@ impl Worker {
             self.look_up_again(net, lookup.client);
         }
         let Some(client) = server.client else { return self.serve(net, pool) };
+        self.totals(pool).lost += 1;
         let said = if server.farewell.is_empty() { reason } else { &server.farewell };
         net.note(&Note::Lost { server: id, client, reason: said });
         self.bereave(net, client, &server);

@@ -22,6 +22,7 @@ use crate::note::Note;
 use crate::scan::{Scan, Words};
 use crate::server::Server;
 use crate::statements::Statements;
+use crate::stats::Totals;
 use crate::time::Now;
 
 /// What the walk over a piece does next.
@@ -44,7 +45,11 @@ impl Worker {
         self.now = now;
         let Some(client) = self.clients.get_mut(id) else { return };
         match &client.phase {
-            Phase::Ready => self.client_piece(net, id, bytes, true),
+            Phase::Ready => {
+                let pool = client.pool;
+                self.totals(pool).received += bytes.len() as u64;
+                self.client_piece(net, id, bytes, true);
+            }
             Phase::Startup(_) => self.client_startup(net, id, bytes),
             Phase::Login(_) => self.client_login(net, id, bytes),
             // It has said all that it may.
@@ -140,9 +145,10 @@ impl Worker {
         at: &mut usize,
         is_live: bool,
     ) -> Step {
-        let Self { clients, servers, statements, scratch, config, now, entries, .. } = self;
+        let Self { clients, servers, statements, scratch, config, now, entries, stats, .. } = self;
         let Some(client) = clients.get_mut(id) else { return Step::On };
         statements.set_now(*now);
+        let totals = stats.at(entries[client.pool].stats);
         let refuses = client.shares() && entries[client.pool].settings.refuses_state;
         let mut server = client.server.and_then(|server| servers.get_mut(server));
         let mut flow = Flow::new(net, piece, is_live);
@@ -158,7 +164,7 @@ impl Worker {
                 Err(_) => break Step::Violation("invalid message length"),
             };
             let server = server.as_deref_mut();
-            let mut side = Side { client, server, statements, scratch, refuses };
+            let mut side = Side { client, server, statements, scratch, totals, refuses };
             match side.share(&mut flow, &share, config.limits.prepared_max, *now) {
                 Step::On => {}
                 Step::Wait(_) => {
@@ -198,6 +204,7 @@ struct Side<'a> {
     server: Option<&'a mut Server>,
     statements: &'a mut Statements,
     scratch: &'a mut Vec<u8>,
+    totals: &'a mut Totals,
     /// What would stay on the server is refused.
     refuses: bool,
 }
@@ -274,7 +281,7 @@ impl Side<'_> {
         }
         if server.exchange.is_answered() {
             self.client.since = now;
-            server.since = now;
+            (server.since, server.asked) = (now, now);
             if server.exchange.is_at_rest() {
                 flow.flush();
                 adjust(flow.net, self.scratch, self.client, server);
@@ -397,6 +404,7 @@ impl Side<'_> {
             server: self.server.as_deref_mut()?,
             statements: self.statements,
             scratch: self.scratch,
+            totals: self.totals,
             prepared_max,
             refuses: self.refuses,
         })

@@ -21,6 +21,7 @@ use crate::scan::Words;
 use crate::server::{Act, Lag, Phase, Server};
 use crate::settings::{Values, is_settable};
 use crate::statements::{Statements, name};
+use crate::stats::Totals;
 use crate::time::Now;
 
 /// What a server says when it has discarded a session's state.
@@ -55,6 +56,10 @@ impl Worker {
     pub fn server_bytes<N: Net>(&mut self, net: &mut N, id: ServerId, bytes: &[u8], now: Now) {
         self.now = now;
         let (mut at, mut is_free) = (0, false);
+        if let Some(server) = self.servers.get(id).filter(|server| server.client.is_some()) {
+            let pool = server.pool;
+            self.totals(pool).sent += bytes.len() as u64;
+        }
         loop {
             let Some(server) = self.servers.get(id) else { return };
             match server.phase {
@@ -105,8 +110,9 @@ impl Worker {
         piece: &[u8],
         at: &mut usize,
     ) -> Step {
-        let Self { clients, servers, statements, scratch, counts, now, .. } = self;
+        let Self { clients, servers, statements, scratch, entries, stats, now, .. } = self;
         let Some(server) = servers.get_mut(id) else { return Step::On };
+        let totals = stats.at(entries[server.pool].stats);
         let mut client = server.client.and_then(|client| clients.get_mut(client));
         let mut flow = Flow::new(net, piece, true);
         flow.aim(client.as_ref().map(|client| client.socket));
@@ -122,9 +128,8 @@ impl Worker {
                 }
             };
             let client = client.as_deref_mut();
-            let mut side = Side { client, server, statements, scratch, has_ended: false };
+            let mut side = Side { client, server, statements, scratch, totals };
             step = side.share(&mut flow, &share, *now);
-            counts.transactions += u64::from(side.has_ended);
         }
         flow.flush();
         server.walker = walker;
@@ -175,8 +180,7 @@ struct Side<'a> {
     server: &'a mut Server,
     statements: &'a mut Statements,
     scratch: &'a mut Vec<u8>,
-    /// A transaction has.
-    has_ended: bool,
+    totals: &'a mut Totals,
 }
 
 impl Side<'_> {
@@ -185,7 +189,7 @@ impl Side<'_> {
             if share.tag != tag::ERROR || share.body_bytes > COLLECT_BYTES_MAX {
                 self.release(flow);
             }
-            self.server.act = self.begin(share.tag, share.body_bytes);
+            self.server.act = self.begin(share.tag, share.body_bytes, now);
         }
         match self.server.act {
             Act::Pass => flow.pass(share),
@@ -206,7 +210,7 @@ impl Side<'_> {
     }
 
     /// A message begins: what is to become of it?
-    fn begin(&mut self, kind: u8, body_bytes: usize) -> Act {
+    fn begin(&mut self, kind: u8, body_bytes: usize, now: Now) -> Act {
         let is_read = match kind {
             tag::READY | tag::ERROR | tag::PARAMETER_STATUS | tag::NOTIFICATION => true,
             // In a session's own server texts are not looked at; the length tells which to read.
@@ -235,6 +239,7 @@ impl Side<'_> {
         match fate {
             Fate::Forward if self.client.is_some() => {
                 if kind != tag::NOTICE {
+                    self.server.replied.get_or_insert(now);
                     self.server.replay.stop();
                 }
                 Act::Pass
@@ -296,7 +301,7 @@ impl Side<'_> {
             return Step::On;
         }
         let is_swallowed = fate == Fate::Swallow;
-        self.deliver(flow, kind, body, share, fate);
+        self.deliver(flow, kind, body, share, fate, now);
         if kind != tag::READY {
             return self.answers(flow);
         }
@@ -305,7 +310,9 @@ impl Side<'_> {
             tell(flow.net, self.scratch, client, self.server);
         }
         self.answers(flow);
-        self.has_ended = !is_swallowed && self.server.exchange.status() == Status::Idle;
+        if !is_swallowed {
+            self.count(now);
+        }
         self.ready(now)
     }
 
@@ -317,10 +324,12 @@ impl Side<'_> {
         body: &[u8],
         share: Option<&Share>,
         fate: Fate,
+        now: Now,
     ) {
         let is_answer = !matches!(kind, tag::PARAMETER_STATUS | tag::NOTIFICATION);
         if is_answer && fate != Fate::Swallow {
             self.release(flow);
+            self.server.replied.get_or_insert(now);
             self.server.replay.stop();
         }
         match (fate, share) {
@@ -365,6 +374,19 @@ impl Side<'_> {
             flow.write(answer);
         }
         Step::On
+    }
+
+    /// The server has answered a query of its client's.
+    fn count(&mut self, now: Now) {
+        let Self { server, totals, .. } = self;
+        totals.queries.add(now.us_since(server.asked));
+        let replied = server.replied.take().unwrap_or(now);
+        totals.transfers.add(now.us_since(replied));
+        // What is behind it in the same flight begins now.
+        server.asked = now;
+        if server.exchange.status() == Status::Idle {
+            totals.transactions.add(now.us_since(server.begun.unwrap_or(now)));
+        }
     }
 
     /// The server has answered a request: may somebody else use it?

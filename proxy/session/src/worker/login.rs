@@ -174,6 +174,7 @@ impl Worker {
         client.pool = pool;
         client.is_replicating = self.entries[pool].name.is_replication();
         client.mode = self.entries[pool].settings.mode;
+        client.user = (self.entries[pool].name.user != login.user).then(|| login.user.into());
     }
 
     /// The client's pool is known, and what logs in there.
@@ -251,6 +252,7 @@ impl Worker {
         backend::write::backend_key(out, client.process, client.key());
         backend::write::ready(out, Status::Idle);
         net.write(client.socket, out);
+        let (pool, us) = (client.pool, self.now.us_since(client.born));
         client.phase = Phase::Ready;
         client.act = Act::Pass;
         client.since = self.now;
@@ -258,7 +260,9 @@ impl Worker {
             net.resume(client.socket);
         }
         let held = core::mem::take(&mut client.held);
+        self.totals(pool).client_logins.add(us);
         if !held.is_empty() {
+            self.totals(pool).received += held.len() as u64;
             self.client_piece(net, id, &held, false);
         }
     }
@@ -452,7 +456,7 @@ impl Worker {
         server.walker = Walker::default();
         let pool = server.pool;
         let entry = &mut self.entries[pool];
-        self.counts.servers += 1;
+        self.stats.at(entry.stats).server_logins.add(self.now.us_since(server.born));
         if entry.settings.lag_ms_max == 0 {
             entry.router.handle_success(&server.address);
         }

@@ -19,6 +19,7 @@ mod share;
 mod standby;
 mod state;
 mod tick;
+mod views;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -31,7 +32,7 @@ use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
-pub use cancel::{Asker, Request};
+pub use cancel::{Asker, Cancels, Request};
 pub use login::thread_of;
 
 use crate::attrs::SessionAttrs;
@@ -48,9 +49,13 @@ use crate::scan::Words;
 use crate::secret::Secret;
 use crate::server::Server;
 use crate::statements::Statements;
+use crate::stats::{Book, Totals};
 use crate::time::Now;
 use entry::{Entry, Failure};
 pub use hold::{Hold, Scope};
+pub use views::{
+    BackendView, ClientState, ClientView, DatabaseView, PoolView, ServerState, ServerView,
+};
 
 /// What a worker counts, since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,14 +64,10 @@ pub struct Counts {
     pub clients: u64,
     /// Clients that were turned away.
     pub refused: u64,
-    /// Transactions, as servers ended them.
-    pub transactions: u64,
-    /// Server connections that were opened.
-    pub servers: u64,
     /// Server connections that could not be opened.
     pub unreachable: u64,
-    /// Server connections that were given up because a reply did not fit.
-    pub doubtful: u64,
+    /// What has become of requests to cancel.
+    pub cancels: Cancels,
 }
 
 /// How many there are now.
@@ -107,6 +108,9 @@ pub struct Worker {
     /// By this users who do not exist look like others.
     mock: Key,
     counts: Counts,
+    /// With which codes clients were turned away, how often.
+    refusals: Vec<(SqlState, u64)>,
+    stats: Book,
     now: Now,
     scratch: Vec<u8>,
 }
@@ -149,6 +153,8 @@ impl Worker {
             verifiers: BTreeMap::new(),
             mock: auth::mock_secret(net),
             counts: Counts::default(),
+            refusals: Vec::new(),
+            stats: Book::default(),
             now: Now(0),
             scratch: Vec::new(),
         };
@@ -232,9 +238,23 @@ impl Worker {
         }
     }
 
+    /// What is counted of a pool.
+    fn totals(&mut self, pool: usize) -> &mut Totals {
+        self.stats.at(self.entries[pool].stats)
+    }
+
+    /// A client was turned away; of codes there are few.
+    fn count_refusal(&mut self, state: SqlState) {
+        self.counts.refused += 1;
+        match self.refusals.iter_mut().find(|(known, _)| *known == state) {
+            Some((_, count)) => *count += 1,
+            None => self.refusals.push((state, 1)),
+        }
+    }
+
     /// Ends a client with an error that it can show.
     fn refuse<N: Net>(&mut self, net: &mut N, id: ClientId, state: SqlState, message: &str) {
-        self.counts.refused += 1;
+        self.count_refusal(state);
         net.note(&Note::Refused { client: id, reason: message });
         self.dismiss(net, id, &ErrorResponse::new(Severity::Fatal, state, message));
     }
@@ -354,7 +374,7 @@ impl Worker {
     fn close_server<N: Net>(&mut self, net: &mut N, id: ServerId) {
         let Some(server) = self.servers.remove(id) else { return };
         if server.exchange.is_doubtful() {
-            self.counts.doubtful += 1;
+            self.totals(server.pool).doubtful += 1;
             net.note(&Note::Doubtful { server: id });
         }
         self.scratch.clear();
@@ -470,10 +490,12 @@ impl Worker {
         else {
             return;
         };
-        client.since = self.now;
+        let waits_since = core::mem::replace(&mut client.since, self.now);
         client.server = Some(server_id);
         server.client = Some(id);
-        server.since = self.now;
+        (server.since, server.asked, server.replied) = (self.now, self.now, None);
+        let totals = self.stats.at(self.entries[server.pool].stats);
+        totals.waits.add(self.now.us_since(waits_since));
         adjust(net, &mut self.scratch, client, server);
         // What might be refused is waited for: its query must not run without it.
         client.is_waiting =
@@ -515,6 +537,7 @@ impl Worker {
         refusal: Option<SqlState>,
     ) {
         self.counts.unreachable += 1;
+        self.totals(pool).unreachable += 1;
         let entry = &mut self.entries[pool];
         entry.pool.failed();
         let times = entry.failure.as_ref().map_or(0, |failure| failure.times) + 1;
@@ -633,6 +656,8 @@ mod startup_tests;
 mod state_tests;
 #[cfg(test)]
 mod statement_tests;
+#[cfg(test)]
+mod stats_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -44,6 +44,7 @@ pub(super) fn recount(worker: &Worker) {
         assert!(entry.hold.is_some() || !is_starved, "clients wait while servers are idle");
     }
     worker.clients.iter().for_each(|client| of_client(worker, client));
+    of_views(worker);
     for server in worker.servers.iter() {
         if let Some(client) = server.client {
             let client = worker.clients.get(client).expect("a server of one who is gone");
@@ -60,6 +61,28 @@ fn is_in_work(server: &server::Server) -> bool {
     !matches!(server.phase, server::Phase::Ready)
         || server.cancels > 0
         || !server.exchange.is_answered()
+}
+
+/// Pools are told as they are.
+fn of_views(worker: &Worker) {
+    let pools = worker.pools(worker.now);
+    for view in &pools {
+        let is_it = |entry: &&super::entry::Entry| {
+            let name = &entry.name;
+            (&name.database, &name.user, name.attrs) == (&view.database, &view.user, view.attrs)
+                && (name.mode, name.is_replication()) == (view.mode, view.is_replication)
+        };
+        let known = || worker.by_name.values().map(|place| &worker.entries[*place]).filter(is_it);
+        let servers = view.sv_active + view.sv_idle + view.sv_tested + view.sv_login;
+        let clients = view.cl_active + view.cl_waiting;
+        // Replication connections that ask for something else are pools that look the same.
+        if known().count() == 1 {
+            let total: usize = known().map(|entry| entry.pool.total()).sum();
+            assert_eq!(servers + view.sv_being_canceled, total as u64, "{view:?}");
+            let total: usize = known().map(|entry| entry.clients).sum();
+            assert_eq!(clients, total as u64, "{view:?}");
+        }
+    }
 }
 
 fn of_client(worker: &Worker, client: &client::Client) {

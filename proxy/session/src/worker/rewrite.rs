@@ -17,6 +17,7 @@ use crate::net::Net;
 use crate::scan::{Words, scan};
 use crate::server::Server;
 use crate::statements::{PREFIX, Statement, Statements, name};
+use crate::stats::Totals;
 
 /// `ParseComplete` and `CloseComplete`, as they are on the wire.
 const PARSE_COMPLETE: &[u8] = &[reply::PARSE_COMPLETE, 0, 0, 0, 4];
@@ -44,6 +45,7 @@ pub(super) struct Rewriter<'a> {
     pub(super) server: &'a mut Server,
     pub(super) statements: &'a mut Statements,
     pub(super) scratch: &'a mut Vec<u8>,
+    pub(super) totals: &'a mut Totals,
     pub(super) prepared_max: usize,
     /// What would stay on the server is refused.
     pub(super) refuses: bool,
@@ -151,6 +153,7 @@ impl Rewriter<'_> {
             return self
                 .fail(flow, ErrorResponse::new(Severity::Error, state, &message).to_bytes());
         }
+        self.totals.client_parses += 1;
         if self.server.words.has(Words::CHANGES) {
             // In this transaction, of which others have not heard.
             self.statements.renew();
@@ -226,6 +229,7 @@ impl Rewriter<'_> {
         let called = name(statement.number);
         frontend::write::parse(self.scratch, &called, &statement.text, &statement.types);
         flow.write(self.scratch);
+        self.totals.server_parses += 1;
     }
 
     /// The statement without a name, if the client means that and this server has not met it.
@@ -316,6 +320,7 @@ impl Rewriter<'_> {
         body_bytes: usize,
         statement: &Rc<Statement>,
     ) {
+        self.totals.binds += u64::from(!self.server.exchange.skips());
         self.ensure_first(flow, statement);
         note(self.server, statement.words, Some(&statement.text));
         self.server.exchange.owe(Owed::Bind);
