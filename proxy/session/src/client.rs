@@ -40,6 +40,8 @@ pub(crate) enum Phase {
     Login(Box<Login>),
     /// It is in.
     Ready,
+    /// It talks to pgx itself, and may be waiting for an answer.
+    Console(bool),
     /// It has asked to cancel something, and waits for so many to have done so.
     Cancels(usize),
 }

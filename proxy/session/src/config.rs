@@ -1,6 +1,6 @@
 //! What a worker is told about databases, users and limits.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -156,6 +156,10 @@ pub struct Config {
     pub databases: BTreeMap<Vec<u8>, Database>,
     /// Users' secrets by their names.
     pub users: BTreeMap<Vec<u8>, Secret>,
+    /// Who may see and change everything in the console.
+    pub admins: BTreeSet<Vec<u8>>,
+    /// Who may see what there is in the console.
+    pub viewers: BTreeSet<Vec<u8>>,
     /// What is special about users, by their names.
     pub special: BTreeMap<Vec<u8>, User>,
     /// What holds for all other users.
@@ -224,6 +228,8 @@ impl Default for Config {
         Self {
             databases: BTreeMap::new(),
             users: BTreeMap::new(),
+            admins: BTreeSet::new(),
+            viewers: BTreeSet::new(),
             special: BTreeMap::new(),
             usual: User::default(),
             auth: AuthMethod::Scram,

@@ -62,6 +62,12 @@ pub const LOOKUPS_MAX: usize = 3;
 /// bytes, and takes milliseconds to make.
 pub const VERIFIERS_MAX: usize = 1 << 12;
 
+/// Clients of the console on one thread: people and what watches for them.
+pub const CONSOLES_MAX: usize = 32;
+
+/// Bytes that a client of the console may have said that are not answered.
+pub const CONSOLE_BYTES_MAX: usize = 64 << 10;
+
 /// How long a pool without clients and servers is remembered, in milliseconds: longer than any
 /// back-off, so that who comes again and again does not make its backends be asked at once.
 pub const FORGET_MS: u64 = 60_000;

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::ops::Range;
 
+use crate::ids::ClientId;
 use crate::note::Note;
 use crate::route::ServerAddress;
 use crate::worker::{Asker, Owner, Request};
@@ -19,6 +20,22 @@ pub struct Names {
     pub common: Vec<u8>,
     /// The distinguished name, in the form of RFC 2253.
     pub distinguished: Vec<u8>,
+}
+
+/// What a client of the console does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Console<'a> {
+    /// It is in.
+    Begins {
+        /// As whom.
+        user: &'a [u8],
+        /// Whether it may change anything.
+        is_admin: bool,
+    },
+    /// It has said this: whole messages, of which the last has to be answered.
+    Says(Vec<u8>),
+    /// It is gone.
+    Ends,
 }
 
 /// The driver's side. Calls for one socket take effect in the order in which they are made.
@@ -75,6 +92,10 @@ pub trait Net {
 
     /// Tells the asker's worker that a request has had its effect, or none.
     fn cancelled(&mut self, by: Asker);
+
+    /// Hands over what a client of the console does. What it says is answered by
+    /// [`crate::worker::Worker::console_answers`].
+    fn console(&mut self, id: ClientId, what: Console<'_>);
 
     /// Tells all other workers of this node that tables may have changed.
     fn tables_changed(&mut self);

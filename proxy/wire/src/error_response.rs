@@ -59,6 +59,8 @@ impl SqlState {
     pub const TOO_MANY_CONNECTIONS: Self = Self(b"53300");
     /// `program_limit_exceeded`: a limit of pgx on one request is reached.
     pub const PROGRAM_LIMIT_EXCEEDED: Self = Self(b"54000");
+    /// `object_not_in_prerequisite_state`: a database takes no clients.
+    pub const NOT_IN_PREREQUISITE_STATE: Self = Self(b"55000");
     /// `query_canceled`: by a cancel request or a limit on time.
     pub const QUERY_CANCELED: Self = Self(b"57014");
     /// `admin_shutdown`: pgx or the backend stops, or a session's server state is lost.

@@ -16,8 +16,8 @@ use pgx_wire::backend::{self, Authentication};
 use pgx_wire::limits::STARTUP_BYTES_MAX;
 use pgx_wire::{Frames, SqlState, frontend};
 
-use super::Worker;
 use super::entry::{self, Entry};
+use super::{Worker, is_console};
 use crate::client::Phase;
 use crate::config::{Access, AuthMethod};
 use crate::ids::{ClientId, ServerId};
@@ -190,6 +190,10 @@ impl Worker {
     ) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let Phase::Login(login) = &mut client.phase else { return };
+        if is_console(&login.database) {
+            let user = login.user.clone();
+            return self.enter_console(net, id, &user);
+        }
         let found = login.found.take().flatten();
         self.admit(net, id);
         if let Some(client) = self.clients.get(id) {

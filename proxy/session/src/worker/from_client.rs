@@ -52,6 +52,7 @@ impl Worker {
             }
             Phase::Startup(_) => self.client_startup(net, id, bytes),
             Phase::Login(_) => self.client_login(net, id, bytes),
+            Phase::Console(_) => self.console_bytes(net, id, bytes),
             // It has said all that it may.
             Phase::Cancels(_) => {}
         }

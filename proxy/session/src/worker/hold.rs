@@ -28,6 +28,8 @@ pub struct Hold {
     pub wait_ms: u64,
     /// How long transactions under way may go on before their servers are taken away.
     pub drain_ms: u64,
+    /// Servers that are free stay.
+    pub keeps_servers: bool,
 }
 
 impl Worker {
@@ -47,7 +49,9 @@ impl Worker {
             let entry = &mut self.entries[pool];
             entry.hold = Some(hold);
             entry.drain = (hold.drain_ms > 0).then(|| now.after_ms(hold.drain_ms));
-            self.close_all_idle(net, pool);
+            if !hold.keeps_servers {
+                self.close_all_idle(net, pool);
+            }
         }
     }
 
@@ -144,14 +148,14 @@ impl Worker {
         }
     }
 
-    fn close_all_idle<N: Net>(&mut self, net: &mut N, pool: usize) {
+    pub(super) fn close_all_idle<N: Net>(&mut self, net: &mut N, pool: usize) {
         let idle: Vec<_> = self.entries[pool].pool.idle().collect();
         for id in idle {
             self.close_idle(net, id);
         }
     }
 
-    fn within(&self, scope: Scope<'_>) -> Vec<usize> {
+    pub(super) fn within(&self, scope: Scope<'_>) -> Vec<usize> {
         let is_meant = |pool: &usize| match scope {
             Scope::All => true,
             Scope::Database(name) => self.entries[*pool].name.database == name,

@@ -120,15 +120,17 @@ impl Worker {
         minor: u16,
         parameters: &[(Vec<u8>, Vec<u8>)],
     ) {
+        let Asked { user, database, attrs, mut values, replication, unknown, wrong } =
+            asked(parameters);
+        let sees_to_it = self.may_see_to_it(&user, database.as_deref());
         let Some(client) = self.clients.get_mut(id) else { return };
-        if !client.doom.is_empty() {
-            net.write(client.socket, &core::mem::take(&mut client.doom));
+        let doom = core::mem::take(&mut client.doom);
+        if !doom.is_empty() && !sees_to_it {
+            net.write(client.socket, &doom);
             net.finish(client.socket);
             return self.forget_client(net, id);
         }
         client.minor = minor.min(MINOR_MAX);
-        let Asked { user, database, attrs, mut values, replication, unknown, wrong } =
-            asked(parameters);
         if minor > MINOR_MAX || !unknown.is_empty() {
             self.scratch.clear();
             let newest = u32::from(MINOR_MAX.min(minor));
@@ -162,6 +164,12 @@ impl Worker {
         let listener = client.listener;
         let Phase::Login(login) = &mut client.phase else { return };
         let login = core::mem::take(login);
+        if self.disabled.contains(&login.database) {
+            let name = String::from_utf8_lossy(&login.database);
+            let message =
+                alloc::format!("database \"{name}\" is not currently accepting connections");
+            return self.refuse(net, id, SqlState::NOT_IN_PREREQUISITE_STATE, &message);
+        }
         let Some(pool) = self.entry_for(&login, listener) else {
             let name = String::from_utf8_lossy(&login.database);
             let message = alloc::format!("database \"{name}\" does not exist");
@@ -476,7 +484,7 @@ impl Worker {
         for client in core::mem::take(&mut self.entries[pool].admission) {
             self.welcome(net, client);
         }
-        if self.entries[pool].hold.is_some() {
+        if self.entries[pool].hold.is_some_and(|hold| !hold.keeps_servers) {
             // It was on its way when that began.
             self.close_idle(net, id);
         }
@@ -586,7 +594,7 @@ fn for_replication(kind: &[u8], values: &mut Values) -> Vec<u8> {
 /// The number by which a client's query is cancelled, if it is not its server's: the thread, and
 /// which of its clients. Threads count from one here, so that no number is one that a system gives
 /// to a process, or none.
-fn process_id(worker: u8, client: &Client) -> u32 {
+pub(super) fn process_id(worker: u8, client: &Client) -> u32 {
     ((u32::from(worker & 0x7f) + 1) << 24) | client.serial
 }
 

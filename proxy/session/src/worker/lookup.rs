@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use pgx_wire::{SqlState, backend, frontend};
 
-use super::Worker;
+use super::{Worker, is_console};
 use crate::attrs::SessionAttrs;
 use crate::client::Phase;
 use crate::config::Lookup;
@@ -34,7 +34,9 @@ impl Worker {
     }
 
     fn lookup_of(&self, database: &[u8]) -> Option<Arc<Lookup>> {
-        self.config.database(database)?.lookup.clone()
+        let lookup = self.config.database(database)?.lookup.clone();
+        // No server has the console.
+        lookup.filter(|lookup| lookup.database.is_some() || !is_console(database))
     }
 
     /// A client waits until its user is looked up, which servers have been lost over before.

@@ -5,6 +5,7 @@
 
 mod auth;
 mod cancel;
+mod console;
 mod entry;
 mod fail;
 mod from_client;
@@ -12,6 +13,7 @@ mod from_server;
 mod hold;
 mod login;
 mod lookup;
+mod operate;
 mod query;
 mod reload;
 mod rewrite;
@@ -22,7 +24,7 @@ mod tick;
 mod views;
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -33,6 +35,7 @@ use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
 pub use cancel::{Asker, Cancels, Request};
+pub use console::{CONSOLES, is_console};
 pub use login::thread_of;
 
 use crate::attrs::SessionAttrs;
@@ -40,7 +43,7 @@ use crate::client::{self, Client};
 use crate::config::{Config, PoolMode};
 use crate::exchange::Owed;
 use crate::ids::{CancelId, ClientId, Places, ServerId};
-use crate::net::{Net, Socket};
+use crate::net::{Console, Net, Socket};
 use crate::note::Note;
 use crate::permits::{Permits, Whose};
 use crate::pool::Lease;
@@ -100,6 +103,8 @@ pub struct Worker {
     /// How databases are held, by their names; those that are not there, as all are.
     holds: BTreeMap<Vec<u8>, Option<Hold>>,
     hold_all: Option<Hold>,
+    /// Databases that take no clients, by an operator's word.
+    disabled: BTreeSet<Vec<u8>>,
     /// Who serves them, where that is not what the configuration says.
     snapshots: BTreeMap<Vec<u8>, Snapshot>,
     statements: Statements,
@@ -148,6 +153,7 @@ impl Worker {
             free_entries: Vec::new(),
             holds: BTreeMap::new(),
             hold_all: None,
+            disabled: BTreeSet::new(),
             snapshots: BTreeMap::new(),
             statements: Statements::default(),
             verifiers: BTreeMap::new(),
@@ -213,6 +219,9 @@ impl Worker {
                 let is_free = server.as_ref().is_none_or(|each| !net.is_blocked(each.socket));
                 let is_ready = matches!(client.phase, client::Phase::Ready);
                 let goes_on = !client.is_waiting && client.awaits.is_none();
+                if matches!(client.phase, client::Phase::Console(_)) {
+                    return self.console_bytes(net, id, b"");
+                }
                 if client.is_paused && is_ready && is_free && goes_on {
                     client.is_paused = false;
                     net.resume(client.socket);
@@ -279,6 +288,9 @@ impl Worker {
     /// The client is gone; its server is given back or closed.
     fn forget_client<N: Net>(&mut self, net: &mut N, id: ClientId) {
         let Some(client) = self.clients.remove(id) else { return };
+        if matches!(client.phase, client::Phase::Console(_)) {
+            net.console(id, Console::Ends);
+        }
         self.uncount_client(&client.counted, client.pool);
         for statement in client.names.into_values() {
             self.statements.give_back(&statement);
@@ -349,7 +361,8 @@ impl Worker {
         entry.may_be_over = entry.may_be_over && self.permits.is_over(entry.key);
         let is_too_many = entry.may_be_over;
         let is_old = server.epoch < self.entries[server.pool].router.epoch();
-        let is_held = self.entries[server.pool].hold.is_some();
+        let hold = self.entries[server.pool].hold;
+        let is_held = hold.is_some_and(|hold| !hold.keeps_servers);
         let is_used_up = self.config.limits.server_lifetime_ms == 0 && server.begun.is_some();
         let is_leaving = server.is_leaving || is_used_up;
         let is_over = server.exchange.is_doubtful() || is_leaving || is_old || is_held;
@@ -621,6 +634,8 @@ mod chaos_tests;
 #[cfg(test)]
 mod client_model;
 #[cfg(test)]
+mod console_tests;
+#[cfg(test)]
 mod desk;
 #[cfg(test)]
 mod hold_tests;
@@ -630,6 +645,8 @@ mod limits_tests;
 mod lookup_tests;
 #[cfg(test)]
 mod lost_tests;
+#[cfg(test)]
+mod operate_tests;
 #[cfg(test)]
 mod pools_tests;
 #[cfg(test)]

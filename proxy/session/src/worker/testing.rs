@@ -16,7 +16,7 @@ use super::{Asker, Owner, Request, Worker};
 use crate::attrs::SessionAttrs;
 use crate::config::{AuthMethod, Config, Database, Limits, PoolMode};
 use crate::ids::ClientId;
-use crate::net::{Names, Net, Socket};
+use crate::net::{Console, Names, Net, Socket};
 use crate::note::Note;
 use crate::route::ServerAddress;
 use crate::time::Now;
@@ -37,6 +37,8 @@ pub(super) struct Wire {
     pub(super) places: BTreeMap<Socket, ServerAddress>,
     pub(super) cancels: Vec<Request>,
     pub(super) cancelled: Vec<Asker>,
+    /// What clients of the console did.
+    pub(super) console: Vec<alloc::string::String>,
     /// How often others were told that tables have changed.
     pub(super) changes: usize,
     last: u64,
@@ -112,6 +114,10 @@ impl Net for Wire {
 
     fn certificate(&self, _socket: Socket) -> Option<Names> {
         None
+    }
+
+    fn console(&mut self, _id: ClientId, what: Console<'_>) {
+        self.console.push(alloc::format!("{what:?}"));
     }
 
     fn tables_changed(&mut self) {

@@ -66,6 +66,7 @@ impl Worker {
                 client_login_ms,
             )
             .then_some((id, SqlState::CANNOT_CONNECT_NOW, "the login took too long")),
+            Phase::Console(_) => None,
             _ if client.is_waiting => {
                 let hold = self.entries[client.pool].hold.filter(|_| client.server.is_none());
                 let (state, message) = match hold {

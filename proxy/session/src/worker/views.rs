@@ -77,6 +77,8 @@ pub enum ClientState {
     Idle,
     /// It has asked to cancel something.
     CancelRequest,
+    /// It talks to pgx itself.
+    Console,
 }
 
 /// One client (`SHOW CLIENTS`). Its addresses are known to whoever has its socket.
@@ -330,6 +332,7 @@ impl Worker {
     fn client_state(&self, client: &Client) -> ClientState {
         match client.phase {
             client::Phase::Cancels(_) => ClientState::CancelRequest,
+            client::Phase::Console(_) => ClientState::Console,
             _ if client.is_waiting && client.server.is_none() => ClientState::Waiting,
             client::Phase::Startup(_) | client::Phase::Login(_) => ClientState::Login,
             client::Phase::Ready if client.server.is_some() => ClientState::Active,
