@@ -1,18 +1,12 @@
 //! The admin socket: one JSON request a line over a Unix socket, checked by the peer's user.
-//!
-//! A lock file beside the socket says whether a pgx lives. The kernel drops the lock with its
-//! process however that ends, so a socket file without a lock is stale for certain, and an unclean
-//! stop never keeps the next start from its address.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::DirBuilder;
 use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
 use pgx_control::admin::{
     Body, ProxyStatus, Refusal, Reply, Request, SharedChange, Status, VERSION, Verb,
 };
@@ -23,8 +17,9 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tracing::{info, warn};
+use tracing::warn;
 
+use crate::claim::Denied;
 use crate::config::{Config, is_host_and_port};
 use crate::controller::{Control, Question};
 use crate::fence::Fence;
@@ -32,37 +27,17 @@ use crate::front::Front;
 use crate::kernel::Kernel;
 use crate::pause;
 use crate::peer::PeerSet;
+use crate::unix::{Access, BoundSocket};
 use crate::vip::Addresses;
 
-/// Why the admin socket cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BindError {
-    /// Another pgx holds the lock.
-    #[error(
-        "another pgx runs with the admin socket {path}; stop it first, or give this one its own \
-         admin.socket"
-    )]
-    Live { path: PathBuf },
-    /// Something else than a socket is in its place, and is not ours to remove.
-    #[error("admin.socket {path} is not a socket; move that file away or change admin.socket")]
-    Foreign { path: PathBuf },
-    /// The system refused.
-    #[error("cannot {step} {path}: {error}")]
-    System { step: &'static str, path: PathBuf, error: io::Error },
-}
-
-/// The bound socket, and the lock that makes it ours.
-pub(crate) struct AdminSocket {
-    listener: UnixListener,
-    path: PathBuf,
-    _lock: Flock<File>,
-}
+/// The key that names the socket.
+const KEY: &str = "admin.socket";
 
 /// What the admin socket reports on.
 pub(crate) struct Node {
     pub(crate) started: Instant,
     pub(crate) config: Config,
-    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) listen: Vec<String>,
     pub(crate) front: Option<Front>,
     pub(crate) kernel: Option<Kernel>,
     pub(crate) peers: Option<Arc<PeerSet>>,
@@ -71,80 +46,48 @@ pub(crate) struct Node {
     pub(crate) vips: Option<Arc<Addresses>>,
 }
 
-impl AdminSocket {
-    /// Binds the socket at `path`, replacing one that an unclean stop left behind.
-    ///
-    /// # Errors
-    /// When a living pgx has it, a foreign file is in its place, or the system refuses.
-    pub(crate) fn bind(path: &Path) -> Result<Self, BindError> {
-        let system = |step, error| BindError::System { step, path: path.to_owned(), error };
-        if let Some(folder) = path.parent() {
-            let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
-            made.map_err(|error| system("make the folder of", error))?;
-        }
-        let lock = lock(path)?;
-        match std::fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() => {
-                info!(path = %path.display(), "replacing the socket that an unclean stop left");
-                std::fs::remove_file(path).map_err(|error| system("remove the stale", error))?;
-            }
-            Ok(_) => return Err(BindError::Foreign { path: path.to_owned() }),
-            Err(_) => {}
-        }
-        let listener = UnixListener::bind(path).map_err(|error| system("bind", error))?;
-        // Everybody may connect so that a refusal can say why; who may ask is checked per peer.
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
-            .map_err(|error| system("set permissions of", error))?;
-        Ok(Self { listener, path: path.to_owned(), _lock: lock })
+/// Binds the socket at `path`, replacing one that an unclean stop left behind.
+///
+/// # Errors
+/// When a living process has it, a foreign file is in its place, or the system refuses.
+pub(crate) fn bind(path: &Path) -> Result<BoundSocket, Denied> {
+    if let Some(folder) = path.parent() {
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
+        made.map_err(|error| {
+            let (step, path) = ("make the folder of", path.to_owned());
+            Denied::System { key: KEY, step, path, error }
+        })?;
     }
+    // Everybody may connect so that a refusal can say why; who may ask is checked per peer.
+    BoundSocket::bind(path, KEY, Access { mode: 0o666, group: None })
+}
 
-    /// Serves requests until dropped.
-    pub(crate) async fn serve(self, node: Arc<Node>) {
-        let places = Arc::new(Semaphore::new(ADMIN_CLIENTS_MAX));
-        loop {
-            let mut peer = match self.listener.accept().await {
-                Ok((peer, _)) => peer,
-                Err(error) => {
-                    warn!(%error, "cannot accept an admin client; trying again shortly");
-                    tokio::time::sleep(crate::limits::ACCEPT_PAUSE).await;
-                    continue;
+/// Serves requests until dropped.
+pub(crate) async fn serve(listener: UnixListener, node: Arc<Node>) {
+    let places = Arc::new(Semaphore::new(ADMIN_CLIENTS_MAX));
+    loop {
+        let mut peer = match listener.accept().await {
+            Ok((peer, _)) => peer,
+            Err(error) => {
+                warn!(%error, "cannot accept an admin client; trying again shortly");
+                tokio::time::sleep(crate::limits::ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let place = Arc::clone(&places).try_acquire_owned();
+        let node = Arc::clone(&node);
+        tokio::spawn(async move {
+            let served = async {
+                match place {
+                    Ok(_place) => serve_peer(&mut peer, &node).await,
+                    Err(_) => answer(&mut peer, Body::Refused(Refusal::Busy)).await,
                 }
             };
-            let place = Arc::clone(&places).try_acquire_owned();
-            let node = Arc::clone(&node);
-            tokio::spawn(async move {
-                let served = async {
-                    match place {
-                        Ok(_place) => serve_peer(&mut peer, &node).await,
-                        Err(_) => answer(&mut peer, Body::Refused(Refusal::Busy)).await,
-                    }
-                };
-                let limit = Duration::from_millis(ADMIN_CLIENT_MS_MAX);
-                // A peer that stalls or leaves harms nobody but itself.
-                let _ = tokio::time::timeout(limit, served).await;
-            });
-        }
+            let limit = Duration::from_millis(ADMIN_CLIENT_MS_MAX);
+            // A peer that stalls or leaves harms nobody but itself.
+            let _ = tokio::time::timeout(limit, served).await;
+        });
     }
-}
-
-impl Drop for AdminSocket {
-    fn drop(&mut self) {
-        // The lock is still held here, so the file is ours. The lock file stays: removing it would
-        // let two processes lock two different files of one name.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-fn lock(path: &Path) -> Result<Flock<File>, BindError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let system = |step, error| BindError::System { step, path: PathBuf::from(&name), error };
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&name);
-    let file = file.map_err(|error| system("open the lock file", error))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => BindError::Live { path: path.to_owned() },
-        errno => system("lock", errno.into()),
-    })
 }
 
 async fn serve_peer(peer: &mut UnixStream, node: &Node) -> io::Result<()> {
@@ -255,7 +198,7 @@ impl Node {
             process_id: std::process::id(),
             up_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             proxy: proxy.map(|(config, totals)| ProxyStatus {
-                listen: self.listen.iter().map(ToString::to_string).collect(),
+                listen: self.listen.clone(),
                 backends: config.backends.iter().map(ToString::to_string).collect(),
                 clients: totals.clients,
                 clients_total: totals.clients_total,
@@ -300,48 +243,6 @@ fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn socket() -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run/admin.sock");
-        (folder, path)
-    }
-
-    #[tokio::test]
-    async fn socket_left_by_an_unclean_stop_is_replaced() {
-        let (_folder, path) = socket();
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        // A listener that is dropped leaves its file, as a killed process does.
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        assert!(UnixListener::bind(&path).is_err(), "the file must be in the way");
-
-        let bound = AdminSocket::bind(&path).unwrap();
-
-        assert!(UnixStream::connect(&path).await.is_ok());
-        drop(bound);
-        assert!(!path.exists(), "a clean stop leaves no socket");
-    }
-
-    #[tokio::test]
-    async fn socket_of_a_living_pgx_is_refused_and_left_alone() {
-        let (_folder, path) = socket();
-        let _first = AdminSocket::bind(&path).unwrap();
-
-        let second = AdminSocket::bind(&path);
-
-        assert!(matches!(second, Err(BindError::Live { .. })));
-        assert!(UnixStream::connect(&path).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn file_that_is_no_socket_is_never_removed() {
-        let (_folder, path) = socket();
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, "precious").unwrap();
-
-        assert!(matches!(AdminSocket::bind(&path), Err(BindError::Foreign { .. })));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-    }
 
     #[test]
     fn requests_of_another_version_are_told_so_even_with_unknown_verbs() {

@@ -39,9 +39,11 @@ impl Need {
                 (servers.fold(0, u64::saturating_add), number(pool.threads))
             }
         };
-        let listeners = number(proxy.listen.len());
-        let of_threads = threads.saturating_mul(DESCRIPTORS_OF_THREAD + listeners);
-        Self { clients, servers, others: of_threads + listeners + DESCRIPTORS_SPARE }
+        // At most one Unix socket for each address, and each with a lock.
+        let listeners = number(proxy.listen.len()).saturating_mul(2);
+        // The process keeps what its threads accept from.
+        let of_threads = threads.saturating_mul(DESCRIPTORS_OF_THREAD + 2 * listeners);
+        Self { clients, servers, others: of_threads + 2 * listeners + DESCRIPTORS_SPARE }
     }
 
     fn sum(self) -> u64 {

@@ -4,6 +4,7 @@
 //! place. Even so, no client waits without bound: connects have a limit, and a client for whom no
 //! backend can be reached is told so in PostgreSQL's own words.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -13,14 +14,15 @@ use pgx_session::route::{Backend, Epoch, Router, ServerAddress, Snapshot};
 use pgx_session::time::Now;
 use pgx_wire::limits::STARTUP_BYTES_MAX;
 use pgx_wire::{ErrorResponse, Severity, SqlState, Startup, startup};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::config;
 use crate::limits::{ACCEPT_PAUSE, CONNECT_MAX, CONNECT_TRIES_MAX, STARTUP_MAX};
+use crate::sockets::Listener;
 
 /// What the proxy counts; read by the admin socket.
 #[derive(Debug, Default)]
@@ -29,6 +31,37 @@ pub(crate) struct Counters {
     pub(crate) clients_total: AtomicU64,
     pub(crate) refused_total: AtomicU64,
     pub(crate) connect_failures_total: AtomicU64,
+}
+
+/// What clients are accepted from.
+enum Accepts {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A client that has come.
+enum Client {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Accepts {
+    async fn next(&self) -> io::Result<Client> {
+        match self {
+            Self::Tcp(listener) => {
+                let (client, peer) = listener.accept().await?;
+                debug!(%peer, "client connected");
+                // Queries are small packets that wait for their answers: never hold one back.
+                let _ = client.set_nodelay(true);
+                Ok(Client::Tcp(client))
+            }
+            Self::Unix(listener) => {
+                let (client, _) = listener.accept().await?;
+                debug!("client connected by a Unix socket");
+                Ok(Client::Unix(client))
+            }
+        }
+    }
 }
 
 /// The parts that all sessions of a proxy share.
@@ -55,16 +88,32 @@ impl Forwarder {
 
     /// Accepts clients until `stop` changes, then waits for their sessions to end. Dropping the
     /// future ends them at once.
-    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener, stop: watch::Receiver<bool>) {
-        let mut stop = stop;
+    ///
+    /// # Errors
+    /// When the socket cannot be listened to.
+    pub(crate) fn serve(
+        self: Arc<Self>,
+        listener: Listener,
+        stop: watch::Receiver<bool>,
+    ) -> io::Result<impl Future<Output = ()> + Send> {
+        let listener = match listener {
+            Listener::Tcp(socket) => Accepts::Tcp(TcpListener::from_std(socket.into())?),
+            Listener::Unix(socket) => Accepts::Unix(UnixListener::from_std(socket.into())?),
+        };
+        Ok(self.accept(listener, stop))
+    }
+
+    async fn accept(self: Arc<Self>, listener: Accepts, mut stop: watch::Receiver<bool>) {
         let mut sessions = JoinSet::new();
         loop {
             tokio::select! {
                 _ = stop.changed() => break,
                 Some(_) = sessions.join_next() => {}
-                accepted = listener.accept() => match accepted {
-                    Ok((client, peer)) => {
-                        debug!(%peer, "client connected");
+                accepted = listener.next() => match accepted {
+                    Ok(Client::Tcp(client)) => {
+                        sessions.spawn(Arc::clone(&self).session(client));
+                    }
+                    Ok(Client::Unix(client)) => {
                         sessions.spawn(Arc::clone(&self).session(client));
                     }
                     Err(error) => {
@@ -79,11 +128,9 @@ impl Forwarder {
         while sessions.join_next().await.is_some() {}
     }
 
-    async fn session(self: Arc<Self>, mut client: TcpStream) {
+    async fn session<C: AsyncRead + AsyncWrite + Unpin>(self: Arc<Self>, mut client: C) {
         self.counters.clients_total.fetch_add(1, Ordering::Relaxed);
         let _open = Open::new(&self.counters.clients);
-        // Queries are small packets that wait for their answers: never hold one back.
-        let _ = client.set_nodelay(true);
         if self.counters.clients.load(Ordering::Relaxed) > self.max_client_conn {
             let state = SqlState::TOO_MANY_CONNECTIONS;
             return self.refuse(client, state, "too many clients already", "").await;
@@ -122,7 +169,13 @@ impl Forwarder {
 
     /// Answers the client's start-up packet with an error, so that it shows a reason and not a
     /// dropped connection.
-    async fn refuse(&self, mut client: TcpStream, state: SqlState, message: &str, hint: &str) {
+    async fn refuse<C: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        mut client: C,
+        state: SqlState,
+        message: &str,
+        hint: &str,
+    ) {
         self.counters.refused_total.fetch_add(1, Ordering::Relaxed);
         let answer = async {
             if wait_for_login(&mut client).await? {
@@ -147,7 +200,7 @@ impl Forwarder {
 
 /// Reads until the client's login request is there, declining encryption on the way. `false` when
 /// the client is owed no answer.
-async fn wait_for_login(client: &mut TcpStream) -> std::io::Result<bool> {
+async fn wait_for_login<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C) -> io::Result<bool> {
     let mut bytes = Vec::with_capacity(1024);
     while bytes.len() <= STARTUP_BYTES_MAX {
         let taken = match startup::parse(&bytes) {

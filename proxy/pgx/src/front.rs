@@ -1,13 +1,10 @@
 //! What clients meet: a pool on threads of its own, or a connection of their own to a backend.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use pgx_ring::Setup;
-use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::Config;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -18,7 +15,7 @@ use crate::descriptors;
 use crate::exit::Failure;
 use crate::forward::Forwarder;
 use crate::limits::{DRAIN_MAX, TICK};
-use crate::serve::listen;
+use crate::sockets::Sockets;
 use crate::tls::Papers;
 use crate::workers::{Plan, Totals, Workers, wait_for_last};
 
@@ -39,7 +36,7 @@ impl Front {
     pub(crate) fn reload(&self, old: &config::Proxy, new: &config::Proxy) -> Result<(), String> {
         if fixed(old) != fixed(new) {
             return Err(
-                "proxy.listen, listeners, pool_mode from or to \"none\", engine, threads, \
+                "proxy.listen, listeners, unix_socket_*, pool_mode from or to \"none\", engine, threads, \
                         zero_copy_bytes_min, peer_id or peers were changed, which takes a new start"
                     .to_owned(),
             );
@@ -72,8 +69,7 @@ impl Front {
 /// The proxy, until it is stopped.
 pub(crate) struct Proxy {
     front: Front,
-    /// Where it listens: what was bound, not what was asked for, since port 0 asks for any.
-    pub(crate) bound: Vec<SocketAddr>,
+    sockets: Sockets,
     stop: watch::Sender<bool>,
     accepting: JoinSet<()>,
 }
@@ -84,35 +80,32 @@ pub(crate) struct Proxy {
 /// When a socket, the users' file, an engine or enough open files cannot be had.
 pub(crate) fn start(config: &config::Proxy) -> Result<Proxy, Failure> {
     descriptors::raise(config).map_err(Failure::Failed)?;
-    let mut listeners = Vec::new();
-    let mut bound = Vec::new();
-    for (address, attrs) in &config.listen {
-        let listener = listen(*address, "proxy.listen", false)?;
-        bound.extend(listener.local_addr().ok().map(|address| (address, *attrs)));
-        listeners.push(listener);
-    }
+    let sockets = Sockets::open(config)?;
     let (stop, stopped) = watch::channel(false);
     let mut accepting = JoinSet::new();
     let front = if let Some(pool) = &config.pool {
-        // They have shown that nobody else has the addresses: who shares one with the threads to
-        // come would not notice another process that does.
-        drop(listeners);
-        Front::Pooled(Arc::new(start_pool(config, pool, &bound).map_err(Failure::Failed)?))
+        Front::Pooled(Arc::new(start_pool(config, pool, &sockets).map_err(Failure::Failed)?))
     } else {
         let forwarder = Forwarder::new(config);
-        for listener in listeners {
-            accepting.spawn(Arc::clone(&forwarder).serve(listener, stopped.clone()));
+        let all = sockets.all().map_err(|error| Failure::Failed(error.to_string()))?;
+        for listener in all {
+            let serves = Arc::clone(&forwarder).serve(listener, stopped.clone());
+            accepting.spawn(serves.map_err(|error| Failure::Failed(error.to_string()))?);
         }
         Front::Through(forwarder)
     };
-    let bound = bound.into_iter().map(|(address, _)| address).collect();
-    Ok(Proxy { front, bound, stop, accepting })
+    Ok(Proxy { front, sockets, stop, accepting })
 }
 
 impl Proxy {
     /// What clients meet.
     pub(crate) fn front(&self) -> Front {
         self.front.clone()
+    }
+
+    /// Where clients come in.
+    pub(crate) fn places(&self) -> Vec<String> {
+        self.sockets.places()
     }
 
     /// Accepts no more clients, lets sessions end for a while, and cuts the rest.
@@ -122,6 +115,8 @@ impl Proxy {
         if let Front::Pooled(workers) = &self.front {
             workers.close();
         }
+        // Nobody is to wait in a queue that nobody accepts from.
+        drop(self.sockets);
         let drained = tokio::time::timeout(DRAIN_MAX, async {
             if let Front::Pooled(workers) = &self.front {
                 wait_for_last(workers, TICK).await;
@@ -143,22 +138,20 @@ impl Proxy {
     }
 }
 
-/// Starts the threads of a pool. Each gets sockets of its own, and the kernel spreads clients over
-/// them.
+/// Starts the threads of a pool. Each gets TCP sockets of its own, and the kernel spreads clients
+/// over them; of a Unix socket there can be but one, and clients go to whichever thread is first.
 fn start_pool(
     proxy: &config::Proxy,
     pool: &config::Pool,
-    bound: &[(SocketAddr, SessionAttrs)],
+    sockets: &Sockets,
 ) -> Result<Workers, String> {
     let (sessions, papers) = read(proxy, pool)?;
     let setup = Setup { zero_copy_bytes_min: pool.zero_copy_bytes_min, ..Setup::default() };
     let plan = Plan { threads: pool.threads, engine: pool.engine, setup };
-    let socket = |(address, attrs): &(SocketAddr, SessionAttrs)| {
-        let listener = listen(*address, "proxy.listen", true).map_err(|error| error.to_string())?;
-        let socket = listener.into_std().map_err(|error| error.to_string())?;
-        Ok((OwnedFd::from(socket), *attrs))
-    };
-    Workers::start(&sessions, plan, papers, || bound.iter().map(socket).collect())
+    Workers::start(&sessions, plan, papers, |number| {
+        let of_thread = sockets.of_thread(number, pool.threads);
+        of_thread.map_err(|error| format!("cannot share a listening socket: {error}"))
+    })
 }
 
 /// What the sessions go by, with the files that the configuration names.
@@ -197,5 +190,5 @@ fn fixed(proxy: &config::Proxy) -> impl PartialEq + use<> {
         .pool
         .as_ref()
         .map(|pool| (pool.engine, pool.threads, pool.zero_copy_bytes_min, pool.peers.clone()));
-    (proxy.listen.clone(), pool)
+    (proxy.listen.clone(), proxy.unix.clone(), pool)
 }

@@ -57,5 +57,11 @@ pub(crate) const PAUSE_WAIT: Duration = Duration::from_secs(5);
 /// engine takes less than a millisecond, unless the machine is overloaded.
 pub(crate) const VIEW_WAIT: Duration = Duration::from_secs(1);
 
+/// How often a lock file is opened anew because who had it has just removed it.
+pub(crate) const CLAIM_TRIES_MAX: usize = 16;
+
+/// How much of a lock file is read; PostgreSQL's have eight short lines.
+pub(crate) const LOCK_FILE_BYTES_MAX: u64 = 4096;
+
 const _: () = assert!(CONNECT_TRIES_MAX > 0);
 const _: () = assert!(PAUSE_WAIT.as_millis() < pgx_control::limits::ADMIN_CLIENT_MS_MAX as u128);

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod claim;
 mod cli;
 mod config;
 mod controller;
@@ -23,8 +24,10 @@ mod limits;
 mod pause;
 mod peer;
 mod serve;
+mod sockets;
 mod telemetry;
 mod tls;
+mod unix;
 mod vip;
 mod workers;
 

@@ -1,27 +1,27 @@
 //! `pgx serve`: starts the roles that the configuration names, and stops them in order.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use pgx_ring::Choice;
-use socket2::{Domain, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-use crate::admin::{AdminSocket, Node};
+use crate::admin::{self, Node};
+use crate::claim::{Claim, Denied};
 use crate::config::{self, Config};
 use crate::controller;
 use crate::exit::Failure;
 use crate::fence::Fence;
 use crate::front::{self, Front, Proxy};
 use crate::kernel::Kernel;
-use crate::limits::LISTEN_BACKLOG;
 use crate::peer::certificates::Certificates;
 use crate::peer::{PeerSet, Takers};
+use crate::sockets::listen;
 use crate::telemetry;
+use crate::unix::BoundSocket;
 use crate::vip::Addresses;
 
 /// Runs until a signal asks it to stop.
@@ -42,11 +42,41 @@ pub(crate) fn run(path: &Path, engine: Option<Choice>) -> Result<(), Failure> {
     runtime.block_on(serve(config, path))
 }
 
+/// What makes this process the one pgx that runs by its configuration.
+struct Holdings {
+    admin: BoundSocket,
+    _pid_file: Option<Claim>,
+}
+
+impl Holdings {
+    fn take(config: &Config) -> Result<Self, Denied> {
+        let admin = admin::bind(&config.admin_socket)?;
+        let pid_file = config.pid_file.as_deref().map(|path| {
+            let key = "admin.pid_file";
+            let mut claim = Claim::take(path, key)?;
+            let signed = claim.sign();
+            signed.map_err(|error| Denied::System {
+                key,
+                step: "write",
+                path: path.to_owned(),
+                error,
+            })?;
+            Ok(claim)
+        });
+        Ok(Self { admin, _pid_file: pid_file.transpose()? })
+    }
+
+    /// What operators' requests are accepted from.
+    fn listener(&self) -> Result<UnixListener, Failure> {
+        let listener = self.admin.share().and_then(|socket| UnixListener::from_std(socket.into()));
+        listener.map_err(|error| Failure::Failed(format!("cannot serve operators: {error}")))
+    }
+}
+
 async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     let started = Instant::now();
     // The admin socket comes first: its lock tells whether another pgx runs with these files.
-    let admin = AdminSocket::bind(&config.admin_socket)
-        .map_err(|error| Failure::Failed(error.to_string()))?;
+    let holdings = Holdings::take(&config).map_err(|denied| Failure::Failed(denied.to_string()))?;
     // Files next: a node without its memory starts no role.
     let prepared = controller::prepare(&config)?;
     // Before anything serves: PostgreSQL's port is shut from here on, as far as no lease opens it.
@@ -71,9 +101,9 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     let vips = addresses.clone();
     let front = proxy.as_ref().map(Proxy::front);
     let mut reloads = served.zip(front.clone());
-    let listen = proxy.as_ref().map(|proxy| proxy.bound.clone()).unwrap_or_default();
+    let listen = proxy.as_ref().map(Proxy::places).unwrap_or_default();
     let node = Node { started, config, listen, front, kernel, peers, controller, fence, vips };
-    let admin = tokio::spawn(admin.serve(Arc::new(node)));
+    let admin = tokio::spawn(admin::serve(holdings.listener()?, Arc::new(node)));
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
     wait_for_signal(|| {
@@ -97,6 +127,7 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
         stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
     }
     admin.abort();
+    drop(holdings);
     info!("pgx has stopped");
     Ok(())
 }
@@ -104,7 +135,7 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
 fn start_peers(control: &config::Control, takers: Takers) -> Result<Arc<PeerSet>, Failure> {
     let certificates =
         Certificates::load(control).map_err(|error| Failure::Failed(error.to_string()))?;
-    let listener = listen(control.listen, "control.listen", false)?;
+    let listener = listen(control.listen, "control.listen")?;
     Ok(PeerSet::start(certificates, &control.peers, listener, takers))
 }
 
@@ -137,33 +168,6 @@ fn reload_proxy(path: &Path, served: &mut config::Proxy, front: &Front) {
             error!(problem, "the proxy's configuration was not read again; the old one stays");
         }
     }
-}
-
-/// Listens. Where the address `is_shared`, others that share it may listen there as well.
-pub(crate) fn listen(
-    address: SocketAddr,
-    key: &str,
-    is_shared: bool,
-) -> Result<TcpListener, Failure> {
-    let bind = || -> std::io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        // Connections of the last run that linger in TIME_WAIT must not stop the next start.
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            // Else [::] would take the port of 0.0.0.0 as well, and the second of them fail.
-            socket.set_only_v6(true)?;
-        }
-        socket.set_reuse_port(is_shared)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(LISTEN_BACKLOG)?;
-        TcpListener::from_std(socket.into())
-    };
-    bind().map_err(|error| {
-        Failure::Failed(format!(
-            "cannot listen on {address}: {error}; 'ss -ltnp' shows who does, or change {key}"
-        ))
-    })
 }
 
 async fn wait_for_signal(mut reload: impl FnMut()) -> Result<(), Failure> {

@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use pgx_control::ids::NodeId;
 use pgx_ring::Choice;
-use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{AuthMethod, PoolMode, User};
 use pgx_session::route::{Backend, ServerAddress};
 
 use super::{
-    Config, Control, Fence, Means, Pool, Postgres, Proxy, SessionLimits, pools, raw, tls, vip,
+    Config, Control, Fence, Means, Pool, Postgres, Proxy, SessionLimits, listen, pools, raw, tls,
+    vip,
 };
 use crate::limits::THREADS_MAX;
 use crate::limits::peer::PEERS_MAX;
 use crate::workers;
 
 /// Longest path that a Unix socket may have, in bytes (`sun_path` less its terminator).
-const SOCKET_PATH_BYTES_MAX: usize = 107;
+pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Checks every value; problems are collected, not returned one by one.
 pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
@@ -35,6 +35,7 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
     }
     let config = Config {
         admin_socket: admin_socket(&raw.admin.socket, &mut problems),
+        pid_file: raw.admin.pid_file.map(|path| absolute("admin.pid_file", path, &mut problems)),
         proxy: raw.proxy.map(|section| proxy(&section, &mut problems)),
         vip: raw.vip.map(|section| vip::check(section, &mut problems)),
         control: raw.control.map(|section| control(section, &mut problems)),
@@ -57,7 +58,7 @@ fn admin_socket(path: &str, problems: &mut Vec<String>) -> PathBuf {
 }
 
 fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
-    let listen = listeners(raw, problems);
+    let (listen, unix) = (listen::addresses(raw, problems), listen::unix(raw, problems));
     let has_pool = raw.pool_mode != "none";
     let needs_pool = raw.databases.is_some() || raw.users.is_some() || raw.listeners.is_some();
     if needs_pool && !has_pool {
@@ -82,32 +83,7 @@ fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
         }
     }
     let max_client_conn = usize::try_from(raw.max_client_conn).unwrap_or(usize::MAX);
-    Proxy { listen, backends, max_client_conn, pool }
-}
-
-fn listeners(raw: &raw::Proxy, problems: &mut Vec<String>) -> Vec<(SocketAddr, SessionAttrs)> {
-    let mut listen: Vec<(SocketAddr, SessionAttrs)> = Vec::new();
-    let plain = raw.listen.iter().map(|text| (text, "any"));
-    let others = raw.listeners.iter().flatten();
-    for (text, target) in plain.chain(others.map(|own| (&own.listen, own.target.as_str()))) {
-        let attrs = pools::target("proxy.listeners", target, problems);
-        match text.parse::<SocketAddr>() {
-            Ok(address)
-                if address.port() != 0 && listen.iter().any(|(known, _)| *known == address) =>
-            {
-                problems.push(format!("proxy.listen: {text:?} is there twice"));
-            }
-            Ok(address) => listen.push((address, attrs)),
-            Err(_) => problems.push(format!(
-                "proxy.listen: {text:?} is not an address with a port, such as 0.0.0.0:6432 or \
-                 [::]:6432"
-            )),
-        }
-    }
-    if raw.listen.is_empty() && raw.listeners.is_none() {
-        problems.push("proxy.listen: at least one address is needed".to_owned());
-    }
-    listen
+    Proxy { listen, unix, backends, max_client_conn, pool }
 }
 
 fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {

@@ -6,6 +6,7 @@
 pub(crate) mod access;
 mod check;
 pub(crate) mod command;
+mod listen;
 mod pools;
 mod raw;
 mod tls;
@@ -19,6 +20,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::Group;
 use pgx_bpf::Hook;
 use pgx_control::ids::NodeId;
 use pgx_ring::Choice;
@@ -27,6 +29,7 @@ use pgx_session::config::{AuthMethod, Database, Peers, User};
 use pgx_session::route::ServerAddress;
 
 use crate::tls::Leg;
+use crate::unix::Access;
 
 /// Where the admin socket is unless the configuration says otherwise.
 pub(crate) const ADMIN_SOCKET: &str = "/run/pgx/admin.sock";
@@ -38,6 +41,7 @@ const CONTROL_DATA: &str = "/var/lib/pgx";
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) admin_socket: PathBuf,
+    pub(crate) pid_file: Option<PathBuf>,
     pub(crate) proxy: Option<Proxy>,
     pub(crate) vip: Option<Vip>,
     pub(crate) control: Option<Control>,
@@ -83,12 +87,46 @@ impl Means {
 /// What `[proxy]` says.
 #[derive(Clone, Debug)]
 pub(crate) struct Proxy {
-    /// Where clients come in, and which servers they want there.
-    pub(crate) listen: Vec<(SocketAddr, SessionAttrs)>,
+    /// Where clients come in.
+    pub(crate) listen: Vec<Listen>,
+    pub(crate) unix: Option<Unix>,
     /// All of them, those of single databases included.
     pub(crate) backends: Vec<ServerAddress>,
     pub(crate) max_client_conn: usize,
     pub(crate) pool: Option<Pool>,
+}
+
+/// Where clients come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listen {
+    pub(crate) address: SocketAddr,
+    /// Which servers they want there.
+    pub(crate) attrs: SessionAttrs,
+    /// Nobody has named it, so a host that lacks it does without.
+    pub(crate) may_lack: bool,
+}
+
+/// The Unix sockets by which clients come in: one for each port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unix {
+    pub(crate) folder: PathBuf,
+    pub(crate) mode: u32,
+    pub(crate) group: Option<String>,
+}
+
+impl Unix {
+    /// Who may connect.
+    ///
+    /// # Errors
+    /// When the group does not exist.
+    pub(crate) fn access(&self) -> Result<Access, String> {
+        let group = self.group.as_deref().map(|name| match Group::from_name(name) {
+            Ok(Some(group)) => Ok(group.gid),
+            Ok(None) => Err(format!("proxy.unix_socket_group: there is no group {name:?}")),
+            Err(errno) => Err(format!("proxy.unix_socket_group: cannot look {name:?} up: {errno}")),
+        });
+        Ok(Access { mode: self.mode, group: group.transpose()? })
+    }
 }
 
 /// What `[proxy]` says of pools.
@@ -175,10 +213,16 @@ pub(crate) fn load(path: &Path) -> Result<Config, Problems> {
         .map_err(|error| vec![format!("cannot be read: {error}")])
         .and_then(|text| parse(&text))
         .and_then(|config| {
-            let problem = config.proxy.as_ref().and_then(crate::descriptors::check);
-            problem.map_or(Ok(config), |problem| Err(vec![problem]))
+            let problems = config.proxy.as_ref().map(here).unwrap_or_default();
+            if problems.is_empty() { Ok(config) } else { Err(problems) }
         });
     read.map_err(|problems| Problems { file: path.to_owned(), problems })
+}
+
+/// What is wrong with a proxy on this machine.
+fn here(proxy: &Proxy) -> Vec<String> {
+    let group = proxy.unix.as_ref().and_then(|unix| unix.access().err());
+    crate::descriptors::check(proxy).into_iter().chain(group).collect()
 }
 
 /// Checks the text of a file, as far as that does not depend on the machine.

@@ -41,21 +41,34 @@ pub(super) struct Admin {
     /// Unix socket that `pgx ctl` talks to. Only root and the user that runs pgx may use it.
     #[toml_example(default = "/run/pgx/admin.sock")]
     pub(super) socket: String,
+    /// A file for the process id, for programs that want one; pgx itself goes by its admin socket.
+    #[toml_example(default = "/run/pgx/pgx.pid")]
+    pub(super) pid_file: Option<String>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { socket: super::ADMIN_SOCKET.to_owned() }
+        Self { socket: super::ADMIN_SOCKET.to_owned(), pid_file: None }
     }
 }
 
 #[derive(Debug, Deserialize, TomlExample)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Proxy {
-    /// Addresses and ports to listen on.
-    #[serde(default = "listen")]
-    #[toml_example(default = ["0.0.0.0:6432", "[::]:6432"])]
-    pub(super) listen: Vec<String>,
+    /// Addresses and ports to listen on. Who is to be reached from other hosts names his own, or
+    /// "0.0.0.0:6432" and "[::]:6432" for all.
+    #[toml_example(default = ["127.0.0.1:6432", "[::1]:6432"])]
+    pub(super) listen: Option<Vec<String>>,
+    /// Folder for Unix sockets, one for each port above, with the names that libpq looks for:
+    /// .s.PGSQL.6432. None if it is not given.
+    #[toml_example(default = "/run/postgresql")]
+    pub(super) unix_socket_dir: Option<String>,
+    /// Who may connect to them, as of chmod.
+    #[toml_example(default = "0777")]
+    pub(super) unix_socket_mode: Option<String>,
+    /// The group that they belong to; that of the process if it is not given.
+    #[toml_example(default = "postgres")]
+    pub(super) unix_socket_group: Option<String>,
     /// Backends as host:port, used in turn; one that fails is left out for a while. With a pool
     /// the path of a Unix socket will do, and they serve every database that is not named below;
     /// without them only those below are there.
@@ -239,10 +252,6 @@ fn reserve_pool_timeout() -> u32 {
 
 fn default_pool_size() -> u32 {
     20
-}
-
-fn listen() -> Vec<String> {
-    vec!["0.0.0.0:6432".to_owned(), "[::]:6432".to_owned()]
 }
 
 fn max_client_conn() -> u32 {

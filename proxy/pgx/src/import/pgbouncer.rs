@@ -43,7 +43,9 @@ const NUMBERS: [&str; 19] = [
 ];
 
 /// Words and paths that mean the same in both.
-const WORDS: [&str; 14] = [
+const WORDS: [&str; 16] = [
+    "unix_socket_mode",
+    "unix_socket_group",
     "auth_file",
     "auth_user",
     "auth_query",
@@ -70,7 +72,8 @@ fn way(key: &str) -> Way {
         return Word(key);
     }
     match key {
-        "listen_addr" | "listen_port" | "pool_mode" | "auth_type" => Own,
+        "listen_addr" | "listen_port" | "unix_socket_dir" | "pidfile" | "pool_mode"
+        | "auth_type" => Own,
         "server_reset_query" | "server_reset_query_always" => {
             Anyway("what a client leaves is known and undone")
         }
@@ -113,11 +116,8 @@ fn way(key: &str) -> Way {
         | "log_disconnections" | "log_pooler_errors" | "log_stats" | "verbose" | "stats_period" => {
             Left("pgx logs to standard error, which the service manager keeps")
         }
-        "pidfile" | "user" => Left("the service manager does that"),
+        "user" => Left("the service manager does that"),
         "admin_users" | "stats_users" => Left("there is no admin console yet; use pgx ctl"),
-        "unix_socket_dir" | "unix_socket_mode" | "unix_socket_group" => {
-            Left("pgx does not listen on Unix sockets yet")
-        }
         "server_round_robin" => Left("servers are handed out last-in-first-out"),
         "application_name_add_host" => Left("application_name is the client's"),
         _ => Left("it is not known to pgx"),
@@ -164,12 +164,18 @@ fn quoted(value: &str) -> String {
 pub(super) fn convert(entries: &[Entry]) -> Made {
     let mut page = Page::default();
     page.text.push_str("# Made by pgx import; see pgx config example for what each key means.\n");
-    page.text.push_str("[proxy]\n");
     let own = |key: &str| {
         let mut own = entries.iter().filter(|each| each.section == "pgbouncer" && each.key == key);
         own.next_back().map(|entry| entry.value.as_str())
     };
+    if let Some(path) = own("pidfile").filter(|path| !path.is_empty()) {
+        page.text.push_str("[admin]\n");
+        page.word("pid_file", path);
+        page.text.push('\n');
+    }
+    page.text.push_str("[proxy]\n");
     listen(&mut page, own("listen_addr"), own("listen_port"));
+    let has_unix = unix(&mut page, own("unix_socket_dir"));
     page.word("pool_mode", own("pool_mode").unwrap_or("session"));
     let usual = entries.iter().find(|entry| entry.key == "auth_type");
     auth_type(&mut page, usual);
@@ -181,6 +187,8 @@ pub(super) fn convert(entries: &[Entry]) -> Made {
     let last: BTreeMap<&str, &Entry> = settings.map(|entry| (entry.key.as_str(), entry)).collect();
     for entry in last.into_values() {
         match way(&entry.key) {
+            // About sockets that there are none of.
+            Way::Word("unix_socket_mode" | "unix_socket_group") if !has_unix => {}
             Way::Number(key) => page.number(entry, key, &entry.value),
             Way::Word(key) if entry.value.is_empty() => {
                 page.leave(entry, &format!("{key} is empty"));
@@ -223,6 +231,22 @@ fn listen(page: &mut Page, addresses: Option<&str>, port: Option<&str>) {
         });
     let all: Vec<String> = all.map(|address| quoted(&address)).collect();
     page.line("listen", &format!("[{}]", all.join(", ")));
+}
+
+/// The folder of Unix sockets; PgBouncer has them without being told. Says whether there are any.
+fn unix(page: &mut Page, folder: Option<&str>) -> bool {
+    match folder.unwrap_or("/tmp") {
+        "" => false,
+        name if name.starts_with('@') => {
+            let why = "sockets without files, whose names begin with @, are not to be had";
+            page.left.push(format!("unix_socket_dir {name}: {why}"));
+            false
+        }
+        folder => {
+            page.word("unix_socket_dir", folder);
+            true
+        }
+    }
 }
 
 fn auth_type(page: &mut Page, entry: Option<&Entry>) {
@@ -351,6 +375,29 @@ mod tests {
         assert_eq!(others.mode, PoolMode::Session, "as PgBouncer does by default");
         assert_eq!(pool.special[&b"ann"[..]].mode, Some(PoolMode::Statement));
         assert_eq!((pool.limits.server_lifetime_ms, pool.limits.server_retry_ms), (0, 1_500));
+    }
+
+    #[test]
+    fn unix_sockets_and_the_file_of_the_process_are_where_they_were() {
+        let made = converted(
+            "[databases]\n* = host=db\n[pgbouncer]\nauth_type = trust\npidfile = /run/b.pid\n\
+             unix_socket_dir = /run/pg\nunix_socket_mode = 0770\nunix_socket_group = app\n",
+        );
+        let config = parse(&made.text).unwrap();
+        assert_eq!(config.pid_file.as_deref(), Some(Path::new("/run/b.pid")));
+        let unix = config.proxy.unwrap().unix.unwrap();
+        assert_eq!((unix.folder.as_path(), unix.mode), (Path::new("/run/pg"), 0o770));
+        assert_eq!(unix.group.as_deref(), Some("app"));
+
+        let of = |line: &str| {
+            let text = "[databases]\n* = host=db\n[pgbouncer]\nauth_type = trust\n";
+            let made = converted(&format!("{text}{line}\n"));
+            (parse(&made.text).unwrap().proxy.unwrap().unix, made.left)
+        };
+        assert_eq!(of("").0.unwrap().folder, Path::new("/tmp"), "as PgBouncer does by default");
+        assert_eq!(of("unix_socket_dir =\nunix_socket_mode = 0700").0, None);
+        let (none, left) = of("unix_socket_dir = @name");
+        assert!(none.is_none() && left[0].contains("@name"), "{left:?}");
     }
 
     #[test]

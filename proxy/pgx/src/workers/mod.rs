@@ -137,7 +137,7 @@ impl Workers {
         config: &Config,
         plan: Plan,
         papers: Papers,
-        listen: impl Fn() -> Result<Vec<(OwnedFd, SessionAttrs)>, String>,
+        listen: impl Fn(usize) -> Result<Vec<(OwnedFd, SessionAttrs)>, String>,
     ) -> Result<Self, String> {
         let shared = Arc::new(Shared {
             started: Instant::now(),
@@ -159,7 +159,7 @@ impl Workers {
         };
         for number in 0..plan.threads {
             let (config, names) = (config.clone(), Arc::clone(&names));
-            let (shared, listeners) = (Arc::clone(&shared), listen()?);
+            let (shared, listeners) = (Arc::clone(&shared), listen(number)?);
             let (ready, is_ready) = mpsc::channel();
             let (go, may_go) = mpsc::channel::<()>();
             let run = move || {

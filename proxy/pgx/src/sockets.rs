@@ -1,0 +1,220 @@
+//! Where clients come in: listening sockets, TCP and Unix, and who accepts from which.
+//!
+//! The process keeps every socket that its threads accept from, so that it can hand the very same
+//! to another process: what waits in a socket's queue would be lost with the socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use pgx_session::attrs::SessionAttrs;
+use socket2::{Domain, Socket, Type};
+use tracing::warn;
+
+use crate::config::{self, Listen};
+use crate::exit::Failure;
+use crate::limits::LISTEN_BACKLOG;
+use crate::unix::{BoundSocket, socket_path};
+
+/// Whether clients come by TCP or a Unix socket, with the socket to accept from.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(OwnedFd),
+    Unix(OwnedFd),
+}
+
+/// One address.
+#[derive(Debug)]
+struct Tcp {
+    bound: SocketAddr,
+    attrs: SessionAttrs,
+    /// One for each thread.
+    sockets: Vec<OwnedFd>,
+}
+
+/// All sockets of a proxy.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    tcp: Vec<Tcp>,
+    unix: Vec<(BoundSocket, SessionAttrs)>,
+}
+
+impl Sockets {
+    /// Listens wherever the configuration says.
+    ///
+    /// # Errors
+    /// When a socket cannot be had.
+    pub(crate) fn open(config: &config::Proxy) -> Result<Self, Failure> {
+        let mut first = Vec::new();
+        for listen in &config.listen {
+            match bind(listen.address, false) {
+                Ok(socket) => first.push((*listen, socket)),
+                Err(error) if listen.may_lack && is_lacking(&error) => {
+                    warn!(address = %listen.address, %error, "clients cannot come in there");
+                }
+                Err(error) => return Err(unbound(listen.address, &error)),
+            }
+        }
+        let place = |(listen, socket): &(Listen, OwnedFd)| -> io::Result<(SocketAddr, Listen)> {
+            Ok((bound_address(socket)?, *listen))
+        };
+        let places: io::Result<Vec<_>> = first.iter().map(place).collect();
+        let places = places.map_err(|error| Failure::Failed(error.to_string()))?;
+        let tcp = match &config.pool {
+            None => {
+                let pairs = places.into_iter().zip(first);
+                let alone = |((bound, Listen { attrs, .. }), (_, socket))| Tcp {
+                    bound,
+                    attrs,
+                    sockets: vec![socket],
+                };
+                pairs.map(alone).collect()
+            }
+            Some(pool) => {
+                // They have shown that nobody else has the addresses: who shares one with the
+                // threads to come would not notice another process that does.
+                drop(first);
+                let all = places.into_iter().map(|(bound, Listen { attrs, .. })| {
+                    let sockets = (0..pool.threads).map(|_| bind(bound, true));
+                    let sockets: io::Result<_> = sockets.collect();
+                    let sockets = sockets.map_err(|error| unbound(bound, &error))?;
+                    Ok(Tcp { bound, attrs, sockets })
+                });
+                all.collect::<Result<_, Failure>>()?
+            }
+        };
+        let mut sockets = Self { tcp, unix: Vec::new() };
+        if let Some(unix) = &config.unix {
+            sockets.open_unix(unix)?;
+        }
+        Ok(sockets)
+    }
+
+    /// One for each port; where addresses that share one want other servers the first counts.
+    fn open_unix(&mut self, config: &config::Unix) -> Result<(), Failure> {
+        let access = config.access().map_err(Failure::Failed)?;
+        for Tcp { bound, attrs, .. } in &self.tcp {
+            let path = socket_path(&config.folder, bound.port());
+            if self.unix.iter().any(|(known, _)| known.path() == path) {
+                continue;
+            }
+            let socket = BoundSocket::bind(&path, "proxy.unix_socket_dir", access)
+                .map_err(|denied| Failure::Failed(denied.to_string()))?;
+            self.unix.push((socket, *attrs));
+        }
+        Ok(())
+    }
+
+    /// What one of so many threads is to accept from. Every socket is somebody's.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub(crate) fn of_thread(
+        &self,
+        number: usize,
+        threads: usize,
+    ) -> io::Result<Vec<(OwnedFd, SessionAttrs)>> {
+        let mut all = Vec::new();
+        for Tcp { attrs, sockets, .. } in &self.tcp {
+            for (place, socket) in sockets.iter().enumerate() {
+                if is_for(place, sockets.len(), number, threads) {
+                    all.push((socket.try_clone()?, *attrs));
+                }
+            }
+        }
+        for (socket, attrs) in &self.unix {
+            all.push((socket.share()?, *attrs));
+        }
+        Ok(all)
+    }
+
+    /// All of them, to accept from.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub(crate) fn all(&self) -> io::Result<Vec<Listener>> {
+        let tcp = self.tcp.iter().flat_map(|tcp| &tcp.sockets);
+        let tcp = tcp.map(|socket| Ok(Listener::Tcp(socket.try_clone()?)));
+        let unix = self.unix.iter().map(|(socket, _)| Ok(Listener::Unix(socket.share()?)));
+        tcp.chain(unix).collect()
+    }
+
+    /// Where they are: what was bound, not what was asked for, since port 0 asks for any.
+    pub(crate) fn places(&self) -> Vec<String> {
+        let tcp = self.tcp.iter().map(|tcp| tcp.bound.to_string());
+        let unix = self.unix.iter().map(|(socket, _)| socket.path().display().to_string());
+        tcp.chain(unix).collect()
+    }
+}
+
+/// Whether a socket that has this place among so many is accepted from by a thread that has this
+/// number among so many.
+fn is_for(place: usize, sockets: usize, number: usize, threads: usize) -> bool {
+    if threads < sockets { place % threads == number } else { number % sockets == place }
+}
+
+/// Listens. Where the address `is_shared`, others that share it may listen there as well.
+fn bind(address: SocketAddr, is_shared: bool) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // Connections of the last run that linger in TIME_WAIT must not stop the next start.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // Else [::] would take the port of 0.0.0.0 as well, and the second of them fail.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_port(is_shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Listens for others than clients.
+///
+/// # Errors
+/// When the address cannot be had.
+pub(crate) fn listen(address: SocketAddr, key: &str) -> Result<tokio::net::TcpListener, Failure> {
+    let listener =
+        bind(address, false).and_then(|socket| tokio::net::TcpListener::from_std(socket.into()));
+    listener.map_err(|error| taken(address, key, &error))
+}
+
+fn unbound(address: SocketAddr, error: &io::Error) -> Failure {
+    taken(address, "proxy.listen", error)
+}
+
+fn taken(address: SocketAddr, key: &str, error: &io::Error) -> Failure {
+    Failure::Failed(format!(
+        "cannot listen on {address}: {error}; 'ss -ltnp' shows who does, or change {key}"
+    ))
+}
+
+/// The host has no such address.
+fn is_lacking(error: &io::Error) -> bool {
+    let lacks = [rustix::io::Errno::ADDRNOTAVAIL, rustix::io::Errno::AFNOSUPPORT];
+    error.raw_os_error().is_some_and(|code| lacks.iter().any(|known| known.raw_os_error() == code))
+}
+
+fn bound_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    Ok(SocketAddr::try_from(rustix::net::getsockname(socket)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_for;
+
+    #[test]
+    fn every_socket_is_somebodys_and_nobody_goes_without() {
+        for sockets in 1..6 {
+            for threads in 1..6 {
+                let pairs = |place, number| is_for(place, sockets, number, threads);
+                for place in 0..sockets {
+                    assert!((0..threads).any(|number| pairs(place, number)));
+                }
+                for number in 0..threads {
+                    assert!((0..sockets).any(|place| pairs(place, number)));
+                }
+            }
+        }
+    }
+}
