@@ -119,6 +119,8 @@ impl Net for Wire {
         None
     }
 
+    fn console(&mut self, _id: ClientId, _what: Console<'_>) {}
+
     fn tables_changed(&mut self) {}
 
     fn random(&mut self, bytes: &mut [u8]) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use pgx_ring::Setup;
 use pgx_session::config::Config;
@@ -15,6 +16,7 @@ use crate::descriptors;
 use crate::exit::Failure;
 use crate::forward::Forwarder;
 use crate::limits::{DRAIN_MAX, TICK};
+use crate::served::Stop;
 use crate::sockets::Sockets;
 use crate::tls::Papers;
 use crate::workers::{Plan, Totals, Workers, wait_for_last};
@@ -109,7 +111,7 @@ impl Proxy {
     }
 
     /// Accepts no more clients, lets sessions end for a while, and cuts the rest.
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(mut self, how: Stop) {
         // Receivers may be gone already.
         let _ = self.stop.send(true);
         if let Front::Pooled(workers) = &self.front {
@@ -117,16 +119,19 @@ impl Proxy {
         }
         // Nobody is to wait in a queue that nobody accepts from.
         drop(self.sockets);
-        let drained = tokio::time::timeout(DRAIN_MAX, async {
-            if let Front::Pooled(workers) = &self.front {
-                wait_for_last(workers, TICK).await;
-            }
-            while let Some(ended) = self.accepting.join_next().await {
-                if let Err(error) = ended {
-                    error!(%error, "the forwarder ended by a panic");
+        let drained = tokio::time::timeout(
+            if how == Stop::Now { Duration::ZERO } else { DRAIN_MAX },
+            async {
+                if let Front::Pooled(workers) = &self.front {
+                    wait_for_last(workers, TICK).await;
                 }
-            }
-        });
+                while let Some(ended) = self.accepting.join_next().await {
+                    if let Err(error) = ended {
+                        error!(%error, "the forwarder ended by a panic");
+                    }
+                }
+            },
+        );
         if drained.await.is_err() {
             warn!("sessions still open after {DRAIN_MAX:?} are cut");
         }
@@ -171,6 +176,8 @@ fn read(proxy: &config::Proxy, pool: &config::Pool) -> Result<(Config, Papers), 
         databases: pool.databases.clone(),
         users,
         special: pool.special.clone(),
+        admins: pool.admins.clone(),
+        viewers: pool.viewers.clone(),
         usual: pool.usual,
         auth: pool.auth,
         rules: access.map(Arc::new),

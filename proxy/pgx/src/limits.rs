@@ -57,6 +57,12 @@ pub(crate) const PAUSE_WAIT: Duration = Duration::from_secs(5);
 /// engine takes less than a millisecond, unless the machine is overloaded.
 pub(crate) const VIEW_WAIT: Duration = Duration::from_secs(1);
 
+/// How long one period of the console's averages is, as by default in PgBouncer.
+pub(crate) const STATS_PERIOD: Duration = Duration::from_secs(60);
+
+/// Statements and portals that a client of the console may have.
+pub(crate) const CONSOLE_STATEMENTS_MAX: usize = 256;
+
 /// How often a lock file is opened anew because who had it has just removed it.
 pub(crate) const CLAIM_TRIES_MAX: usize = 16;
 

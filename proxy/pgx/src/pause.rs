@@ -36,7 +36,10 @@ pub(crate) async fn carry_out(
     match verb {
         Verb::PauseDatabase { database, wait_ms, drain_ms } => {
             let databases = named(database)?;
-            workers.hold(&databases, Hold { wait_ms: *wait_ms, drain_ms: *drain_ms });
+            workers.hold(
+                &databases,
+                Hold { wait_ms: *wait_ms, drain_ms: *drain_ms, keeps_servers: false },
+            );
             Ok(wait_for_servers(workers, &databases).await)
         }
         Verb::ResumeDatabase { database, backends } => {

@@ -7,11 +7,13 @@ use std::time::Instant;
 use pgx_ring::Choice;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing::{error, info};
 
 use crate::admin::{self, Node};
 use crate::claim::{Claim, Denied};
 use crate::config::{self, Config};
+use crate::console::{self, Desk};
 use crate::controller;
 use crate::exit::Failure;
 use crate::fence::Fence;
@@ -19,6 +21,7 @@ use crate::front::{self, Front, Proxy};
 use crate::kernel::Kernel;
 use crate::peer::certificates::Certificates;
 use crate::peer::{PeerSet, Takers};
+use crate::served::{Served, Stop};
 use crate::sockets::listen;
 use crate::telemetry;
 use crate::unix::BoundSocket;
@@ -29,7 +32,7 @@ use crate::vip::Addresses;
 /// # Errors
 /// When the configuration is wrong or a role cannot start.
 pub(crate) fn run(path: &Path, engine: Option<Choice>) -> Result<(), Failure> {
-    let mut config = config::load(path)?;
+    let (mut config, table) = config::load_with_table(path)?;
     let pool = config.proxy.as_mut().and_then(|proxy| proxy.pool.as_mut());
     if let (Some(pool), Some(engine)) = (pool, engine) {
         pool.engine = engine;
@@ -39,7 +42,7 @@ pub(crate) fn run(path: &Path, engine: Option<Choice>) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
-    runtime.block_on(serve(config, path))
+    runtime.block_on(serve(config, table, path, engine))
 }
 
 /// What makes this process the one pgx that runs by its configuration.
@@ -73,7 +76,12 @@ impl Holdings {
     }
 }
 
-async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
+async fn serve(
+    config: Config,
+    table: toml::Table,
+    path: &Path,
+    engine: Option<Choice>,
+) -> Result<(), Failure> {
     let started = Instant::now();
     // The admin socket comes first: its lock tells whether another pgx runs with these files.
     let holdings = Holdings::take(&config).map_err(|denied| Failure::Failed(denied.to_string()))?;
@@ -92,7 +100,6 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
         _ => (None, None),
     };
     let control = config.control.clone().zip(peers.clone());
-    let served = config.proxy.clone();
     let addresses = config.vip.as_ref().zip(kernel.as_ref());
     let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));
     if let Some(addresses) = &addresses {
@@ -100,18 +107,25 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     }
     let vips = addresses.clone();
     let front = proxy.as_ref().map(Proxy::front);
-    let mut reloads = served.zip(front.clone());
+    let (stops, stopped) = mpsc::unbounded_channel();
+    let served = front.clone().zip(config.proxy.clone()).map(|(front, proxy)| {
+        Arc::new(Served::new(path.to_owned(), engine, front, (table, proxy), stops.clone()))
+    });
     let listen = proxy.as_ref().map(Proxy::places).unwrap_or_default();
+    if let (Some(Front::Pooled(workers)), Some(served)) = (&front, &served) {
+        let (workers, served) = (Arc::clone(workers), Arc::clone(served));
+        tokio::spawn(console::serve(Arc::new(Desk::new(workers, served))));
+    }
     let node = Node { started, config, listen, front, kernel, peers, controller, fence, vips };
     let admin = tokio::spawn(admin::serve(holdings.listener()?, Arc::new(node)));
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
-    wait_for_signal(|| {
+    let how = wait_for_signal(stopped, || {
         if let Some((control, peers)) = &control {
             reload(control, peers);
         }
-        if let Some((served, front)) = &mut reloads {
-            reload_proxy(path, served, front);
+        if let Some(served) = &served {
+            reload_proxy(served);
         }
     })
     .await?;
@@ -119,7 +133,7 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
         addresses.release_all();
     }
     if let Some(proxy) = proxy {
-        proxy.stop().await;
+        proxy.stop(how).await;
     }
     if let Some(addresses) = addresses {
         // Until the last session has ended packets for the addresses have to arrive.
@@ -152,17 +166,8 @@ fn reload(control: &config::Control, peers: &PeerSet) {
 }
 
 /// Reads the configuration again for the proxy; what is in force stays when the new one is no good.
-fn reload_proxy(path: &Path, served: &mut config::Proxy, front: &Front) {
-    let reloaded = config::load(path).map_err(|problems| problems.to_string());
-    let reloaded = reloaded.and_then(|config| {
-        config.proxy.ok_or_else(|| "it has no [proxy] any more, which takes a new start".to_owned())
-    });
-    let reloaded = reloaded.and_then(|new| {
-        front.reload(served, &new)?;
-        *served = new;
-        Ok(())
-    });
-    match reloaded {
+fn reload_proxy(served: &Served) {
+    match served.reload() {
         Ok(()) => info!("the proxy's configuration was read again"),
         Err(problem) => {
             error!(problem, "the proxy's configuration was not read again; the old one stays");
@@ -170,17 +175,28 @@ fn reload_proxy(path: &Path, served: &mut config::Proxy, front: &Front) {
     }
 }
 
-async fn wait_for_signal(mut reload: impl FnMut()) -> Result<(), Failure> {
+/// Waits until pgx is to stop, and tells how.
+async fn wait_for_signal(
+    mut stopped: mpsc::UnboundedReceiver<Stop>,
+    mut reload: impl FnMut(),
+) -> Result<Stop, Failure> {
     let failed = |error| Failure::Failed(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     loop {
         tokio::select! {
-            _ = terminate.recv() => break info!("asked to stop by SIGTERM"),
-            _ = interrupt.recv() => break info!("asked to stop by SIGINT"),
-            _ = hangup.recv() => reload(),
+            _ = terminate.recv() => info!("asked to stop by SIGTERM"),
+            _ = interrupt.recv() => info!("asked to stop by SIGINT"),
+            _ = hangup.recv() => {
+                reload();
+                continue;
+            }
+            Some(how) = stopped.recv() => {
+                info!("asked to stop by the console");
+                return Ok(how);
+            }
         }
+        return Ok(Stop::Gracefully);
     }
-    Ok(())
 }

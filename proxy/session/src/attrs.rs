@@ -55,6 +55,13 @@ impl SessionAttrs {
         Self::WORDS.iter().find(|(known, _)| known.as_bytes() == word).map(|(_, attrs)| *attrs)
     }
 
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        let found = Self::WORDS.iter().find(|(_, attrs)| *attrs == self);
+        found.map_or("any", |(word, _)| *word)
+    }
+
     /// Whether a server of this kind will do.
     #[must_use]
     pub fn accepts(self, kind: ServerKind) -> bool {

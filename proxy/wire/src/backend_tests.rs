@@ -130,17 +130,25 @@ fn a_command_tag_is_read_as_it_was_written() {
 }
 
 #[test]
-fn a_table_of_texts_is_read_by_another_implementation() {
-    let (message, _) = written(|out| write::row_description(out, &["database", "pool"]));
+fn a_table_is_read_by_another_implementation() {
+    let of = [("database", write::Type::Text), ("pool", write::Type::Int8)];
+    let (message, _) = written(|out| write::row_description(out, &of, |place| place == 1));
     let Message::RowDescription(rows) = message else { panic!("not RowDescription") };
     let columns: Vec<_> = rows.fields().collect().unwrap();
     assert_eq!(columns.iter().map(|it| it.name()).collect::<Vec<_>>(), ["database", "pool"]);
-    assert!(columns.iter().all(|it| (it.type_oid(), it.type_size(), it.format()) == (25, -1, 0)));
+    let types = columns.iter().map(|it| (it.type_oid(), it.type_size(), it.format()));
+    assert_eq!(types.collect::<Vec<_>>(), [(25, -1, 0), (20, 8, 1)]);
+    let (message, _) = written(write::no_parameters);
+    let Message::ParameterDescription(none) = message else { panic!("not that") };
+    assert_eq!(none.parameters().count().unwrap(), 0);
 
     let row = [Some(&b"shop"[..]), None, Some(&b""[..])];
     let (message, _) = written(|out| write::data_row(out, &row));
     let Message::DataRow(found) = message else { panic!("not DataRow") };
     assert_eq!(values(&found), row);
+    let (_, body) = written(|out| write::data_row(out, &row));
+    assert_eq!(data_row(&body).unwrap(), row);
+    assert!((0..body.len()).all(|end| data_row(&body[..end]).is_err()));
 }
 
 fn values(row: &DataRowBody) -> Vec<Option<&[u8]>> {

@@ -6,6 +6,8 @@
 
 pub mod write;
 
+use alloc::vec::Vec;
+
 use crate::body::{BodyError, Reader, split_string};
 
 /// First bytes of a client's messages.
@@ -99,6 +101,43 @@ impl<'a> BindHead<'a> {
         let (portal, after) = split_string(prefix)?;
         let (statement, rest) = split_string(after)?;
         Some(Self { portal, statement, rest_at: prefix.len() - rest.len() })
+    }
+}
+
+/// What a whole `Bind` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind<'a> {
+    /// The portal.
+    pub portal: &'a [u8],
+    /// The statement.
+    pub statement: &'a [u8],
+    /// How many values it has.
+    pub values: u16,
+    /// In which form columns are to be sent: one for all, one for each, or none for text.
+    pub formats: Vec<u16>,
+}
+
+impl<'a> Bind<'a> {
+    /// Reads all of a body.
+    ///
+    /// # Errors
+    /// When it ends within a field, or goes on behind the last.
+    pub fn read(body: &'a [u8]) -> Result<Self, BodyError> {
+        let mut reader = Reader::new("Bind", body);
+        let (portal, statement) = (reader.string("portal")?, reader.string("statement")?);
+        let count = usize::from(reader.u16("count of formats")?);
+        reader.bytes(2 * count, "formats")?;
+        let values = reader.u16("count of values")?;
+        for _ in 0..values {
+            let length = reader.u32("length of a value")?;
+            if length != u32::MAX {
+                reader.bytes(usize::try_from(length).unwrap_or(usize::MAX), "value")?;
+            }
+        }
+        let count = reader.u16("count of result formats")?;
+        let formats = (0..count).map(|_| reader.u16("result format")).collect::<Result<_, _>>()?;
+        reader.end()?;
+        Ok(Self { portal, statement, values, formats })
     }
 }
 

@@ -189,3 +189,15 @@ fn cancel_requests_are_written_alike_and_read_back() {
     let cancel = Startup::Cancel { process_id: 42, key: &long };
     assert_eq!(startup::parse(&bytes), Ok(Some((cancel, bytes.len()))));
 }
+
+#[test]
+fn a_bind_of_texts_is_read_back_whole_and_by_its_head() {
+    let mut out = Vec::new();
+    write::bind(&mut out, &[b"ann", b""]);
+    let body = &out[5..];
+    let bind = Bind::read(body).unwrap();
+    assert_eq!((bind.portal, bind.statement, bind.values), (&b""[..], &b""[..], 2));
+    assert!(bind.formats.is_empty());
+    assert_eq!(BindHead::read(body).map(|head| head.rest_at), Some(2));
+    assert!((0..body.len()).all(|end| Bind::read(&body[..end]).is_err()));
+}

@@ -1,6 +1,6 @@
 //! From the file's form to a configuration that can be used, or to all that is wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -137,6 +137,8 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         rules: rules.map(|rules| (rules, ident)),
         databases,
         special,
+        admins: names("proxy.admin_users", &raw.admin_users, problems),
+        viewers: names("proxy.stats_users", &raw.stats_users, problems),
         usual,
         engine,
         threads,
@@ -146,6 +148,14 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         server_tls,
         limits,
     })
+}
+
+/// Users by their names.
+fn names(key: &str, given: &[String], problems: &mut Vec<String>) -> BTreeSet<Vec<u8>> {
+    for name in given.iter().filter(|name| !pools::is_name(name)) {
+        problems.push(format!("{key}: {name:?} cannot be a name in PostgreSQL"));
+    }
+    given.iter().map(|name| name.clone().into_bytes()).collect()
 }
 
 /// How clients prove who they are.

@@ -15,10 +15,12 @@ mod vip;
 
 pub(crate) use check::is_host_and_port;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
 
 use nix::unistd::Group;
 use pgx_bpf::Hook;
@@ -138,6 +140,10 @@ pub(crate) struct Pool {
     pub(crate) rules: Option<(PathBuf, Option<PathBuf>)>,
     pub(crate) databases: BTreeMap<Vec<u8>, Database>,
     pub(crate) special: BTreeMap<Vec<u8>, User>,
+    /// Who may log in to the console, and change things there.
+    pub(crate) admins: BTreeSet<Vec<u8>>,
+    /// Who may log in to the console and look.
+    pub(crate) viewers: BTreeSet<Vec<u8>>,
     /// What holds for all other users.
     pub(crate) usual: User,
     pub(crate) engine: Choice,
@@ -223,6 +229,73 @@ pub(crate) fn load(path: &Path) -> Result<Config, Problems> {
 fn here(proxy: &Proxy) -> Vec<String> {
     let group = proxy.unix.as_ref().and_then(|unix| unix.access().err());
     crate::descriptors::check(proxy).into_iter().chain(group).collect()
+}
+
+/// The same, with the file's own form.
+///
+/// # Errors
+/// As above.
+pub(crate) fn load_with_table(path: &Path) -> Result<(Config, toml::Table), Problems> {
+    let config = load(path)?;
+    let problem = |problem: String| Problems { file: path.to_owned(), problems: vec![problem] };
+    let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
+    let table = text.parse().map_err(|error: toml::de::Error| problem(error.to_string()))?;
+    Ok((config, table))
+}
+
+/// Checks what a file would say.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(crate) fn from_table(table: &toml::Table) -> Result<Config, Vec<String>> {
+    let raw = raw::Config::deserialize(table.clone());
+    let raw = raw.map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
+    let config = check::check(raw)?;
+    let problem = config.proxy.as_ref().and_then(crate::descriptors::check);
+    problem.map_or(Ok(config), |problem| Err(vec![problem]))
+}
+
+/// A key of `[proxy]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    pub(crate) key: String,
+    pub(crate) value: String,
+    pub(crate) default: String,
+    /// Whether it can be another while pgx runs.
+    pub(crate) is_changeable: bool,
+}
+
+/// All keys of `[proxy]` but for its lists of databases, users and listeners.
+pub(crate) fn settings(table: &toml::Table) -> Vec<Setting> {
+    let shown = |proxy: toml::Table| -> serde_json::Map<String, serde_json::Value> {
+        let raw = raw::Proxy::deserialize(proxy).ok();
+        let raw = raw.and_then(|raw| serde_json::to_value(raw).ok());
+        raw.and_then(|raw| raw.as_object().cloned()).unwrap_or_default()
+    };
+    let proxy = table.get("proxy").and_then(toml::Value::as_table).cloned().unwrap_or_default();
+    let defaults = shown(toml::Table::new());
+    let all = shown(proxy).into_iter().filter(|(key, _)| !raw::TABLES.contains(&key.as_str()));
+    all.map(|(key, value)| Setting {
+        value: words(&value),
+        default: defaults.get(&key).map(words).unwrap_or_default(),
+        is_changeable: !raw::FIXED.contains(&key.as_str()),
+        key,
+    })
+    .collect()
+}
+
+/// A value in words.
+fn words(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Array(all) => all.iter().map(words).collect::<Vec<_>>().join(", "),
+        serde_json::Value::Object(all) => {
+            let pairs = all.iter().map(|(key, value)| format!("{key} = {}", words(value)));
+            pairs.collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Checks the text of a file, as far as that does not depend on the machine.

@@ -8,12 +8,13 @@ use pgx_session::config::{Database, ForcedLogin, Lookup, PEER_MAX, Peers, PoolMo
 use pgx_session::limits::BACKENDS_MAX;
 use pgx_session::route::{Backend, ServerAddress};
 use pgx_session::secret::Secret;
+use pgx_session::worker::is_console;
 
 use super::{is_host_and_port, raw};
 
 /// What is asked of users unless configured otherwise: only a superuser may.
-const LOOKUP: &str = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL \
-    ELSE rolpassword END FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin";
+const LOOKUP: &str = "SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1 \
+    AND rolcanlogin AND (rolvaliduntil IS NULL OR rolvaliduntil >= pg_catalog.now())";
 
 /// The name of what stands for all databases that are not named.
 const OTHERS: &str = "*";
@@ -53,6 +54,10 @@ pub(super) fn databases(
         let key = format!("proxy.databases: {:?}", given.name);
         if !is_name(&given.name) {
             problems.push(format!("{key} cannot be a name in PostgreSQL"));
+        }
+        if is_console(given.name.as_bytes()) {
+            problems
+                .push(format!("{key} is pgx itself; give the database another name for clients"));
         }
         let database = database(&key, given, raw, defaults, problems);
         if databases.insert(given.name.clone().into_bytes(), database).is_some() {
@@ -278,7 +283,7 @@ pub(super) fn count(given: u32) -> usize {
     usize::try_from(given).unwrap_or(usize::MAX)
 }
 
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains('\0')
 }
 

@@ -5,7 +5,7 @@ mod pools;
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml_example::TomlExample;
 
 pub(super) use pools::{Database, Listener, User};
@@ -52,7 +52,7 @@ impl Default for Admin {
     }
 }
 
-#[derive(Debug, Deserialize, TomlExample)]
+#[derive(Debug, Deserialize, Serialize, TomlExample)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Proxy {
     /// Addresses and ports to listen on. Who is to be reached from other hosts names his own, or
@@ -109,6 +109,15 @@ pub(super) struct Proxy {
     /// In which database, as clients name it; in that of the client if it is not given.
     #[toml_example(default = "postgres")]
     pub(super) auth_dbname: Option<String>,
+    /// With a pool: users who may log in to the database "pgx" (or "pgbouncer"), which is pgx
+    /// itself, and change things there.
+    #[serde(default)]
+    #[toml_example(default = ["postgres"])]
+    pub(super) admin_users: Vec<String>,
+    /// The same, who may only look.
+    #[serde(default)]
+    #[toml_example(default = ["metrics"])]
+    pub(super) stats_users: Vec<String>,
     /// With a pool: rules in the form of PostgreSQL's pg_hba.conf, for auth_type "hba".
     #[toml_example(default = "/etc/pgx/pg_hba.conf")]
     pub(super) auth_hba_file: Option<String>,
@@ -233,6 +242,22 @@ pub(super) struct Proxy {
     #[toml_example(nesting)]
     pub(super) users: Option<Vec<User>>,
 }
+
+/// Keys of `[proxy]` that are tables of their own.
+pub(super) const TABLES: [&str; 3] = ["databases", "users", "listeners"];
+
+/// Keys of `[proxy]` that take a new start.
+pub(super) const FIXED: [&str; 9] = [
+    "listen",
+    "unix_socket_dir",
+    "unix_socket_mode",
+    "unix_socket_group",
+    "engine",
+    "threads",
+    "zero_copy_bytes_min",
+    "peer_id",
+    "peers",
+];
 
 fn pool_mode() -> String {
     "none".to_owned()

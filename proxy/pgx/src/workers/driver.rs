@@ -10,15 +10,17 @@ use std::sync::Arc;
 use pgx_ring::{End, Handler, Io, Key, Peer, Received};
 use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::Config;
-use pgx_session::net::{Net, Socket};
+use pgx_session::ids::ClientId;
+use pgx_session::net::{Console, Net, Socket};
 use pgx_session::note::Note;
 use pgx_session::route::ServerAddress;
 use pgx_session::time::Now;
 use pgx_session::worker::{Asker, Owner, Request, Worker, thread_of};
 use tracing::{debug, info, warn};
 
+use super::consoles::{Desk, Said};
 use super::names::Names;
-use super::permits::Desk;
+use super::permits;
 use super::tls::{Broken, Secrets, Secured};
 use super::{Letter, Shared};
 use crate::tls::Papers;
@@ -97,10 +99,11 @@ impl Driver {
             begun: &mut begun,
             papers: &shared.papers,
             letters: &mut letters,
+            desk: &shared.desk,
             threads,
             number: usize::from(number),
         };
-        let permits = Box::new(Desk::new(Arc::clone(&shared), usize::from(number)));
+        let permits = Box::new(permits::Desk::new(Arc::clone(&shared), usize::from(number)));
         let worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
         let (listeners, is_woken, time) = (Vec::new(), false, None);
         let number = usize::from(number);
@@ -152,6 +155,7 @@ impl Driver {
             begun,
             papers,
             letters,
+            desk: &shared.desk,
             threads,
             number,
         };
@@ -308,6 +312,7 @@ pub(super) struct Wire<'a, 'data> {
     begun: &'a mut Vec<(Key, Vec<u8>)>,
     papers: &'a Papers,
     letters: &'a mut Vec<(usize, Letter)>,
+    desk: &'a Desk,
     threads: usize,
     /// Which of them this is.
     number: usize,
@@ -428,6 +433,11 @@ impl Net for Wire<'_, '_> {
 
     fn certificate(&self, socket: Socket) -> Option<pgx_session::net::Names> {
         self.secrets.get(key(socket))?.names()
+    }
+
+    fn console(&mut self, id: ClientId, what: Console<'_>) {
+        // It may be closed, with all of pgx.
+        let _ = self.desk.send(Said::new(self.number, id, what));
     }
 
     fn tables_changed(&mut self) {

@@ -30,26 +30,40 @@ pub(super) enum Order {
     Resume,
     Change(Arc<Snapshot>),
     Count(mpsc::UnboundedSender<usize>),
+    Reconnect,
+    CountLeaving(mpsc::UnboundedSender<usize>),
+    Kill,
+    Enable(bool),
+}
+
+/// How databases are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// Their servers are closed.
+    Paused,
+    /// Their servers stay.
+    Suspended,
 }
 
 /// Which databases are paused, since when, and how long others were.
 #[derive(Default)]
 pub(super) struct Pauses {
     /// By name; `None` stands for all of them.
-    since: BTreeMap<Option<Vec<u8>>, Instant>,
+    since: BTreeMap<Option<Vec<u8>>, (Instant, Pause)>,
     pub(super) ended: Histogram,
 }
 
 impl Pauses {
-    fn begin(&mut self, databases: &Databases) {
-        self.since.entry(databases.0.clone()).or_insert_with(Instant::now);
+    fn begin(&mut self, databases: &Databases, how: Pause) {
+        let since = self.since.entry(databases.0.clone());
+        since.or_insert_with(|| (Instant::now(), how)).1 = how;
     }
 
     /// All pauses end with that of all databases.
     fn end(&mut self, databases: &Databases) {
         let is_ended = |name: &Option<Vec<u8>>| databases.0.is_none() || *name == databases.0;
         let ended: Vec<_> = self.since.extract_if(.., |name, _| is_ended(name)).collect();
-        for (_, since) in ended {
+        for (_, (since, _)) in ended {
             self.ended.add(u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
         }
     }
@@ -64,8 +78,36 @@ impl Shared {
 impl Workers {
     /// Holds new transactions.
     pub(crate) fn hold(&self, databases: &Databases, hold: Hold) {
-        self.shared.pauses().begin(databases);
+        let how = if hold.keeps_servers { Pause::Suspended } else { Pause::Paused };
+        self.shared.pauses().begin(databases, how);
         self.order(databases, || Order::Hold(hold));
+    }
+
+    /// How exactly these are held, if they are.
+    pub(crate) fn held(&self, databases: &Databases) -> Option<Pause> {
+        self.shared.pauses().since.get(&databases.0).map(|(_, how)| *how)
+    }
+
+    /// Closes their servers as they become free.
+    pub(crate) fn reconnect(&self, databases: &Databases) {
+        self.order(databases, || Order::Reconnect);
+    }
+
+    /// Ends their clients and servers, and holds those who come.
+    pub(crate) fn kill(&self, databases: &Databases) {
+        self.shared.pauses().begin(databases, Pause::Paused);
+        self.order(databases, || Order::Kill);
+    }
+
+    /// Lets a database take clients, or not.
+    pub(crate) fn enable(&self, database: &str, is_enabled: bool) {
+        let databases = Databases(Some(database.as_bytes().to_vec()));
+        self.order(&databases, || Order::Enable(is_enabled));
+    }
+
+    /// How many servers are there only until they are free.
+    pub(crate) async fn leaving_of(&self, databases: &Databases) -> usize {
+        self.sum(databases, Order::CountLeaving).await
     }
 
     /// Lets them go on where they were, or at these backends from now on. Takes as long as looking
@@ -84,8 +126,16 @@ impl Workers {
 
     /// How many servers they have on all threads.
     pub(crate) async fn servers_of(&self, databases: &Databases) -> usize {
+        self.sum(databases, Order::Count).await
+    }
+
+    async fn sum(
+        &self,
+        databases: &Databases,
+        order: impl Fn(mpsc::UnboundedSender<usize>) -> Order,
+    ) -> usize {
         let (count, mut counts) = mpsc::unbounded_channel();
-        self.order(databases, || Order::Count(count.clone()));
+        self.order(databases, || order(count.clone()));
         drop(count);
         let mut sum = 0;
         while let Some(count) = counts.recv().await {
@@ -116,5 +166,13 @@ pub(super) fn carry_out(
         Order::Change(snapshot) => worker.handle_snapshot(wire, scope, &snapshot, 0, now),
         // Who asked may have lost patience.
         Order::Count(to) => drop(to.send(worker.servers_of(scope))),
+        Order::CountLeaving(to) => drop(to.send(worker.leaving_of(scope))),
+        Order::Reconnect => worker.reconnect(wire, scope, now),
+        Order::Kill => worker.kill(wire, scope, now),
+        Order::Enable(is_enabled) => {
+            if let Scope::Database(name) = scope {
+                worker.enable(name, is_enabled);
+            }
+        }
     });
 }

@@ -4,6 +4,7 @@
 //! What threads have to tell each other goes through mailboxes: requests to cancel that reached
 //! the wrong one, and the end. Counts are published a few times a second.
 
+mod consoles;
 mod driver;
 mod hold;
 mod names;
@@ -28,7 +29,8 @@ use pgx_session::time::Now;
 use pgx_session::worker::{Request, Worker};
 use tracing::{error, info};
 
-pub(crate) use self::hold::Databases;
+pub(crate) use self::consoles::{Said, What};
+pub(crate) use self::hold::{Databases, Pause};
 pub(crate) use self::view::{Seen, View, Wish};
 
 use self::driver::Driver;
@@ -53,6 +55,10 @@ enum Letter {
     View(Wish, view::Reports),
     /// Another configuration is in force.
     Reload(Arc<(Config, Papers)>),
+    /// What a client of the console has said is answered.
+    Console(ClientId, Vec<u8>),
+    /// A client is ended.
+    Kill(ClientId),
     /// No new clients from here on.
     Close,
 }
@@ -74,6 +80,8 @@ struct Shared {
     /// Of the last change of backends by an operator.
     epoch: AtomicU64,
     pauses: Mutex<Pauses>,
+    /// Where clients of the console are heard.
+    desk: consoles::Desk,
     ends: AtomicBool,
 }
 
@@ -100,6 +108,9 @@ pub(crate) struct Workers {
     shared: Arc<Shared>,
     names: Arc<Names>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    consoles: Mutex<Option<tokio::sync::mpsc::UnboundedReceiver<Said>>>,
+    /// What is in force.
+    config: Mutex<Arc<Config>>,
     /// Which each thread has, and why not a better one.
     engines: Vec<(&'static str, String)>,
 }
@@ -139,6 +150,7 @@ impl Workers {
         papers: Papers,
         listen: impl Fn(usize) -> Result<Vec<(OwnedFd, SessionAttrs)>, String>,
     ) -> Result<Self, String> {
+        let (desk, consoles) = tokio::sync::mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             started: Instant::now(),
             mailboxes: Mutex::new(Vec::new()),
@@ -147,6 +159,7 @@ impl Workers {
             papers,
             epoch: AtomicU64::new(0),
             pauses: Mutex::default(),
+            desk,
             ends: AtomicBool::new(false),
         });
         let names = Arc::new(Names::default());
@@ -155,6 +168,8 @@ impl Workers {
             shared: Arc::clone(&shared),
             names: Arc::clone(&names),
             threads: Mutex::new(Vec::new()),
+            consoles: Mutex::new(Some(consoles)),
+            config: Mutex::new(Arc::new(config.clone())),
             engines: Vec::new(),
         };
         for number in 0..plan.threads {
@@ -220,9 +235,17 @@ impl Workers {
         let all: Vec<ServerAddress> = backends.map(|each| each.address.clone()).collect();
         self.names.look_up(&all);
         let both = Arc::new((config.clone(), papers.clone()));
+        let mut own = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        *own = Arc::new(config.clone());
+        drop(own);
         for number in 0..self.shared.counts.len() {
             self.shared.send(number, Letter::Reload(Arc::clone(&both)));
         }
+    }
+
+    /// What sessions go by.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Accepts no more clients.
@@ -341,7 +364,16 @@ fn read_letters(
                 let config = std::rc::Rc::new(config.clone());
                 driver.with(engine.io(), |worker, wire| worker.reload(wire, config, now));
             }
+            Letter::Console(client, answer) => {
+                driver.with(engine.io(), |worker, wire| {
+                    worker.console_answers(wire, client, &answer);
+                });
+            }
+            Letter::Kill(client) => {
+                driver.with(engine.io(), |worker, wire| worker.kill_client(wire, client, now));
+            }
             Letter::Close => {
+                driver.with(engine.io(), |worker, wire| worker.close_consoles(wire));
                 for (listener, _) in std::mem::take(&mut driver.listeners) {
                     engine.io().abort(listener);
                 }

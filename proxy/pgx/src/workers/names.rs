@@ -28,6 +28,12 @@ impl Names {
         known.get(name).copied().map(Address::Tcp)
     }
 
+    /// All names that were looked up.
+    pub(super) fn all(&self) -> Vec<(String, SocketAddr)> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(name, address)| (name.to_string(), *address)).collect()
+    }
+
     /// Looks all names up. Takes as long as the name servers take.
     pub(super) fn look_up(&self, names: &[ServerAddress]) {
         for name in names {

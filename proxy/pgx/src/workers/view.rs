@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 
 use pgx_ring::{Io, Key, Peer};
 use pgx_session::net::Socket;
@@ -37,6 +38,8 @@ pub(crate) struct Seen<T> {
     pub(crate) view: T,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
+    /// The socket's number in this process.
+    pub(crate) fd: Option<i32>,
 }
 
 /// What threads say, added up.
@@ -95,6 +98,11 @@ impl Workers {
         view
     }
 
+    /// The addresses of the names of backends, as far as they are known.
+    pub(crate) fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        self.names.all()
+    }
+
     /// How long databases were paused, each from its pause to its resumption.
     pub(crate) fn pauses(&self) -> Histogram {
         self.shared.pauses().ended.clone()
@@ -151,9 +159,10 @@ fn see<T>(io: &Io, thread: usize, socket: Socket, view: T) -> Seen<T> {
         Some(Peer::Tcp(address)) => Some(address),
         Some(Peer::Unix) | None => None,
     };
+    let fd = io.fd(key).map(|fd| fd.as_raw_fd());
     let local = io.fd(key).and_then(|fd| rustix::net::getsockname(fd).ok());
     let local = local.and_then(|address| SocketAddr::try_from(address).ok());
-    Seen { thread, view, remote, local }
+    Seen { thread, view, remote, local, fd }
 }
 
 impl View {

@@ -51,7 +51,8 @@ fn only_who_is_named_talks_to_the_console_and_no_server_is_asked() {
 fn flights_are_handed_over_whole_and_one_after_the_other() {
     let mut bench = bench();
     let client = bench.begin_client_of("root", "pgx", &[]);
-    (bench.take(client), done(&mut bench));
+    bench.take(client);
+    done(&mut bench);
     let mut batch = alloc::vec::Vec::new();
     frontend::write::parse(&mut batch, b"", b"SHOW POOLS", &[]);
     frontend::write::sync(&mut batch);

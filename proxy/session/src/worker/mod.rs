@@ -57,7 +57,8 @@ use crate::time::Now;
 use entry::{Entry, Failure};
 pub use hold::{Hold, Scope};
 pub use views::{
-    BackendView, ClientState, ClientView, DatabaseView, PoolView, ServerState, ServerView,
+    BackendView, CLIENT_BYTES, ClientState, ClientView, DatabaseView, PoolView, SERVER_BYTES,
+    ServerState, ServerView,
 };
 
 /// What a worker counts, since it began.

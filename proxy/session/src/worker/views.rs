@@ -6,7 +6,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Hold, Worker};
+use super::{CONSOLES, Hold, Worker};
 use crate::attrs::SessionAttrs;
 use crate::client::{self, Client};
 use crate::config::PoolMode;
@@ -197,6 +197,8 @@ pub struct DatabaseView {
     pub client_connections: usize,
     /// How new transactions are held.
     pub hold: Option<Hold>,
+    /// It takes no clients, by an operator's word.
+    pub is_disabled: bool,
 }
 
 /// A backend, as one pool sees it.
@@ -209,6 +211,12 @@ pub struct BackendView {
     /// It is left out for now, since it failed, is behind, or is not of the kind that is wanted.
     pub is_out: bool,
 }
+
+/// What one client costs while nothing of its is kept, in bytes.
+pub const CLIENT_BYTES: usize = size_of::<Client>();
+
+/// What one server connection costs while nothing of its is kept, in bytes.
+pub const SERVER_BYTES: usize = size_of::<Server>();
 
 impl Worker {
     /// What was counted, by user and database.
@@ -349,6 +357,9 @@ impl Worker {
         let of_entry = entry.map(|name| (&name.user, &name.database));
         let (user, database) =
             of_entry.or(login.map(|login| (&login.user, &login.database))).unzip();
+        let console = CONSOLES[0].to_vec();
+        let is_console = matches!(client.phase, client::Phase::Console(_));
+        let database = database.or(is_console.then_some(&console));
         let user = client.user.as_deref().or(user.map(|user| &user[..])).unwrap_or_default();
         let state = self.client_state(client);
         let request_us = now.us_since(client.since);
@@ -410,6 +421,7 @@ impl Worker {
             connections: pools().map(|entry| entry.pool.total()).sum(),
             client_connections: pools().map(|entry| entry.clients).sum(),
             hold: self.hold_of(name),
+            is_disabled: self.disabled.contains(name),
         })
     }
 }

@@ -8,8 +8,24 @@ use super::{Status, code, tag};
 use crate::body::{empty, message, string, word};
 use crate::error_response::{SqlState, field};
 
-/// Object id of the type `text`.
-const TEXT_OID: u32 = 25;
+/// A type of columns, for the admin console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// `bigint`.
+    Int8,
+    /// `text`.
+    Text,
+}
+
+impl Type {
+    /// Its object id, and its size in bytes; negative for no fixed one.
+    fn oid_and_size(self) -> (u32, i16) {
+        match self {
+            Self::Int8 => (20, 8),
+            Self::Text => (25, -1),
+        }
+    }
+}
 
 /// `AuthenticationOk`: the client is in.
 pub fn authentication_ok(out: &mut Vec<u8>) {
@@ -129,6 +145,11 @@ pub enum Level {
 
 /// `NoticeResponse`: said beside the answer, never instead of it.
 pub fn notice(out: &mut Vec<u8>, level: Level, state: SqlState, text: &str) {
+    notice_with(out, level, state, text, "");
+}
+
+/// The same with a detail; empty for none.
+pub fn notice_with(out: &mut Vec<u8>, level: Level, state: SqlState, text: &str, detail: &str) {
     let severity: &[u8] = match level {
         Level::Notice => b"NOTICE",
         Level::Warning => b"WARNING",
@@ -138,23 +159,37 @@ pub fn notice(out: &mut Vec<u8>, level: Level, state: SqlState, text: &str) {
         field(out, b'V', severity);
         field(out, b'C', state.code());
         field(out, b'M', text.as_bytes());
+        if !detail.is_empty() {
+            field(out, b'D', detail.as_bytes());
+        }
         out.push(0);
     });
 }
 
-/// `RowDescription` of columns that are all of the type `text`, for the admin console.
-pub fn row_description(out: &mut Vec<u8>, columns: &[&str]) {
+/// `ParameterDescription` of a statement without parameters.
+pub fn no_parameters(out: &mut Vec<u8>) {
+    message(out, tag::PARAMETER_DESCRIPTION, |out| count(out, 0));
+}
+
+/// `RowDescription` of columns by their names and types, for the admin console. `is_binary` tells
+/// which are sent in the type's binary form.
+pub fn row_description(
+    out: &mut Vec<u8>,
+    columns: &[(&str, Type)],
+    is_binary: impl Fn(usize) -> bool,
+) {
     message(out, tag::ROW_DESCRIPTION, |out| {
         count(out, columns.len());
-        for column in columns {
+        for (place, (column, kind)) in columns.iter().enumerate() {
+            let (oid, size) = kind.oid_and_size();
             string(out, column.as_bytes());
             // Of no table, and no column of one.
             out.extend_from_slice(&[0; 6]);
-            out.extend_from_slice(&TEXT_OID.to_be_bytes());
-            // Of no fixed size, without a modifier, sent as text.
-            out.extend_from_slice(&(-1_i16).to_be_bytes());
+            out.extend_from_slice(&oid.to_be_bytes());
+            out.extend_from_slice(&size.to_be_bytes());
+            // Without a modifier.
             out.extend_from_slice(&(-1_i32).to_be_bytes());
-            out.extend_from_slice(&[0; 2]);
+            out.extend_from_slice(&u16::from(is_binary(place)).to_be_bytes());
         }
     });
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml_example::TomlExample;
 
-#[derive(Debug, Deserialize, TomlExample)]
+#[derive(Debug, Deserialize, Serialize, TomlExample)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Database {
     /// Its name for clients; "*" stands for all that are not named.
@@ -71,7 +71,7 @@ pub(in crate::config) struct Database {
     pub(in crate::config) max_db_client_connections: u32,
 }
 
-#[derive(Debug, Deserialize, TomlExample)]
+#[derive(Debug, Deserialize, Serialize, TomlExample)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct User {
     /// The user's name.
@@ -92,7 +92,7 @@ pub(in crate::config) struct User {
     pub(in crate::config) max_user_client_connections: u32,
 }
 
-#[derive(Debug, Deserialize, TomlExample)]
+#[derive(Debug, Deserialize, Serialize, TomlExample)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Listener {
     /// Address and port.
