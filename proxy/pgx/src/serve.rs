@@ -55,8 +55,11 @@ impl Holdings {
             let key = "admin.pid_file";
             let mut claim = Claim::take(path, key)?;
             let signed = claim.sign();
-            signed.map_err(|error| {
-                Denied::System { key, step: "write", path: path.to_owned(), error }
+            signed.map_err(|error| Denied::System {
+                key,
+                step: "write",
+                path: path.to_owned(),
+                error,
             })?;
             Ok(claim)
         });

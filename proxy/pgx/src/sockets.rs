@@ -3,9 +3,10 @@
 //! The process keeps every socket that its threads accept from, so that it can hand the very same
 //! to another process: what waits in a socket's queue would be lost with the socket.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use pgx_session::attrs::SessionAttrs;
 use socket2::{Domain, Socket, Type};
@@ -13,7 +14,7 @@ use tracing::warn;
 
 use crate::config::{self, Listen};
 use crate::exit::Failure;
-use crate::limits::LISTEN_BACKLOG;
+use crate::limits::{BIND_PAUSE, BIND_WAIT, LISTEN_BACKLOG};
 use crate::unix::{BoundSocket, socket_path};
 
 /// Whether clients come by TCP or a Unix socket, with the socket to accept from.
@@ -63,8 +64,10 @@ impl Sockets {
         let tcp = match &config.pool {
             None => {
                 let pairs = places.into_iter().zip(first);
-                let alone = |((bound, Listen { attrs, .. }), (_, socket))| {
-                    Tcp { bound, attrs, sockets: vec![socket] }
+                let alone = |((bound, Listen { attrs, .. }), (_, socket))| Tcp {
+                    bound,
+                    attrs,
+                    sockets: vec![socket],
                 };
                 pairs.map(alone).collect()
             }
@@ -151,8 +154,21 @@ fn is_for(place: usize, sockets: usize, number: usize, threads: usize) -> bool {
     if threads < sockets { place % threads == number } else { number % sockets == place }
 }
 
-/// Listens. Where the address `is_shared`, others that share it may listen there as well.
+/// Listens, as soon as the kernel has cleared away a process that was killed.
 fn bind(address: SocketAddr, is_shared: bool) -> io::Result<OwnedFd> {
+    let until = Instant::now() + BIND_WAIT;
+    loop {
+        match try_bind(address, is_shared) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(BIND_PAUSE);
+            }
+            bound => return bound,
+        }
+    }
+}
+
+/// Listens. Where the address `is_shared`, others that share it may listen there as well.
+fn try_bind(address: SocketAddr, is_shared: bool) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // Connections of the last run that linger in TIME_WAIT must not stop the next start.
     socket.set_reuse_address(true)?;
@@ -171,12 +187,9 @@ fn bind(address: SocketAddr, is_shared: bool) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// When the address cannot be had.
-pub(crate) fn listen(
-    address: SocketAddr,
-    key: &str,
-) -> Result<tokio::net::TcpListener, Failure> {
-    let listener = bind(address, false)
-        .and_then(|socket| tokio::net::TcpListener::from_std(socket.into()));
+pub(crate) fn listen(address: SocketAddr, key: &str) -> Result<tokio::net::TcpListener, Failure> {
+    let listener =
+        bind(address, false).and_then(|socket| tokio::net::TcpListener::from_std(socket.into()));
     listener.map_err(|error| taken(address, key, &error))
 }
 
