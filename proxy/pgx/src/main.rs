@@ -23,6 +23,7 @@ mod kernel;
 mod limits;
 mod pause;
 mod peer;
+mod private;
 mod serve;
 mod sockets;
 mod telemetry;

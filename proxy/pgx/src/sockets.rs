@@ -33,6 +33,16 @@ struct Tcp {
     sockets: Vec<OwnedFd>,
 }
 
+/// What a thread accepts from.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) socket: OwnedFd,
+    /// Which servers clients want there.
+    pub(crate) attrs: SessionAttrs,
+    /// No other thread accepts from it: who comes in goes to all threads in turn.
+    pub(crate) is_only: bool,
+}
+
 /// All sockets of a proxy.
 #[derive(Debug)]
 pub(crate) struct Sockets {
@@ -110,21 +120,20 @@ impl Sockets {
     ///
     /// # Errors
     /// When there are no more descriptors.
-    pub(crate) fn of_thread(
-        &self,
-        number: usize,
-        threads: usize,
-    ) -> io::Result<Vec<(OwnedFd, SessionAttrs)>> {
+    pub(crate) fn of_thread(&self, number: usize, threads: usize) -> io::Result<Vec<Door>> {
         let mut all = Vec::new();
         for Tcp { attrs, sockets, .. } in &self.tcp {
             for (place, socket) in sockets.iter().enumerate() {
                 if is_for(place, sockets.len(), number, threads) {
-                    all.push((socket.try_clone()?, *attrs));
+                    let socket = socket.try_clone()?;
+                    all.push(Door { socket, attrs: *attrs, is_only: false });
                 }
             }
         }
-        for (socket, attrs) in &self.unix {
-            all.push((socket.share()?, *attrs));
+        // There can be but one for each path, and the kernel would give its clients to whichever
+        // thread is first, which mostly is the same.
+        for (socket, attrs) in self.unix.iter().filter(|_| number == 0) {
+            all.push(Door { socket: socket.share()?, attrs: *attrs, is_only: true });
         }
         Ok(all)
     }

@@ -4,6 +4,7 @@
 //! What threads have to tell each other goes through mailboxes: requests to cancel that reached
 //! the wrong one, and the end. Counts are published a few times a second.
 
+mod doors;
 mod driver;
 mod hold;
 mod names;
@@ -29,10 +30,12 @@ use tracing::{error, info};
 
 pub(crate) use self::hold::Databases;
 
+use self::doors::Entrance;
 use self::driver::Driver;
 use self::hold::Order;
 use self::names::Names;
 use crate::limits::{NAMES_PAUSE, SOCKETS_MAX, TICK};
+use crate::sockets::Door;
 use crate::tls::Papers;
 
 /// What a thread is told.
@@ -49,6 +52,8 @@ enum Letter {
     Databases(Databases, Order),
     /// Another configuration is in force.
     Reload(Arc<(Config, Papers)>),
+    /// A client that came in by a door of another thread.
+    Client(OwnedFd, SessionAttrs),
     /// No new clients from here on.
     Close,
 }
@@ -70,11 +75,15 @@ struct Shared {
     /// Of the last change of backends by an operator.
     epoch: AtomicU64,
     ends: AtomicBool,
+    /// Clients that have come in and are not counted by a thread yet.
+    on_their_way: AtomicU64,
 }
 
 /// What one thread has counted.
 #[derive(Debug, Default)]
 struct Counts {
+    /// All doors are closed, and who came in by them is counted.
+    is_closed: AtomicBool,
     clients: AtomicU64,
     clients_total: AtomicU64,
     refused_total: AtomicU64,
@@ -130,7 +139,7 @@ impl Workers {
         config: &Config,
         plan: Plan,
         papers: Papers,
-        listen: impl Fn(usize) -> Result<Vec<(OwnedFd, SessionAttrs)>, String>,
+        listen: impl Fn(usize) -> Result<Vec<Door>, String>,
     ) -> Result<Self, String> {
         let shared = Arc::new(Shared {
             started: Instant::now(),
@@ -140,6 +149,7 @@ impl Workers {
             papers,
             epoch: AtomicU64::new(0),
             ends: AtomicBool::new(false),
+            on_their_way: AtomicU64::new(0),
         });
         let names = Arc::new(Names::default());
         let mut goes = Vec::new();
@@ -150,11 +160,11 @@ impl Workers {
         };
         for number in 0..plan.threads {
             let (config, names) = (config.clone(), Arc::clone(&names));
-            let (shared, listeners) = (Arc::clone(&shared), listen(number)?);
+            let (shared, doors) = (Arc::clone(&shared), listen(number)?);
             let (ready, is_ready) = mpsc::channel();
             let (go, may_go) = mpsc::channel::<()>();
             let run = move || {
-                let begun = begin(number, &config, plan, listeners, names, shared);
+                let begun = begin(number, &config, plan, doors, names, shared);
                 match begun {
                     Ok((engine, driver, letters, waker)) => {
                         let _ = ready.send(Ok((engine.found().to_string(), waker)));
@@ -245,7 +255,7 @@ fn begin(
     number: usize,
     config: &Config,
     plan: Plan,
-    listeners: Vec<(OwnedFd, SessionAttrs)>,
+    doors: Vec<Door>,
     names: Arc<Names>,
     shared: Arc<Shared>,
 ) -> Result<Begun, String> {
@@ -256,10 +266,9 @@ fn begin(
         .map_err(|error| format!("the engine of a proxy thread cannot be opened: {error}"))?;
     let number = u8::try_from(number).map_err(|_| "too many threads".to_owned())?;
     let mut driver = Driver::new(engine.io(), config, number, names, shared);
-    for (listener, attrs) in listeners {
-        let key =
-            engine.io().listen(listener).map_err(|error| format!("cannot listen: {error}"))?;
-        driver.listeners.push((key, attrs));
+    for Door { socket, attrs, is_only } in doors {
+        let key = engine.io().listen(socket).map_err(|error| format!("cannot listen: {error}"))?;
+        driver.doors.open.push((key, Entrance { attrs, is_only }));
     }
     let (letters, received) = mpsc::channel();
     let mailbox = Mailbox { letters, waker: engine.waker() };
@@ -282,6 +291,10 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
         }
         for (to, letter) in driver.letters.drain(..) {
             shared.send(to, letter);
+        }
+        if driver.doors.are_shut(engine.io()) {
+            publish(&driver.worker, &shared.counts[number]);
+            shared.counts[number].is_closed.store(true, Ordering::Release);
         }
         if pgx_ring::now_ns() >= due {
             due = pgx_ring::now_ns() + tick_ns;
@@ -320,11 +333,8 @@ fn read_letters(
                 let config = std::rc::Rc::new(config.clone());
                 driver.with(engine.io(), |worker, wire| worker.reload(wire, config, now));
             }
-            Letter::Close => {
-                for (listener, _) in std::mem::take(&mut driver.listeners) {
-                    engine.io().abort(listener);
-                }
-            }
+            Letter::Client(socket, attrs) => driver.admit(engine.io(), socket, attrs),
+            Letter::Close => driver.doors.close(engine.io()),
         }
     }
 }
@@ -366,10 +376,16 @@ pub(crate) fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// How long sessions may go on after a request to stop is the caller's to decide: this only waits
-/// for the last of them.
+/// Waits for the last client, once no more are accepted. How long that may take is the caller's to
+/// decide.
 pub(crate) async fn wait_for_last(workers: &Workers, pause: Duration) {
-    while workers.totals().clients > 0 {
+    let shared = &workers.shared;
+    let are_closed = || shared.counts.iter().all(|each| each.is_closed.load(Ordering::Acquire));
+    // In this order: who is counted is on the way no more.
+    while !are_closed()
+        || shared.on_their_way.load(Ordering::Acquire) > 0
+        || workers.totals().clients > 0
+    {
         tokio::time::sleep(pause).await;
     }
 }

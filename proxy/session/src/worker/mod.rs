@@ -590,6 +590,8 @@ mod limits_tests;
 #[cfg(test)]
 mod lost_tests;
 #[cfg(test)]
+mod peer_tests;
+#[cfg(test)]
 mod pools_tests;
 #[cfg(test)]
 mod query_tests;
