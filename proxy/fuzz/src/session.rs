@@ -115,6 +115,10 @@ impl Net for Wire {
         Some(IpAddr::V4(Ipv4Addr::LOCALHOST))
     }
 
+    fn peer_user(&self, _socket: Socket) -> Option<Vec<u8>> {
+        None
+    }
+
     fn certificate(&self, _socket: Socket) -> Option<Names> {
         None
     }

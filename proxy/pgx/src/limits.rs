@@ -20,6 +20,13 @@ pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// short enough that no client notices.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long an address may be in use before a start fails. When a process is killed, the kernel lets
+/// go of what its io_uring had open some time after the process is gone, a few milliseconds mostly.
+pub(crate) const BIND_WAIT: Duration = Duration::from_secs(2);
+
+/// How often it is tried meanwhile.
+pub(crate) const BIND_PAUSE: Duration = Duration::from_millis(10);
+
 /// Connections that wait to be accepted; a burst of clients at a failover fits.
 pub(crate) const LISTEN_BACKLOG: i32 = 4096;
 

@@ -24,6 +24,7 @@ mod kernel;
 mod limits;
 mod pause;
 mod peer;
+mod private;
 mod serve;
 mod served;
 mod sockets;

@@ -3,9 +3,10 @@
 //! The process keeps every socket that its threads accept from, so that it can hand the very same
 //! to another process: what waits in a socket's queue would be lost with the socket.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use pgx_session::attrs::SessionAttrs;
 use socket2::{Domain, Socket, Type};
@@ -13,7 +14,7 @@ use tracing::warn;
 
 use crate::config::{self, Listen};
 use crate::exit::Failure;
-use crate::limits::LISTEN_BACKLOG;
+use crate::limits::{BIND_PAUSE, BIND_WAIT, LISTEN_BACKLOG};
 use crate::unix::{BoundSocket, socket_path};
 
 /// Whether clients come by TCP or a Unix socket, with the socket to accept from.
@@ -30,6 +31,16 @@ struct Tcp {
     attrs: SessionAttrs,
     /// One for each thread.
     sockets: Vec<OwnedFd>,
+}
+
+/// What a thread accepts from.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) socket: OwnedFd,
+    /// Which servers clients want there.
+    pub(crate) attrs: SessionAttrs,
+    /// No other thread accepts from it: who comes in goes to all threads in turn.
+    pub(crate) is_only: bool,
 }
 
 /// All sockets of a proxy.
@@ -109,21 +120,20 @@ impl Sockets {
     ///
     /// # Errors
     /// When there are no more descriptors.
-    pub(crate) fn of_thread(
-        &self,
-        number: usize,
-        threads: usize,
-    ) -> io::Result<Vec<(OwnedFd, SessionAttrs)>> {
+    pub(crate) fn of_thread(&self, number: usize, threads: usize) -> io::Result<Vec<Door>> {
         let mut all = Vec::new();
         for Tcp { attrs, sockets, .. } in &self.tcp {
             for (place, socket) in sockets.iter().enumerate() {
                 if is_for(place, sockets.len(), number, threads) {
-                    all.push((socket.try_clone()?, *attrs));
+                    let socket = socket.try_clone()?;
+                    all.push(Door { socket, attrs: *attrs, is_only: false });
                 }
             }
         }
-        for (socket, attrs) in &self.unix {
-            all.push((socket.share()?, *attrs));
+        // There can be but one for each path, and the kernel would give its clients to whichever
+        // thread is first, which mostly is the same.
+        for (socket, attrs) in self.unix.iter().filter(|_| number == 0) {
+            all.push(Door { socket: socket.share()?, attrs: *attrs, is_only: true });
         }
         Ok(all)
     }
@@ -153,8 +163,21 @@ fn is_for(place: usize, sockets: usize, number: usize, threads: usize) -> bool {
     if threads < sockets { place % threads == number } else { number % sockets == place }
 }
 
-/// Listens. Where the address `is_shared`, others that share it may listen there as well.
+/// Listens, as soon as the kernel has cleared away a process that was killed.
 fn bind(address: SocketAddr, is_shared: bool) -> io::Result<OwnedFd> {
+    let until = Instant::now() + BIND_WAIT;
+    loop {
+        match try_bind(address, is_shared) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(BIND_PAUSE);
+            }
+            bound => return bound,
+        }
+    }
+}
+
+/// Listens. Where the address `is_shared`, others that share it may listen there as well.
+fn try_bind(address: SocketAddr, is_shared: bool) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // Connections of the last run that linger in TIME_WAIT must not stop the next start.
     socket.set_reuse_address(true)?;

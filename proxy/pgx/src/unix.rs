@@ -56,7 +56,7 @@ impl BoundSocket {
         match std::fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => {
                 let listener = listener(path).map_err(|error| system("connect to", error))?;
-                if let Some(holder) = listener {
+                if let Some(holder) = listener.filter(|holder| !was_pgx(&claim.text(), *holder)) {
                     return Err(live(holder));
                 }
                 info!(path = %path.display(), "replacing the socket that an unclean stop left");
@@ -192,6 +192,13 @@ fn listener(path: &Path) -> io::Result<Option<Holder>> {
     }
 }
 
+/// Whether a listener is what the kernel has not yet cleared away of a pgx that is dead: io_uring
+/// holds on to its files for a while. Who wrote its number into the lock file in our form had the
+/// lock for as long as it lived, and now we have it.
+fn was_pgx(text: &str, holder: Holder) -> bool {
+    holder.process.is_some() && claim::process(text) == holder.process && text.lines().count() == 1
+}
+
 /// The PostgreSQL that wrote a lock file, if it lives: its process is at home in the data directory
 /// that stands on the second line. It has the file before it listens, and after its socket is gone.
 fn postmaster(text: &str) -> Option<u32> {
@@ -255,6 +262,17 @@ mod tests {
         let refused = bind(&path).unwrap_err();
 
         assert!(refused.to_string().contains(&format!("process {}", std::process::id())));
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn listener_of_a_dead_pgx_that_the_kernel_still_has_is_replaced() {
+        let (_folder, path) = place();
+        let _lingers = UnixListener::bind(&path).unwrap();
+        std::fs::write(lock_path(&path), format!("{}\n", std::process::id())).unwrap();
+
+        let _bound = bind(&path).unwrap();
+
         assert!(UnixStream::connect(&path).is_ok());
     }
 

@@ -61,7 +61,7 @@ impl Io {
             }
             Phase::Finishing if error.is_none() => self.mark(key),
             Phase::Finishing | Phase::Lingering => self.close(key),
-            Phase::Listening | Phase::Connecting | Phase::Closing => {}
+            Phase::Listening | Phase::Retiring | Phase::Connecting | Phase::Closing => {}
         }
     }
 
@@ -72,8 +72,8 @@ impl Io {
         listener: Key,
         fd: OwnedFd,
     ) {
-        let listens =
-            self.sockets.get(listener).is_some_and(|socket| socket.phase == Phase::Listening);
+        let phase = self.sockets.get(listener).map(|socket| socket.phase);
+        let listens = matches!(phase, Some(Phase::Listening | Phase::Retiring));
         if listens && let Some(socket) = self.admit(listener, fd) {
             handler.accepted(self, listener, socket);
         }

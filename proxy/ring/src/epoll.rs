@@ -118,6 +118,11 @@ impl Epoll {
         let Some(socket) = io.sockets.get(key) else { return };
         match socket.phase {
             Phase::Closing => drop(io.sockets.remove(key)),
+            Phase::Retiring => {
+                let Some(socket) = io.sockets.remove(key) else { return };
+                // As below: whoever goes on with the socket would wake this thread each time.
+                let _ = epoll::delete(&self.fd, &socket.fd);
+            }
             Phase::Leaving if socket.output.is_empty() => {
                 let Some(socket) = io.sockets.remove(key) else { return };
                 // Another process could hold the socket open, and then it would stay registered.

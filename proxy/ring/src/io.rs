@@ -202,11 +202,15 @@ impl Io {
     /// Closes the socket in good order: what is queued is sent, then the peer is told that no more
     /// comes, and what it still sends is dropped until it closes too, or a time has passed. The
     /// handler hears nothing more of it.
+    ///
+    /// A listener accepts no more. What the kernel had accepted for it already is still told, by
+    /// `accepted`, until the listener is no more there: see [`Self::is_there`].
     pub fn finish(&mut self, key: Key) {
         let close_at_ns = sys::now_ns() + self.close_wait_ns;
         let Some(socket) = self.known(key) else { return };
         socket.phase = match socket.phase {
-            Phase::Listening | Phase::Connecting => Phase::Closing,
+            Phase::Listening => Phase::Retiring,
+            Phase::Connecting => Phase::Closing,
             _ if socket.failed.is_some() => Phase::Closing,
             _ => Phase::Finishing,
         };
@@ -224,6 +228,12 @@ impl Io {
         if self.known(key).is_some() {
             self.close(key);
         }
+    }
+
+    /// Whether the socket is still there, be it only to be closed.
+    #[must_use]
+    pub fn is_there(&self, key: Key) -> bool {
+        self.sockets.get(key).is_some()
     }
 
     /// Who is at the other end; `None` when there is nobody any more.

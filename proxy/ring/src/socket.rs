@@ -19,6 +19,8 @@ pub(crate) enum Phase {
     Open,
     /// Is to be given away, once output is sent and no operation is under way.
     Leaving,
+    /// Accepts no more; what the kernel had accepted already is still told.
+    Retiring,
     /// Sends what is queued; what arrives is dropped, so that it cannot reset the connection.
     Finishing,
     /// Has said that no more comes, and drops what arrives until the peer's end.

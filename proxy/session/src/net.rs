@@ -82,6 +82,10 @@ pub trait Net {
     /// Where a client's connection comes from; `None` for a Unix socket.
     fn address(&self, socket: Socket) -> Option<IpAddr>;
 
+    /// The name of the system's user whose process is at the other end of a Unix socket; `None` if
+    /// that is not known.
+    fn peer_user(&self, socket: Socket) -> Option<Vec<u8>>;
+
     /// The names in the certificate that a client has shown and that an authority of ours has
     /// signed, if it has.
     fn certificate(&self, socket: Socket) -> Option<Names>;

@@ -5,6 +5,7 @@ mod encryption;
 mod lab;
 mod methods;
 mod papers;
+mod peer;
 mod reload;
 
 use std::process::ExitCode;
@@ -25,6 +26,8 @@ fn main() -> ExitCode {
         trial("large_results_and_copies_pass_encrypted", root, encryption::bulk),
         trial("cancel_passes_encrypted", root, encryption::cancel),
         trial("direct_handshakes_need_the_protocols_name", root, encryption::direct),
+        trial("system_says_who_comes_by_a_unix_socket", root, peer::peers),
+        trial("files_of_secrets_that_others_may_read_are_refused", root, peer::exposed),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -28,7 +28,7 @@ fn killed_pgx_leaves_nothing_that_stops_the_next_start() {
 }
 
 #[test]
-fn second_pgx_with_the_same_socket_is_refused_with_its_name() {
+fn second_pgx_with_the_same_socket_is_refused_with_its_process() {
     let mut node = proxy_to(nobody());
     let mut second = std::process::Command::new(binary());
     second.args(["serve", "--config"]).arg(node.folder().join("pgx.toml"));
@@ -36,7 +36,10 @@ fn second_pgx_with_the_same_socket_is_refused_with_its_name() {
 
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("another pgx runs") && said.contains("admin.sock"), "{said}");
+    assert!(
+        said.contains(&format!("process {}", node.process_id())) && said.contains("admin.sock"),
+        "{said}"
+    );
     assert!(node.runs() && node.status().is_ok());
 }
 

@@ -30,6 +30,7 @@ use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{AuthMethod, Database, Peers, User};
 use pgx_session::route::ServerAddress;
 
+use crate::private;
 use crate::tls::Leg;
 use crate::unix::Access;
 
@@ -219,16 +220,32 @@ pub(crate) fn load(path: &Path) -> Result<Config, Problems> {
         .map_err(|error| vec![format!("cannot be read: {error}")])
         .and_then(|text| parse(&text))
         .and_then(|config| {
-            let problems = config.proxy.as_ref().map(here).unwrap_or_default();
+            let problems = here(&config);
             if problems.is_empty() { Ok(config) } else { Err(problems) }
         });
     read.map_err(|problems| Problems { file: path.to_owned(), problems })
 }
 
-/// What is wrong with a proxy on this machine.
-fn here(proxy: &Proxy) -> Vec<String> {
-    let group = proxy.unix.as_ref().and_then(|unix| unix.access().err());
-    crate::descriptors::check(proxy).into_iter().chain(group).collect()
+/// What is wrong with a configuration on this machine, as far as that can be seen from outside.
+fn here(config: &Config) -> Vec<String> {
+    let key = |key, path: &PathBuf| private::problem(key, path, private::check_key);
+    let mut all = Vec::new();
+    all.extend(config.control.as_ref().and_then(|control| key("control.key", &control.key)));
+    let Some(proxy) = &config.proxy else { return all };
+    all.extend(crate::descriptors::check(proxy));
+    all.extend(proxy.unix.as_ref().and_then(|unix| unix.access().err()));
+    let Some(pool) = &proxy.pool else { return all };
+    let users = pool.users.as_ref();
+    all.extend(
+        users.and_then(|path| private::problem("proxy.auth_file", path, private::check_users)),
+    );
+    for (name, leg) in [
+        ("proxy.client_tls_key_file", &pool.client_tls),
+        ("proxy.server_tls_key_file", &pool.server_tls),
+    ] {
+        all.extend(leg.own.as_ref().and_then(|(_, path)| key(name, path)));
+    }
+    all
 }
 
 /// The same, with the file's own form.

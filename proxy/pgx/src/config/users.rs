@@ -2,16 +2,27 @@
 //! on each line, a quote within them doubled.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use pgx_session::secret::Secret;
 
+use crate::private;
+
 /// Reads the file.
 ///
 /// # Errors
-/// When it cannot be read, or a line is not what it should be; its number is named, not its text.
+/// When it cannot be read or others may read it, or a line is not what it should be; its number is named, not its text.
 pub(crate) fn load(path: &Path) -> Result<BTreeMap<Vec<u8>, Secret>, String> {
-    let text = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let read = || -> std::io::Result<_> {
+        let mut file = File::open(path)?;
+        let (found, mut text) = (file.metadata()?, Vec::new());
+        file.read_to_end(&mut text)?;
+        Ok((found, text))
+    };
+    let (found, text) = read().map_err(|error| format!("cannot be read: {error}"))?;
+    private::check_users(path, &found).map_err(|exposed| exposed.to_string())?;
     parse(&text)
 }
 

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +24,7 @@ use super::identity::{Identity, NoCertificate, Papers, Subject, date, now};
 use super::verify::Verifier;
 use crate::config;
 use crate::limits::peer::EXPIRY_WARNING_DAYS;
+use crate::private::{self, Exposed};
 
 /// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,11 +32,9 @@ pub(crate) enum LoadError {
     /// The system does not give the file.
     #[error("cannot read {}: {error}; is it there, and may this user read it?", path.display())]
     Read { path: PathBuf, error: io::Error },
-    /// Everybody on the host could take the key.
-    #[error(
-        "{} is open to every user (mode {mode:o}); run: chmod o= {}", path.display(), path.display()
-    )]
-    Open { path: PathBuf, mode: u32 },
+    /// Others on the host could take the key.
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
     /// The file has not what it should.
     #[error("{} has no {what} in PEM; 'pgx init' makes one", path.display())]
     Empty { path: PathBuf, what: &'static str },
@@ -217,10 +215,7 @@ pub(crate) fn papers(path: &Path, found: &CertificateDer<'_>) -> Result<Papers, 
 pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, LoadError> {
     let found = fs::metadata(path);
     let found = found.map_err(|error| LoadError::Read { path: path.to_owned(), error })?;
-    let mode = found.permissions().mode() & 0o777;
-    if mode & 0o007 != 0 {
-        return Err(LoadError::Open { path: path.to_owned(), mode });
-    }
+    private::check_key(path, &found)?;
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|_| empty(path, "private key"))
 }
 

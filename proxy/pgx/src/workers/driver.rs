@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::{Uid, User};
 use pgx_ring::{End, Handler, Io, Key, Peer, Received};
 use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::Config;
@@ -19,6 +23,7 @@ use pgx_session::worker::{Asker, Owner, Request, Worker, thread_of};
 use tracing::{debug, info, warn};
 
 use super::consoles::{Desk, Said};
+use super::doors::Doors;
 use super::names::Names;
 use super::permits;
 use super::tls::{Broken, Secrets, Secured};
@@ -31,7 +36,7 @@ pub(super) struct Driver {
     number: usize,
     /// Who has each socket, by its slot.
     owners: Vec<Option<(Key, Owner)>>,
-    pub(super) listeners: Vec<(Key, SessionAttrs)>,
+    pub(super) doors: Doors,
     names: Arc<Names>,
     shared: Arc<Shared>,
     secrets: Secrets,
@@ -105,14 +110,14 @@ impl Driver {
         };
         let permits = Box::new(permits::Desk::new(Arc::clone(&shared), usize::from(number)));
         let worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
-        let (listeners, is_woken, time) = (Vec::new(), false, None);
+        let (doors, is_woken, time) = (Doors::default(), false, None);
         let number = usize::from(number);
         let (plain, papers) = (Vec::new(), shared.papers.clone());
         Self {
             worker,
             number,
             owners,
-            listeners,
+            doors,
             names,
             shared,
             secrets,
@@ -221,6 +226,23 @@ impl Driver {
         self.number
     }
 
+    /// A client has come in by a door of another thread.
+    pub(super) fn admit(&mut self, io: &mut Io, fd: OwnedFd, attrs: SessionAttrs) {
+        match io.adopt(fd) {
+            Ok(key) => self.begin(io, key, attrs),
+            Err(error) => warn!(%error, "no room for a client that another thread has accepted"),
+        }
+        let clients = u64::try_from(self.worker.gauges().clients).unwrap_or(u64::MAX);
+        self.shared.counts[self.number].clients.store(clients, Ordering::Release);
+        self.shared.on_their_way.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn begin(&mut self, io: &mut Io, key: Key, attrs: SessionAttrs) {
+        let now = self.now();
+        let id = self.with(io, |worker, wire| worker.accepted(wire, socket(key), attrs, now));
+        own(&mut self.owners, key, Owner::Client(id));
+    }
+
     pub(super) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
     }
@@ -238,11 +260,21 @@ impl Driver {
 
 impl Handler for Driver {
     fn accepted(&mut self, io: &mut Io, listener: Key, key: Key) {
-        let now = self.now();
-        let known = self.listeners.iter().find(|(known, _)| *known == listener);
-        let attrs = known.map_or(SessionAttrs::Any, |(_, attrs)| *attrs);
-        let id = self.with(io, |worker, wire| worker.accepted(wire, socket(key), attrs, now));
-        own(&mut self.owners, key, Owner::Client(id));
+        let threads = self.shared.counts.len();
+        let (thread, attrs) = self.doors.whose(listener, self.number, threads);
+        if thread == self.number {
+            return self.begin(io, key, attrs);
+        }
+        self.shared.on_their_way.fetch_add(1, Ordering::Relaxed);
+        self.doors.leaves(key, thread, attrs);
+        // Nothing has been read from it yet, so nothing is left behind.
+        io.take(key);
+    }
+
+    fn taken(&mut self, _io: &mut Io, key: Key, fd: OwnedFd) {
+        if let Some((thread, attrs)) = self.doors.left(key) {
+            self.letters.push((thread, Letter::Client(fd, attrs)));
+        }
     }
 
     fn connected(&mut self, io: &mut Io, key: Key, result: io::Result<()>) {
@@ -427,7 +459,21 @@ impl Net for Wire<'_, '_> {
     fn address(&self, socket: Socket) -> Option<IpAddr> {
         match self.io.peer(key(socket)) {
             Some(Peer::Tcp(address)) => Some(address.ip()),
-            Some(Peer::Unix) | None => None,
+            Some(Peer::Unix) => None,
+            // Who has gone comes from nowhere: least of all from this host by a Unix socket, which
+            // rules may trust. What it sent before is still read.
+            None => Some(Ipv4Addr::UNSPECIFIED.into()),
+        }
+    }
+
+    fn peer_user(&self, socket: Socket) -> Option<Vec<u8>> {
+        let who = getsockopt(&self.io.fd(key(socket))?, sockopt::PeerCredentials).ok()?;
+        match User::from_uid(Uid::from_raw(who.uid())) {
+            Ok(user) => user.map(|user| user.name.into_bytes()),
+            Err(errno) => {
+                warn!(user_id = who.uid(), %errno, "the system cannot look a user up");
+                None
+            }
         }
     }
 

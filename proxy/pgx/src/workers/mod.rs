@@ -5,6 +5,7 @@
 //! the wrong one, and the end. Counts are published a few times a second.
 
 mod consoles;
+mod doors;
 mod driver;
 mod hold;
 mod names;
@@ -33,10 +34,12 @@ pub(crate) use self::consoles::{Said, What};
 pub(crate) use self::hold::{Databases, Pause};
 pub(crate) use self::view::{Seen, View, Wish};
 
+use self::doors::Entrance;
 use self::driver::Driver;
 use self::hold::{Order, Pauses};
 use self::names::Names;
 use crate::limits::{NAMES_PAUSE, SOCKETS_MAX, TICK};
+use crate::sockets::Door;
 use crate::tls::Papers;
 
 /// What a thread is told.
@@ -59,6 +62,8 @@ enum Letter {
     Console(ClientId, Vec<u8>),
     /// A client is ended.
     Kill(ClientId),
+    /// A client that came in by a door of another thread.
+    Client(OwnedFd, SessionAttrs),
     /// No new clients from here on.
     Close,
 }
@@ -83,11 +88,15 @@ struct Shared {
     /// Where clients of the console are heard.
     desk: consoles::Desk,
     ends: AtomicBool,
+    /// Clients that have come in and are not counted by a thread yet.
+    on_their_way: AtomicU64,
 }
 
 /// What one thread has counted.
 #[derive(Debug, Default)]
 struct Counts {
+    /// All doors are closed, and who came in by them is counted.
+    is_closed: AtomicBool,
     clients: AtomicU64,
     clients_total: AtomicU64,
     refused_total: AtomicU64,
@@ -148,7 +157,7 @@ impl Workers {
         config: &Config,
         plan: Plan,
         papers: Papers,
-        listen: impl Fn(usize) -> Result<Vec<(OwnedFd, SessionAttrs)>, String>,
+        listen: impl Fn(usize) -> Result<Vec<Door>, String>,
     ) -> Result<Self, String> {
         let (desk, consoles) = tokio::sync::mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -161,6 +170,7 @@ impl Workers {
             pauses: Mutex::default(),
             desk,
             ends: AtomicBool::new(false),
+            on_their_way: AtomicU64::new(0),
         });
         let names = Arc::new(Names::default());
         let mut goes = Vec::new();
@@ -174,11 +184,11 @@ impl Workers {
         };
         for number in 0..plan.threads {
             let (config, names) = (config.clone(), Arc::clone(&names));
-            let (shared, listeners) = (Arc::clone(&shared), listen(number)?);
+            let (shared, doors) = (Arc::clone(&shared), listen(number)?);
             let (ready, is_ready) = mpsc::channel();
             let (go, may_go) = mpsc::channel::<()>();
             let run = move || {
-                let begun = begin(number, &config, plan, listeners, names, shared);
+                let begun = begin(number, &config, plan, doors, names, shared);
                 match begun {
                     Ok((engine, driver, letters, waker)) => {
                         let found = engine.found();
@@ -279,7 +289,7 @@ fn begin(
     number: usize,
     config: &Config,
     plan: Plan,
-    listeners: Vec<(OwnedFd, SessionAttrs)>,
+    doors: Vec<Door>,
     names: Arc<Names>,
     shared: Arc<Shared>,
 ) -> Result<Begun, String> {
@@ -290,10 +300,9 @@ fn begin(
         .map_err(|error| format!("the engine of a proxy thread cannot be opened: {error}"))?;
     let number = u8::try_from(number).map_err(|_| "too many threads".to_owned())?;
     let mut driver = Driver::new(engine.io(), config, number, names, shared);
-    for (listener, attrs) in listeners {
-        let key =
-            engine.io().listen(listener).map_err(|error| format!("cannot listen: {error}"))?;
-        driver.listeners.push((key, attrs));
+    for Door { socket, attrs, is_only } in doors {
+        let key = engine.io().listen(socket).map_err(|error| format!("cannot listen: {error}"))?;
+        driver.doors.open.push((key, Entrance { attrs, is_only }));
     }
     let (letters, received) = mpsc::channel();
     let mailbox = Mailbox { letters, waker: engine.waker() };
@@ -322,6 +331,10 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
         }
         for (to, letter) in driver.letters.drain(..) {
             shared.send(to, letter);
+        }
+        if driver.doors.are_shut(engine.io()) {
+            publish(&driver.worker, &shared.counts[number]);
+            shared.counts[number].is_closed.store(true, Ordering::Release);
         }
         if pgx_ring::now_ns() >= due {
             due = pgx_ring::now_ns() + tick_ns;
@@ -372,11 +385,10 @@ fn read_letters(
             Letter::Kill(client) => {
                 driver.with(engine.io(), |worker, wire| worker.kill_client(wire, client, now));
             }
+            Letter::Client(socket, attrs) => driver.admit(engine.io(), socket, attrs),
             Letter::Close => {
                 driver.with(engine.io(), |worker, wire| worker.close_consoles(wire));
-                for (listener, _) in std::mem::take(&mut driver.listeners) {
-                    engine.io().abort(listener);
-                }
+                driver.doors.close(engine.io());
             }
         }
     }
@@ -419,10 +431,16 @@ pub(crate) fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// How long sessions may go on after a request to stop is the caller's to decide: this only waits
-/// for the last of them.
+/// Waits for the last client, once no more are accepted. How long that may take is the caller's to
+/// decide.
 pub(crate) async fn wait_for_last(workers: &Workers, pause: Duration) {
-    while workers.totals().clients > 0 {
+    let shared = &workers.shared;
+    let are_closed = || shared.counts.iter().all(|each| each.is_closed.load(Ordering::Acquire));
+    // In this order: who is counted is on the way no more.
+    while !are_closed()
+        || shared.on_their_way.load(Ordering::Acquire) > 0
+        || workers.totals().clients > 0
+    {
         tokio::time::sleep(pause).await;
     }
 }

@@ -329,7 +329,7 @@ impl Ring {
     fn close_or_give_away(&mut self, io: &mut Io, key: Key) {
         let Some(socket) = io.sockets.get(key) else { return };
         let is_due = match socket.phase {
-            Phase::Closing => true,
+            Phase::Closing | Phase::Retiring => true,
             Phase::Leaving => socket.output.is_empty(),
             _ => false,
         };

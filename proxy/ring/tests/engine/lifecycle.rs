@@ -26,6 +26,7 @@ on_every_engine![
     sockets_may_be_closed_in_any_call,
     engine_can_be_dropped_in_mid_flight,
     listener_can_be_closed,
+    finished_listener_loses_no_connection_to_whoever_has_its_socket_too,
     listener_rests_when_descriptors_run_out,
     long_queue_of_small_pieces_is_sent_whole,
 ];
@@ -406,6 +407,34 @@ fn listener_can_be_closed(choice: Choice) {
     engine.io().abort(key);
     turn_until(&mut engine, &mut handler, "closed", |_, io| io.sockets() == 2);
     assert!(TcpStream::connect(address).is_err());
+}
+
+fn finished_listener_loses_no_connection_to_whoever_has_its_socket_too(choice: Choice) {
+    const CLIENTS: usize = 8;
+    let Some(mut engine) = open(choice) else { return };
+    for _ in 0..50 {
+        let mut handler = Recorder::default();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let key = engine.io().listen(listener.try_clone().unwrap().into()).unwrap();
+        turn_times(&mut engine, &mut handler, 2);
+        let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+
+        engine.io().finish(key);
+        turn_until(&mut engine, &mut handler, "it is gone", |_, io| !io.is_there(key));
+
+        listener.set_nonblocking(true).unwrap();
+        let left = std::iter::from_fn(|| listener.accept().ok()).count();
+        assert_eq!(handler.accepted.len() + left, CLIENTS);
+        let late = TcpStream::connect(address).unwrap();
+        turn_times(&mut engine, &mut handler, 2);
+        assert!(listener.accept().is_ok(), "it is nobody else's");
+        for accepted in handler.accepted.drain(..) {
+            engine.io().abort(accepted);
+        }
+        drop((clients, late));
+        turn_until(&mut engine, &mut handler, "all are closed", |_, io| io.sockets() == 0);
+    }
 }
 
 fn listener_rests_when_descriptors_run_out(choice: Choice) {

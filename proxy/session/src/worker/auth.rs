@@ -89,7 +89,7 @@ impl Worker {
     }
 
     /// How a client is to prove who it is, or why it may not even try.
-    fn method<N: Net>(&self, net: &N, id: ClientId) -> Result<Method, String> {
+    fn method<N: Net>(&self, net: &mut N, id: ClientId) -> Result<Method, String> {
         let nobody = || Err("there are no rules for logins".into());
         let Some(client) = self.clients.get(id) else { return nobody() };
         let Phase::Login(login) = &client.phase else { return nobody() };
@@ -114,6 +114,15 @@ impl Worker {
                 }
                 let Some(rule) = rule else { return nobody() };
                 certified(access, rule, net.certificate(client.socket), &login.user)?;
+                if rule.method == Method::Peer {
+                    let peer = net.peer_user(client.socket);
+                    is_peer(access, rule, peer.as_deref(), &login.user).map_err(|reason| {
+                        let user = String::from_utf8_lossy(&login.user);
+                        let (user, reason) = (user.as_ref(), reason.as_str());
+                        net.note(&Note::Unproved { client: id, user, reason });
+                        alloc::format!("Peer authentication failed for user \"{user}\"")
+                    })?;
+                }
                 rule.method
             }
         };
@@ -122,9 +131,6 @@ impl Worker {
             return Err(
                 "a password in clear text is only taken over an encrypted connection".into()
             );
-        }
-        if method == Method::Peer {
-            return Err("who the process on the other side belongs to is not known".into());
         }
         Ok(method)
     }
@@ -321,6 +327,16 @@ fn verifier(
     }
     known.insert(user.to_vec(), (secret.clone(), made.clone()));
     Some(made)
+}
+
+/// Whether a user of the system may be this one; else why not.
+fn is_peer(access: &Access, rule: &Rule, peer: Option<&[u8]>, user: &[u8]) -> Result<(), String> {
+    let peer = peer.ok_or("who the process on the other side belongs to is not known")?;
+    if access.ident.allows(rule.map.as_deref(), peer, user) {
+        return Ok(());
+    }
+    let peer = String::from_utf8_lossy(peer);
+    Err(alloc::format!("its process belongs to the system's user \"{peer}\", who is another"))
 }
 
 /// Looks at a client's message; what it is to be sent is put into `out`.

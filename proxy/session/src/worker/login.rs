@@ -48,7 +48,9 @@ impl Worker {
         let Phase::Startup(packet) = &mut client.phase else { return };
         packet.extend_from_slice(bytes);
         let whole = core::mem::take(packet);
-        let takes_tls = self.config.client_tls != Tls::Never;
+        // As at PostgreSQL, what comes by a Unix socket is not encrypted, and need not be.
+        let takes_tls =
+            self.config.client_tls != Tls::Never && net.address(client.socket).is_some();
         if whole.first() == Some(&TLS_HANDSHAKE) && takes_tls && client.asked == (false, false) {
             return self.encrypt(net, id, &whole);
         }
@@ -139,7 +141,8 @@ impl Worker {
         }
         let replication = replication.map(|kind| for_replication(kind, &mut values));
         client.begin_with(values);
-        let must_encrypt = self.config.client_tls == Tls::Required && !client.is_encrypted;
+        let is_bare = !client.is_encrypted && net.address(client.socket).is_some();
+        let must_encrypt = self.config.client_tls == Tls::Required && is_bare;
         let unauthorized = SqlState::INVALID_AUTHORIZATION;
         let refusal = match wrong {
             _ if must_encrypt => Some((unauthorized, "the connection must be encrypted")),

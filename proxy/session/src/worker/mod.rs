@@ -649,6 +649,8 @@ mod lost_tests;
 #[cfg(test)]
 mod operate_tests;
 #[cfg(test)]
+mod peer_tests;
+#[cfg(test)]
 mod pools_tests;
 #[cfg(test)]
 mod query_tests;

@@ -39,6 +39,9 @@ pub(super) struct Wire {
     pub(super) cancelled: Vec<Asker>,
     /// What clients of the console did.
     pub(super) console: Vec<alloc::string::String>,
+    /// Clients come by Unix sockets, from a process of this user of the system.
+    pub(super) is_unix: bool,
+    pub(super) peer_user: Option<Vec<u8>>,
     /// How often others were told that tables have changed.
     pub(super) changes: usize,
     last: u64,
@@ -109,7 +112,11 @@ impl Net for Wire {
     }
 
     fn address(&self, _socket: Socket) -> Option<IpAddr> {
-        Some(IpAddr::V4(Ipv4Addr::LOCALHOST))
+        (!self.is_unix).then_some(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    fn peer_user(&self, _socket: Socket) -> Option<Vec<u8>> {
+        self.peer_user.clone()
     }
 
     fn certificate(&self, _socket: Socket) -> Option<Names> {
