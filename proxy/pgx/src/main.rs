@@ -20,6 +20,7 @@ mod import;
 mod init;
 mod kernel;
 mod limits;
+mod metrics;
 mod pause;
 mod peer;
 mod serve;

@@ -19,6 +19,7 @@ use crate::fence::Fence;
 use crate::front::{self, Front, Proxy};
 use crate::kernel::Kernel;
 use crate::limits::LISTEN_BACKLOG;
+use crate::metrics;
 use crate::peer::certificates::Certificates;
 use crate::peer::{PeerSet, Takers};
 use crate::telemetry;
@@ -71,9 +72,17 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     let vips = addresses.clone();
     let front = proxy.as_ref().map(Proxy::front);
     let mut reloads = served.zip(front.clone());
+    let scrapes = config.metrics.map(|at| listen(at, "metrics.listen", false)).transpose()?;
     let listen = proxy.as_ref().map(|proxy| proxy.bound.clone()).unwrap_or_default();
     let node = Node { started, config, listen, front, kernel, peers, controller, fence, vips };
-    let admin = tokio::spawn(admin.serve(Arc::new(node)));
+    let node = Arc::new(node);
+    let scrapes = scrapes.map(|listener| {
+        if let Ok(address) = listener.local_addr() {
+            info!(%address, "metrics are served");
+        }
+        tokio::spawn(metrics::serve(listener, Arc::clone(&node)))
+    });
+    let admin = tokio::spawn(admin.serve(node));
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
     wait_for_signal(|| {
@@ -97,6 +106,9 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
         stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
     }
     admin.abort();
+    if let Some(scrapes) = scrapes {
+        scrapes.abort();
+    }
     info!("pgx has stopped");
     Ok(())
 }

@@ -29,7 +29,7 @@ use pgx_session::worker::{Request, Worker};
 use tracing::{error, info};
 
 pub(crate) use self::hold::Databases;
-pub(crate) use self::view::{Seen, View, Wish};
+pub(crate) use self::view::{View, Wish};
 
 use self::driver::Driver;
 use self::hold::{Order, Pauses};

@@ -32,6 +32,7 @@ pub(crate) struct Wish {
 
 /// A connection with its thread and its addresses; those of Unix sockets have none.
 #[derive(Clone, Debug)]
+#[allow(dead_code, reason = "rows of consoles")]
 pub(crate) struct Seen<T> {
     pub(crate) thread: usize,
     pub(crate) view: T,
@@ -168,6 +169,7 @@ impl View {
         self.gauges.clients += gauges.clients;
         self.gauges.waiting += gauges.waiting;
         self.gauges.servers += gauges.servers;
+        self.gauges.clients_max = gauges.clients_max;
         self.events.merge(&events);
         for (state, count) in refusals {
             *self.refusals.entry(state).or_default() += count;
@@ -177,7 +179,7 @@ impl View {
         }
         for pool in report.pools {
             match self.pools.iter_mut().find(|known| is_same(known, &pool)) {
-                Some(known) => add_pool(known, &pool),
+                Some(known) => known.merge(&pool),
                 None => self.pools.push(pool),
             }
         }
@@ -207,25 +209,4 @@ impl View {
 fn is_same(one: &PoolView, other: &PoolView) -> bool {
     let key = |view: &PoolView| (view.mode, view.attrs, view.is_replication);
     one.database == other.database && one.user == other.user && key(one) == key(other)
-}
-
-/// The same pool on another thread. Its bounds hold over all of them.
-fn add_pool(own: &mut PoolView, other: &PoolView) {
-    for (own, other) in [
-        (&mut own.cl_active, other.cl_active),
-        (&mut own.cl_waiting, other.cl_waiting),
-        (&mut own.cl_active_cancel_req, other.cl_active_cancel_req),
-        (&mut own.cl_waiting_cancel_req, other.cl_waiting_cancel_req),
-        (&mut own.sv_active, other.sv_active),
-        (&mut own.sv_active_cancel, other.sv_active_cancel),
-        (&mut own.sv_being_canceled, other.sv_being_canceled),
-        (&mut own.sv_idle, other.sv_idle),
-        (&mut own.sv_tested, other.sv_tested),
-        (&mut own.sv_login, other.sv_login),
-    ] {
-        *own += other;
-    }
-    own.maxwait_us = own.maxwait_us.max(other.maxwait_us);
-    own.is_paused |= other.is_paused;
-    own.is_counted_apart |= other.is_counted_apart;
 }
