@@ -60,9 +60,9 @@ pub(crate) const VIEW_WAIT: Duration = Duration::from_secs(1);
 /// Scrapes of metrics at once: a pair of Prometheus servers and a person or two.
 pub(crate) const METRICS_CLIENTS_MAX: usize = 4;
 
-/// How long one may take, its request and the reading of the answer included: as long as Prometheus
-/// waits unless told otherwise.
-pub(crate) const METRICS_CLIENT_MAX: Duration = Duration::from_secs(10);
+/// How long one may take, its request and the reading of the answer included: half as long as
+/// Prometheus waits unless told otherwise.
+pub(crate) const METRICS_CLIENT_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes of its request: the least that the library takes, and much more than one has.
 pub(crate) const METRICS_REQUEST_BYTES_MAX: usize = 8 << 10;
