@@ -83,7 +83,7 @@ impl Scrape {
     }
 }
 
-/// Checks what Prometheus' text form asks for, and the parser does not see: a HELP and a TYPE before
+/// Checks what Prometheus' text form asks for and the parser does not see: a HELP and a TYPE before
 /// each family, no series twice, and buckets that grow up to the count.
 fn check(text: &str) -> anyhow::Result<()> {
     let (mut kinds, mut helped, mut seen) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());

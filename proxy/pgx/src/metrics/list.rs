@@ -147,7 +147,7 @@ metrics! {
     ESTABLISHED Gauge "control_epoch_established" [] "Whether the primary may serve.";
     SEALED Gauge "control_epoch_sealed" [] "Whether an attempt is under way to replace it.";
     CHANGES Histogram "control_change_seconds" []
-        "How long changes of primary took, from the seal of the old epoch until the new one served.";
+        "How long changes of primary took, from the seal of an epoch until the next served.";
     LEASE Gauge "lease_remaining_seconds" ["lease"] "How long a lease lasts that is held here.";
     LEASE_LEAST Gauge "lease_remaining_seconds_least" ["lease"]
         "The least that was left of a lease at any renewal.";
