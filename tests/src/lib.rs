@@ -6,5 +6,6 @@ pub mod lab;
 pub mod node;
 pub mod objects;
 pub mod programs;
+pub mod scrape;
 pub mod skip;
 pub mod tap;

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::lab::{wait_for, wait_for_some};
+use crate::scrape::Scrape;
 
 /// How long pgx may take to start or to stop on a busy machine.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -156,6 +157,25 @@ impl Node {
         let status = self.status()?;
         let text = status["proxy"]["listen"][0].as_str().context("pgx does not listen")?;
         Ok(text.parse()?)
+    }
+
+    /// Where it serves metrics.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn metrics_address(&self) -> anyhow::Result<SocketAddr> {
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains("metrics are served"));
+        let address = line.and_then(|line| line.split_once("address=")).context("no metrics")?.1;
+        Ok(address.trim().parse()?)
+    }
+
+    /// What it tells Prometheus now.
+    ///
+    /// # Errors
+    /// When it does not, or not in the form that is promised.
+    pub fn scrape(&self) -> anyhow::Result<Scrape> {
+        Scrape::of(self.metrics_address()?)
     }
 
     fn wait_until_ready(&mut self) -> anyhow::Result<()> {

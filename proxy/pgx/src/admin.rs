@@ -186,7 +186,7 @@ impl Node {
         }
     }
 
-    async fn status(&self) -> Status {
+    pub(crate) async fn status(&self) -> Status {
         let control = match &self.controller {
             Some(controller) => controller.status().await.map(Box::new),
             None => None,

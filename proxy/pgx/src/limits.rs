@@ -76,5 +76,17 @@ pub(crate) const CLAIM_TRIES_MAX: usize = 16;
 /// How much of a lock file is read; PostgreSQL's have eight short lines.
 pub(crate) const LOCK_FILE_BYTES_MAX: u64 = 4096;
 
+/// Scrapes of metrics at once: a pair of Prometheus servers and a person or two.
+pub(crate) const METRICS_CLIENTS_MAX: usize = 4;
+
+/// How long one may take, its request and the reading of the answer included: half as long as
+/// Prometheus waits unless told otherwise.
+pub(crate) const METRICS_CLIENT_MAX: Duration = Duration::from_secs(5);
+
+/// Bytes of its request: the least that the library takes, and much more than one has.
+pub(crate) const METRICS_REQUEST_BYTES_MAX: usize = 8 << 10;
+
+const _: () = assert!(VIEW_WAIT.as_millis() < METRICS_CLIENT_MAX.as_millis());
+
 const _: () = assert!(CONNECT_TRIES_MAX > 0);
 const _: () = assert!(PAUSE_WAIT.as_millis() < pgx_control::limits::ADMIN_CLIENT_MS_MAX as u128);

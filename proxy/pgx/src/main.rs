@@ -22,6 +22,7 @@ mod import;
 mod init;
 mod kernel;
 mod limits;
+mod metrics;
 mod pause;
 mod peer;
 mod private;

@@ -19,6 +19,7 @@ use crate::exit::Failure;
 use crate::fence::Fence;
 use crate::front::{self, Front, Proxy};
 use crate::kernel::Kernel;
+use crate::metrics;
 use crate::peer::certificates::Certificates;
 use crate::peer::{PeerSet, Takers};
 use crate::served::{Served, Stop};
@@ -111,13 +112,22 @@ async fn serve(
     let served = front.clone().zip(config.proxy.clone()).map(|(front, proxy)| {
         Arc::new(Served::new(path.to_owned(), engine, front, (table, proxy), stops.clone()))
     });
-    let listen = proxy.as_ref().map(Proxy::places).unwrap_or_default();
+    let places = proxy.as_ref().map(Proxy::places).unwrap_or_default();
     if let (Some(Front::Pooled(workers)), Some(served)) = (&front, &served) {
         let (workers, served) = (Arc::clone(workers), Arc::clone(served));
         tokio::spawn(console::serve(Arc::new(Desk::new(workers, served))));
     }
-    let node = Node { started, config, listen, front, kernel, peers, controller, fence, vips };
-    let admin = tokio::spawn(admin::serve(holdings.listener()?, Arc::new(node)));
+    let scrapes = config.metrics.map(|at| listen(at, "metrics.listen")).transpose()?;
+    let node =
+        Node { started, config, listen: places, front, kernel, peers, controller, fence, vips };
+    let node = Arc::new(node);
+    let scrapes = scrapes.map(|listener| {
+        if let Ok(address) = listener.local_addr() {
+            info!(%address, "metrics are served");
+        }
+        tokio::spawn(metrics::serve(listener, Arc::clone(&node)))
+    });
+    let admin = tokio::spawn(admin::serve(holdings.listener()?, node));
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
     let how = wait_for_signal(stopped, || {
@@ -141,6 +151,9 @@ async fn serve(
         stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
     }
     admin.abort();
+    if let Some(scrapes) = scrapes {
+        scrapes.abort();
+    }
     drop(holdings);
     info!("pgx has stopped");
     Ok(())

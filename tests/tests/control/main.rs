@@ -6,6 +6,7 @@
 mod calm;
 mod disk;
 mod hang;
+mod metrics;
 mod postgres;
 
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     trials.extend(postgres::trials());
     trials.extend(hang::trials());
     trials.extend(calm::trials());
+    trials.extend(metrics::trials());
     libtest_mimic::run(&args, trials).exit_code()
 }
 

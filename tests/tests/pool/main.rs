@@ -4,6 +4,7 @@
 mod alike;
 mod databases;
 mod lost;
+mod metrics;
 mod own;
 mod pause;
 mod roles;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         alike::TESTS,
         databases::TESTS,
         lost::TESTS,
+        metrics::TESTS,
         own::TESTS,
         pause::TESTS,
         roles::TESTS,

@@ -6,6 +6,7 @@
 mod admin;
 mod driver;
 mod forward;
+mod metrics;
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};

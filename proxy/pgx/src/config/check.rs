@@ -41,8 +41,20 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
         control: raw.control.map(|section| control(section, &mut problems)),
         postgres: raw.postgres.map(|section| postgres(section, &mut problems)),
         fence: raw.fence.map(|section| fence(&section, &mut problems)),
+        metrics: raw.metrics.and_then(|section| metrics(&section, &mut problems)),
     };
     if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+fn metrics(raw: &raw::Metrics, problems: &mut Vec<String>) -> Option<SocketAddr> {
+    let listen = raw.listen.parse();
+    if listen.is_err() {
+        problems.push(format!(
+            "metrics.listen: {:?} is not an address with a port, such as 127.0.0.1:9127",
+            raw.listen
+        ));
+    }
+    listen.ok()
 }
 
 fn admin_socket(path: &str, problems: &mut Vec<String>) -> PathBuf {
@@ -381,6 +393,17 @@ mod tests {
             let found = pool(&format!("server_login_retry = {wrong}\n")).unwrap_err();
             assert!(found.len() == 1 && found[0].contains("server_login_retry"), "{found:?}");
         }
+    }
+
+    #[test]
+    fn metrics_are_served_where_their_section_says_and_nowhere_without_it() {
+        let role = "[fence]\n";
+        assert_eq!(parse(role).unwrap().metrics, None);
+        let listen = parse(&format!("{role}[metrics]\n")).unwrap().metrics.unwrap();
+        assert!(listen.ip().is_loopback() && listen.port() == 9127, "{listen}");
+        let found = problems(&format!("{role}[metrics]\nlisten = \"everywhere\"\n"));
+        assert!(found.len() == 1 && found[0].contains("metrics.listen"), "{found:?}");
+        assert!(problems("[metrics]\n")[0].contains("no role"));
     }
 
     #[test]

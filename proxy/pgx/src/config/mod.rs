@@ -50,6 +50,8 @@ pub(crate) struct Config {
     pub(crate) control: Option<Control>,
     pub(crate) postgres: Option<Postgres>,
     pub(crate) fence: Option<Fence>,
+    /// Where metrics are to be had, if they are.
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// What `[fence]` says.

@@ -33,6 +33,9 @@ pub(super) struct Config {
     /// The kernel's fence around this host's PostgreSQL: its port is shut until a lease opens it.
     #[toml_example(nesting)]
     pub(super) fence: Option<Fence>,
+    /// What this pgx counts and knows, for Prometheus.
+    #[toml_example(nesting)]
+    pub(super) metrics: Option<Metrics>,
 }
 
 #[derive(Debug, Deserialize, TomlExample)]
@@ -427,4 +430,18 @@ fn postgres_port() -> u16 {
 
 fn fence_best() -> String {
     "native".to_owned()
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    /// Address and port of http://…/metrics. Whoever reaches it may read the names of databases,
+    /// users and backends.
+    #[serde(default = "metrics_listen")]
+    #[toml_example(default = "127.0.0.1:9127")]
+    pub(super) listen: String,
+}
+
+fn metrics_listen() -> String {
+    "127.0.0.1:9127".to_owned()
 }

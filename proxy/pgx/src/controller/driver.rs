@@ -21,6 +21,7 @@ use pgx_session::route::ServerAddress;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
+use super::changes::Changes;
 use super::clock::{boot_time, random_number};
 use super::journal::Journal;
 use super::lease::{self, Board, Outlets};
@@ -52,7 +53,11 @@ pub(super) enum Input {
 ///
 /// # Errors
 /// When the log cannot be replayed, or a thread cannot be had.
-pub(super) fn start(prepared: Prepared, peers: Arc<PeerSet>) -> Result<(), String> {
+pub(super) fn start(
+    prepared: Prepared,
+    peers: Arc<PeerSet>,
+    changes: Changes,
+) -> Result<(), String> {
     let Prepared { config, postgres, opened, inputs, lease_inputs } = prepared;
     let Opened { store, refusals: refused, files } = opened;
     let (identity, owner) = (store.identity(), Owner::from(store.identity()));
@@ -101,6 +106,7 @@ pub(super) fn start(prepared: Prepared, peers: Arc<PeerSet>) -> Result<(), Strin
         journal: Journal::default(),
         reach: BTreeMap::new(),
         ticks: 0,
+        changes,
     };
     spawn("pgx-control", move || driver.run(&inputs.1))
 }
@@ -140,6 +146,7 @@ struct Driver {
     /// The peers as they were last told to the links.
     reach: BTreeMap<NodeId, ServerAddress>,
     ticks: u64,
+    changes: Changes,
 }
 
 impl Driver {
@@ -268,6 +275,7 @@ impl Driver {
 
     /// Hands the state to all who go by it.
     fn publish(&mut self, state: &Arc<State>) {
+        self.changes.see(state, Instant::now());
         // Both threads live as long as this one.
         let _ = self.leases.send(lease::Input::State(Arc::clone(state)));
         if let Some(agent) = &self.agent {

@@ -6,6 +6,7 @@
 //! a voter must not forget. [`storage`] is the files, [`message`] what goes between nodes beside
 //! Raft and leases, [`watch`] this host's PostgreSQL.
 
+mod changes;
 pub(crate) mod clock;
 mod driver;
 mod durable;
@@ -30,6 +31,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::debug;
 
+use self::changes::Changes;
 use self::driver::Input;
 use self::message::Said;
 pub(crate) use self::message::{Outcome, Question};
@@ -53,6 +55,8 @@ pub(crate) struct Prepared {
 #[derive(Clone)]
 pub(crate) struct Control {
     inputs: SyncSender<Input>,
+    /// How long changes of primary took.
+    pub(crate) changes: Changes,
 }
 
 /// Opens the files of the control plane.
@@ -96,8 +100,9 @@ impl Prepared {
     /// # Errors
     /// When the log cannot be replayed or a thread cannot be had.
     pub(crate) fn start(self, peers: Arc<PeerSet>) -> Result<Control, Failure> {
-        let control = Control { inputs: self.inputs.0.clone() };
-        driver::start(self, peers).map_err(Failure::Failed)?;
+        let changes = Changes::default();
+        let control = Control { inputs: self.inputs.0.clone(), changes: changes.clone() };
+        driver::start(self, peers, changes).map_err(Failure::Failed)?;
         Ok(control)
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use pgx_ring::{Io, Key, Peer};
 use pgx_session::net::Socket;
@@ -33,6 +34,7 @@ pub(crate) struct Wish {
 
 /// A connection with its thread and its addresses; those of Unix sockets have none.
 #[derive(Clone, Debug)]
+#[allow(dead_code, reason = "rows of consoles")]
 pub(crate) struct Seen<T> {
     pub(crate) thread: usize,
     pub(crate) view: T,
@@ -62,6 +64,7 @@ pub(crate) struct View {
 }
 
 /// What one thread says.
+#[derive(Default)]
 pub(super) struct Report {
     thread: usize,
     counts: Counts,
@@ -79,6 +82,8 @@ pub(super) struct Report {
 /// Where it says so.
 pub(super) type Reports = mpsc::UnboundedSender<Report>;
 
+type Received = mpsc::UnboundedReceiver<Report>;
+
 impl Workers {
     /// What all threads know. Takes [`VIEW_WAIT`] at most.
     pub(crate) async fn view(&self, wish: Wish) -> View {
@@ -87,15 +92,7 @@ impl Workers {
             self.shared.send(number, Letter::View(wish, to.clone()));
         }
         drop(to);
-        let (mut view, end) = (View::default(), Instant::now() + VIEW_WAIT);
-        let mut missing: Vec<usize> = (0..self.shared.counts.len()).collect();
-        // One that has ended drops its letters, and the channel ends with the last.
-        while let Ok(Some(report)) = timeout_at(end, reports.recv()).await {
-            missing.retain(|number| *number != report.thread);
-            view.add(report);
-        }
-        view.missing = missing;
-        view
+        View::of(self.shared.counts.len(), &mut reports, VIEW_WAIT).await
     }
 
     /// The addresses of the names of backends, as far as they are known.
@@ -123,12 +120,7 @@ pub(super) fn report(io: &Io, driver: &Driver, wish: Wish, shared: &Shared) -> R
         gauges: worker.gauges(),
         events: driver.events.clone(),
         refusals: worker.refusals().iter().map(|(state, count)| (state.text(), *count)).collect(),
-        stats: Vec::new(),
-        pools: Vec::new(),
-        databases: Vec::new(),
-        backends: Vec::new(),
-        clients: Vec::new(),
-        servers: Vec::new(),
+        ..Report::default()
     };
     if wish.stats {
         report.stats = worker.stats().cloned().collect();
@@ -166,6 +158,18 @@ fn see<T>(io: &Io, thread: usize, socket: Socket, view: T) -> Seen<T> {
 }
 
 impl View {
+    /// Adds reports up until all threads have answered, or have had their time.
+    async fn of(threads: usize, reports: &mut Received, within: Duration) -> Self {
+        let (mut view, end) = (Self::default(), Instant::now() + within);
+        view.missing = (0..threads).collect();
+        // One that has ended drops its letters, and the channel ends with the last.
+        while let Ok(Some(report)) = timeout_at(end, reports.recv()).await {
+            view.missing.retain(|number| *number != report.thread);
+            view.add(report);
+        }
+        view
+    }
+
     fn add(&mut self, report: Report) {
         let Report { counts, gauges, events, refusals, .. } = report;
         self.counts.clients += counts.clients;
@@ -177,6 +181,7 @@ impl View {
         self.gauges.clients += gauges.clients;
         self.gauges.waiting += gauges.waiting;
         self.gauges.servers += gauges.servers;
+        self.gauges.clients_max = gauges.clients_max;
         self.events.merge(&events);
         for (state, count) in refusals {
             *self.refusals.entry(state).or_default() += count;
@@ -186,7 +191,7 @@ impl View {
         }
         for pool in report.pools {
             match self.pools.iter_mut().find(|known| is_same(known, &pool)) {
-                Some(known) => add_pool(known, &pool),
+                Some(known) => known.merge(&pool),
                 None => self.pools.push(pool),
             }
         }
@@ -218,23 +223,36 @@ fn is_same(one: &PoolView, other: &PoolView) -> bool {
     one.database == other.database && one.user == other.user && key(one) == key(other)
 }
 
-/// The same pool on another thread. Its bounds hold over all of them.
-fn add_pool(own: &mut PoolView, other: &PoolView) {
-    for (own, other) in [
-        (&mut own.cl_active, other.cl_active),
-        (&mut own.cl_waiting, other.cl_waiting),
-        (&mut own.cl_active_cancel_req, other.cl_active_cancel_req),
-        (&mut own.cl_waiting_cancel_req, other.cl_waiting_cancel_req),
-        (&mut own.sv_active, other.sv_active),
-        (&mut own.sv_active_cancel, other.sv_active_cancel),
-        (&mut own.sv_being_canceled, other.sv_being_canceled),
-        (&mut own.sv_idle, other.sv_idle),
-        (&mut own.sv_tested, other.sv_tested),
-        (&mut own.sv_login, other.sv_login),
-    ] {
-        *own += other;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(thread: usize, clients: u64) -> Report {
+        let counts = Counts { clients, ..Counts::default() };
+        let totals = Totals { sent: clients, ..Totals::default() };
+        let row = Row { database: b"shop".to_vec(), user: b"ann".to_vec(), totals };
+        Report { thread, counts, stats: vec![row], ..Report::default() }
     }
-    own.maxwait_us = own.maxwait_us.max(other.maxwait_us);
-    own.is_paused |= other.is_paused;
-    own.is_counted_apart |= other.is_counted_apart;
+
+    #[tokio::test]
+    async fn what_threads_say_is_added_up_and_ends_with_the_last() {
+        let (to, mut reports) = mpsc::unbounded_channel();
+        for thread in [1, 0] {
+            assert!(to.send(report(thread, 5)).is_ok());
+        }
+        drop(to);
+        let view = View::of(2, &mut reports, Duration::from_secs(60)).await;
+        assert_eq!((view.counts.clients, view.missing), (10, Vec::new()));
+        let sent: Vec<u64> = view.stats.values().map(|totals| totals.sent).collect();
+        assert_eq!(sent, [10]);
+    }
+
+    #[tokio::test]
+    async fn thread_that_does_not_answer_in_time_is_left_out_and_named() {
+        let (to, mut reports) = mpsc::unbounded_channel();
+        assert!(to.send(report(0, 5)).is_ok());
+        let view = View::of(2, &mut reports, Duration::from_millis(1)).await;
+        assert_eq!((view.counts.clients, view.missing), (5, vec![1]));
+        drop(to);
+    }
 }

@@ -79,6 +79,8 @@ pub struct Counts {
 pub struct Gauges {
     /// Clients.
     pub clients: usize,
+    /// Clients at most, on all threads.
+    pub clients_max: usize,
     /// Clients that wait for a server.
     pub waiting: usize,
     /// Server connections.
@@ -179,7 +181,8 @@ impl Worker {
     #[must_use]
     pub fn gauges(&self) -> Gauges {
         let waiting = self.clients.iter().filter(|client| client.is_waiting).count();
-        Gauges { clients: self.clients.len(), waiting, servers: self.servers.len() }
+        let (clients, servers) = (self.clients.len(), self.servers.len());
+        Gauges { clients, clients_max: self.config.clients_max, waiting, servers }
     }
 
     /// A client has connected, where clients want such servers unless they say otherwise.

@@ -133,7 +133,7 @@ fn result_is_transferred_from_its_first_message_to_its_last() {
     bench.pass(40);
     bench.say_slowly(server, b"D\0\0\0\x06\0\0");
     bench.pass(2);
-    bench.say(server, &done("SELECT 1", Status::Idle));
+    bench.say(server, &done("SELECT 1", Status::Block));
     bench.say(client, &query("select 2"));
     bench.pass(100);
     bench.say(server, &done("SELECT 1", Status::Idle));

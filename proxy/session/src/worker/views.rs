@@ -64,6 +64,29 @@ pub struct PoolView {
     pub reserve: usize,
 }
 
+impl PoolView {
+    /// The same pool on another thread comes to it. Its bounds hold over all of them.
+    pub fn merge(&mut self, other: &Self) {
+        for (own, other) in [
+            (&mut self.cl_active, other.cl_active),
+            (&mut self.cl_waiting, other.cl_waiting),
+            (&mut self.cl_active_cancel_req, other.cl_active_cancel_req),
+            (&mut self.cl_waiting_cancel_req, other.cl_waiting_cancel_req),
+            (&mut self.sv_active, other.sv_active),
+            (&mut self.sv_active_cancel, other.sv_active_cancel),
+            (&mut self.sv_being_canceled, other.sv_being_canceled),
+            (&mut self.sv_idle, other.sv_idle),
+            (&mut self.sv_tested, other.sv_tested),
+            (&mut self.sv_login, other.sv_login),
+        ] {
+            *own += other;
+        }
+        self.maxwait_us = self.maxwait_us.max(other.maxwait_us);
+        self.is_paused |= other.is_paused;
+        self.is_counted_apart |= other.is_counted_apart;
+    }
+}
+
 /// What a client is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientState {
