@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pgx_ring::Choice;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::admin::{self, Node};
@@ -120,14 +121,7 @@ async fn serve(
     let scrapes = config.metrics.map(|at| listen(at, "metrics.listen")).transpose()?;
     let node =
         Node { started, config, listen: places, front, kernel, peers, controller, fence, vips };
-    let node = Arc::new(node);
-    let scrapes = scrapes.map(|listener| {
-        if let Ok(address) = listener.local_addr() {
-            info!(%address, "metrics are served");
-        }
-        tokio::spawn(metrics::serve(listener, Arc::clone(&node)))
-    });
-    let admin = tokio::spawn(admin::serve(holdings.listener()?, node));
+    let answering = answer(node, holdings.listener()?, scrapes);
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
     let how = wait_for_signal(stopped, || {
@@ -150,13 +144,23 @@ async fn serve(
         let stopped = tokio::task::spawn_blocking(move || addresses.stop()).await;
         stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
     }
-    admin.abort();
-    if let Some(scrapes) = scrapes {
-        scrapes.abort();
-    }
+    drop(answering);
     drop(holdings);
     info!("pgx has stopped");
     Ok(())
+}
+
+/// Answers operators and whoever gathers metrics, until the value is dropped.
+fn answer(node: Node, operators: UnixListener, scrapes: Option<TcpListener>) -> JoinSet<()> {
+    let (node, mut answering) = (Arc::new(node), JoinSet::new());
+    if let Some(listener) = scrapes {
+        if let Ok(address) = listener.local_addr() {
+            info!(%address, "metrics are served");
+        }
+        answering.spawn(metrics::serve(listener, Arc::clone(&node)));
+    }
+    answering.spawn(admin::serve(operators, node));
+    answering
 }
 
 fn start_peers(control: &config::Control, takers: Takers) -> Result<Arc<PeerSet>, Failure> {

@@ -133,6 +133,21 @@ pub(crate) struct Plan {
 }
 
 impl Shared {
+    fn new(threads: usize, papers: Papers, desk: consoles::Desk) -> Self {
+        Self {
+            started: Instant::now(),
+            mailboxes: Mutex::new(Vec::new()),
+            counts: (0..threads).map(|_| Counts::default()).collect(),
+            ledger: Mutex::new(Ledger::new(threads)),
+            papers,
+            epoch: AtomicU64::new(0),
+            pauses: Mutex::default(),
+            desk,
+            ends: AtomicBool::new(false),
+            on_their_way: AtomicU64::new(0),
+        }
+    }
+
     fn now(&self) -> Now {
         Now(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
@@ -160,18 +175,7 @@ impl Workers {
         listen: impl Fn(usize) -> Result<Vec<Door>, String>,
     ) -> Result<Self, String> {
         let (desk, consoles) = tokio::sync::mpsc::unbounded_channel();
-        let shared = Arc::new(Shared {
-            started: Instant::now(),
-            mailboxes: Mutex::new(Vec::new()),
-            counts: (0..plan.threads).map(|_| Counts::default()).collect(),
-            ledger: Mutex::new(Ledger::new(plan.threads)),
-            papers,
-            epoch: AtomicU64::new(0),
-            pauses: Mutex::default(),
-            desk,
-            ends: AtomicBool::new(false),
-            on_their_way: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared::new(plan.threads, papers, desk));
         let names = Arc::new(Names::default());
         let mut goes = Vec::new();
         let mut workers = Self {

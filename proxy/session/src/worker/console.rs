@@ -1,7 +1,8 @@
 //! Clients that talk to pgx itself: those who name one of its own databases.
 //!
 //! They prove who they are as all do. What they say is handed over in whole flights, each of which
-//! ends with a query, a Sync or a Flush; the answers come back as bytes, one flight after the other.
+//! ends with a query, a Sync or a Flush; the answers come back as bytes, one flight after the
+//! other.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
