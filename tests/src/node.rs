@@ -71,6 +71,14 @@ impl Node {
     /// When it does not end in time.
     pub fn end(&mut self, signal: Signal) -> anyhow::Result<()> {
         self.signal(signal)?;
+        self.wait_for_end()
+    }
+
+    /// Waits for the process to end.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn wait_for_end(&mut self) -> anyhow::Result<()> {
         wait_for("pgx ends", START_MAX, || matches!(self.process.try_wait(), Ok(Some(_))))
     }
 

@@ -21,6 +21,8 @@ pub enum Requirement {
     Bpf,
     /// Network namespaces and the program `ip` to furnish them.
     Lab,
+    /// Debian's pgbouncer, to compare with.
+    Pgbouncer,
 }
 
 impl Requirement {
@@ -48,7 +50,10 @@ impl Requirement {
                 }
                 Ok(()) | Err(_) => None,
             },
-            Self::Lab => Self::Root.look().or_else(no_namespaces).or_else(no_ip_program),
+            Self::Lab => {
+                Self::Root.look().or_else(no_namespaces).or_else(|| no_program("ip", "iproute2"))
+            }
+            Self::Pgbouncer => Self::Root.look().or_else(|| no_program("pgbouncer", "pgbouncer")),
         }
     }
 }
@@ -77,8 +82,8 @@ fn no_namespaces() -> Option<String> {
     }
 }
 
-fn no_ip_program() -> Option<String> {
+fn no_program(name: &str, package: &str) -> Option<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|dir| Path::new(&dir).join("ip").is_file());
-    (!found).then(|| "needs the program ip (Debian: iproute2)".to_owned())
+    let found = std::env::split_paths(&path).any(|dir| Path::new(&dir).join(name).is_file());
+    (!found).then(|| format!("needs the program {name} (Debian: {package})"))
 }

@@ -31,7 +31,7 @@ pub(crate) enum Probe {
     PostgresServer,
 }
 
-/// What the lab needs: PostgreSQL, network tools, file system tools, a compiler's linker.
+/// What the lab needs: PostgreSQL, network tools, file system tools, a pooler to compare with.
 pub(crate) const LAB: &[Need] = &[
     need(Probe::PostgresServer, "postgresql"),
     need(Probe::Program("psql"), "postgresql-client"),
@@ -41,6 +41,7 @@ pub(crate) const LAB: &[Need] = &[
     need(Probe::Program("nft"), "nftables"),
     need(Probe::Program("ping"), "iputils-ping"),
     need(Probe::Program("mkfs.ext4"), "e2fsprogs"),
+    need(Probe::Program("pgbouncer"), "pgbouncer"),
     need(Probe::Program("unshare"), "util-linux"),
     need(Probe::Program("runuser"), "util-linux"),
 ];

@@ -107,7 +107,6 @@ async fn serve(
     if let Some(addresses) = &addresses {
         addresses.set_serving(config.proxy.is_some());
     }
-    let vips = addresses.clone();
     let front = proxy.as_ref().map(Proxy::front);
     let (stops, stopped) = mpsc::unbounded_channel();
     let served = front.clone().zip(config.proxy.clone()).map(|(front, proxy)| {
@@ -119,8 +118,8 @@ async fn serve(
         tokio::spawn(console::serve(Arc::new(Desk::new(workers, served))));
     }
     let scrapes = config.metrics.map(|at| listen(at, "metrics.listen")).transpose()?;
-    let node =
-        Node { started, config, listen: places, front, kernel, peers, controller, fence, vips };
+    let (listen, vips) = (places, addresses.clone());
+    let node = Node { started, config, listen, front, kernel, peers, controller, fence, vips };
     let answering = answer(node, holdings.listener()?, scrapes);
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 

@@ -11,6 +11,8 @@ enum Way {
     /// As it is, by this key: a number, or a word in quotes.
     Number(&'static str),
     Word(&'static str),
+    /// By the same key, as a list of words.
+    Words,
     /// With others, by code of its own.
     Own,
     /// There is nothing to carry: pgx does so anyway, for this reason.
@@ -63,7 +65,7 @@ const WORDS: [&str; 16] = [
 ];
 
 fn way(key: &str) -> Way {
-    use Way::{Anyway, Left, Number, Own, Word};
+    use Way::{Anyway, Left, Number, Own, Word, Words};
     let known = |all: &[&'static str]| all.iter().find(|known| **known == key).copied();
     if let Some(key) = known(&NUMBERS) {
         return Number(key);
@@ -72,6 +74,7 @@ fn way(key: &str) -> Way {
         return Word(key);
     }
     match key {
+        "admin_users" | "stats_users" => Words,
         "listen_addr" | "listen_port" | "unix_socket_dir" | "pidfile" | "pool_mode"
         | "auth_type" => Own,
         "server_reset_query" | "server_reset_query_always" => {
@@ -117,7 +120,6 @@ fn way(key: &str) -> Way {
             Left("pgx logs to standard error, which the service manager keeps")
         }
         "user" => Left("the service manager does that"),
-        "admin_users" | "stats_users" => Left("there is no admin console yet; use pgx ctl"),
         "server_round_robin" => Left("servers are handed out last-in-first-out"),
         "application_name_add_host" => Left("application_name is the client's"),
         _ => Left("it is not known to pgx"),
@@ -143,6 +145,13 @@ impl Page {
 
     fn word(&mut self, key: &str, value: &str) {
         self.line(key, &quoted(value));
+    }
+
+    /// What commas part.
+    fn words(&mut self, key: &str, value: &str) {
+        let words = value.split(',').map(str::trim).filter(|word| !word.is_empty());
+        let words: Vec<String> = words.map(quoted).collect();
+        self.line(key, &format!("[{}]", words.join(", ")));
     }
 
     fn line(&mut self, key: &str, value: &str) {
@@ -195,6 +204,7 @@ pub(super) fn convert(entries: &[Entry]) -> Made {
             }
             Way::Word(key) => page.word(key, &entry.value),
             Way::Own => {}
+            Way::Words => page.words(&entry.key, &entry.value),
             Way::Anyway(why) => {
                 // Into memory.
                 let _ = writeln!(page.text, "# {}: {why}", entry.key);
@@ -413,12 +423,12 @@ mod tests {
             ":3: b: expected key=value",
             ":5: 1: name the other nodes",
             "auth_type pam: made into scram-sha-256",
-            "admin_users: there is no admin console",
             "new_thing: it is not known",
             "default_pool_size: \"many\" is not a number",
         ] {
             assert!(left.contains(expected), "{expected}\n{left}");
         }
+        assert!(made.text.contains("admin_users = [\"ann\"]\n"), "{}", made.text);
         assert!(!left.contains("reset_query"), "pgx does so anyway: {left}");
     }
 }

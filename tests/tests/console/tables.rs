@@ -1,0 +1,88 @@
+//! What is shown.
+
+use anyhow::{Context, ensure};
+
+use crate::place::{Pgbouncer, Place, psql, rows, said};
+
+/// All tables of PgBouncer.
+const TABLES: [&str; 18] = [
+    "CONFIG",
+    "DATABASES",
+    "POOLS",
+    "CLIENTS",
+    "SERVERS",
+    "USERS",
+    "VERSION",
+    "FDS",
+    "SOCKETS",
+    "ACTIVE_SOCKETS",
+    "LISTS",
+    "MEM",
+    "DNS_HOSTS",
+    "DNS_ZONES",
+    "STATS",
+    "STATS_TOTALS",
+    "STATS_AVERAGES",
+    "TOTALS",
+];
+
+/// Programs that read PgBouncer's tables find each column where it was.
+pub(crate) fn columns() -> anyhow::Result<()> {
+    let place = Place::start("")?;
+    let peer = Pgbouncer::start(&place.database)?;
+    for port in [place.port()?, peer.port] {
+        let output = psql(port, "postgres", "postgres", "select 1")?;
+        ensure!(output.status.success(), "{}", said(&output));
+    }
+    for table in TABLES {
+        // It passes its sockets to clients of this one, and psql takes no such thing over TCP.
+        let theirs = rows(peer.port, "pgbouncer", table)?;
+        let ours = rows(place.port()?, "pgbouncer", table)?;
+        let (theirs, ours) = (&theirs[0], &ours[0]);
+        ensure!(ours.starts_with(theirs), "{table}: {theirs:?}, but here {ours:?}");
+    }
+    for (table, key) in [("LISTS", 0), ("TOTALS", 0)] {
+        let theirs = rows(peer.port, "pgbouncer", table)?;
+        let ours = rows(place.port()?, "pgbouncer", table)?;
+        for row in &theirs {
+            ensure!(ours.iter().any(|own| own[key] == row[key]), "{table} lacks {}", row[key]);
+        }
+    }
+    Ok(())
+}
+
+/// Counts and names are those of what was done.
+pub(crate) fn contents() -> anyhow::Result<()> {
+    let place = Place::start("[[proxy.databases]]\nname = \"shop\"\ndbname = \"postgres\"\n")?;
+    let output = psql(place.port()?, "postgres", "shop", "select 1")?;
+    ensure!(output.status.success(), "{}", said(&output));
+    let one = |table: &str, column: &str, of: &str| -> anyhow::Result<String> {
+        let names = place.column(table, "database").or_else(|_| place.column(table, "name"))?;
+        let row = names.iter().position(|name| name == of).context("no such row")?;
+        Ok(place.column(table, column)?[row].clone())
+    };
+    for (table, column, expected) in [
+        ("STATS", "total_xact_count", "1"),
+        ("STATS", "total_query_count", "1"),
+        ("STATS", "total_server_assignment_count", "1"),
+        ("STATS_TOTALS", "xact_count", "1"),
+        ("POOLS", "user", "postgres"),
+        ("POOLS", "sv_idle", "1"),
+        ("POOLS", "cl_active", "0"),
+        ("POOLS", "pool_mode", "transaction"),
+        ("SERVERS", "state", "idle"),
+        ("SERVERS", "addr", "unix"),
+    ] {
+        let found = one(table, column, "shop")?;
+        ensure!(found == expected, "{table} {column}: {found}");
+    }
+    let names = place.column("DATABASES", "name")?;
+    ensure!(names == ["*", "shop"], "{names:?}");
+    let served = place.column("DATABASES", "database")?;
+    ensure!(served == ["*", "postgres"], "{served:?}");
+    let clients = place.column("CLIENTS", "user")?;
+    ensure!(clients == ["root"], "whoever asks is there: {clients:?}");
+    let version = place.console("SHOW VERSION")?;
+    ensure!(version.starts_with("pgx "), "{version}");
+    Ok(())
+}
