@@ -282,6 +282,8 @@ impl Hands {
             .arg("--dbname")
             .arg(source)
             .args(["--wal-method=stream", "--checkpoint=fast", "--progress", "--no-password"])
+            // What it has written stays, so that a full disk is seen to be one.
+            .args(["--no-clean"])
             .limit(REBUILD_MAX);
         if let Some(log) = log {
             program = program.arg("--waldir").arg(log);

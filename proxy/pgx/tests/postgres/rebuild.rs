@@ -1,0 +1,236 @@
+//! Directories that get another node's history.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, ensure};
+use pgx_control::agent::Process;
+use pgx_control::ids::{Incarnation, NodeId};
+
+use crate::Test;
+use crate::nodes::{Node, Nodes, incarnation};
+use crate::postgres::error::Error;
+use crate::postgres::hands::Hands;
+use crate::postgres::rebuild::Means;
+use crate::postgres::{Abort, Peer};
+
+pub(crate) fn tests() -> Vec<(&'static str, Test)> {
+    vec![
+        ("diverged_primary_is_rewound_and_keeps_its_own_settings", rewound),
+        ("directory_that_cannot_be_rewound_is_cloned", cloned),
+        ("source_that_dies_half_way_is_told_and_the_next_try_goes_on", source_dies),
+        ("source_that_is_not_there_leaves_a_whole_directory_as_it_is", source_gone),
+        ("abort_ends_a_clone_with_its_helpers", aborted),
+        ("full_disk_is_told_and_the_next_try_goes_on", disk_full),
+        ("copy_keeps_the_directory_and_restore_puts_it_back", kept),
+    ]
+}
+
+/// The name of a directory that takes a node's first one's place.
+pub(crate) const SECOND: Incarnation = Incarnation(2);
+
+/// Node 1 is promoted, while node 0 goes on for itself and then crashes.
+pub(crate) fn diverged() -> anyhow::Result<Nodes> {
+    let mut nodes = Nodes::streaming(1)?;
+    nodes.all[0].sql("create table kept as select generate_series(1, 1000) as x")?;
+    nodes.all[1].wait_sql("select count(*) from kept", "1000")?;
+    nodes.all[1].hands().detach()?;
+    nodes.all[1].wait_local("all replayed", |local| local.is_drained)?;
+    let rule = nodes.rule(0, &[]);
+    nodes.all[1].hands().promote(&rule, &[NodeId(0), NodeId(1)])?;
+    nodes.all[1].sql("insert into kept select generate_series(1001, 1500)")?;
+    nodes.all[0].sql("insert into kept select generate_series(5001, 7000)")?;
+    nodes.all[0].sql("create table stray as select 1 as x")?;
+    nodes.all[0].hands().kill()?;
+    Ok(nodes)
+}
+
+/// Node 0 has what node 1 has, and nothing else.
+pub(crate) fn check_follows(nodes: &mut Nodes) -> anyhow::Result<()> {
+    let old = &mut nodes.all[0];
+    old.hands().start_standby()?;
+    let local = old.wait_local("a standby that streams", |local| local.is_streaming)?;
+    ensure!(local.timeline.0 == 2 && local.process == Process::Standby, "{local:?}");
+    old.wait_sql("select count(*), max(x) from kept", "1500|1500")?;
+    ensure!(old.sql("select count(*) from pg_class where relname = 'stray'")? == "0");
+    ensure!(old.sql("show port")? == old.place.port.to_string());
+    ensure!(old.sql("show max_connections")? == "40");
+    let found = old.look()?;
+    ensure!(found.directory == Some(SECOND) && found.half.is_none(), "{found:?}");
+    nodes.all[1].sql("insert into kept values (0)")?;
+    nodes.all[0].wait_sql("select count(*) from kept", "1501")
+}
+
+fn rewound() -> anyhow::Result<()> {
+    let mut nodes = diverged()?;
+    let upstream = nodes.all[1].peer();
+    let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
+    ensure!(means == Means::Rewound);
+    check_follows(&mut nodes)
+}
+
+fn cloned() -> anyhow::Result<()> {
+    let mut nodes = diverged()?;
+    let upstream = nodes.all[1].peer();
+    // The log that tells what has changed since the two parted is gone.
+    let log = nodes.all[0].place.data.join("pg_wal");
+    for entry in std::fs::read_dir(&log)?.flatten() {
+        if entry.file_type()?.is_file() {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    let mut last = None;
+    let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |told| last = Some(told))?;
+    ensure!(means == Means::Cloned);
+    ensure!(last.is_some_and(|told| told.done_kb > 0 && told.total_kb >= told.done_kb), "{last:?}");
+    check_follows(&mut nodes)
+}
+
+/// Does something once a copy has begun to write there.
+pub(crate) fn when_begun<T>(data: &Path, act: impl FnOnce() + Send, run: impl FnOnce() -> T) -> T {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                if data.join("base").exists() {
+                    return act();
+                }
+                std::thread::yield_now();
+            }
+        });
+        let done = run();
+        is_over.store(true, Ordering::Relaxed);
+        done
+    })
+}
+
+fn fill(node: &Node) -> anyhow::Result<()> {
+    node.sql("create table big as select generate_series(1, 1500000) as x, repeat('y', 60) as y")?;
+    node.sql("checkpoint").map(drop)
+}
+
+fn source_dies() -> anyhow::Result<()> {
+    let mut nodes = Nodes::founded()?;
+    fill(&nodes.all[0])?;
+    nodes.add()?;
+    let (upstream, source) = (nodes.all[0].peer(), nodes.all[0].hands());
+    let node = &mut nodes.all[1];
+    let end_source = || drop(source.kill());
+    let outcome = when_begun(&node.place.data, end_source, || {
+        node.hands().rebuild(&upstream, incarnation(1), &mut |_| {})
+    });
+    ensure!(matches!(outcome, Err(Error::SourceLost { .. })), "{outcome:?}");
+    let started = node.hands().start_standby();
+    ensure!(matches!(started, Err(Error::HalfBuilt { .. })), "{started:?}");
+    nodes.all[0].hands().start_founder()?;
+    nodes.all[0].wait_ready()?;
+    let node = &mut nodes.all[1];
+    node.hands().rebuild(&upstream, incarnation(1), &mut |_| {})?;
+    node.hands().start_standby()?;
+    node.wait_local("a standby that streams", |local| local.is_streaming)?;
+    node.wait_sql("select count(*) from big", "1500000")
+}
+
+fn source_gone() -> anyhow::Result<()> {
+    let mut nodes = diverged()?;
+    let nobody = Peer { port: 1, ..nodes.all[1].peer() };
+    let node = &mut nodes.all[0];
+    let outcome = node.hands().rebuild(&nobody, SECOND, &mut |_| {});
+    ensure!(outcome.is_err(), "{outcome:?}");
+    ensure!(node.look()?.half.is_none(), "it can still be rewound: {:?}", node.look()?);
+    let upstream = nodes.all[1].peer();
+    let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
+    ensure!(means == Means::Rewound);
+    check_follows(&mut nodes)
+}
+
+fn aborted() -> anyhow::Result<()> {
+    let mut nodes = Nodes::founded()?;
+    fill(&nodes.all[0])?;
+    nodes.add()?;
+    let upstream = nodes.all[0].peer();
+    let place = nodes.all[1].place.clone();
+    let abort = Abort::default();
+    let hands = Hands::new(place.clone(), abort.clone());
+    let outcome = when_begun(&place.data, || abort.abort(), || {
+        hands.rebuild(&upstream, incarnation(1), &mut |_| {})
+    });
+    ensure!(matches!(outcome, Err(Error::Aborted)), "{outcome:?}");
+    let left = crate::postgres::process::of(&[&place.folder(), &place.data]);
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+/// A file system of a few megabytes.
+struct Small<'a>(&'a Path);
+
+impl Small<'_> {
+    fn mount(&self, options: &str) -> anyhow::Result<()> {
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", options, "pgx-test"]).arg(self.0);
+        ensure!(command.status()?.success(), "cannot mount {}", self.0.display());
+        Ok(())
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+fn disk_full() -> anyhow::Result<()> {
+    let mut nodes = Nodes::founded()?;
+    fill(&nodes.all[0])?;
+    nodes.add()?;
+    let upstream = nodes.all[0].peer();
+    let home = nodes.all[1].place.data.parent().context("no parent")?.to_owned();
+    let small = Small(&home);
+    small.mount("size=60m,mode=0755")?;
+    let node = &mut nodes.all[1];
+    let outcome = node.hands().rebuild(&upstream, incarnation(1), &mut |_| {});
+    ensure!(matches!(outcome, Err(Error::DiskFull { .. })), "{outcome:?}");
+    ensure!(matches!(node.hands().start_standby(), Err(Error::HalfBuilt { .. })));
+    small.mount("remount,size=1g")?;
+    node.hands().rebuild(&upstream, incarnation(1), &mut |_| {})?;
+    node.hands().start_standby()?;
+    node.wait_local("a standby that streams", |local| local.is_streaming)?;
+    node.hands().kill()?;
+    Ok(())
+}
+
+fn kept() -> anyhow::Result<()> {
+    let mut nodes = diverged()?;
+    let upstream = nodes.all[1].peer();
+    for _ in 0..2 {
+        nodes.all[0].hands().copy(&upstream, incarnation(0), SECOND, &mut |_| {})?;
+    }
+    check_follows(&mut nodes)?;
+    let old = &mut nodes.all[0];
+    old.hands().remove_others(Some(incarnation(0)))?;
+    for _ in 0..2 {
+        old.hands().restore(incarnation(0))?;
+    }
+    check_restored(old)?;
+    // What is put aside under another name is removed.
+    nodes.all[0].hands().copy(&upstream, incarnation(0), SECOND, &mut |_| {})?;
+    nodes.all[0].hands().remove_others(Some(SECOND))?;
+    let left = std::fs::read_dir(nodes.all[0].place.folder())?.flatten();
+    let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+    ensure!(left.iter().all(|name| !name.to_string_lossy().starts_with("kept")), "{left:?}");
+    Ok(())
+}
+
+/// The directory is the first one again, with all that it had.
+pub(crate) fn check_restored(old: &mut Node) -> anyhow::Result<()> {
+    let found = old.look()?;
+    ensure!(found.directory == Some(incarnation(0)) && found.half.is_none(), "{found:?}");
+    ensure!(found.local.upstream.is_none() && found.local.was_primary, "{found:?}");
+    old.hands().start_standby()?;
+    let local = old.wait_local("all of its log replayed", |local| local.is_drained)?;
+    ensure!(local.timeline.0 == 1, "{local:?}");
+    ensure!(old.sql("select count(*), max(x) from kept")? == "3000|7000");
+    ensure!(old.sql("select count(*) from stray")? == "1");
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! A primary and its standbys: whom they follow, whom commits wait for, and who has what.
+
+use std::process::{Child, Command, Stdio};
+
+use anyhow::ensure;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgx_control::agent::Process;
+use pgx_control::cluster::sync::Rule;
+use pgx_control::ids::{NodeId, Timeline};
+
+use crate::Test;
+use crate::nodes::{Node, Nodes};
+
+pub(crate) fn tests() -> Vec<(&'static str, Test)> {
+    vec![
+        ("rule_is_told_as_run_when_all_that_acknowledge_run_it", rules),
+        ("rule_that_somebody_overrides_is_not_told_as_run_and_is_put_right", overridden),
+        ("detached_standby_replays_what_it_has_and_receives_nothing_more", detached),
+        ("detach_gets_rid_of_a_receiver_though_replay_waits_for_a_query", conflict),
+        ("promoted_standby_is_followed_by_the_others", promoted),
+        ("clean_handover_loses_nothing_and_the_old_primary_follows", handover),
+        ("standby_starts_though_its_primary_has_more_connections", floors),
+    ]
+}
+
+fn rules() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(2)?;
+    let (both, one) = (nodes.rule(1, &[1, 2]), nodes.rule(1, &[2]));
+    let node = &mut nodes.all[0];
+    node.hands().set_rule(&both)?;
+    let first = node.wait_local("the rule", |local| local.runs_rule.as_ref() == Some(&both))?;
+    node.sql("create table kept as select 1 as x")?;
+    let later = node.wait_local("a flush", |local| local.rule_flushed > first.rule_since)?;
+    ensure!(later.rule_since == first.rule_since, "{later:?}");
+    // A walsender that is stopped goes on with the rule that it has read.
+    let sender = sender_to(&nodes.all[0], 2)?;
+    kill(Pid::from_raw(sender), Signal::SIGSTOP)?;
+    let node = &mut nodes.all[0];
+    node.hands().set_rule(&one)?;
+    for _ in 0..3 {
+        let local = node.look()?.local;
+        ensure!(local.runs_rule.is_none(), "one of its processes has not read it: {local:?}");
+    }
+    kill(Pid::from_raw(sender), Signal::SIGCONT)?;
+    node.wait_local("the rule", |local| local.runs_rule.as_ref() == Some(&one))?;
+    // A checkpointer that is stopped lets backends go by what it has read.
+    node.hands().set_rule(&Rule::degraded())?;
+    node.wait_local("no rule", |local| local.runs_rule.as_ref() == Some(&Rule::degraded()))?;
+    let pid = node.sql("select pid from pg_stat_activity where backend_type = 'checkpointer'")?;
+    let checkpointer = Pid::from_raw(pid.parse()?);
+    kill(checkpointer, Signal::SIGSTOP)?;
+    node.hands().set_rule(&both)?;
+    ensure!(node.look()?.local.runs_rule.is_none());
+    kill(checkpointer, Signal::SIGCONT)?;
+    let last = node.wait_local("the rule", |local| local.runs_rule.as_ref() == Some(&both))?;
+    ensure!(last.rule_since > first.rule_since, "it came anew: {last:?}");
+    // A pgx that starts anew finds it out again, and disturbs nobody for it.
+    let senders = node.sql("select string_agg(pid::text, ' ' order by pid) from pg_stat_replication")?;
+    node.forget();
+    node.wait_local("the rule", |local| local.runs_rule.as_ref() == Some(&both))?;
+    let now = node.sql("select string_agg(pid::text, ' ' order by pid) from pg_stat_replication")?;
+    ensure!(now == senders, "{now} {senders}");
+    Ok(())
+}
+
+fn overridden() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(1)?;
+    let rule = nodes.rule(1, &[1]);
+    let node = &mut nodes.all[0];
+    node.hands().set_rule(&rule)?;
+    node.wait_local("the rule", |local| local.runs_rule.as_ref() == Some(&rule))?;
+    node.sql("alter system set synchronous_standby_names = ''")?;
+    node.sql("select pg_reload_conf()")?;
+    node.wait_sql("show synchronous_standby_names", "")?;
+    node.wait_local("the rule again", |local| local.runs_rule.as_ref() == Some(&rule))?;
+    ensure!(node.sql("show synchronous_standby_names")?.starts_with("ANY 1"));
+    // What comes later in the file than pgx's line is told, and put right by the next step.
+    let known = std::fs::read_to_string(&node.place.config_file)?;
+    std::fs::write(
+        &node.place.config_file,
+        format!("{known}synchronous_standby_names = ''\n"),
+    )?;
+    node.sql("select pg_reload_conf()")?;
+    node.wait_sql("show synchronous_standby_names", "")?;
+    let found = node.look()?;
+    ensure!(found.local.runs_rule.is_none(), "{found:?}");
+    let said = found.trouble.unwrap_or_default();
+    ensure!(said.contains("synchronous_standby_names"), "{said}");
+    node.hands().set_rule(&rule)?;
+    node.wait_local("the rule", |local| local.runs_rule.as_ref() == Some(&rule))?;
+    Ok(())
+}
+
+/// Inserts rows until it is killed.
+fn writer(node: &Node) -> anyhow::Result<Child> {
+    node.sql("create table if not exists written(x int)")?;
+    let script = "while true; do echo 'insert into written select generate_series(1, 50);'; done";
+    let psql = format!(
+        "{script} | {} -XAtq -U postgres -h {} -p {} postgres",
+        node.place.programs.join("psql").display(),
+        node.place.sockets.display(),
+        node.place.port
+    );
+    let words = ["--reuid=postgres", "--regid=postgres", "--clear-groups", "sh", "-c", &psql];
+    let mut command = Command::new("setpriv");
+    Ok(command.args(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+}
+
+fn detached() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(1)?;
+    let mut writer = writer(&nodes.all[0])?;
+    for round in 0..5 {
+        let end = nodes.all[0].look()?.local.end;
+        let node = &mut nodes.all[1];
+        node.wait_local("some of it", |local| local.is_streaming && local.end > end)?;
+        node.sql("select pg_wal_replay_pause()")?;
+        node.hands().detach()?;
+        if round == 1 {
+            node.forget();
+        }
+        let still = node.wait_local("nothing more to come", |local| local.is_drained)?;
+        ensure!(still.upstream.is_none() && !still.is_streaming, "{still:?}");
+        // The primary writes on.
+        let end = nodes.all[0].look()?.local.end;
+        nodes.all[0].wait_local("more", |local| local.end.0 > end.0 + 100_000)?;
+        let node = &mut nodes.all[1];
+        let later = node.look()?.local;
+        ensure!(later.is_drained && later.end == still.end, "{still:?} {later:?}");
+        if round == 2 {
+            // It stays so over an end of any kind.
+            node.hands().kill()?;
+            ensure!(node.look()?.local.upstream.is_none());
+            node.hands().start_standby()?;
+            let again = node.wait_local("nothing more", |local| local.is_drained)?;
+            ensure!(again.end >= still.end, "{again:?} {still:?}");
+        }
+        let upstream = nodes.all[0].peer();
+        nodes.all[1].hands().follow(&upstream)?;
+    }
+    writer.kill()?;
+    writer.wait()?;
+    Ok(())
+}
+
+fn conflict() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(1)?;
+    let [primary, standby] = &mut nodes.all[..] else { anyhow::bail!("two nodes") };
+    primary.sql("create table dead as select generate_series(1, 1000) as x")?;
+    standby.wait_sql("select count(*) from dead", "1000")?;
+    standby.sql("alter system set max_standby_streaming_delay = -1")?;
+    standby.sql("select pg_reload_conf()")?;
+    let held = "begin isolation level repeatable read; select count(*) from dead; \
+                select pg_sleep(600)";
+    let mut reader = Command::new("setpriv")
+        .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
+        .arg(standby.place.programs.join("psql"))
+        .args(["-XAtq", "-U", "postgres", "-h"])
+        .arg(&standby.place.sockets)
+        .args(["-p", &standby.place.port.to_string(), "-c", held, "postgres"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let reads = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+    standby.wait_sql(reads, "1")?;
+    primary.sql("delete from dead")?;
+    primary.sql("vacuum dead")?;
+    let waits = "select wait_event like 'RecoveryConflict%' from pg_stat_activity \
+                 where backend_type = 'startup'";
+    standby.wait_sql(waits, "t")?;
+    standby.hands().detach()?;
+    let receives = "select count(*) from pg_stat_activity where backend_type = 'walreceiver'";
+    ensure!(standby.sql(receives)? == "0");
+    ensure!(!standby.look()?.local.is_drained, "it has not replayed all");
+    reader.kill()?;
+    reader.wait()?;
+    standby.sql("select pg_terminate_backend(pid) from pg_stat_activity where query ~ 'pg_sleep'")?;
+    standby.wait_local("all replayed", |local| local.is_drained)?;
+    Ok(())
+}
+
+fn promoted() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(2)?;
+    nodes.all[0].sql("create table kept as select generate_series(1, 1000) as x")?;
+    for number in [1, 2] {
+        nodes.all[number].wait_sql("select count(*) from kept", "1000")?;
+    }
+    nodes.all[0].hands().kill()?;
+    let mut ends = Vec::new();
+    for number in [1, 2] {
+        let node = &mut nodes.all[number];
+        node.hands().detach()?;
+        ends.push(node.wait_local("all replayed", |local| local.is_drained)?.end);
+    }
+    ensure!(ends[0] == ends[1], "{ends:?}");
+    let rule = nodes.rule(1, &[2]);
+    let members = [NodeId(0), NodeId(1), NodeId(2)];
+    nodes.all[1].hands().promote(&rule, &members)?;
+    nodes.all[1].hands().promote(&rule, &members)?;
+    let upstream = nodes.all[1].peer();
+    nodes.all[2].hands().follow(&upstream)?;
+    let primary = &mut nodes.all[1];
+    let local = primary.wait_local("a follower that has all", |local| {
+        let end = local.recovery_end;
+        local.runs_rule.as_ref() == Some(&rule) && end.is_some_and(|end| local.rule_flushed >= end)
+    })?;
+    ensure!(local.process == Process::Primary && local.timeline == Timeline(2), "{local:?}");
+    ensure!(local.switch >= ends[0] && local.switch <= local.end, "{local:?}");
+    let slots = "select string_agg(slot_name, ' ' order by slot_name) from pg_replication_slots";
+    ensure!(primary.sql(slots)? == "pgx_node_0 pgx_node_2");
+    let follower = &mut nodes.all[2];
+    let theirs = follower.wait_local("its timeline", |local| local.timeline == Timeline(2))?;
+    ensure!(theirs.is_streaming && theirs.switch == local.switch, "{theirs:?}");
+    ensure!(theirs.upstream == Some(NodeId(1)));
+    // Slots of a standby move with the members that it may have to feed one day.
+    let end = theirs.end;
+    follower.hands().keep_slots(&[(NodeId(0), Some(end)), (NodeId(1), None)])?;
+    ensure!(follower.sql(slots)? == "pgx_node_0 pgx_node_1");
+    Ok(())
+}
+
+fn handover() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(1)?;
+    nodes.all[0].sql("create table kept as select generate_series(1, 5000) as x")?;
+    let end = nodes.all[0].hands().shut_down()?;
+    let next = &mut nodes.all[1];
+    next.wait_local("the last word", |local| local.end >= end)?;
+    next.hands().detach()?;
+    let last = next.wait_local("all replayed", |local| local.is_drained)?;
+    ensure!(last.end == end, "{last:?} {end}");
+    let rule = nodes.rule(1, &[0]);
+    nodes.all[1].hands().promote(&rule, &[NodeId(0), NodeId(1)])?;
+    let upstream = nodes.all[1].peer();
+    let old = &mut nodes.all[0];
+    old.hands().follow(&upstream)?;
+    old.hands().start_standby()?;
+    old.wait_local("the old primary as a standby", |local| local.is_streaming)?;
+    nodes.all[1].wait_local("the rule fulfilled", |local| {
+        local.runs_rule.as_ref() == Some(&rule) && local.rule_flushed >= local.end
+    })?;
+    nodes.all[1].sql("insert into kept values (0)")?;
+    nodes.all[0].wait_sql("select count(*) from kept", "5001")?;
+    Ok(())
+}
+
+fn floors() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(1)?;
+    let primary = &nodes.all[0];
+    let known = std::fs::read_to_string(&primary.place.config_file)?;
+    std::fs::write(&primary.place.config_file, known.replace("= 40", "= 60"))?;
+    primary.hands().shut_down()?;
+    primary.hands().start_founder()?;
+    primary.wait_ready()?;
+    primary.sql("create table later as select 1")?;
+    let end = nodes.all[0].look()?.local.end;
+    // Replay stops at the change, until the standby starts with as many.
+    let standby = &mut nodes.all[1];
+    standby.wait_local("the log", |local| local.end >= end)?;
+    standby.hands().kill()?;
+    standby.hands().start_standby()?;
+    standby.wait_local("a standby that streams", |local| local.is_streaming)?;
+    standby.wait_sql("select count(*) from later", "1")?;
+    Ok(())
+}
+
+fn sender_to(node: &Node, number: usize) -> anyhow::Result<i32> {
+    let name = crate::postgres::settings::name(crate::nodes::incarnation(number));
+    let sql = format!("select pid from pg_stat_replication where application_name = '{name}'");
+    Ok(node.sql(&sql)?.parse()?)
+}
