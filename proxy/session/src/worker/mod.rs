@@ -14,6 +14,7 @@ mod login;
 mod query;
 mod reload;
 mod rewrite;
+mod rows;
 mod share;
 mod standby;
 mod state;
@@ -51,7 +52,7 @@ use crate::stats::{Book, Totals};
 use crate::time::Now;
 use entry::{Entry, Failure};
 pub use hold::{Hold, Scope};
-pub use views::{
+pub use rows::{
     BackendView, ClientState, ClientView, DatabaseView, PoolView, ServerState, ServerView,
 };
 
