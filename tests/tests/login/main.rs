@@ -4,6 +4,7 @@
 mod encryption;
 mod lab;
 mod methods;
+mod metrics;
 mod papers;
 mod peer;
 mod reload;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         trial("each_mode_of_each_leg_is_as_it_says", root, encryption::modes),
         trial("large_results_and_copies_pass_encrypted", root, encryption::bulk),
         trial("cancel_passes_encrypted", root, encryption::cancel),
+        trial("failures_are_counted_by_their_reasons", root, metrics::failures),
         trial("direct_handshakes_need_the_protocols_name", root, encryption::direct),
         trial("system_says_who_comes_by_a_unix_socket", root, peer::peers),
         trial("files_of_secrets_that_others_may_read_are_refused", root, peer::exposed),

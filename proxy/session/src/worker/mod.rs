@@ -17,6 +17,7 @@ mod operate;
 mod query;
 mod reload;
 mod rewrite;
+mod rows;
 mod share;
 mod standby;
 mod state;
@@ -56,9 +57,10 @@ use crate::stats::{Book, Totals};
 use crate::time::Now;
 use entry::{Entry, Failure};
 pub use hold::{Hold, Scope};
-pub use views::{
-    BackendView, CLIENT_BYTES, ClientState, ClientView, DatabaseView, PoolView, SERVER_BYTES,
-    ServerState, ServerView,
+pub use views::{CLIENT_BYTES, SERVER_BYTES};
+
+pub use rows::{
+    BackendView, ClientState, ClientView, DatabaseView, PoolView, ServerState, ServerView,
 };
 
 /// What a worker counts, since it began.
