@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use super::doors::Doors;
 use super::names::Names;
+use super::outside::OUTSIDE;
 use super::permits::Desk;
 use super::tls::{Secrets, Secured};
 use super::{Letter, Shared};
@@ -71,6 +72,7 @@ impl Driver {
             letters: &mut letters,
             threads,
             number: usize::from(number),
+            shared: &shared,
         };
         let permits = Box::new(Desk::new(Arc::clone(&shared), usize::from(number)));
         let worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
@@ -113,8 +115,19 @@ impl Driver {
             self;
         let threads = shared.counts.len();
         let number = *number;
-        let mut wire =
-            Wire { io, data, owners, names, secrets, begun, papers, letters, threads, number };
+        let mut wire = Wire {
+            io,
+            data,
+            owners,
+            names,
+            secrets,
+            begun,
+            papers,
+            letters,
+            threads,
+            number,
+            shared,
+        };
         let result = call(worker, &mut wire);
         if secrets.is_dirty() {
             secrets.flush(io);
@@ -292,6 +305,7 @@ pub(super) struct Wire<'a, 'data> {
     threads: usize,
     /// Which of them this is.
     number: usize,
+    shared: &'a Shared,
 }
 
 impl Net for Wire<'_, '_> {
@@ -360,6 +374,9 @@ impl Net for Wire<'_, '_> {
         let before = self.letters.len();
         for thread in (0..self.threads).filter(is_meant) {
             self.letters.push((thread, Letter::Cancel(request.clone())));
+        }
+        if self.shared.outside.has_elder() {
+            self.letters.push((OUTSIDE.into(), Letter::Cancel(request)));
         }
         self.letters.len() - before
     }
