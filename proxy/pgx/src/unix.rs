@@ -107,6 +107,8 @@ impl BoundSocket {
         if let Some(claim) = &mut self.claim {
             claim.sign()?;
         }
+        // The kernel tells clients whose process listened last: that is this one from now on.
+        rustix::net::listen(&self.listener, LISTEN_BACKLOG)?;
         access.map_or(Ok(()), |access| self.set_access(access))
     }
 

@@ -7,7 +7,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt};
 use pgx_control::admin::{Body, HandOver, HandOverLine, Reply, Request, Verb};
 use pgx_control::limits::ADMIN_REPLY_BYTES_MAX;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -93,10 +92,6 @@ impl From<io::Error> for Unheard {
 fn receive(mut stream: UnixStream) -> Result<(Elder, Handed), Unheard> {
     stream.set_read_timeout(Some(HAND_OVER_STEP_MAX))?;
     stream.set_write_timeout(Some(HAND_OVER_STEP_MAX))?;
-    let who = getsockopt(&stream, sockopt::PeerCredentials).map_err(io::Error::from)?;
-    let process = Pid::from_raw(who.pid())
-        .ok_or_else(|| io::Error::other("it is of another process namespace"))?;
-    let handle = pidfd_open(process, PidfdFlags::empty()).map_err(io::Error::from)?;
     let mut line = serde_json::to_vec(&Request::new(Verb::TakeOver)).map_err(io::Error::from)?;
     line.push(b'\n');
     stream.write_all(&line)?;
@@ -107,6 +102,10 @@ fn receive(mut stream: UnixStream) -> Result<(Elder, Handed), Unheard> {
         Body::Refused(refusal) => return Err(Unheard::Refused(refusal.to_string())),
         _ => return Err(io::Error::other("it answers something else").into()),
     };
+    // The kernel knows who listened on this socket first, which may have been an even older one.
+    let process = i32::try_from(offer.process_id).ok().and_then(Pid::from_raw);
+    let process = process.ok_or_else(|| io::Error::other("it has no process id"))?;
+    let handle = pidfd_open(process, PidfdFlags::empty()).map_err(io::Error::from)?;
     write_line(&mut stream, &HandOverLine::Sockets)?;
     let all = receive_descriptors(&stream, offer.descriptors())?;
     let handed = sorted(&offer, all.into()).ok_or_else(|| io::Error::other("too few sockets"))?;
