@@ -6,6 +6,7 @@
 
 mod cluster;
 mod fence;
+mod handover;
 
 pub use cluster::{
     AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, ProbeStatus,
@@ -13,6 +14,8 @@ pub use cluster::{
 };
 
 pub use fence::{FenceStatus, PlaceStatus, RehearsalStatus, WordStatus};
+
+pub use handover::{HandOver, HandOverLine, HandedTcp};
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -121,6 +124,8 @@ pub enum Verb {
         /// The epoch up to which it is fenced.
         epoch: u64,
     },
+    /// Hand this process' sockets to the one that asks, which takes its place.
+    TakeOver,
 }
 
 /// A reply as it is sent.
@@ -151,6 +156,8 @@ pub enum Body {
     Config(Shared),
     /// It was done; or, of a dry run, what would be done, line by line.
     Done(Vec<String>),
+    /// Answer to [`Verb::TakeOver`]; what follows on the connection are [`HandOverLine`]s.
+    HandOver(HandOver),
     /// The request was understood or not, and was not carried out.
     Refused(Refusal),
 }
@@ -196,6 +203,11 @@ pub enum Refusal {
         /// Why, for people.
         detail: String,
     },
+    /// This process cannot be taken over from.
+    TakeOver {
+        /// Why, for people.
+        detail: String,
+    },
     /// The cluster did not carry it out.
     Cluster {
         /// Why, for people.
@@ -225,9 +237,10 @@ impl fmt::Display for Refusal {
             Self::Stalled => {
                 write!(out, "the controller waits for the disk under control.data; try again")
             }
-            Self::Pool { detail } | Self::Fence { detail } | Self::Cluster { detail } => {
-                out.write_str(detail)
-            }
+            Self::Pool { detail }
+            | Self::Fence { detail }
+            | Self::TakeOver { detail }
+            | Self::Cluster { detail } => out.write_str(detail),
         }
     }
 }

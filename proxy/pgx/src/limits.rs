@@ -13,8 +13,24 @@ pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long a client may take to send its start-up packet when we have to answer it ourselves.
 pub(crate) const STARTUP_MAX: Duration = Duration::from_secs(10);
 
-/// How long sessions may go on after a request to stop.
-pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long sessions may go on after a request to stop, or when another process has taken over,
+/// unless the configuration says otherwise: service managers kill after 90 seconds.
+pub(crate) const DRAIN_SECONDS: u32 = 60;
+
+/// How long each step of handing over may take that needs no preparation.
+pub(crate) const HAND_OVER_STEP_MAX: Duration = Duration::from_secs(10);
+
+/// How long a process that takes over may prepare itself, while the old one serves.
+pub(crate) const TAKE_OVER_MAX: Duration = Duration::from_secs(60);
+
+/// How long after its connections a process may end.
+pub(crate) const PROCESS_END_MAX: Duration = Duration::from_secs(2);
+
+/// Descriptors that go in one message; the kernel takes 253.
+pub(crate) const HANDED_AT_ONCE: usize = 64;
+
+/// A line between two processes of which one takes over: a request with the longest of keys fits.
+pub(crate) const HAND_OVER_LINE_BYTES_MAX: usize = 4096;
 
 /// How long accepting pauses after an error such as too many open files: long enough not to spin,
 /// short enough that no client notices.
@@ -90,4 +106,5 @@ pub(crate) const METRICS_REQUEST_BYTES_MAX: usize = 8 << 10;
 const _: () = assert!(VIEW_WAIT.as_millis() < METRICS_CLIENT_MAX.as_millis());
 
 const _: () = assert!(CONNECT_TRIES_MAX > 0);
+const _: () = assert!(HANDED_AT_ONCE <= 253);
 const _: () = assert!(PAUSE_WAIT.as_millis() < pgx_control::limits::ADMIN_CLIENT_MS_MAX as u128);

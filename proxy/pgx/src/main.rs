@@ -18,6 +18,7 @@ mod exit;
 mod fence;
 mod forward;
 mod front;
+mod holdings;
 mod import;
 mod init;
 mod kernel;
@@ -29,6 +30,7 @@ mod private;
 mod serve;
 mod served;
 mod sockets;
+mod takeover;
 mod telemetry;
 mod tls;
 mod unix;
@@ -41,7 +43,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let outcome = match cli::Command::parse().verb {
-        cli::Verb::Serve { config, engine } => serve::run(&config, engine),
+        cli::Verb::Serve { config, engine, take_over } => serve::run(&config, engine, take_over),
         cli::Verb::Ctl(arguments) => ctl::run(&arguments),
         cli::Verb::Doctor(arguments) => doctor::run(&arguments),
         cli::Verb::Init { verb } => init::run(&verb),

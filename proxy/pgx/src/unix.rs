@@ -5,7 +5,7 @@
 //! kernel, by a connection.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -107,6 +107,8 @@ impl BoundSocket {
         if let Some(claim) = &mut self.claim {
             claim.sign()?;
         }
+        // The kernel tells clients whose process listened last: that is this one from now on.
+        rustix::net::listen(&self.listener, LISTEN_BACKLOG)?;
         access.map_or(Ok(()), |access| self.set_access(access))
     }
 
@@ -131,9 +133,13 @@ impl BoundSocket {
         &self.path
     }
 
-    /// Its lock, to be handed over.
-    pub(crate) fn lock(&self) -> Option<BorrowedFd<'_>> {
-        self.claim.as_ref().map(Claim::as_fd)
+    /// Its lock once more, for another process.
+    ///
+    /// # Errors
+    /// When there are no more descriptors, or another process has it already.
+    pub(crate) fn share_lock(&self) -> io::Result<OwnedFd> {
+        let claim = self.claim.as_ref().ok_or_else(|| io::Error::other("it is handed over"))?;
+        claim.as_fd().try_clone_to_owned()
     }
 
     fn set_access(&self, access: Access) -> io::Result<()> {
@@ -142,12 +148,6 @@ impl BoundSocket {
             chown(&self.path, None, group)?;
         }
         std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(mode))
-    }
-}
-
-impl AsFd for BoundSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
     }
 }
 
@@ -304,7 +304,7 @@ mod tests {
     fn socket_that_is_handed_over_goes_with_the_process_that_has_it_last() {
         let (folder, path) = place();
         let first = bind(&path).unwrap();
-        let lock = first.lock().unwrap().try_clone_to_owned().unwrap();
+        let lock = first.share_lock().unwrap();
         let mut second = BoundSocket::adopt(&path, first.share().unwrap(), lock);
 
         second.settle(None).unwrap();

@@ -95,7 +95,8 @@ fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
         }
     }
     let max_client_conn = usize::try_from(raw.max_client_conn).unwrap_or(usize::MAX);
-    Proxy { listen, unix, backends, max_client_conn, pool }
+    let drain = Duration::from_secs(raw.drain_timeout.into());
+    Proxy { listen, unix, backends, max_client_conn, drain, pool }
 }
 
 fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {

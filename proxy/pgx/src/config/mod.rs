@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -98,6 +99,8 @@ pub(crate) struct Proxy {
     /// All of them, those of single databases included.
     pub(crate) backends: Vec<ServerAddress>,
     pub(crate) max_client_conn: usize,
+    /// How long sessions may go on when the process is to end.
+    pub(crate) drain: Duration,
     pub(crate) pool: Option<Pool>,
 }
 

@@ -82,6 +82,11 @@ pub(super) struct Proxy {
     #[serde(default = "max_client_conn")]
     #[toml_example(default = 1000)]
     pub(super) max_client_conn: u32,
+    /// Seconds that sessions may go on when pgx is asked to stop, or when another process has taken
+    /// over; then they are cut.
+    #[serde(default = "drain_timeout")]
+    #[toml_example(default = 60)]
+    pub(super) drain_timeout: u32,
     /// When a client gives its server connection back: "session" (when it leaves), "transaction",
     /// "statement" (the same, and transaction blocks are refused), or "none": each client has a
     /// connection of its own and logs in at the server itself.
@@ -264,6 +269,10 @@ pub(super) const FIXED: [&str; 9] = [
 
 fn pool_mode() -> String {
     "none".to_owned()
+}
+
+fn drain_timeout() -> u32 {
+    crate::limits::DRAIN_SECONDS
 }
 
 fn session_state() -> String {

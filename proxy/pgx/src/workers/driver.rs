@@ -25,6 +25,7 @@ use tracing::{debug, info, warn};
 use super::consoles::{Desk, Said};
 use super::doors::Doors;
 use super::names::Names;
+use super::outside::OUTSIDE;
 use super::permits;
 use super::tls::{Broken, Secrets, Secured};
 use super::{Letter, Shared};
@@ -107,6 +108,7 @@ impl Driver {
             desk: &shared.desk,
             threads,
             number: usize::from(number),
+            shared: &shared,
         };
         let permits = Box::new(permits::Desk::new(Arc::clone(&shared), usize::from(number)));
         let worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
@@ -163,6 +165,7 @@ impl Driver {
             desk: &shared.desk,
             threads,
             number,
+            shared,
         };
         let result = call(worker, &mut wire);
         if secrets.is_dirty() {
@@ -348,6 +351,7 @@ pub(super) struct Wire<'a, 'data> {
     threads: usize,
     /// Which of them this is.
     number: usize,
+    shared: &'a Shared,
 }
 
 impl Net for Wire<'_, '_> {
@@ -416,6 +420,9 @@ impl Net for Wire<'_, '_> {
         let before = self.letters.len();
         for thread in (0..self.threads).filter(is_meant) {
             self.letters.push((thread, Letter::Cancel(request.clone())));
+        }
+        if self.shared.outside.has_elder() {
+            self.letters.push((OUTSIDE.into(), Letter::Cancel(request)));
         }
         self.letters.len() - before
     }

@@ -9,6 +9,7 @@ mod doors;
 mod driver;
 mod hold;
 mod names;
+mod outside;
 mod permits;
 mod tls;
 mod view;
@@ -38,6 +39,7 @@ use self::doors::Entrance;
 use self::driver::Driver;
 use self::hold::{Order, Pauses};
 use self::names::Names;
+use self::outside::{OUTSIDE, Outside};
 use crate::limits::{NAMES_PAUSE, SOCKETS_MAX, TICK};
 use crate::sockets::Door;
 use crate::tls::Papers;
@@ -90,6 +92,7 @@ struct Shared {
     ends: AtomicBool,
     /// Clients that have come in and are not counted by a thread yet.
     on_their_way: AtomicU64,
+    outside: Outside,
 }
 
 /// What one thread has counted.
@@ -122,6 +125,8 @@ pub(crate) struct Workers {
     config: Mutex<Arc<Config>>,
     /// Which each thread has, and why not a better one.
     engines: Vec<(&'static str, String)>,
+    /// What each thread waits for before it serves.
+    goes: Mutex<Vec<mpsc::Sender<()>>>,
 }
 
 /// How many threads there are to be, on which engine.
@@ -145,6 +150,7 @@ impl Shared {
             desk,
             ends: AtomicBool::new(false),
             on_their_way: AtomicU64::new(0),
+            outside: Outside::default(),
         }
     }
 
@@ -153,6 +159,9 @@ impl Shared {
     }
 
     fn send(&self, to: usize, letter: Letter) {
+        if to == usize::from(OUTSIDE) {
+            return self.send_outside(letter);
+        }
         let mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
         // A thread that has ended has no clients any more.
         if let Some(mailbox) = mailboxes.get(to)
@@ -164,7 +173,8 @@ impl Shared {
 }
 
 impl Workers {
-    /// Starts the threads; `listen` makes each its own listening sockets.
+    /// Starts the threads; `listen` makes each its own listening sockets. They serve when they are
+    /// told to [`Self::go`].
     ///
     /// # Errors
     /// When a socket or an engine cannot be had; what has begun ends.
@@ -185,6 +195,7 @@ impl Workers {
             consoles: Mutex::new(Some(consoles)),
             config: Mutex::new(Arc::new(config.clone())),
             engines: Vec::new(),
+            goes: Mutex::new(Vec::new()),
         };
         for number in 0..plan.threads {
             let (config, names) = (config.clone(), Arc::clone(&names));
@@ -222,12 +233,17 @@ impl Workers {
             let mut mailboxes = workers.shared.mailboxes.lock();
             mailboxes.as_mut().unwrap_or_else(|poisoned| poisoned.get_mut()).push(mailbox);
         }
-        for go in goes {
+        *workers.goes.lock().unwrap_or_else(PoisonError::into_inner) = goes;
+        look_names_up(config, names, shared)?;
+        Ok(workers)
+    }
+
+    /// Lets clients in.
+    pub(crate) fn go(&self) {
+        for go in self.goes.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // One that has ended has said why.
             let _ = go.send(());
         }
-        look_names_up(config, names, shared)?;
-        Ok(workers)
     }
 
     /// What all threads have counted.
@@ -272,6 +288,8 @@ impl Workers {
     /// Ends the threads with all their sessions, and waits for that.
     pub(crate) fn end(&self) {
         self.shared.ends.store(true, Ordering::Release);
+        // Threads that were never told to serve end without.
+        self.goes.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let mailboxes = self.shared.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
         for mailbox in mailboxes.iter() {
             mailbox.waker.wake();
@@ -435,7 +453,7 @@ pub(crate) fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Waits for the last client, once no more are accepted. How long that may take is the caller's to
+/// Waits for the last client, and for whoever else needs this process, once no more are accepted. How long that may take is the caller's to
 /// decide.
 pub(crate) async fn wait_for_last(workers: &Workers, pause: Duration) {
     let shared = &workers.shared;
@@ -444,6 +462,7 @@ pub(crate) async fn wait_for_last(workers: &Workers, pause: Duration) {
     while !are_closed()
         || shared.on_their_way.load(Ordering::Acquire) > 0
         || workers.totals().clients > 0
+        || workers.is_needed_for_elder()
     {
         tokio::time::sleep(pause).await;
     }
