@@ -47,7 +47,7 @@ impl Holdings {
     /// # Errors
     /// When another has it, or the system refuses.
     pub(crate) fn take(config: &Config) -> Result<Self, Failure> {
-        let admin = admin::bind(&config.admin_socket).map_err(failed)?;
+        let admin = admin::bind(&config.admin_socket).map_err(|denied| failed(&denied))?;
         let pid_file = config.pid_file.as_deref().map(take_pid_file).transpose()?;
         Ok(Self { admin, pid_file, sockets: None, rest: Rest::default(), is_ending: false })
     }
@@ -209,14 +209,14 @@ impl Kept {
 }
 
 fn take_pid_file(path: &Path) -> Result<Claim, Failure> {
-    let mut claim = Claim::take(path, PID_FILE).map_err(failed)?;
+    let mut claim = Claim::take(path, PID_FILE).map_err(|denied| failed(&denied))?;
     let signed = claim.sign().map_err(|error| {
         let (step, path) = ("write", path.to_owned());
-        failed(Denied::System { key: PID_FILE, step, path, error })
+        failed(&Denied::System { key: PID_FILE, step, path, error })
     });
     signed.map(|()| claim)
 }
 
-fn failed(denied: Denied) -> Failure {
+fn failed(denied: &Denied) -> Failure {
     Failure::Failed(denied.to_string())
 }

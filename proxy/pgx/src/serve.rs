@@ -66,30 +66,16 @@ async fn serve(
         Some((elder, handed)) => (Some(elder), Holdings::adopt(&config, handed)?),
         None => (None, Holdings::take(&config)?),
     };
-    // Files next: a node without its memory starts no role.
-    let prepared = controller::prepare(&config)?;
-    // Before anything serves: PostgreSQL's port is shut from here on, as far as no lease opens it.
-    let fence = config.fence.map(Fence::start).transpose()?;
-    let kernel = config.vip.as_ref().map(Kernel::attach);
-    let mut proxy = start_proxy(&config, &mut holdings)?;
-    let (peers, controller) = match (&config.control, prepared) {
-        (Some(control), Some(prepared)) => {
-            let peers = start_peers(control, prepared.takers())?;
-            let controller = prepared.start(Arc::clone(&peers))?;
-            (Some(peers), Some(controller))
-        }
-        _ => (None, None),
-    };
+    let is_successor = elder.is_some();
+    let Roles { fence, kernel, mut proxy, peers, controller, addresses } =
+        Roles::start(&config, &mut holdings)?;
     let control = config.control.clone().zip(peers.clone());
     let (stops, mut stopped) = mpsc::unbounded_channel();
-    let addresses = config.vip.as_ref().zip(kernel.as_ref());
-    let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));
     let (vips, listen, front) =
         (addresses.clone(), holdings.places(), proxy.as_ref().map(Proxy::front));
-    let listener = holdings.admin();
-    let listener =
-        listener.map_err(|error| Failure::Failed(format!("cannot serve operators: {error}")))?;
-    let is_successor = elder.is_some();
+    let operators = holdings.admin();
+    let operators =
+        operators.map_err(|error| Failure::Failed(format!("cannot serve operators: {error}")))?;
     begin(&config, elder, &mut proxy, &mut holdings)?;
     let scrapes = listen_for_scrapes(&config, is_successor)?;
     let served = front.clone().zip(config.proxy.clone());
@@ -103,7 +89,7 @@ async fn serve(
     let hand = Arc::new(Hand::new(&config, kept.clone(), front.clone(), taken));
     let node =
         Node { started, config, listen, front, kernel, peers, controller, fence, vips, hand };
-    let answering = answer(node, listener, scrapes);
+    let answering = answer(node, operators, scrapes);
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
     let (taken_by, how) = loop {
@@ -114,10 +100,7 @@ async fn serve(
             _ = hangup.recv() => read_again(control.as_ref(), served.as_deref()),
         }
     };
-    let drain = match how {
-        Stop::Now => Duration::ZERO,
-        Stop::Gracefully => served.as_ref().map(|served| served.drain()).unwrap_or_default(),
-    };
+    let drain = served.as_ref().map(|served| served.drain(how)).unwrap_or_default();
     if let Some(process) = taken_by {
         info!(process, "another process has taken over; it accepts all clients from here on");
         drop(answering);
@@ -133,13 +116,51 @@ async fn serve(
     drain_proxy(proxy, drain, &mut stop).await;
     if let Some(addresses) = addresses {
         // Until the last session has ended packets for the addresses have to arrive.
-        let stopped = tokio::task::spawn_blocking(move || addresses.stop()).await;
-        stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
+        stop_addresses(addresses).await;
     }
     drop(answering);
     kept.end();
     info!("pgx has stopped");
     Ok(())
+}
+
+async fn stop_addresses(addresses: Arc<Addresses>) {
+    let stopped = tokio::task::spawn_blocking(move || addresses.stop()).await;
+    stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
+}
+
+/// What runs beside the admin socket.
+struct Roles {
+    fence: Option<Fence>,
+    kernel: Option<Kernel>,
+    proxy: Option<Proxy>,
+    peers: Option<Arc<PeerSet>>,
+    controller: Option<controller::Control>,
+    addresses: Option<Arc<Addresses>>,
+}
+
+impl Roles {
+    /// Starts what the configuration names, the proxy excepted: that is prepared.
+    fn start(config: &Config, holdings: &mut Holdings) -> Result<Self, Failure> {
+        // Files first: a node without its memory starts no role.
+        let prepared = controller::prepare(config)?;
+        // Before anything serves: PostgreSQL's port is shut from here on, as far as no lease opens
+        // it.
+        let fence = config.fence.map(Fence::start).transpose()?;
+        let kernel = config.vip.as_ref().map(Kernel::attach);
+        let proxy = start_proxy(config, holdings)?;
+        let (peers, controller) = match (&config.control, prepared) {
+            (Some(control), Some(prepared)) => {
+                let peers = start_peers(control, prepared.takers())?;
+                let controller = prepared.start(Arc::clone(&peers))?;
+                (Some(peers), Some(controller))
+            }
+            _ => (None, None),
+        };
+        let addresses = config.vip.as_ref().zip(kernel.as_ref());
+        let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));
+        Ok(Self { fence, kernel, proxy, peers, controller, addresses })
+    }
 }
 
 /// Asks a running pgx for its place.
@@ -152,8 +173,8 @@ fn ask_elder(config: &Config) -> Result<(Elder, Handed), Failure> {
     let (own, theirs) = (pool.map_or(0, |pool| pool.peers.own), elder.peer_id);
     if own != theirs {
         return Err(Failure::Failed(format!(
-            "proxy.peer_id is {own} here and {theirs} at the running pgx, by which other nodes find \
-             its clients; stop it, then start this one"
+            "proxy.peer_id is {own} here and {theirs} at the running pgx, by which other nodes \
+             find its clients; stop it, then start this one"
         )));
     }
     Ok((elder, handed))

@@ -105,8 +105,11 @@ impl Served {
     }
 
     /// How long sessions may go on when pgx is to stop.
-    pub(crate) fn drain(&self) -> Duration {
-        self.state().proxy.drain
+    pub(crate) fn drain(&self, how: Stop) -> Duration {
+        match how {
+            Stop::Now => Duration::ZERO,
+            Stop::Gracefully => self.state().proxy.drain,
+        }
     }
 
     /// Lets pgx stop.

@@ -71,8 +71,8 @@ pub(crate) fn ask(path: &Path) -> Result<(Elder, Handed), Failure> {
             "the running pgx cannot be taken over from: {detail}; it goes on as before"
         )),
         Unheard::Failed(error) => Failure::Failed(format!(
-            "the running pgx at {place} did not hand its sockets over: {error}; if it still runs it \
-             goes on as before, else start without --take-over"
+            "the running pgx at {place} did not hand its sockets over: {error}; if it still runs \
+             it goes on as before, else start without --take-over"
         )),
     })
 }
