@@ -89,7 +89,11 @@ impl Worker {
                 };
                 // A copy: it is not where the driver has it any more.
                 match client.phase {
-                    Phase::Ready => self.client_piece(net, id, &rest, false),
+                    Phase::Ready => {
+                        let pool = client.pool;
+                        self.totals(pool).received += rest.len() as u64;
+                        self.client_piece(net, id, &rest, false);
+                    }
                     _ => self.client_login(net, id, &rest),
                 }
             }
