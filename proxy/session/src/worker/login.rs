@@ -491,7 +491,7 @@ impl Worker {
         for client in core::mem::take(&mut self.entries[pool].admission) {
             self.welcome(net, client);
         }
-        if self.entries[pool].hold.is_some_and(|hold| !hold.keeps_servers) {
+        if self.entries[pool].is_emptied() {
             // It was on its way when that began.
             self.close_idle(net, id);
         }

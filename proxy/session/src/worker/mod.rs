@@ -6,6 +6,7 @@
 mod auth;
 mod cancel;
 mod console;
+mod course;
 mod entry;
 mod fail;
 mod from_client;
@@ -48,7 +49,7 @@ use crate::net::{Console, Net, Socket};
 use crate::note::Note;
 use crate::permits::{Permits, Whose};
 use crate::pool::Lease;
-use crate::route::{Epoch, Snapshot};
+use crate::route::{Course, Epoch, Snapshot};
 use crate::scan::Words;
 use crate::secret::Secret;
 use crate::server::Server;
@@ -112,6 +113,8 @@ pub struct Worker {
     disabled: BTreeSet<Vec<u8>>,
     /// Who serves them, where that is not what the configuration says.
     snapshots: BTreeMap<Vec<u8>, Snapshot>,
+    /// Who serves, by the cluster's word; where there is one, that is what counts.
+    course: Option<Course>,
     statements: Statements,
     /// Passwords of users with the verifiers of them that clients were shown.
     verifiers: BTreeMap<Vec<u8>, (Secret, Verifier)>,
@@ -160,6 +163,7 @@ impl Worker {
             hold_all: None,
             disabled: BTreeSet::new(),
             snapshots: BTreeMap::new(),
+            course: None,
             statements: Statements::default(),
             verifiers: BTreeMap::new(),
             mock: auth::mock_secret(net),
@@ -367,8 +371,7 @@ impl Worker {
         entry.may_be_over = entry.may_be_over && self.permits.is_over(entry.key);
         let is_too_many = entry.may_be_over;
         let is_old = server.epoch < self.entries[server.pool].router.epoch();
-        let hold = self.entries[server.pool].hold;
-        let is_held = hold.is_some_and(|hold| !hold.keeps_servers);
+        let is_held = self.entries[server.pool].is_emptied();
         let is_used_up = self.config.limits.server_lifetime_ms == 0 && server.begun.is_some();
         let is_leaving = server.is_leaving || is_used_up;
         let is_over = server.exchange.is_doubtful() || is_leaving || is_old || is_held;
@@ -410,7 +413,7 @@ impl Worker {
 
     /// Gives free servers to those who wait, and opens more where that is allowed.
     fn serve<N: Net>(&mut self, net: &mut N, pool: usize) {
-        while self.entries[pool].hold.is_none() {
+        while !self.entries[pool].is_held() {
             let (clients, servers) = (&self.clients, &self.servers);
             let fits = |client, server| are_fit(clients.get(client), servers.get(server));
             let Some((client, server)) = self.entries[pool].pool.match_up(fits) else { break };
@@ -425,7 +428,7 @@ impl Worker {
         loop {
             let entry = &self.entries[pool];
             let Some(oldest) = entry.pool.idle().next() else { return };
-            if entry.hold.is_some() || !entry.is_denied || !entry.pool.wants_more() {
+            if entry.is_held() || !entry.is_denied || !entry.pool.wants_more() {
                 return;
             }
             self.close_idle(net, oldest);
@@ -456,7 +459,7 @@ impl Worker {
         client.is_waiting = true;
         client.since = self.now;
         match entry.pool.ask(id, self.now) {
-            Lease::Server(server) if entry.hold.is_none() => {
+            Lease::Server(server) if !entry.is_held() => {
                 self.take(net, id, server);
                 if self.clients.get(id).is_some_and(|client| !client.is_waiting) {
                     return true;
@@ -641,6 +644,8 @@ mod chaos_tests;
 mod client_model;
 #[cfg(test)]
 mod console_tests;
+#[cfg(test)]
+mod course_tests;
 #[cfg(test)]
 mod desk;
 #[cfg(test)]

@@ -42,7 +42,7 @@ impl Worker {
         }
         let has_moved = settings.backends != self.entries[pool].settings.backends
             || settings.name != self.entries[pool].settings.name;
-        let is_elsewhere = self.snapshot_of(&name.database).is_some();
+        let is_elsewhere = settings.is_clusters || self.snapshot_of(&name.database).is_some();
         let entry = &mut self.entries[pool];
         self.permits.rebound(entry.key, bounds);
         entry.credentials.forget();
