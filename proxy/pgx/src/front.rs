@@ -36,8 +36,8 @@ impl Front {
         if fixed(old) != fixed(new) {
             return Err(
                 "proxy.listen, listeners, unix_socket_*, pool_mode from or to \"none\", engine, \
-                 threads, zero_copy_bytes_min, peer_id or peers were changed, which takes a new \
-                 start"
+                 threads, cluster_port, zero_copy_bytes_min, peer_id or peers were changed, which \
+                 takes a new start"
                     .to_owned(),
             );
         }
@@ -201,5 +201,6 @@ fn fixed(proxy: &config::Proxy) -> impl PartialEq + use<> {
         .pool
         .as_ref()
         .map(|pool| (pool.engine, pool.threads, pool.zero_copy_bytes_min, pool.peers.clone()));
-    (proxy.listen.clone(), proxy.unix.clone(), pool)
+    let cluster = proxy.pool.as_ref().and_then(|pool| pool.cluster_port);
+    (proxy.listen.clone(), proxy.unix.clone(), pool, cluster)
 }

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, Node};
 use crate::config::{self, Config};
 use crate::console::{self, Desk};
-use crate::controller;
+use crate::controller::{self, Followed};
 use crate::descriptors;
 use crate::exit::Failure;
 use crate::fence::Fence;
@@ -152,7 +152,8 @@ impl Roles {
         let (peers, controller) = match (&config.control, prepared) {
             (Some(control), Some(prepared)) => {
                 let peers = start_peers(control, prepared.takers())?;
-                let controller = prepared.start(Arc::clone(&peers))?;
+                let followed = followed(config, proxy.as_ref());
+                let controller = prepared.start(Arc::clone(&peers), followed)?;
                 (Some(peers), Some(controller))
             }
             _ => (None, None),
@@ -178,6 +179,15 @@ fn ask_elder(config: &Config) -> Result<(Elder, Handed), Failure> {
         )));
     }
     Ok((elder, handed))
+}
+
+/// The proxy, if it follows the cluster.
+fn followed(config: &Config, proxy: Option<&Proxy>) -> Option<Followed> {
+    let port = config.proxy.as_ref()?.pool.as_ref()?.cluster_port?;
+    match proxy?.front() {
+        Front::Pooled(workers) => Some(Followed { workers, port }),
+        Front::Through(_) => None,
+    }
 }
 
 /// Prepares the proxy; it serves nobody yet.

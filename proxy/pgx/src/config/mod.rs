@@ -156,6 +156,8 @@ pub(crate) struct Pool {
     pub(crate) threads: usize,
     pub(crate) zero_copy_bytes_min: u32,
     pub(crate) peers: Peers,
+    /// PostgreSQL's port on the hosts of the cluster, if clients go where that says.
+    pub(crate) cluster_port: Option<u16>,
     pub(crate) client_tls: Leg,
     pub(crate) server_tls: Leg,
     /// How long things may take, and how much is kept.

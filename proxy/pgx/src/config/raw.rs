@@ -78,6 +78,10 @@ pub(super) struct Proxy {
     #[serde(default)]
     #[toml_example(default = ["127.0.0.1:5432"])]
     pub(super) backends: Vec<String>,
+    /// With a pool and [control]: in place of "backends", clients go where the cluster's primary
+    /// is, and those that want a standby to one. PostgreSQL listens at this port on all its hosts.
+    #[toml_example(default = 5432)]
+    pub(super) cluster_port: Option<u16>,
     /// Clients served at once; the next one is turned away with SQLSTATE 53300.
     #[serde(default = "max_client_conn")]
     #[toml_example(default = 1000)]
@@ -255,7 +259,8 @@ pub(super) struct Proxy {
 pub(super) const TABLES: [&str; 3] = ["databases", "users", "listeners"];
 
 /// Keys of `[proxy]` that take a new start.
-pub(super) const FIXED: [&str; 9] = [
+pub(super) const FIXED: [&str; 10] = [
+    "cluster_port",
     "listen",
     "unix_socket_dir",
     "unix_socket_mode",

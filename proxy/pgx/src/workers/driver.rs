@@ -17,7 +17,7 @@ use pgx_session::config::Config;
 use pgx_session::ids::ClientId;
 use pgx_session::net::{Console, Net, Socket};
 use pgx_session::note::Note;
-use pgx_session::route::ServerAddress;
+use pgx_session::route::{Course, Gate, ServerAddress};
 use pgx_session::time::Now;
 use pgx_session::worker::{Asker, Owner, Request, Worker, thread_of};
 use tracing::{debug, info, warn};
@@ -50,6 +50,8 @@ pub(super) struct Driver {
     pub(super) letters: Vec<(usize, Letter)>,
     pub(super) is_woken: bool,
     pub(super) events: Events,
+    /// The route lease was found to be over, and nothing is sent on until a new course comes.
+    is_shut: bool,
     /// When the first event of this turn was handled, which is late enough for all of them.
     time: Option<Now>,
 }
@@ -129,8 +131,35 @@ impl Driver {
             letters,
             is_woken,
             events,
+            is_shut: false,
             time,
         }
+    }
+
+    /// Before anything of a turn is handled: may it still be?
+    pub(super) fn begin_turn(&mut self, io: &mut Io) {
+        if self.time.is_some() {
+            return;
+        }
+        let now = self.now();
+        if !self.is_shut && self.shared.route_lease.is_over() {
+            self.is_shut = true;
+            warn!(thread = self.number, "the route lease is over; clients of the cluster wait");
+            self.with(io, |worker, wire| worker.shut(wire, now));
+            self.shared.route_lease.lapse();
+        }
+    }
+
+    /// Goes by another course.
+    pub(super) fn follow(&mut self, io: &mut Io, course: &Course) {
+        let now = self.now();
+        self.is_shut = self.shared.route_lease.is_over();
+        if self.is_shut {
+            let shut = Course { writes: Gate::Shut, reads: Gate::Shut, ..course.clone() };
+            self.shared.route_lease.lapse();
+            return self.with(io, |worker, wire| worker.follow(wire, &shut, now));
+        }
+        self.with(io, |worker, wire| worker.follow(wire, course, now));
     }
 
     /// Calls the worker with the engine's handle as its net.
@@ -263,6 +292,7 @@ impl Driver {
 
 impl Handler for Driver {
     fn accepted(&mut self, io: &mut Io, listener: Key, key: Key) {
+        self.begin_turn(io);
         let threads = self.shared.counts.len();
         let (thread, attrs) = self.doors.whose(listener, self.number, threads);
         if thread == self.number {
@@ -274,13 +304,15 @@ impl Handler for Driver {
         io.take(key);
     }
 
-    fn taken(&mut self, _io: &mut Io, key: Key, fd: OwnedFd) {
+    fn taken(&mut self, io: &mut Io, key: Key, fd: OwnedFd) {
+        self.begin_turn(io);
         if let Some((thread, attrs)) = self.doors.left(key) {
             self.letters.push((thread, Letter::Client(fd, attrs)));
         }
     }
 
     fn connected(&mut self, io: &mut Io, key: Key, result: io::Result<()>) {
+        self.begin_turn(io);
         let now = self.now();
         let said = result.map_err(|error| error.to_string());
         match self.owner(key) {
@@ -296,6 +328,7 @@ impl Handler for Driver {
     }
 
     fn received(&mut self, io: &mut Io, key: Key, data: &Received<'_>) {
+        self.begin_turn(io);
         let Some(owner) = self.owner(key) else { return };
         if self.secrets.get(key).is_some() {
             return self.decrypt(io, key, data);
@@ -307,6 +340,7 @@ impl Handler for Driver {
     }
 
     fn ended(&mut self, io: &mut Io, key: Key, end: End) {
+        self.begin_turn(io);
         let Some(owner) = self.owner(key) else { return };
         match end {
             End::Eof => self.end(io, owner, "the server closed the connection"),
@@ -315,6 +349,7 @@ impl Handler for Driver {
     }
 
     fn drained(&mut self, io: &mut Io, key: Key) {
+        self.begin_turn(io);
         let now = self.now();
         if let Some(owner) = self.owner(key) {
             self.with(io, |worker, wire| worker.drained(wire, owner, now));

@@ -5,6 +5,7 @@
 //! the wrong one, and the end. Counts are published a few times a second.
 
 mod consoles;
+mod course;
 mod doors;
 mod driver;
 mod hold;
@@ -32,6 +33,7 @@ use pgx_session::worker::{Request, Worker};
 use tracing::{error, info};
 
 pub(crate) use self::consoles::{Said, What};
+pub(crate) use self::course::RouteLease;
 pub(crate) use self::hold::{Databases, Pause};
 pub(crate) use self::view::{Seen, View, Wish};
 
@@ -64,6 +66,8 @@ enum Letter {
     Console(ClientId, Vec<u8>),
     /// A client is ended.
     Kill(ClientId),
+    /// The cluster says who serves.
+    Course(course::Order),
     /// A client that came in by a door of another thread.
     Client(OwnedFd, SessionAttrs),
     /// No new clients from here on.
@@ -89,6 +93,7 @@ struct Shared {
     pauses: Mutex<Pauses>,
     /// Where clients of the console are heard.
     desk: consoles::Desk,
+    route_lease: Arc<RouteLease>,
     ends: AtomicBool,
     /// Clients that have come in and are not counted by a thread yet.
     on_their_way: AtomicU64,
@@ -148,6 +153,7 @@ impl Shared {
             epoch: AtomicU64::new(0),
             pauses: Mutex::default(),
             desk,
+            route_lease: Arc::default(),
             ends: AtomicBool::new(false),
             on_their_way: AtomicU64::new(0),
             outside: Outside::default(),
@@ -360,6 +366,7 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
         }
         if pgx_ring::now_ns() >= due {
             due = pgx_ring::now_ns() + tick_ns;
+            driver.begin_turn(engine.io());
             let now = shared.now();
             driver.with(engine.io(), |worker, wire| worker.tick(wire, now));
             publish(&driver.worker, &shared.counts[number]);
@@ -403,6 +410,11 @@ fn read_letters(
                 driver.with(engine.io(), |worker, wire| {
                     worker.console_answers(wire, client, &answer);
                 });
+            }
+            Letter::Course((course, told)) => {
+                driver.follow(engine.io(), &course);
+                // Who waits may have lost patience.
+                let _ = told.send(());
             }
             Letter::Kill(client) => {
                 driver.with(engine.io(), |worker, wire| worker.kill_client(wire, client, now));

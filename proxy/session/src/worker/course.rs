@@ -48,6 +48,14 @@ impl Worker {
         }
     }
 
+    /// Nothing may be done at any of the cluster's servers, until somebody says again what may.
+    pub fn shut<N: Net>(&mut self, net: &mut N, now: Now) {
+        if let Some(known) = &self.course {
+            let shut = Course { writes: Gate::Shut, reads: Gate::Shut, ..known.clone() };
+            self.follow(net, &shut, now);
+        }
+    }
+
     /// All servers of a pool are lost, those that are being opened, too.
     fn cut<N: Net>(&mut self, net: &mut N, pool: usize) {
         self.close_all_idle(net, pool);
