@@ -33,8 +33,9 @@ pub(crate) enum Verb {
         /// kernel 6.1 and later), reduced (io_uring of older kernels) or epoll
         #[arg(long, value_name = "ENGINE")]
         engine: Option<Choice>,
-        /// Takes the place of the pgx that runs with the same admin.socket, such as an older release:
-        /// it hands its sockets over, and its sessions go on there for proxy.drain_timeout
+        /// Takes the place of the pgx that runs with the same admin.socket, such as an older
+        /// release: that hands its sockets over, and its sessions go on there until they end, for
+        /// at most its proxy.drain_timeout
         #[arg(long)]
         take_over: bool,
     },

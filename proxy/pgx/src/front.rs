@@ -35,8 +35,9 @@ impl Front {
     pub(crate) fn reload(&self, old: &config::Proxy, new: &config::Proxy) -> Result<(), String> {
         if fixed(old) != fixed(new) {
             return Err(
-                "proxy.listen, listeners, unix_socket_*, pool_mode from or to \"none\", engine, threads, \
-                        zero_copy_bytes_min, peer_id or peers were changed, which takes a new start"
+                "proxy.listen, listeners, unix_socket_*, pool_mode from or to \"none\", engine, \
+                 threads, zero_copy_bytes_min, peer_id or peers were changed, which takes a new \
+                 start"
                     .to_owned(),
             );
         }

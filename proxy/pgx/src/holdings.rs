@@ -47,7 +47,7 @@ impl Holdings {
     /// # Errors
     /// When another has it, or the system refuses.
     pub(crate) fn take(config: &Config) -> Result<Self, Failure> {
-        let admin = admin::bind(&config.admin_socket).map_err(failed)?;
+        let admin = admin::bind(&config.admin_socket).map_err(|denied| failed(&denied))?;
         let pid_file = config.pid_file.as_deref().map(take_pid_file).transpose()?;
         Ok(Self { admin, pid_file, sockets: None, rest: Rest::default(), is_ending: false })
     }
@@ -117,8 +117,9 @@ impl Holdings {
     ///
     /// # Errors
     /// When there are no more descriptors.
-    pub(crate) fn admin(&self) -> io::Result<UnixListener> {
-        UnixListener::from_std(self.admin.share()?.into())
+    pub(crate) fn admin(&self) -> Result<UnixListener, Failure> {
+        let listener = self.admin.share().and_then(|socket| UnixListener::from_std(socket.into()));
+        listener.map_err(|error| Failure::Failed(format!("cannot serve operators: {error}")))
     }
 
     /// All of it, with its descriptors in the order that they are sent in.
@@ -188,7 +189,10 @@ impl Kept {
         holdings.as_ref().filter(|it| !it.is_ending).map(|it| it.offer(peer_id))
     }
 
-    /// Leaves it to that process if it can be told so by `tell`; says whether it has it now.
+    /// Leaves it to that process, which is told so by `tell`.
+    ///
+    /// # Errors
+    /// When it cannot be told, or this comes too late; then all stays as it was.
     pub(crate) fn hand_on(&self, tell: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut place = self.lock();
         let Some(holdings) = place.take_if(|it| !it.is_ending) else {
@@ -209,14 +213,14 @@ impl Kept {
 }
 
 fn take_pid_file(path: &Path) -> Result<Claim, Failure> {
-    let mut claim = Claim::take(path, PID_FILE).map_err(failed)?;
+    let mut claim = Claim::take(path, PID_FILE).map_err(|denied| failed(&denied))?;
     let signed = claim.sign().map_err(|error| {
         let (step, path) = ("write", path.to_owned());
-        failed(Denied::System { key: PID_FILE, step, path, error })
+        failed(&Denied::System { key: PID_FILE, step, path, error })
     });
     signed.map(|()| claim)
 }
 
-fn failed(denied: Denied) -> Failure {
+fn failed(denied: &Denied) -> Failure {
     Failure::Failed(denied.to_string())
 }

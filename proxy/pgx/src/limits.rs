@@ -36,8 +36,8 @@ pub(crate) const HAND_OVER_LINE_BYTES_MAX: usize = 4096;
 /// short enough that no client notices.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long an address may be in use before a start fails. When a process is killed, the kernel lets
-/// go of what its io_uring had open some time after the process is gone, a few milliseconds mostly.
+/// How long an address may be in use before a start fails. When a process is killed, the kernel
+/// lets go of what its io_uring had open some time after the process is gone, mostly milliseconds.
 pub(crate) const BIND_WAIT: Duration = Duration::from_secs(2);
 
 /// How often it is tried meanwhile.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use pgx_ring::Choice;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Node};
@@ -43,11 +44,14 @@ pub(crate) fn run(path: &Path, engine: Option<Choice>, take_over: bool) -> Resul
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
-    let elder = take_over.then(|| ask_elder(&config)).transpose()?;
+    let elder = take_over.then(|| takeover::receive::ask(&config)).transpose()?;
     runtime.block_on(serve(config, path, elder))
 }
 
-async fn serve(config: Config, path: &Path, elder: Option<(Elder, Handed)>) -> Result<(), Failure> {
+/// The process that served before, with what it has handed over.
+type Predecessor = (Elder, Handed);
+
+async fn serve(config: Config, path: &Path, elder: Option<Predecessor>) -> Result<(), Failure> {
     let started = Instant::now();
     // Before anybody can know that this process is there.
     let (mut stop, mut hangup) = (Stop::new()?, listen_for(SignalKind::hangup())?);
@@ -77,11 +81,9 @@ async fn serve(config: Config, path: &Path, elder: Option<(Elder, Handed)>) -> R
     };
     let addresses = config.vip.as_ref().zip(kernel.as_ref());
     let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));
-    let (vips, listen, front) =
-        (addresses.clone(), holdings.places(), proxy.as_ref().map(Proxy::front));
-    let listener = holdings.admin();
-    let listener =
-        listener.map_err(|error| Failure::Failed(format!("cannot serve operators: {error}")))?;
+    let (vips, listen) = (addresses.clone(), holdings.places());
+    let front = proxy.as_ref().map(Proxy::front);
+    let listener = holdings.admin()?;
     begin(&config, elder, &mut proxy, &mut holdings)?;
     if let Some(addresses) = &addresses {
         addresses.set_serving(config.proxy.is_some());
@@ -102,45 +104,47 @@ async fn serve(config: Config, path: &Path, elder: Option<(Elder, Handed)>) -> R
         }
     };
     let drain = reloads.proxy.as_ref().map(|(served, _)| served.drain).unwrap_or_default();
-    if let Some(process) = taken_by {
-        info!(process, "another process has taken over; it accepts all clients from here on");
-        admin.abort();
-        drain_proxy(proxy, drain, &mut stop).await;
-        info!("the last session has ended");
-        return Ok(());
+    let running = Running { proxy, kept, addresses, admin };
+    match taken_by {
+        Some(process) => running.retire(process, drain, &mut stop).await,
+        None => running.end(drain, &mut stop).await,
     }
-    if let Some(addresses) = &addresses {
-        addresses.release_all();
-    }
-    // Nobody is to wait in a queue that nobody accepts from.
-    kept.close_doors();
-    drain_proxy(proxy, drain, &mut stop).await;
-    if let Some(addresses) = addresses {
-        // Until the last session has ended packets for the addresses have to arrive.
-        let stopped = tokio::task::spawn_blocking(move || addresses.stop()).await;
-        stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
-    }
-    admin.abort();
-    kept.end();
-    info!("pgx has stopped");
     Ok(())
 }
 
-/// Asks a running pgx for its place.
-fn ask_elder(config: &Config) -> Result<(Elder, Handed), Failure> {
-    if let Some(obstacle) = takeover::obstacle(config) {
-        return Err(Failure::Failed(obstacle));
+/// What ends in an order.
+struct Running {
+    proxy: Option<Proxy>,
+    kept: Kept,
+    addresses: Option<Arc<Addresses>>,
+    admin: JoinHandle<()>,
+}
+
+impl Running {
+    /// Another process serves; this one has sessions of its own for a while.
+    async fn retire(self, process: u32, drain: Duration, stop: &mut Stop) {
+        info!(process, "another process has taken over; it accepts all clients from here on");
+        self.admin.abort();
+        drain_proxy(self.proxy, drain, stop).await;
+        info!("the last session has ended");
     }
-    let (elder, handed) = takeover::receive::ask(&config.admin_socket)?;
-    let pool = config.proxy.as_ref().and_then(|proxy| proxy.pool.as_ref());
-    let (own, theirs) = (pool.map_or(0, |pool| pool.peers.own), elder.peer_id);
-    if own != theirs {
-        return Err(Failure::Failed(format!(
-            "proxy.peer_id is {own} here and {theirs} at the running pgx, by which other nodes find \
-             its clients; stop it, then start this one"
-        )));
+
+    async fn end(self, drain: Duration, stop: &mut Stop) {
+        if let Some(addresses) = &self.addresses {
+            addresses.release_all();
+        }
+        // Nobody is to wait in a queue that nobody accepts from.
+        self.kept.close_doors();
+        drain_proxy(self.proxy, drain, stop).await;
+        if let Some(addresses) = self.addresses {
+            // Until the last session has ended packets for the addresses have to arrive.
+            let stopped = tokio::task::spawn_blocking(move || addresses.stop()).await;
+            stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
+        }
+        self.admin.abort();
+        self.kept.end();
+        info!("pgx has stopped");
     }
-    Ok((elder, handed))
 }
 
 /// Prepares the proxy; it serves nobody yet.

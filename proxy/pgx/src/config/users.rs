@@ -13,7 +13,8 @@ use crate::private;
 /// Reads the file.
 ///
 /// # Errors
-/// When it cannot be read or others may read it, or a line is not what it should be; its number is named, not its text.
+/// When it cannot be read or others may read it, or a line is not what it should be; its number is
+/// named, not its text.
 pub(crate) fn load(path: &Path) -> Result<BTreeMap<Vec<u8>, Secret>, String> {
     let read = || -> std::io::Result<_> {
         let mut file = File::open(path)?;

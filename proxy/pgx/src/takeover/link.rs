@@ -39,7 +39,7 @@ pub(super) fn serve_younger(stream: UnixStream, workers: &Workers) {
     workers.outside().begin_younger(lines);
     read_lines(stream, |line| {
         if let HandOverLine::Cancel { serial, process, key } = line {
-            workers.cancel_for_younger(serial, process, key);
+            workers.cancel_for_younger(serial, process, &key);
         }
     });
 }

@@ -13,7 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tracing::{info, warn};
 
-use super::{next_line, read_line, receive_descriptors, write_line};
+use super::{next_line, obstacle, read_line, receive_descriptors, write_line};
+use crate::config::Config;
 use crate::exit::Failure;
 use crate::limits::{HAND_OVER_STEP_MAX, PROCESS_END_MAX};
 
@@ -23,8 +24,8 @@ pub(crate) struct Elder {
     stream: UnixStream,
     /// Tells whether it lives.
     handle: OwnedFd,
-    pub(crate) process: u32,
-    pub(crate) peer_id: u8,
+    process: u32,
+    peer_id: u8,
 }
 
 /// What it has handed over.
@@ -51,11 +52,27 @@ pub(crate) struct HandedUnix {
     pub(crate) lock: OwnedFd,
 }
 
-/// Asks the pgx behind an admin socket for everything that it has.
+/// Asks the pgx that runs with the same admin socket for everything that it has.
 ///
 /// # Errors
 /// When there is none, or it refuses, or ends meanwhile; it goes on as before then.
-pub(crate) fn ask(path: &Path) -> Result<(Elder, Handed), Failure> {
+pub(crate) fn ask(config: &Config) -> Result<(Elder, Handed), Failure> {
+    if let Some(obstacle) = obstacle(config) {
+        return Err(Failure::Failed(obstacle));
+    }
+    let (elder, handed) = ask_at(&config.admin_socket)?;
+    let pool = config.proxy.as_ref().and_then(|proxy| proxy.pool.as_ref());
+    let (own, theirs) = (pool.map_or(0, |pool| pool.peers.own), elder.peer_id);
+    if own == theirs {
+        return Ok((elder, handed));
+    }
+    Err(Failure::Failed(format!(
+        "proxy.peer_id is {own} here and {theirs} at the running pgx, by which other nodes find \
+         its clients; stop it, then start this one"
+    )))
+}
+
+fn ask_at(path: &Path) -> Result<(Elder, Handed), Failure> {
     let place = path.display();
     let stream = UnixStream::connect(path).map_err(|error| {
         let next = match error.kind() {
@@ -71,8 +88,8 @@ pub(crate) fn ask(path: &Path) -> Result<(Elder, Handed), Failure> {
             "the running pgx cannot be taken over from: {detail}; it goes on as before"
         )),
         Unheard::Failed(error) => Failure::Failed(format!(
-            "the running pgx at {place} did not hand its sockets over: {error}; if it still runs it \
-             goes on as before, else start without --take-over"
+            "the running pgx at {place} did not hand its sockets over: {error}; if it still runs \
+             it goes on as before, else start without --take-over"
         )),
     })
 }

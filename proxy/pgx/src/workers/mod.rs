@@ -394,8 +394,8 @@ pub(crate) fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Waits for the last client, and for whoever else needs this process, once no more are accepted. How long that may take is the caller's to
-/// decide.
+/// Waits for the last client, and for whoever else needs this process, once no more are accepted.
+/// How long that may take is the caller's to decide.
 pub(crate) async fn wait_for_last(workers: &Workers, pause: Duration) {
     let shared = &workers.shared;
     let are_closed = || shared.counts.iter().all(|each| each.is_closed.load(Ordering::Acquire));

@@ -141,7 +141,7 @@ impl Workers {
     }
 
     /// A client of the younger process asks to cancel a query.
-    pub(crate) fn cancel_for_younger(&self, serial: u32, process: u32, key: Vec<u8>) {
+    pub(crate) fn cancel_for_younger(&self, serial: u32, process: u32, key: &[u8]) {
         let named = thread_of(process).map(usize::from);
         let is_meant = |thread: &usize| named.is_none_or(|named| named == *thread);
         let mut asked: Vec<usize> = (0..self.shared.counts.len()).filter(is_meant).collect();
@@ -154,7 +154,7 @@ impl Workers {
         }
         let by = Asker { thread: OUTSIDE, client: ClientId::new(serial, 0) };
         for thread in asked {
-            let request = Request { by, process, key: key.clone() };
+            let request = Request { by, process, key: key.to_vec() };
             self.shared.send(thread, Letter::Cancel(request));
         }
         self.outside().answer_younger(serial);

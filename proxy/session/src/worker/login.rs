@@ -48,9 +48,7 @@ impl Worker {
         let Phase::Startup(packet) = &mut client.phase else { return };
         packet.extend_from_slice(bytes);
         let whole = core::mem::take(packet);
-        // As at PostgreSQL, what comes by a Unix socket is not encrypted, and need not be.
-        let takes_tls =
-            self.config.client_tls != Tls::Never && net.address(client.socket).is_some();
+        let takes_tls = self.config.client_tls != Tls::Never && is_bare(client, net);
         if whole.first() == Some(&TLS_HANDSHAKE) && takes_tls && client.asked == (false, false) {
             return self.encrypt(net, id, &whole);
         }
@@ -129,8 +127,7 @@ impl Worker {
             return self.forget_client(net, id);
         }
         client.minor = minor.min(MINOR_MAX);
-        let is_bare = !client.is_encrypted && net.address(client.socket).is_some();
-        let must_encrypt = self.config.client_tls == Tls::Required && is_bare;
+        let must_encrypt = self.config.client_tls == Tls::Required && is_bare(client, net);
         let mut unknown: Vec<&[u8]> = Vec::new();
         let (mut user, mut database, mut values) = (Vec::new(), None, Values::new());
         let mut replication = None;
@@ -530,6 +527,11 @@ fn first(packet: &[u8]) -> First {
         }
         Err(error) => First::Nonsense(alloc::format!("{error}")),
     }
+}
+
+/// As at PostgreSQL, what comes by a Unix socket is not encrypted, and need not be.
+fn is_bare<N: Net>(client: &Client, net: &N) -> bool {
+    !client.is_encrypted && net.address(client.socket).is_some()
 }
 
 /// Whether a server would take a start-up parameter of this name for something else than a setting:
