@@ -17,6 +17,9 @@ pub(crate) const STARTUP_MAX: Duration = Duration::from_secs(10);
 /// unless the configuration says otherwise: service managers kill after 90 seconds.
 pub(crate) const DRAIN_SECONDS: u32 = 60;
 
+/// How long clients are told that their sessions end.
+pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
 /// How long each step of handing over may take that needs no preparation.
 pub(crate) const HAND_OVER_STEP_MAX: Duration = Duration::from_secs(10);
 
@@ -83,5 +86,6 @@ pub(crate) const CLAIM_TRIES_MAX: usize = 16;
 pub(crate) const LOCK_FILE_BYTES_MAX: u64 = 4096;
 
 const _: () = assert!(CONNECT_TRIES_MAX > 0);
+const _: () = assert!(FAREWELL_MAX.as_millis() > 2 * TICK.as_millis());
 const _: () = assert!(HANDED_AT_ONCE <= 253);
 const _: () = assert!(PAUSE_WAIT.as_millis() < pgx_control::limits::ADMIN_CLIENT_MS_MAX as u128);

@@ -229,7 +229,8 @@ pub(crate) fn killed() -> anyhow::Result<()> {
     // The new one, while the old one has sessions still.
     let sleeper = Command::new("psql")
         .args(["--no-psqlrc", "--command", "select pg_sleep(60)", &lab.by_tcp()])
-        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()?;
     let busy = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
     wait_for("the query runs", LIMIT, || lab.direct(busy).is_ok_and(|busy| busy == "1"))?;
@@ -240,7 +241,8 @@ pub(crate) fn killed() -> anyhow::Result<()> {
     // Asked to end, it cuts its sessions at once.
     elder.signal(Signal::SIGTERM)?;
     elder.wait()?;
-    ensure!(!sleeper.wait_with_output()?.status.success(), "it was cut");
+    let told = told(&sleeper.wait_with_output()?);
+    ensure!(told.contains("terminating connection due to administrator command"), "{told}");
     // The old one, at whatever moment.
     for _ in 0..3 {
         let pid = Pid::from_raw(i32::try_from(node.process_id())?);

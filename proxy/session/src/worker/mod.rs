@@ -15,6 +15,7 @@ mod query;
 mod reload;
 mod rewrite;
 mod share;
+mod shutdown;
 mod standby;
 mod state;
 mod tick;
