@@ -203,3 +203,49 @@ fn timespec(time: Duration) -> Timespec {
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elder(stream: UnixStream, process: u32) -> Elder {
+        let pid = Pid::from_raw(i32::try_from(process).unwrap()).unwrap();
+        let handle = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        Elder { stream, handle, process, peer_id: 0 }
+    }
+
+    #[test]
+    fn process_that_lives_and_gives_no_word_goes_on_alone() {
+        let (own, other) = UnixStream::pair().unwrap();
+        let elder = elder(own, std::process::id());
+        drop(other);
+
+        let failure = elder.relieve().unwrap_err().to_string();
+
+        assert!(failure.contains("goes on as before"), "{failure}");
+    }
+
+    #[test]
+    fn process_that_has_died_is_relieved_without_a_word() {
+        let (own, other) = UnixStream::pair().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let elder = elder(own, child.id());
+        child.kill().unwrap();
+        drop(other);
+
+        assert!(elder.relieve().is_ok());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn process_that_gives_its_word_is_relieved() {
+        let (own, mut other) = UnixStream::pair().unwrap();
+        write_line(&mut other, &HandOverLine::Yours).unwrap();
+
+        let mut stream = elder(own, std::process::id()).relieve().unwrap();
+
+        assert_eq!(next_line(&mut other).unwrap(), HandOverLine::Ready);
+        write_line(&mut other, &HandOverLine::Cancelled { serial: 1 }).unwrap();
+        assert_eq!(next_line(&mut stream).unwrap(), HandOverLine::Cancelled { serial: 1 });
+    }
+}
