@@ -34,8 +34,8 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "ENGINE")]
         engine: Option<Choice>,
         /// Takes the place of the pgx that runs with the same admin.socket, such as an older
-        /// release: it hands its sockets over, and its sessions go on there for
-        /// proxy.drain_timeout
+        /// release: that hands its sockets over, and its sessions go on there until they end, for
+        /// at most its proxy.drain_timeout
         #[arg(long)]
         take_over: bool,
     },

@@ -13,7 +13,7 @@ use tracing::error;
 use crate::config;
 use crate::exit::Failure;
 use crate::forward::Forwarder;
-use crate::limits::TICK;
+use crate::limits::{FAREWELL_MAX, TICK};
 use crate::sockets::{Listener, Sockets};
 use crate::tls::Papers;
 use crate::workers::{Plan, Totals, Workers, wait_for_last};
@@ -137,10 +137,15 @@ impl Proxy {
         }
     }
 
-    /// Cuts the sessions that are left.
+    /// Cuts the sessions that are left. Clients of a pool are told so.
     pub(crate) async fn end(mut self) {
         self.accepting.shutdown().await;
         if let Front::Pooled(workers) = self.front {
+            if workers.totals().clients > 0 {
+                workers.shut_down();
+                // Those who said nothing so far are not told anything.
+                let _ = tokio::time::timeout(FAREWELL_MAX, wait_for_last(&workers, TICK)).await;
+            }
             let ended = tokio::task::spawn_blocking(move || workers.end()).await;
             ended.unwrap_or_else(|error| error!(%error, "the end of the pool was a panic"));
         }

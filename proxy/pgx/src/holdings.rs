@@ -117,8 +117,9 @@ impl Holdings {
     ///
     /// # Errors
     /// When there are no more descriptors.
-    pub(crate) fn admin(&self) -> io::Result<UnixListener> {
-        UnixListener::from_std(self.admin.share()?.into())
+    pub(crate) fn admin(&self) -> Result<UnixListener, Failure> {
+        let listener = self.admin.share().and_then(|socket| UnixListener::from_std(socket.into()));
+        listener.map_err(|error| Failure::Failed(format!("cannot serve operators: {error}")))
     }
 
     /// All of it, with its descriptors in the order that they are sent in.
@@ -188,7 +189,10 @@ impl Kept {
         holdings.as_ref().filter(|it| !it.is_ending).map(|it| it.offer(peer_id))
     }
 
-    /// Leaves it to that process if it can be told so by `tell`; says whether it has it now.
+    /// Leaves it to that process, which is told so by `tell`.
+    ///
+    /// # Errors
+    /// When it cannot be told, or this comes too late; then all stays as it was.
     pub(crate) fn hand_on(&self, tell: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut place = self.lock();
         let Some(holdings) = place.take_if(|it| !it.is_ending) else {

@@ -17,6 +17,9 @@ pub(crate) const STARTUP_MAX: Duration = Duration::from_secs(10);
 /// unless the configuration says otherwise: service managers kill after 90 seconds.
 pub(crate) const DRAIN_SECONDS: u32 = 60;
 
+/// How long clients are told that their sessions end.
+pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
 /// How long each step of handing over may take that needs no preparation.
 pub(crate) const HAND_OVER_STEP_MAX: Duration = Duration::from_secs(10);
 
@@ -37,8 +40,7 @@ pub(crate) const HAND_OVER_LINE_BYTES_MAX: usize = 4096;
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long an address may be in use before a start fails. When a process is killed, the kernel
-/// lets go of what its io_uring had open some time after the process is gone, a few milliseconds
-/// mostly.
+/// lets go of what its io_uring had open some time after the process is gone, mostly milliseconds.
 pub(crate) const BIND_WAIT: Duration = Duration::from_secs(2);
 
 /// How often it is tried meanwhile.
@@ -106,5 +108,6 @@ pub(crate) const METRICS_REQUEST_BYTES_MAX: usize = 8 << 10;
 const _: () = assert!(VIEW_WAIT.as_millis() < METRICS_CLIENT_MAX.as_millis());
 
 const _: () = assert!(CONNECT_TRIES_MAX > 0);
+const _: () = assert!(FAREWELL_MAX.as_millis() > 2 * TICK.as_millis());
 const _: () = assert!(HANDED_AT_ONCE <= 253);
 const _: () = assert!(PAUSE_WAIT.as_millis() < pgx_control::limits::ADMIN_CLIENT_MS_MAX as u128);

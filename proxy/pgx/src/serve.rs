@@ -48,16 +48,15 @@ pub(crate) fn run(path: &Path, engine: Option<Choice>, take_over: bool) -> Resul
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
-    let elder = take_over.then(|| ask_elder(&config)).transpose()?;
+    let elder = take_over.then(|| takeover::receive::ask(&config)).transpose()?;
     let source = Source { path: path.to_owned(), engine, table };
     runtime.block_on(serve(config, source, elder))
 }
 
-async fn serve(
-    config: Config,
-    source: Source,
-    elder: Option<(Elder, Handed)>,
-) -> Result<(), Failure> {
+/// The process that served before, with what it has handed over.
+type Predecessor = (Elder, Handed);
+
+async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Result<(), Failure> {
     let started = Instant::now();
     // Before anybody can know that this process is there.
     let (mut stop, mut hangup) = (Signals::new()?, listen_for(SignalKind::hangup())?);
@@ -73,9 +72,7 @@ async fn serve(
     let (stops, mut stopped) = mpsc::unbounded_channel();
     let (vips, listen, front) =
         (addresses.clone(), holdings.places(), proxy.as_ref().map(Proxy::front));
-    let operators = holdings.admin();
-    let operators =
-        operators.map_err(|error| Failure::Failed(format!("cannot serve operators: {error}")))?;
+    let operators = holdings.admin()?;
     begin(&config, elder, &mut proxy, &mut holdings)?;
     let scrapes = listen_for_scrapes(&config, is_successor)?;
     let served = front.clone().zip(config.proxy.clone());
@@ -101,32 +98,47 @@ async fn serve(
         }
     };
     let drain = served.as_ref().map(|served| served.drain(how)).unwrap_or_default();
-    if let Some(process) = taken_by {
-        info!(process, "another process has taken over; it accepts all clients from here on");
-        drop(answering);
-        drain_proxy(proxy, drain, &mut stop).await;
-        info!("the last session has ended");
-        return Ok(());
+    let running = Running { proxy, kept, addresses, answering };
+    match taken_by {
+        Some(process) => running.retire(process, drain, &mut stop).await,
+        None => running.end(drain, &mut stop).await,
     }
-    if let Some(addresses) = &addresses {
-        addresses.release_all();
-    }
-    // Nobody is to wait in a queue that nobody accepts from.
-    kept.close_doors();
-    drain_proxy(proxy, drain, &mut stop).await;
-    if let Some(addresses) = addresses {
-        // Until the last session has ended packets for the addresses have to arrive.
-        stop_addresses(addresses).await;
-    }
-    drop(answering);
-    kept.end();
-    info!("pgx has stopped");
     Ok(())
 }
 
-async fn stop_addresses(addresses: Arc<Addresses>) {
-    let stopped = tokio::task::spawn_blocking(move || addresses.stop()).await;
-    stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
+/// What ends in an order.
+struct Running {
+    proxy: Option<Proxy>,
+    kept: Kept,
+    addresses: Option<Arc<Addresses>>,
+    answering: JoinSet<()>,
+}
+
+impl Running {
+    /// Another process serves; this one has sessions of its own for a while.
+    async fn retire(self, process: u32, drain: Duration, stop: &mut Signals) {
+        info!(process, "another process has taken over; it accepts all clients from here on");
+        drop(self.answering);
+        drain_proxy(self.proxy, drain, stop).await;
+        info!("the last session has ended");
+    }
+
+    async fn end(self, drain: Duration, stop: &mut Signals) {
+        if let Some(addresses) = &self.addresses {
+            addresses.release_all();
+        }
+        // Nobody is to wait in a queue that nobody accepts from.
+        self.kept.close_doors();
+        drain_proxy(self.proxy, drain, stop).await;
+        if let Some(addresses) = self.addresses {
+            // Until the last session has ended packets for the addresses have to arrive.
+            let stopped = tokio::task::spawn_blocking(move || addresses.stop()).await;
+            stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
+        }
+        drop(self.answering);
+        self.kept.end();
+        info!("pgx has stopped");
+    }
 }
 
 /// What runs beside the admin socket.
@@ -162,23 +174,6 @@ impl Roles {
         let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));
         Ok(Self { fence, kernel, proxy, peers, controller, addresses })
     }
-}
-
-/// Asks a running pgx for its place.
-fn ask_elder(config: &Config) -> Result<(Elder, Handed), Failure> {
-    if let Some(obstacle) = takeover::obstacle(config) {
-        return Err(Failure::Failed(obstacle));
-    }
-    let (elder, handed) = takeover::receive::ask(&config.admin_socket)?;
-    let pool = config.proxy.as_ref().and_then(|proxy| proxy.pool.as_ref());
-    let (own, theirs) = (pool.map_or(0, |pool| pool.peers.own), elder.peer_id);
-    if own != theirs {
-        return Err(Failure::Failed(format!(
-            "proxy.peer_id is {own} here and {theirs} at the running pgx, by which other nodes \
-             find its clients; stop it, then start this one"
-        )));
-    }
-    Ok((elder, handed))
 }
 
 /// The proxy, if it follows the cluster.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{getsockopt, sockopt};
@@ -33,7 +33,8 @@ pub(crate) struct BoundSocket {
     path: PathBuf,
     /// Taken out when all is left to another process.
     claim: Option<Claim>,
-    is_ours: bool,
+    /// Which file is ours, and goes when we do.
+    file: Option<(u64, u64)>,
 }
 
 impl BoundSocket {
@@ -83,7 +84,7 @@ impl BoundSocket {
             listener: socket.into(),
             path: path.to_owned(),
             claim: Some(claim),
-            is_ours: true,
+            file: identity(path),
         };
         // Before it listens nobody can connect, so nobody comes in by other rights.
         bound.set_access(access).map_err(|error| system("set permissions of", error))?;
@@ -95,7 +96,7 @@ impl BoundSocket {
     /// Goes on with what another process has handed over.
     pub(crate) fn adopt(path: &Path, listener: OwnedFd, lock: OwnedFd) -> Self {
         let claim = Some(Claim::adopt(&lock_path(path), lock));
-        Self { listener, path: path.to_owned(), claim, is_ours: false }
+        Self { listener, path: path.to_owned(), claim, file: None }
     }
 
     /// Makes what was handed over ours: it is removed when we give it up.
@@ -103,7 +104,7 @@ impl BoundSocket {
     /// # Errors
     /// When the system refuses.
     pub(crate) fn settle(&mut self, access: Option<Access>) -> io::Result<()> {
-        self.is_ours = true;
+        self.file = identity(&self.path);
         if let Some(claim) = &mut self.claim {
             claim.sign()?;
         }
@@ -114,7 +115,7 @@ impl BoundSocket {
 
     /// Leaves it to another process that has it open as well.
     pub(crate) fn let_go(mut self) {
-        self.is_ours = false;
+        self.file = None;
         if let Some(claim) = self.claim.take() {
             claim.let_go();
         }
@@ -153,11 +154,17 @@ impl BoundSocket {
 
 impl Drop for BoundSocket {
     fn drop(&mut self) {
-        if self.is_ours {
-            // The lock is still held here, so the file is ours.
+        // Somebody who does not care for locks may have put another in its place.
+        if self.file.is_some() && self.file == identity(&self.path) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Which file is at a path.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Where PostgreSQL's clients look for the socket of a port.
@@ -211,7 +218,6 @@ fn postmaster(text: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
@@ -289,6 +295,18 @@ mod tests {
         let dead = text.replacen(&home.display().to_string(), "/nowhere", 1);
         std::fs::write(lock_path(&path), dead).unwrap();
         assert!(bind(&path).is_ok(), "its process number was used again");
+    }
+
+    #[test]
+    fn socket_that_somebody_has_put_in_its_place_is_left_alone() {
+        let (_folder, path) = place();
+        let bound = bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _theirs = UnixListener::bind(&path).unwrap();
+
+        drop(bound);
+
+        assert!(UnixStream::connect(&path).is_ok());
     }
 
     #[test]

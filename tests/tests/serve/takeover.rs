@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -118,14 +118,17 @@ fn passes_on(all: &[String]) -> anyhow::Result<()> {
         let status = node.status_quickly().ok();
         status.and_then(|status| status["proxy"]["clients_total"].as_u64()).unwrap_or_default()
     };
+    let mut lasting = Lasting::begin(&lab.by_tcp())?;
     let mut elders = Vec::new();
     for settings in later {
-        wait_for("clients come and go", LIMIT, || total(&node) > 100)?;
+        wait_for("clients come and go", LIMIT, || total(&node) > 20)?;
         elders.push(node.take_over(&lab.sections(settings))?);
         let pid = std::fs::read_to_string(lab.folder.path().join("pid"))?;
         ensure!(pid.trim() == node.process_id().to_string(), "{pid}");
     }
-    ensure!(elders[0].runs(), "it has long sessions");
+    ensure!(elders[0].runs(), "it has a session that lasts");
+    ensure!(lasting.ask("select 8")? == "8");
+    lasting.end()?;
     for load in loads {
         let output = load.wait_with_output()?;
         let told = told(&output);
@@ -142,6 +145,40 @@ fn passes_on(all: &[String]) -> anyhow::Result<()> {
     let left: Vec<_> = std::fs::read_dir(lab.folder.path())?.filter_map(Result::ok).collect();
     ensure!(left.len() == 1, "only the script of the load is left: {left:?}");
     Ok(())
+}
+
+/// A client that asks now and then.
+struct Lasting {
+    psql: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Lasting {
+    fn begin(place: &str) -> anyhow::Result<Self> {
+        let mut psql = Command::new("psql")
+            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", place])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let said = BufReader::new(psql.stdout.take().context("it is piped")?);
+        let mut lasting = Self { psql, said };
+        ensure!(lasting.ask("select 7")? == "7");
+        Ok(lasting)
+    }
+
+    fn ask(&mut self, text: &str) -> anyhow::Result<String> {
+        let input = self.psql.stdin.as_mut().context("it is piped")?;
+        writeln!(input, "{text};")?;
+        let mut line = String::new();
+        self.said.read_line(&mut line)?;
+        Ok(line.trim().to_owned())
+    }
+
+    fn end(mut self) -> anyhow::Result<()> {
+        drop(self.psql.stdin.take());
+        ensure!(self.psql.wait()?.success());
+        Ok(())
+    }
 }
 
 /// Clients ask the newest process to cancel what the oldest one does.
@@ -229,7 +266,8 @@ pub(crate) fn killed() -> anyhow::Result<()> {
     // The new one, while the old one has sessions still.
     let sleeper = Command::new("psql")
         .args(["--no-psqlrc", "--command", "select pg_sleep(60)", &lab.by_tcp()])
-        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()?;
     let busy = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
     wait_for("the query runs", LIMIT, || lab.direct(busy).is_ok_and(|busy| busy == "1"))?;
@@ -240,7 +278,8 @@ pub(crate) fn killed() -> anyhow::Result<()> {
     // Asked to end, it cuts its sessions at once.
     elder.signal(Signal::SIGTERM)?;
     elder.wait()?;
-    ensure!(!sleeper.wait_with_output()?.status.success(), "it was cut");
+    let told = told(&sleeper.wait_with_output()?);
+    ensure!(told.contains("terminating connection due to administrator command"), "{told}");
     // The old one, at whatever moment.
     for _ in 0..3 {
         let pid = Pid::from_raw(i32::try_from(node.process_id())?);

@@ -13,7 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tracing::{info, warn};
 
-use super::{next_line, read_line, receive_descriptors, write_line};
+use super::{next_line, obstacle, read_line, receive_descriptors, write_line};
+use crate::config::Config;
 use crate::exit::Failure;
 use crate::limits::{HAND_OVER_STEP_MAX, PROCESS_END_MAX};
 
@@ -23,8 +24,8 @@ pub(crate) struct Elder {
     stream: UnixStream,
     /// Tells whether it lives.
     handle: OwnedFd,
-    pub(crate) process: u32,
-    pub(crate) peer_id: u8,
+    process: u32,
+    peer_id: u8,
 }
 
 /// What it has handed over.
@@ -51,11 +52,27 @@ pub(crate) struct HandedUnix {
     pub(crate) lock: OwnedFd,
 }
 
-/// Asks the pgx behind an admin socket for everything that it has.
+/// Asks the pgx that runs with the same admin socket for everything that it has.
 ///
 /// # Errors
 /// When there is none, or it refuses, or ends meanwhile; it goes on as before then.
-pub(crate) fn ask(path: &Path) -> Result<(Elder, Handed), Failure> {
+pub(crate) fn ask(config: &Config) -> Result<(Elder, Handed), Failure> {
+    if let Some(obstacle) = obstacle(config) {
+        return Err(Failure::Failed(obstacle));
+    }
+    let (elder, handed) = ask_at(&config.admin_socket)?;
+    let pool = config.proxy.as_ref().and_then(|proxy| proxy.pool.as_ref());
+    let (own, theirs) = (pool.map_or(0, |pool| pool.peers.own), elder.peer_id);
+    if own == theirs {
+        return Ok((elder, handed));
+    }
+    Err(Failure::Failed(format!(
+        "proxy.peer_id is {own} here and {theirs} at the running pgx, by which other nodes find \
+         its clients; stop it, then start this one"
+    )))
+}
+
+fn ask_at(path: &Path) -> Result<(Elder, Handed), Failure> {
     let place = path.display();
     let stream = UnixStream::connect(path).map_err(|error| {
         let next = match error.kind() {
@@ -185,4 +202,50 @@ fn timespec(time: Duration) -> Timespec {
 
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elder(stream: UnixStream, process: u32) -> Elder {
+        let pid = Pid::from_raw(i32::try_from(process).unwrap()).unwrap();
+        let handle = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        Elder { stream, handle, process, peer_id: 0 }
+    }
+
+    #[test]
+    fn process_that_lives_and_gives_no_word_goes_on_alone() {
+        let (own, other) = UnixStream::pair().unwrap();
+        let elder = elder(own, std::process::id());
+        drop(other);
+
+        let failure = elder.relieve().unwrap_err().to_string();
+
+        assert!(failure.contains("goes on as before"), "{failure}");
+    }
+
+    #[test]
+    fn process_that_has_died_is_relieved_without_a_word() {
+        let (own, other) = UnixStream::pair().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let elder = elder(own, child.id());
+        child.kill().unwrap();
+        drop(other);
+
+        assert!(elder.relieve().is_ok());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn process_that_gives_its_word_is_relieved() {
+        let (own, mut other) = UnixStream::pair().unwrap();
+        write_line(&mut other, &HandOverLine::Yours).unwrap();
+
+        let mut stream = elder(own, std::process::id()).relieve().unwrap();
+
+        assert_eq!(next_line(&mut other).unwrap(), HandOverLine::Ready);
+        write_line(&mut other, &HandOverLine::Cancelled { serial: 1 }).unwrap();
+        assert_eq!(next_line(&mut stream).unwrap(), HandOverLine::Cancelled { serial: 1 });
+    }
 }

@@ -72,6 +72,8 @@ enum Letter {
     Client(OwnedFd, SessionAttrs),
     /// No new clients from here on.
     Close,
+    /// All clients are told that their sessions end.
+    ShutDown,
 }
 
 /// How others reach a thread.
@@ -291,6 +293,13 @@ impl Workers {
         }
     }
 
+    /// Ends all sessions, whose clients are told so.
+    pub(crate) fn shut_down(&self) {
+        for number in 0..self.shared.counts.len() {
+            self.shared.send(number, Letter::ShutDown);
+        }
+    }
+
     /// Ends the threads with all their sessions, and waits for that.
     pub(crate) fn end(&self) {
         self.shared.ends.store(true, Ordering::Release);
@@ -423,6 +432,9 @@ fn read_letters(
             Letter::Close => {
                 driver.with(engine.io(), |worker, wire| worker.close_consoles(wire));
                 driver.doors.close(engine.io());
+            }
+            Letter::ShutDown => {
+                driver.with(engine.io(), |worker, wire| worker.shut_down(wire, now));
             }
         }
     }

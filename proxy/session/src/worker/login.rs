@@ -48,9 +48,7 @@ impl Worker {
         let Phase::Startup(packet) = &mut client.phase else { return };
         packet.extend_from_slice(bytes);
         let whole = core::mem::take(packet);
-        // As at PostgreSQL, what comes by a Unix socket is not encrypted, and need not be.
-        let takes_tls =
-            self.config.client_tls != Tls::Never && net.address(client.socket).is_some();
+        let takes_tls = self.config.client_tls != Tls::Never && is_bare(client, net);
         if whole.first() == Some(&TLS_HANDSHAKE) && takes_tls && client.asked == (false, false) {
             return self.encrypt(net, id, &whole);
         }
@@ -145,8 +143,7 @@ impl Worker {
         }
         let replication = replication.map(|kind| for_replication(kind, &mut values));
         client.begin_with(values);
-        let is_bare = !client.is_encrypted && net.address(client.socket).is_some();
-        let must_encrypt = self.config.client_tls == Tls::Required && is_bare;
+        let must_encrypt = self.config.client_tls == Tls::Required && is_bare(client, net);
         let unauthorized = SqlState::INVALID_AUTHORIZATION;
         let refusal = match wrong {
             _ if must_encrypt => Some((unauthorized, "the connection must be encrypted")),
@@ -567,6 +564,11 @@ fn first(packet: &[u8]) -> First {
         }
         Err(error) => First::Nonsense(alloc::format!("{error}")),
     }
+}
+
+/// As at PostgreSQL, what comes by a Unix socket is not encrypted, and need not be.
+fn is_bare<N: Net>(client: &Client, net: &N) -> bool {
+    !client.is_encrypted && net.address(client.socket).is_some()
 }
 
 /// Whether a server would take a start-up parameter of this name for something else than a setting:

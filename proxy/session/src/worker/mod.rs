@@ -20,6 +20,7 @@ mod reload;
 mod rewrite;
 mod rows;
 mod share;
+mod shutdown;
 mod standby;
 mod state;
 mod tick;
