@@ -36,6 +36,18 @@ pub(crate) const TICK: Duration = Duration::from_millis(100);
 /// Threads that may serve clients: their numbers are a part of the keys by which clients cancel.
 pub(crate) const THREADS_MAX: usize = 127;
 
+/// What logins may cost in one turn of a proxy thread, in nanoseconds, before those who are in come
+/// again: some ten steps of a login by SCRAM, or one or two handshakes of TLS.
+pub(crate) const LOBBY_TURN_NS: u64 = 200_000;
+
+/// What one step of a login costs beside the time that it takes at once, in nanoseconds: its answer
+/// is sent when the turn is over.
+pub(crate) const LOBBY_SEND_NS: u64 = 10_000;
+
+/// Bytes that a client may say before it is in while it waits for its turn; whoever says more is
+/// heard at once. No login has so many, and nobody waits longer than some ten milliseconds.
+pub(crate) const LOBBY_BYTES_MAX: usize = 32 << 10;
+
 /// How often names of backends are looked up again.
 pub(crate) const NAMES_PAUSE: Duration = Duration::from_secs(15);
 

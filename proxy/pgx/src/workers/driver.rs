@@ -14,9 +14,11 @@ use pgx_session::net::{Net, Socket};
 use pgx_session::note::Note;
 use pgx_session::route::ServerAddress;
 use pgx_session::time::Now;
-use pgx_session::worker::{Asker, Owner, Request, Worker, thread_of};
+use pgx_session::worker::{Asker, Owner, Print, Request, Worker, thread_of};
+use pgx_wire::auth::scram::Work;
 use tracing::{debug, info, warn};
 
+use super::lobby::Lobby;
 use super::names::Names;
 use super::permits::Desk;
 use super::tls::{Broken, Secrets, Secured};
@@ -42,6 +44,7 @@ pub(super) struct Driver {
     pub(super) letters: Vec<(usize, Letter)>,
     pub(super) is_woken: bool,
     pub(super) events: Events,
+    pub(super) lobby: Lobby,
     /// When the first event of this turn was handled, which is late enough for all of them.
     time: Option<Now>,
 }
@@ -96,12 +99,14 @@ impl Driver {
             events: &mut events,
             begun: &mut begun,
             papers: &shared.papers,
+            shared: &shared,
             letters: &mut letters,
             threads,
             number: usize::from(number),
         };
         let permits = Box::new(Desk::new(Arc::clone(&shared), usize::from(number)));
-        let worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
+        let mut worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
+        worker.hide_by(shared.mock.clone());
         let (listeners, is_woken, time) = (Vec::new(), false, None);
         let number = usize::from(number);
         let (plain, papers) = (Vec::new(), shared.papers.clone());
@@ -119,6 +124,7 @@ impl Driver {
             letters,
             is_woken,
             events,
+            lobby: Lobby::default(),
             time,
         }
     }
@@ -151,6 +157,7 @@ impl Driver {
             events,
             begun,
             papers,
+            shared,
             letters,
             threads,
             number,
@@ -229,6 +236,30 @@ impl Driver {
     /// A turn of the engine is over.
     pub(super) fn end_turn(&mut self) {
         self.time = None;
+        self.lobby.begin_turn();
+    }
+
+    /// Hears clients that are not in yet and have waited, as far as there is time in one turn.
+    pub(super) fn hear_lobby(&mut self, io: &mut Io) {
+        while let Some((key, bytes)) = self.lobby.next() {
+            self.hear(io, key, &bytes);
+        }
+        self.time = None;
+    }
+
+    /// Hears what a client has said that is not in yet.
+    fn hear(&mut self, io: &mut Io, key: Key, bytes: &[u8]) {
+        let Some(owner) = self.owner(key) else { return };
+        let start_ns = pgx_ring::now_ns();
+        if self.secrets.get(key).is_some() {
+            self.decrypt(io, key, bytes);
+        } else {
+            self.deliver(io, owner, Data::Plain(bytes), bytes);
+        }
+        while let Some((key, bytes)) = self.begun.pop() {
+            self.decrypt(io, key, &bytes);
+        }
+        self.lobby.spend(pgx_ring::now_ns() - start_ns);
     }
 }
 
@@ -258,16 +289,25 @@ impl Handler for Driver {
 
     fn received(&mut self, io: &mut Io, key: Key, data: &Received<'_>) {
         let Some(owner) = self.owner(key) else { return };
-        if self.secrets.get(key).is_some() {
-            return self.decrypt(io, key, data);
-        }
-        self.deliver(io, owner, Data::Received(data), data);
-        while let Some((key, bytes)) = self.begun.pop() {
-            self.decrypt(io, key, &bytes);
+        if let Owner::Client(id) = owner
+            && (self.worker.is_outside(id) || self.lobby.keeps(key))
+        {
+            if self.lobby.hears(key, data) {
+                self.hear(io, key, data);
+            } else if let Some(bytes) = self.lobby.take(key, false) {
+                self.hear(io, key, &bytes);
+            }
+        } else if self.secrets.get(key).is_some() {
+            self.decrypt(io, key, data);
+        } else {
+            self.deliver(io, owner, Data::Received(data), data);
         }
     }
 
     fn ended(&mut self, io: &mut Io, key: Key, end: End) {
+        if let Some(bytes) = self.lobby.take(key, true) {
+            self.hear(io, key, &bytes);
+        }
         let Some(owner) = self.owner(key) else { return };
         match end {
             End::Eof => self.end(io, owner, "the server closed the connection"),
@@ -307,6 +347,7 @@ pub(super) struct Wire<'a, 'data> {
     events: &'a mut Events,
     begun: &'a mut Vec<(Key, Vec<u8>)>,
     papers: &'a Papers,
+    shared: &'a Shared,
     letters: &'a mut Vec<(usize, Letter)>,
     threads: usize,
     /// Which of them this is.
@@ -437,12 +478,11 @@ impl Net for Wire<'_, '_> {
     }
 
     fn random(&mut self, bytes: &mut [u8]) {
-        // Fails only before the kernel has gathered its first randomness, long before we run.
-        let done = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty());
-        assert!(
-            matches!(done, Ok(count) if count == bytes.len()),
-            "the kernel gives no randomness"
-        );
+        random(bytes);
+    }
+
+    fn hash(&mut self, print: Print, work: Work) {
+        self.shared.hasher.hash(self.number, print, work);
     }
 
     fn note(&mut self, note: &Note<'_>) {
@@ -450,6 +490,10 @@ impl Net for Wire<'_, '_> {
             Note::Refused { client, reason } => info!(?client, reason, "client turned away"),
             Note::Unproved { client, user, reason } => {
                 info!(?client, user, reason, "a client did not prove who it is");
+            }
+            Note::Guessing { address, failures } => {
+                let from = address.map_or("this host".to_owned(), |address| address.to_string());
+                warn!(from, failures, "many logins with a wrong password");
             }
             Note::NotLookedUp { client, user, reason } => {
                 let reason = String::from_utf8_lossy(reason);
@@ -483,6 +527,13 @@ impl Net for Wire<'_, '_> {
             }
         }
     }
+}
+
+/// Bytes that nobody can foretell.
+pub(super) fn random(bytes: &mut [u8]) {
+    // Fails only before the kernel has gathered its first randomness, long before we run.
+    let done = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty());
+    assert!(matches!(done, Ok(count) if count == bytes.len()), "the kernel gives no randomness");
 }
 
 fn own(owners: &mut Vec<Option<(Key, Owner)>>, key: Key, owner: Owner) {

@@ -5,7 +5,9 @@
 //! the wrong one, and the end. Counts are published a few times a second.
 
 mod driver;
+mod hash;
 mod hold;
+mod lobby;
 mod names;
 mod permits;
 mod tls;
@@ -25,13 +27,16 @@ use pgx_session::ids::ClientId;
 use pgx_session::permits::{Ledger, Word};
 use pgx_session::route::ServerAddress;
 use pgx_session::time::Now;
-use pgx_session::worker::{Request, Worker};
+use pgx_session::worker::{Print, Request, Worker};
+use pgx_wire::auth::Key;
+use pgx_wire::auth::scram::SaltedPassword;
 use tracing::{error, info};
 
 pub(crate) use self::hold::Databases;
 pub(crate) use self::view::{Seen, View, Wish};
 
-use self::driver::Driver;
+use self::driver::{Driver, random};
+use self::hash::Hasher;
 use self::hold::{Order, Pauses};
 use self::names::Names;
 use crate::limits::{NAMES_PAUSE, SOCKETS_MAX, TICK};
@@ -45,6 +50,8 @@ enum Letter {
     Cancelled(ClientId),
     /// A client of another thread has changed tables.
     TablesChanged,
+    /// A password is hashed.
+    Hashed(Print, SaltedPassword),
     /// Something about permits for servers.
     Permit(Word),
     /// New transactions are held, or go on.
@@ -69,6 +76,9 @@ struct Shared {
     mailboxes: Mutex<Vec<Mailbox>>,
     counts: Vec<Counts>,
     ledger: Mutex<Ledger>,
+    hasher: Hasher,
+    /// By this users who do not exist look like others, on all threads alike.
+    mock: Key,
     /// Those of the start; threads have newer ones.
     papers: Papers,
     /// Of the last change of backends by an operator.
@@ -139,11 +149,15 @@ impl Workers {
         papers: Papers,
         listen: impl Fn() -> Result<Vec<(OwnedFd, SessionAttrs)>, String>,
     ) -> Result<Self, String> {
+        let mut mock = [0; 32];
+        random(&mut mock);
         let shared = Arc::new(Shared {
             started: Instant::now(),
             mailboxes: Mutex::new(Vec::new()),
             counts: (0..plan.threads).map(|_| Counts::default()).collect(),
             ledger: Mutex::new(Ledger::new(plan.threads)),
+            hasher: Hasher::default(),
+            mock: Key::from(mock),
             papers,
             epoch: AtomicU64::new(0),
             pauses: Mutex::default(),
@@ -197,6 +211,8 @@ impl Workers {
             // One that has ended has said why.
             let _ = go.send(());
         }
+        let hasher = hash::start(Arc::clone(&shared))?;
+        workers.threads.lock().unwrap_or_else(PoisonError::into_inner).push(hasher);
         look_names_up(config, names, shared)?;
         Ok(workers)
     }
@@ -235,6 +251,7 @@ impl Workers {
     /// Ends the threads with all their sessions, and waits for that.
     pub(crate) fn end(&self) {
         self.shared.ends.store(true, Ordering::Release);
+        self.shared.hasher.end();
         let mailboxes = self.shared.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
         for mailbox in mailboxes.iter() {
             mailbox.waker.wake();
@@ -289,11 +306,13 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
     let tick_ns = u64::try_from(TICK.as_nanos()).unwrap_or(u64::MAX);
     let mut due = pgx_ring::now_ns() + tick_ns;
     while !shared.ends.load(Ordering::Acquire) {
-        if let Err(error) = engine.turn(Some(due), &mut driver) {
+        let wait = if driver.lobby.is_empty() { due } else { 0 };
+        if let Err(error) = engine.turn(Some(wait), &mut driver) {
             error!(%error, "a proxy thread's engine failed; its sessions end");
             break;
         }
         driver.end_turn();
+        driver.hear_lobby(engine.io());
         if std::mem::take(&mut driver.is_woken) {
             read_letters(&mut engine, &mut driver, letters, &shared);
         }
@@ -323,6 +342,9 @@ fn read_letters(
             }
             Letter::Cancelled(client) => {
                 driver.with(engine.io(), |worker, wire| worker.cancelled(wire, client, now));
+            }
+            Letter::Hashed(print, salted) => {
+                driver.with(engine.io(), |worker, wire| worker.hashed(wire, &print, &salted, now));
             }
             Letter::TablesChanged => driver.worker.tables_changed(),
             Letter::Permit(word) => {

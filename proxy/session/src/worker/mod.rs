@@ -9,6 +9,8 @@ mod entry;
 mod fail;
 mod from_client;
 mod from_server;
+mod guard;
+mod hash;
 mod hold;
 mod login;
 mod lookup;
@@ -27,12 +29,13 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use pgx_wire::auth::Key;
-use pgx_wire::auth::scram::Verifier;
 use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
 pub use cancel::{Asker, Cancels, Request};
+pub use hash::Print;
+pub(crate) use hash::Waits;
 pub use login::thread_of;
 
 use crate::attrs::SessionAttrs;
@@ -46,7 +49,6 @@ use crate::permits::{Permits, Whose};
 use crate::pool::Lease;
 use crate::route::{Epoch, Snapshot};
 use crate::scan::Words;
-use crate::secret::Secret;
 use crate::server::Server;
 use crate::statements::Statements;
 use crate::stats::{Book, Totals};
@@ -103,8 +105,8 @@ pub struct Worker {
     /// Who serves them, where that is not what the configuration says.
     snapshots: BTreeMap<Vec<u8>, Snapshot>,
     statements: Statements,
-    /// Passwords of users with the verifiers of them that clients were shown.
-    verifiers: BTreeMap<Vec<u8>, (Secret, Verifier)>,
+    hashes: hash::Hashes,
+    guard: guard::Guard,
     /// By this users who do not exist look like others.
     mock: Key,
     counts: Counts,
@@ -150,7 +152,8 @@ impl Worker {
             hold_all: None,
             snapshots: BTreeMap::new(),
             statements: Statements::default(),
-            verifiers: BTreeMap::new(),
+            hashes: hash::Hashes::default(),
+            guard: guard::Guard::default(),
             mock: auth::mock_secret(net),
             counts: Counts::default(),
             refusals: Vec::new(),
@@ -173,6 +176,13 @@ impl Worker {
     pub fn gauges(&self) -> Gauges {
         let waiting = self.clients.iter().filter(|client| client.is_waiting).count();
         Gauges { clients: self.clients.len(), waiting, servers: self.servers.len() }
+    }
+
+    /// Whether a client is there and has not been let in.
+    #[must_use]
+    pub fn is_outside(&self, id: ClientId) -> bool {
+        let phase = self.clients.get(id).map(|client| &client.phase);
+        matches!(phase, Some(client::Phase::Startup(_) | client::Phase::Login(_)))
     }
 
     /// A client has connected, where clients want such servers unless they say otherwise.
@@ -622,6 +632,8 @@ mod chaos_tests;
 mod client_model;
 #[cfg(test)]
 mod desk;
+#[cfg(test)]
+mod guard_tests;
 #[cfg(test)]
 mod hold_tests;
 #[cfg(test)]

@@ -7,12 +7,13 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
 use core::ops::Range;
 
+use pgx_wire::auth::scram::Work;
 use pgx_wire::backend::{self, Status};
 use pgx_wire::{Frames, frontend};
 
 use super::desk::Desk;
 use super::recount::recount;
-use super::{Asker, Owner, Request, Worker};
+use super::{Asker, Owner, Print, Request, Worker};
 use crate::attrs::SessionAttrs;
 use crate::config::{AuthMethod, Config, Database, Limits, PoolMode};
 use crate::ids::ClientId;
@@ -39,6 +40,12 @@ pub(super) struct Wire {
     pub(super) cancelled: Vec<Asker>,
     /// How often others were told that tables have changed.
     pub(super) changes: usize,
+    /// From which address clients come, counted from this host's.
+    pub(super) from: u32,
+    /// What is to be hashed.
+    pub(super) hashes: Vec<(Print, Work)>,
+    /// What the operator was told.
+    pub(super) notes: Vec<alloc::string::String>,
     last: u64,
 }
 
@@ -107,7 +114,7 @@ impl Net for Wire {
     }
 
     fn address(&self, _socket: Socket) -> Option<IpAddr> {
-        Some(IpAddr::V4(Ipv4Addr::LOCALHOST))
+        Some(IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + self.from)))
     }
 
     fn certificate(&self, _socket: Socket) -> Option<Names> {
@@ -122,7 +129,13 @@ impl Net for Wire {
         bytes.fill(7);
     }
 
-    fn note(&mut self, _note: &Note<'_>) {}
+    fn hash(&mut self, print: Print, work: Work) {
+        self.hashes.push((print, work));
+    }
+
+    fn note(&mut self, note: &Note<'_>) {
+        self.notes.push(alloc::format!("{note:?}"));
+    }
 }
 
 /// A worker, its sockets, and the time.
@@ -181,6 +194,16 @@ impl Bench {
         self.now = self.now.after_ms(ms);
         self.worker.tick(&mut self.wire, self.now);
         self.check();
+    }
+
+    /// What is to be hashed is.
+    pub(super) fn hash_all(&mut self) -> usize {
+        let all = core::mem::take(&mut self.wire.hashes);
+        for (print, work) in &all {
+            self.worker.hashed(&mut self.wire, print, &work.salted(), self.now);
+            self.check();
+        }
+        all.len()
     }
 
     /// A client that has connected and said nothing.
