@@ -184,7 +184,9 @@ mod tests {
     /// Many failures at once.
     fn flooded(now: Now) -> Guesses {
         let mut guesses = Guesses::default();
-        (0..1_000).for_each(|_| drop(guesses.wrong(HERE, now)));
+        for _ in 0..1_000 {
+            guesses.wrong(HERE, now);
+        }
         guesses
     }
 
@@ -231,7 +233,9 @@ mod tests {
         assert!(guesses.may_look(HERE, &[other], now), "another user is not concerned");
         // Some of the answers are given by then, and others take their places.
         let later = now.after_ms(WINDOW_MS);
-        (0..GUESS_WAITING_MAX).for_each(|_| drop(guesses.wrong(HERE, later)));
+        for _ in 0..GUESS_WAITING_MAX {
+            guesses.wrong(HERE, later);
+        }
         assert_eq!(looks(&mut guesses, b"bob", later), usize::from(GUESS_LOOKS_MAX));
         assert!(guesses.may_look(THERE, b"bob", now));
         let names = (0..10_000).map(|number| format!("user{number}"));
