@@ -236,12 +236,11 @@ impl Driver {
     /// A turn of the engine is over.
     pub(super) fn end_turn(&mut self) {
         self.time = None;
-        self.lobby.begin_turn();
     }
 
-    /// Hears clients that are not in yet and have waited, as far as there is time in one turn.
+    /// Hears clients that are not in yet and have waited, as far as there is time.
     pub(super) fn hear_lobby(&mut self, io: &mut Io) {
-        while let Some((key, bytes)) = self.lobby.next() {
+        while let Some((key, bytes)) = self.lobby.next(pgx_ring::now_ns()) {
             self.hear(io, key, &bytes);
         }
         self.time = None;
@@ -270,6 +269,7 @@ impl Handler for Driver {
         let attrs = known.map_or(SessionAttrs::Any, |(_, attrs)| *attrs);
         let id = self.with(io, |worker, wire| worker.accepted(wire, socket(key), attrs, now));
         own(&mut self.owners, key, Owner::Client(id));
+        self.lobby.spend(0);
     }
 
     fn connected(&mut self, io: &mut Io, key: Key, result: io::Result<()>) {
@@ -292,7 +292,7 @@ impl Handler for Driver {
         if let Owner::Client(id) = owner
             && (self.worker.is_outside(id) || self.lobby.keeps(key))
         {
-            if self.lobby.hears(key, data) {
+            if self.lobby.hears(key, data, pgx_ring::now_ns()) {
                 self.hear(io, key, data);
             } else if let Some(bytes) = self.lobby.take(key, false) {
                 self.hear(io, key, &bytes);

@@ -306,7 +306,7 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
     let tick_ns = u64::try_from(TICK.as_nanos()).unwrap_or(u64::MAX);
     let mut due = pgx_ring::now_ns() + tick_ns;
     while !shared.ends.load(Ordering::Acquire) {
-        let wait = if driver.lobby.is_empty() { due } else { 0 };
+        let wait = driver.lobby.due_ns().map_or(due, |lobby| lobby.min(due));
         if let Err(error) = engine.turn(Some(wait), &mut driver) {
             error!(%error, "a proxy thread's engine failed; its sessions end");
             break;

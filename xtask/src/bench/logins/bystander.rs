@@ -32,6 +32,8 @@ pub(super) struct Latencies {
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
     pub(super) worst_ms: f64,
+    /// Queries.
+    pub(super) count: u32,
 }
 
 impl Bystander {
@@ -68,7 +70,8 @@ impl Bystander {
             let ns = percentile(&all, per_mille).context("the bystander was not answered")?;
             Ok(Duration::from_nanos(ns).as_secs_f64() * 1e3)
         };
-        Ok(Latencies { p50_ms: ms(500)?, p99_ms: ms(990)?, worst_ms: ms(1000)? })
+        let count = u32::try_from(all.len())?;
+        Ok(Latencies { p50_ms: ms(500)?, p99_ms: ms(990)?, worst_ms: ms(1000)?, count })
     }
 
     /// Ends it.
