@@ -20,7 +20,8 @@ use pgx_session::permits::{
 };
 use pgx_session::route::ServerAddress;
 use pgx_session::time::Now;
-use pgx_session::worker::{Asker, Hold, Owner, Request, Scope, Worker};
+use pgx_session::worker::{Asker, Hold, Owner, Print, Request, Scope, Worker};
+use pgx_wire::auth::scram::Work;
 use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 
@@ -129,6 +130,10 @@ impl Net for Wire {
 
     fn random(&mut self, bytes: &mut [u8]) {
         bytes.fill(7);
+    }
+
+    fn hash(&mut self, _print: Print, _work: Work) {
+        unreachable!("nobody has a password here");
     }
 
     fn note(&mut self, _note: &Note<'_>) {}

@@ -62,6 +62,23 @@ pub(crate) const TICK: Duration = Duration::from_millis(100);
 /// Threads that may serve clients: their numbers are a part of the keys by which clients cancel.
 pub(crate) const THREADS_MAX: usize = 127;
 
+/// What logins may cost at once on a proxy thread, in nanoseconds, before those who are in come
+/// again: some five steps of a login by SCRAM. A handshake of TLS takes more, but is not divided.
+pub(crate) const LOBBY_BURST_NS: u64 = 100_000;
+
+/// Which part of a thread's time logins get while others wait to log in: the fourth, which is some
+/// five thousand logins in a second, or some hundreds with handshakes of TLS. The rest is for
+/// queries, and for the servers where there are few processors.
+pub(crate) const LOBBY_SHARE: u64 = 4;
+
+/// What one step of a login costs beside the time that it takes here, in nanoseconds: the kernel
+/// accepts it, or sends its answer, when the turn is over.
+pub(crate) const LOBBY_STEP_NS: u64 = 10_000;
+
+/// Bytes that a client may say before it is in while it waits for its turn; whoever says more is
+/// heard at once. No login has so many.
+pub(crate) const LOBBY_BYTES_MAX: usize = 32 << 10;
+
 /// How often names of backends are looked up again.
 pub(crate) const NAMES_PAUSE: Duration = Duration::from_secs(15);
 

@@ -8,7 +8,9 @@ mod consoles;
 mod course;
 mod doors;
 mod driver;
+mod hash;
 mod hold;
+mod lobby;
 mod names;
 mod outside;
 mod permits;
@@ -29,7 +31,9 @@ use pgx_session::ids::ClientId;
 use pgx_session::permits::{Ledger, Word};
 use pgx_session::route::ServerAddress;
 use pgx_session::time::Now;
-use pgx_session::worker::{Request, Worker};
+use pgx_session::worker::{Print, Request, Worker};
+use pgx_wire::auth::Key;
+use pgx_wire::auth::scram::SaltedPassword;
 use tracing::{error, info};
 
 pub(crate) use self::consoles::{Said, What};
@@ -38,7 +42,8 @@ pub(crate) use self::hold::{Databases, Pause};
 pub(crate) use self::view::{Seen, View, Wish};
 
 use self::doors::Entrance;
-use self::driver::Driver;
+use self::driver::{Driver, random};
+use self::hash::Hasher;
 use self::hold::{Order, Pauses};
 use self::names::Names;
 use self::outside::{OUTSIDE, Outside};
@@ -54,6 +59,8 @@ enum Letter {
     Cancelled(ClientId),
     /// A client of another thread has changed tables.
     TablesChanged,
+    /// A password is hashed.
+    Hashed(Print, SaltedPassword),
     /// Something about permits for servers.
     Permit(Word),
     /// New transactions are held, or go on.
@@ -88,6 +95,9 @@ struct Shared {
     mailboxes: Mutex<Vec<Mailbox>>,
     counts: Vec<Counts>,
     ledger: Mutex<Ledger>,
+    hasher: Hasher,
+    /// By this users who do not exist look like others, on all threads alike.
+    mock: Key,
     /// Those of the start; threads have newer ones.
     papers: Papers,
     /// Of the last change of backends by an operator.
@@ -146,7 +156,11 @@ pub(crate) struct Plan {
 
 impl Shared {
     fn new(threads: usize, papers: Papers, desk: consoles::Desk) -> Self {
+        let mut mock = [0; 32];
+        random(&mut mock);
         Self {
+            hasher: Hasher::default(),
+            mock: Key::from(mock),
             started: Instant::now(),
             mailboxes: Mutex::new(Vec::new()),
             counts: (0..threads).map(|_| Counts::default()).collect(),
@@ -242,6 +256,8 @@ impl Workers {
             mailboxes.as_mut().unwrap_or_else(|poisoned| poisoned.get_mut()).push(mailbox);
         }
         *workers.goes.lock().unwrap_or_else(PoisonError::into_inner) = goes;
+        let hasher = hash::start(Arc::clone(&shared))?;
+        workers.threads.lock().unwrap_or_else(PoisonError::into_inner).push(hasher);
         look_names_up(config, names, shared)?;
         Ok(workers)
     }
@@ -305,6 +321,7 @@ impl Workers {
         self.shared.ends.store(true, Ordering::Release);
         // Threads that were never told to serve end without.
         self.goes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.shared.hasher.end();
         let mailboxes = self.shared.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
         for mailbox in mailboxes.iter() {
             mailbox.waker.wake();
@@ -358,11 +375,13 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
     let tick_ns = u64::try_from(TICK.as_nanos()).unwrap_or(u64::MAX);
     let mut due = pgx_ring::now_ns() + tick_ns;
     while !shared.ends.load(Ordering::Acquire) {
-        if let Err(error) = engine.turn(Some(due), &mut driver) {
+        let wait = driver.lobby.due_ns().map_or(due, |lobby| lobby.min(due));
+        if let Err(error) = engine.turn(Some(wait), &mut driver) {
             error!(%error, "a proxy thread's engine failed; its sessions end");
             break;
         }
         driver.end_turn();
+        driver.hear_lobby(engine.io());
         if std::mem::take(&mut driver.is_woken) {
             read_letters(&mut engine, &mut driver, letters, &shared);
         }
@@ -397,6 +416,9 @@ fn read_letters(
             }
             Letter::Cancelled(client) => {
                 driver.with(engine.io(), |worker, wire| worker.cancelled(wire, client, now));
+            }
+            Letter::Hashed(print, salted) => {
+                driver.with(engine.io(), |worker, wire| worker.hashed(wire, &print, &salted, now));
             }
             Letter::TablesChanged => driver.worker.tables_changed(),
             Letter::Permit(word) => {

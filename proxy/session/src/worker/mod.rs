@@ -11,6 +11,8 @@ mod entry;
 mod fail;
 mod from_client;
 mod from_server;
+mod guard;
+mod hash;
 mod hold;
 mod login;
 mod lookup;
@@ -32,13 +34,14 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use pgx_wire::auth::Key;
-use pgx_wire::auth::scram::Verifier;
 use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
 pub use cancel::{Asker, Cancels, Request};
 pub use console::{CONSOLES, is_console};
+pub use hash::Print;
+pub(crate) use hash::Waits;
 pub use login::thread_of;
 
 use crate::attrs::SessionAttrs;
@@ -52,7 +55,6 @@ use crate::permits::{Permits, Whose};
 use crate::pool::Lease;
 use crate::route::{Course, Epoch, Snapshot};
 use crate::scan::Words;
-use crate::secret::Secret;
 use crate::server::Server;
 use crate::statements::Statements;
 use crate::stats::{Book, Totals};
@@ -117,8 +119,8 @@ pub struct Worker {
     /// Who serves, by the cluster's word; where there is one, that is what counts.
     course: Option<Course>,
     statements: Statements,
-    /// Passwords of users with the verifiers of them that clients were shown.
-    verifiers: BTreeMap<Vec<u8>, (Secret, Verifier)>,
+    hashes: hash::Hashes,
+    guard: guard::Guard,
     /// By this users who do not exist look like others.
     mock: Key,
     counts: Counts,
@@ -166,7 +168,8 @@ impl Worker {
             snapshots: BTreeMap::new(),
             course: None,
             statements: Statements::default(),
-            verifiers: BTreeMap::new(),
+            hashes: hash::Hashes::default(),
+            guard: guard::Guard::default(),
             mock: auth::mock_secret(net),
             counts: Counts::default(),
             refusals: Vec::new(),
@@ -190,6 +193,13 @@ impl Worker {
         let waiting = self.clients.iter().filter(|client| client.is_waiting).count();
         let (clients, servers) = (self.clients.len(), self.servers.len());
         Gauges { clients, clients_max: self.config.clients_max, waiting, servers }
+    }
+
+    /// Whether a client is there and has not been let in.
+    #[must_use]
+    pub fn is_outside(&self, id: ClientId) -> bool {
+        let phase = self.clients.get(id).map(|client| &client.phase);
+        matches!(phase, Some(client::Phase::Startup(_) | client::Phase::Login(_)))
     }
 
     /// A client has connected, where clients want such servers unless they say otherwise.
@@ -649,6 +659,8 @@ mod console_tests;
 mod course_tests;
 #[cfg(test)]
 mod desk;
+#[cfg(test)]
+mod guard_tests;
 #[cfg(test)]
 mod hold_tests;
 #[cfg(test)]

@@ -19,7 +19,7 @@ impl Worker {
         self.now = now;
         self.config = config;
         // They were made of passwords that may be others now.
-        self.verifiers.clear();
+        self.hashes.forget();
         for pool in 0..self.entries.len() {
             if self.by_name.get(&self.entries[pool].name) == Some(&pool) {
                 self.reload_pool(net, pool);

@@ -44,6 +44,7 @@ impl Worker {
             }
             self.refuse(net, id, state, message);
         }
+        self.tick_late(net);
         self.tick_servers(net);
         self.tick_cancels(net);
         for pool in 0..self.entries.len() {
