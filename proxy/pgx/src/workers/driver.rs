@@ -296,8 +296,8 @@ impl Driver {
 
     /// Hears clients that are not in yet and have waited, as far as there is time.
     pub(super) fn hear_lobby(&mut self, io: &mut Io) {
-        self.begin_turn(io);
         while let Some((key, bytes)) = self.lobby.next(pgx_ring::now_ns()) {
+            self.begin_turn(io);
             self.hear(io, key, &bytes);
         }
         self.time = None;
