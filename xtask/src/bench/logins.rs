@@ -1,8 +1,9 @@
 //! `cargo xtask bench logins`: many clients that log in at once, and many that guess passwords,
 //! beside one that is in already and wants nothing but answers.
 //!
-//! The many are one thread of the lowest priority: they take what time the others leave, and so
-//! pace themselves by whom they ask.
+//! The many are one thread that runs when nobody else wants to: they take what time the others
+//! leave. On a machine that is busy with other work, `nice -n -15` before all of it helps; the
+//! CPU that is stated is a proxy's own, without what the bystander's queries cost it.
 
 mod bystander;
 mod places;

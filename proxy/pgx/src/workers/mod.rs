@@ -123,6 +123,23 @@ pub(crate) struct Plan {
 }
 
 impl Shared {
+    fn new(threads: usize, papers: Papers) -> Self {
+        let mut mock = [0; 32];
+        random(&mut mock);
+        Self {
+            started: Instant::now(),
+            mailboxes: Mutex::new(Vec::new()),
+            counts: (0..threads).map(|_| Counts::default()).collect(),
+            ledger: Mutex::new(Ledger::new(threads)),
+            hasher: Hasher::default(),
+            mock: Key::from(mock),
+            papers,
+            epoch: AtomicU64::new(0),
+            pauses: Mutex::default(),
+            ends: AtomicBool::new(false),
+        }
+    }
+
     fn now(&self) -> Now {
         Now(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
@@ -149,20 +166,7 @@ impl Workers {
         papers: Papers,
         listen: impl Fn() -> Result<Vec<(OwnedFd, SessionAttrs)>, String>,
     ) -> Result<Self, String> {
-        let mut mock = [0; 32];
-        random(&mut mock);
-        let shared = Arc::new(Shared {
-            started: Instant::now(),
-            mailboxes: Mutex::new(Vec::new()),
-            counts: (0..plan.threads).map(|_| Counts::default()).collect(),
-            ledger: Mutex::new(Ledger::new(plan.threads)),
-            hasher: Hasher::default(),
-            mock: Key::from(mock),
-            papers,
-            epoch: AtomicU64::new(0),
-            pauses: Mutex::default(),
-            ends: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::new(plan.threads, papers));
         let names = Arc::new(Names::default());
         let mut goes = Vec::new();
         let mut workers = Self {
