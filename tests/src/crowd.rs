@@ -1,8 +1,8 @@
 //! Many clients that log in at once, cheaply: what a password hashes to is computed once.
 //!
-//! They speak whatever way of logging in they are asked for, on one thread that only runs
-//! when nobody else wants to (`SCHED_IDLE`), so that they do not take the time of who is measured. [`Dialogue`] is the protocol without
-//! sockets, by which single clients log in as well.
+//! They speak whatever way of logging in they are asked for, on one thread that only runs when
+//! nobody else wants to (`SCHED_IDLE`), so that they do not take the time of who is measured.
+//! [`Dialogue`] is the protocol without sockets, by which single clients log in as well.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -109,8 +109,8 @@ pub trait Net {
     /// Bytes that nobody can foretell.
     fn random(&mut self, bytes: &mut [u8]);
 
-    /// Hashes a password, where nobody waits for it; the worker is told by [`hashed`](crate::worker::Worker::hashed), with
-    /// the same print.
+    /// Hashes a password, where nobody waits for it; the worker is told of the end, with the same
+    /// print: see [`hashed`](crate::worker::Worker::hashed).
     fn hash(&mut self, print: Print, work: Work);
 
     /// Something that an operator may want to know.

@@ -119,12 +119,12 @@ fn try_with(bench: &mut Bench, user: &str, password: &str) -> Socket {
 
 /// What a client's password is hashed to, which takes long in a build that is not optimised.
 fn keys(password: &str, salt: Vec<u8>, count: u32) -> Keys {
-    static KNOWN: Mutex<BTreeMap<(Vec<u8>, Vec<u8>, u32), Keys>> = Mutex::new(BTreeMap::new());
+    type Which = (Vec<u8>, Vec<u8>, u32);
+    static KNOWN: Mutex<BTreeMap<Which, Keys>> = Mutex::new(BTreeMap::new());
     let mut known = KNOWN.lock().unwrap();
     let which = (password.as_bytes().to_vec(), salt, count);
-    let make = |(password, salt, count): &(Vec<u8>, Vec<u8>, u32)| {
-        Keys::from(&salted_password(password, salt, *count))
-    };
+    let make =
+        |(password, salt, count): &Which| Keys::from(&salted_password(password, salt, *count));
     known.entry(which).or_insert_with_key(make).clone()
 }
 

@@ -1,6 +1,6 @@
 //! A client that is in already and asks for the same again and again, while others log in.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,8 +32,6 @@ pub(super) struct Latencies {
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
     pub(super) worst_ms: f64,
-    /// Queries.
-    pub(super) count: u32,
 }
 
 impl Bystander {
@@ -70,8 +68,7 @@ impl Bystander {
             let ns = percentile(&all, per_mille).context("the bystander was not answered")?;
             Ok(Duration::from_nanos(ns).as_secs_f64() * 1e3)
         };
-        let count = u32::try_from(all.len())?;
-        Ok(Latencies { p50_ms: ms(500)?, p99_ms: ms(990)?, worst_ms: ms(1000)?, count })
+        Ok(Latencies { p50_ms: ms(500)?, p99_ms: ms(990)?, worst_ms: ms(1000)? })
     }
 
     /// Ends it.
@@ -116,7 +113,7 @@ pub(super) fn try_connect(who: &Who) -> anyhow::Result<(TcpStream, End)> {
     loop {
         stream.write_all(&out)?;
         out.clear();
-        let count = stream.read(&mut buffer)?;
+        let count = read(&mut stream, &mut buffer)?;
         ensure!(count > 0, "the connection was closed");
         if let Some(end) = dialogue.handle(&buffer[..count], &mut out)? {
             return Ok((stream, end));
@@ -129,10 +126,20 @@ fn ask(stream: &mut TcpStream) -> anyhow::Result<()> {
     let mut answer = Vec::new();
     let mut buffer = [0; 512];
     while !answer.ends_with(READY) {
-        let count = stream.read(&mut buffer)?;
+        let count = read(stream, &mut buffer)?;
         ensure!(count > 0, "the bystander's connection was closed");
         answer.extend_from_slice(&buffer[..count]);
     }
     ensure!(!answer.starts_with(b"E"), "the bystander's query failed");
     Ok(())
+}
+
+/// Reads, also where something that is not about it comes between.
+fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
 }
