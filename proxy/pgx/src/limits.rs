@@ -2,6 +2,7 @@
 
 pub(crate) mod control;
 pub(crate) mod peer;
+pub(crate) mod postgres;
 pub(crate) mod probe;
 
 use std::time::Duration;

@@ -24,7 +24,7 @@ use pgx_control::lease::{Kind, Right, Wants};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use self::look::{ControlFile, Found, Postmaster};
+use self::look::{Found, Postmaster};
 pub(super) use self::probe::Shared as Answers;
 use self::probe::{Part, Probe};
 pub(crate) use self::probe::{Verdict, ask_once};
@@ -35,6 +35,7 @@ use super::storage::{Files, Kept, Owner};
 use super::{driver, spawn};
 use crate::config;
 use crate::limits::control::LOOK_EVERY;
+use crate::postgres::control_file::ControlFile;
 
 /// How often the record may be written in one round: a write may make the next step possible.
 const ROUNDS_MAX: usize = 4;
@@ -179,7 +180,7 @@ impl Watcher {
             Err(error) => return self.say(&format!("cannot look at PostgreSQL: {error}")),
         };
         let Found { control, is_standby, postmaster } = found;
-        let ControlFile { system, timeline, end, was_primary } = control;
+        let ControlFile { system, timeline, end, was_primary, .. } = control;
         if self.agent.is_none() {
             self.begin(system, timeline);
         }

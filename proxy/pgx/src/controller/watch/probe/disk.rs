@@ -18,7 +18,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tokio::sync::watch;
 
-use super::{Part, Shared, Target, owner};
+use super::{Part, Shared, Target};
+use crate::postgres::owner;
 
 /// The file that is written. By its first letters base backups leave it out.
 const FILE: &str = "pgsql_tmp_pgx_probe";

@@ -9,7 +9,6 @@
 mod answers;
 mod disk;
 mod once;
-mod owner;
 mod server;
 
 use std::net::SocketAddr;
@@ -22,7 +21,6 @@ use tokio::time::sleep;
 
 pub(in crate::controller) use self::answers::{Answers, Part};
 pub(crate) use self::once::{Verdict, ask_once};
-pub(super) use self::owner::owner_of;
 use self::server::{Trouble, hedged};
 use crate::controller::clock::boot_time;
 use crate::controller::spawn;

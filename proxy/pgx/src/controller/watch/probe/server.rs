@@ -12,15 +12,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use pgx_wire::startup::TLS_REQUEST;
-use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::{Target, owner};
+use super::Target;
 use crate::limits::probe::ABANDON;
+use crate::postgres::owner;
 
 /// By this PostgreSQL's views and logs tell the probe from others.
 const APPLICATION: &str = "pgx probe";
@@ -142,15 +142,8 @@ async fn connect(target: &Target) -> io::Result<Stream> {
     }
 }
 
-/// Connects at once or not at all: the kernel queues it, or its queue is full.
 fn unix(path: &Path, owner: u32) -> io::Result<UnixStream> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    let address = SockAddr::unix(path)?;
-    // The server learns who connects from the rights at this moment.
-    owner::act_as(owner, || socket.connect(&address))
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-    UnixStream::from_std(socket.into())
+    UnixStream::from_std(owner::connect(path, owner)?)
 }
 
 async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {

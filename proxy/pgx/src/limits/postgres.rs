@@ -1,0 +1,63 @@
+//! The bounds of what pgx does to the local PostgreSQL, and how they hang together.
+
+use std::time::Duration;
+
+/// How long a server may take until it has its sockets and begins to recover.
+pub(crate) const START_MAX: Duration = Duration::from_secs(30);
+
+/// How long the children of a server that is ended at once may take by themselves, before each of
+/// them is killed. A backend in a system call to a slow disk takes longer, and needs the kill.
+pub(crate) const QUIT_GRACE: Duration = Duration::from_millis(300);
+
+/// How long killed processes may take to be gone; one that waits for a dead disk stays.
+pub(crate) const KILL_MAX: Duration = Duration::from_secs(10);
+
+/// How long an end in order may take: its checkpoint, and standbys that receive it.
+pub(crate) const SHUTDOWN_MAX: Duration = Duration::from_secs(300);
+
+/// How long a WAL receiver may take to end after its server was told of no upstream, before it is
+/// told itself. Replay that waits for a query does not pass on what it is told.
+pub(crate) const RECEIVER_GRACE: Duration = Duration::from_millis(500);
+
+/// How long it may take in all; then the whole server is ended, which receives nothing either.
+pub(crate) const DETACH_MAX: Duration = Duration::from_secs(3);
+
+/// How long recovery may take to end after a promotion, replay of what is left included.
+pub(crate) const PROMOTE_MAX: Duration = Duration::from_secs(60);
+
+/// How long one query of the agent's own may take, also on the server's side.
+pub(crate) const QUERY_MAX: Duration = Duration::from_secs(2);
+
+/// How long one look waits for processes to show that they have read a new configuration; the next
+/// look goes on with it.
+pub(crate) const PROOF_MAX: Duration = Duration::from_millis(150);
+
+/// Between two tries while something is waited for that tells nobody when it happens.
+pub(crate) const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a small program may take: `postgres -C`, `pg_controldata`.
+pub(crate) const PROGRAM_MAX: Duration = Duration::from_secs(20);
+
+/// How long rewinding, cloning or the recovery before it may take: a day of copying, after which
+/// somebody should look.
+pub(crate) const REBUILD_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long the server that is copied from may take to accept a connection, when it is asked
+/// whether a copy broke because of it.
+pub(crate) const SOURCE_MAX: Duration = Duration::from_secs(3);
+
+/// A disk with less space than that is called full when a copy broke: the size of a WAL segment.
+pub(crate) const FULL_BELOW_BYTES: u64 = 16 << 20;
+
+/// How much of what a program has said goes into an error.
+pub(crate) const SAID_BYTES_MAX: usize = 2048;
+
+/// How soon a standby tries its upstream again.
+pub(crate) const RETRIEVE_RETRY_MS: u64 = 500;
+
+/// How often a standby's TCP connection to its upstream is tried before it counts as dead, and how
+/// long it may be silent before that, in seconds.
+pub(crate) const KEEPALIVES: (u32, u32) = (3, 5);
+
+const _: () = assert!(RECEIVER_GRACE.as_millis() < DETACH_MAX.as_millis());
+const _: () = assert!(QUIT_GRACE.as_millis() < KILL_MAX.as_millis());

@@ -1,0 +1,456 @@
+//! Gives a directory another node's history: by rewinding it, by cloning it anew, or by making a
+//! copy in the place of one that is put aside.
+//!
+//! A mark beside the directory is durable before its first byte changes and goes last: what is half
+//! built is never started, and the next try goes on from what the mark says.
+
+use std::io::ErrorKind;
+use std::net::ToSocketAddrs;
+use std::path::{Path, PathBuf};
+
+use pgx_control::ids::Incarnation;
+use rustix::fs::statvfs;
+
+use super::error::{Error, system};
+use super::hands::Hands;
+use super::program::{self, Program};
+use super::settings::{self, Managed};
+use super::{Peer, Place, control_file, files, process, versions};
+use crate::limits::postgres::{FULL_BELOW_BYTES, REBUILD_MAX, SOURCE_MAX};
+
+/// The mark's name.
+const MARK: &str = "rebuilding";
+
+/// Files of the directory that are this node's and not the source's.
+const OWN_FILES: [&str; 4] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "pgx.conf"];
+
+/// How a directory was rebuilt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Means {
+    Rewound,
+    Cloned,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) means: Means,
+    pub(crate) done_kb: u64,
+    pub(crate) total_kb: u64,
+}
+
+/// What is half done to the directory; `None` if it is whole.
+pub(super) fn mark(place: &Place) -> Result<Option<String>, Error> {
+    let path = place.folder().join(MARK);
+    Ok(place.own(|| files::read(&path))?.map(|text| text.trim().to_owned()))
+}
+
+pub(super) fn set_mark(place: &Place, what: &str) -> Result<(), Error> {
+    place.make_folder()?;
+    files::sync_parent(&place.folder())?;
+    place.own(|| files::write(&place.folder().join(MARK), what))
+}
+
+pub(super) fn remove_mark(place: &Place) -> Result<(), Error> {
+    place.own(|| files::remove(&place.folder().join(MARK)))
+}
+
+impl Hands {
+    /// Gives the directory this member's history, by rewinding if that is possible; it receives
+    /// from there then, as `directory`. There may be no directory yet.
+    ///
+    /// # Errors
+    /// When it does not work out; unless it is said otherwise, the next try goes on.
+    pub(crate) fn rebuild(
+        &self,
+        upstream: &Peer,
+        directory: Incarnation,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<Means, Error> {
+        let place = &self.place;
+        self.kill()?;
+        self.prepare()?;
+        let is_half = mark(place)?.is_some();
+        let can_rewind = !is_half && control_file::read(&place.programs, &place.data).is_ok();
+        let means = if can_rewind && self.rewind(upstream, tell)? {
+            Means::Rewound
+        } else {
+            set_mark(place, &format!("cloning from node {}", upstream.node))?;
+            self.clone_from(upstream, tell)?;
+            Means::Cloned
+        };
+        self.finish(directory, Some(upstream))?;
+        Ok(means)
+    }
+
+    /// Puts the directory aside under the name of `kept`, unless one of that name is there, and
+    /// makes a copy of this member's in its place.
+    ///
+    /// # Errors
+    /// As for [`Self::rebuild`].
+    pub(crate) fn copy(
+        &self,
+        upstream: &Peer,
+        kept: Incarnation,
+        directory: Incarnation,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<(), Error> {
+        let place = &self.place;
+        self.kill()?;
+        self.prepare()?;
+        set_mark(place, &format!("copying from node {}", upstream.node))?;
+        put_aside(place, kept)?;
+        self.clone_from(upstream, tell)?;
+        self.finish(directory, Some(upstream))
+    }
+
+    /// Puts the directory that was put aside under this name back into its place; what is there is
+    /// removed. Where nothing is aside, the move did not come to pass, or it is back already.
+    ///
+    /// # Errors
+    /// When a directory cannot be moved or removed.
+    pub(crate) fn restore(&self, kept: Incarnation) -> Result<(), Error> {
+        let place = &self.place;
+        self.kill()?;
+        place.make_folder()?;
+        let (aside, data) = (aside(place, kept), &place.data);
+        let original = if aside.exists() { &aside } else { data };
+        for space in tablespaces(original)? {
+            let there = beside(&space, kept);
+            if there.exists() {
+                files::remove_all(&space)?;
+                move_durably(&there, &space)?;
+            }
+        }
+        let trash = place.folder().join("trash");
+        if aside.exists() {
+            files::remove_all(&trash)?;
+            if data.exists() {
+                move_durably(data, &trash)?;
+            }
+            move_durably(&aside, data)?;
+        }
+        self.finish(kept, None)?;
+        files::remove_all(&trash)
+    }
+
+    /// Removes directories that were put aside, but for this one.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub(crate) fn remove_others(&self, kept: Option<Incarnation>) -> Result<(), Error> {
+        let folder = self.place.folder();
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let Some(found) = name.strip_prefix("kept-").and_then(settings::directory) else {
+                continue;
+            };
+            if Some(found) == kept {
+                continue;
+            }
+            for space in tablespaces(&entry.path())? {
+                files::remove_all(&beside(&space, found))?;
+            }
+            self.abort.check()?;
+            files::remove_all(&entry.path())?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what is this node's own in the directory, before it gets another's.
+    fn prepare(&self) -> Result<(), Error> {
+        let place = &self.place;
+        place.make_folder()?;
+        place.make_own_directory(&place.sockets)?;
+        self.write_pass_file()?;
+        let saved = place.folder().join("own");
+        // What is half built has the source's.
+        if mark(place)?.is_some() || !place.has_config_inside() {
+            return Ok(());
+        }
+        place.make_own_directory(&saved)?;
+        place.own(|| {
+            for name in OWN_FILES {
+                if let Some(text) = files::read(&place.data.join(name))? {
+                    files::write_if_other(&saved.join(name), &text)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The directory has its new content: it becomes this node's, and whole.
+    pub(super) fn finish(
+        &self,
+        directory: Incarnation,
+        upstream: Option<&Peer>,
+    ) -> Result<(), Error> {
+        let place = &self.place;
+        let saved = place.folder().join("own");
+        // A directory that came back has its own.
+        if upstream.is_some() && place.has_config_inside() {
+            place.own(|| {
+                for name in OWN_FILES {
+                    if let Some(text) = files::read(&saved.join(name))? {
+                        files::write_if_other(&place.data.join(name), &text)?;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        let managed = Managed { upstream: upstream.cloned(), ..Managed::new(directory) };
+        settings::write(place, &managed)?;
+        if upstream.is_some() {
+            let signal = place.data.join("standby.signal");
+            place.own(|| files::write_if_other(&signal, ""))?;
+        }
+        remove_mark(place)
+    }
+
+    /// Rewinds; whether that was possible. If not, nothing of value has changed.
+    fn rewind(&self, upstream: &Peer, tell: &mut dyn FnMut(Progress)) -> Result<bool, Error> {
+        let place = &self.place;
+        if !self.recover()? {
+            return Ok(false);
+        }
+        let version = versions::of_directory(place)?;
+        let source = [("dbname", place.database.as_str())];
+        let source = settings::conninfo(place, upstream, &source);
+        let mut words = vec!["--no-ensure-shutdown".to_owned(), "--progress".to_owned()];
+        let has_config = place.has_config_inside() || versions::rewinds_with_config_file(version);
+        if has_config && !program::setting(place, "restore_command")?.is_empty() {
+            words.push("--restore-target-wal".to_owned());
+            if !place.has_config_inside() {
+                words.push(format!("--config-file={}", place.config_file.display()));
+            }
+        }
+        let mut run = |more: Option<&str>| {
+            let program = Program::new(place, "pg_rewind").arg("--target-pgdata");
+            let program = program.arg(&place.data).arg("--source-server").arg(&source);
+            let program = program.args(&words).args(more).limit(REBUILD_MAX);
+            let told = program.run_watched(&self.abort, |said| {
+                report(said, Means::Rewound, tell);
+                Ok(false)
+            });
+            told.map_err(|error| self.explain(error, upstream))
+        };
+        // All that it may fail for it finds out before it writes.
+        match run(Some("--dry-run")) {
+            Err(Error::Program { .. }) => return Ok(false),
+            other => other?,
+        }
+        set_mark(place, &format!("rewinding to node {}", upstream.node))?;
+        match run(None) {
+            // Its content is neither the one nor the other now.
+            Err(Error::Program { .. }) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// Has the directory's own log replayed, without which it cannot be rewound. By ourselves, as
+    /// pg_rewind does not find a configuration elsewhere in every version; whether it worked out.
+    fn recover(&self) -> Result<bool, Error> {
+        let place = &self.place;
+        let control = control_file::read(&place.programs, &place.data);
+        if control.map_err(Error::ControlFile)?.is_clean {
+            return Ok(true);
+        }
+        // A single user is no standby.
+        place.own(|| {
+            files::remove(&place.data.join("standby.signal"))?;
+            files::remove(&place.data.join("recovery.signal"))
+        })?;
+        self.clear()?;
+        let program = Program::new(place, "postgres").args(["--single", "-F", "-D"]);
+        let program = program.arg(&place.data).args(program::config_words(place));
+        match program.arg("template1").limit(REBUILD_MAX).run(&self.abort) {
+            Ok(_) => Ok(true),
+            Err(Error::Program { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn clone_from(&self, upstream: &Peer, tell: &mut dyn FnMut(Progress)) -> Result<(), Error> {
+        let place = &self.place;
+        let log = place.own(|| empty(&place.data))?;
+        place.make_own_directory(&place.data)?;
+        let source = settings::conninfo(place, upstream, &[("application_name", "pgx clone")]);
+        let mut program = Program::new(place, "pg_basebackup")
+            .arg("--pgdata")
+            .arg(&place.data)
+            .arg("--dbname")
+            .arg(source)
+            .args(["--wal-method=stream", "--checkpoint=fast", "--progress", "--no-password"])
+            .limit(REBUILD_MAX);
+        if let Some(log) = log {
+            program = program.arg("--waldir").arg(log);
+        }
+        let cloned = program.run_watched(&self.abort, |said| {
+            report(said, Means::Cloned, tell);
+            Ok(false)
+        });
+        cloned.map_err(|error| self.explain(error, upstream))
+    }
+
+    /// Why a program failed, by what can be seen of it: not by its words.
+    fn explain(&self, error: Error, upstream: &Peer) -> Error {
+        let Error::Program { said, .. } = &error else { return error };
+        let path = self.place.data.clone();
+        let space = statvfs(&path).map(|found| found.f_bavail.saturating_mul(found.f_frsize));
+        if let Ok(free) = space
+            && free < FULL_BELOW_BYTES
+        {
+            return Error::DiskFull { path, free, said: said.clone() };
+        }
+        match reach(upstream) {
+            Ok(()) => error,
+            Err(cause) => {
+                let (host, port, said) = (upstream.host.clone(), upstream.port, said.clone());
+                Error::SourceLost { host, port, error: cause, said }
+            }
+        }
+    }
+}
+
+fn reach(upstream: &Peer) -> std::io::Result<()> {
+    let mut outcome = Err(ErrorKind::AddrNotAvailable.into());
+    for address in (upstream.host.as_str(), upstream.port).to_socket_addrs()? {
+        outcome = std::net::TcpStream::connect_timeout(&address, SOURCE_MAX).map(drop);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+/// Tells what a program says of its progress: `done/total kB`.
+fn report(said: &str, means: Means, tell: &mut dyn FnMut(Progress)) {
+    let last = said.rsplit(['\r', '\n']).find_map(|line| line.split_once(" kB"));
+    let Some((done, total)) = last.and_then(|(numbers, _)| numbers.trim().split_once('/')) else {
+        return;
+    };
+    if let (Ok(done_kb), Ok(total_kb)) = (done.trim().parse(), total.trim().parse()) {
+        tell(Progress { means, done_kb, total_kb });
+    }
+}
+
+/// Where a directory is put aside.
+fn aside(place: &Place, kept: Incarnation) -> PathBuf {
+    place.folder().join(format!("kept-{}", settings::name(kept)))
+}
+
+/// Where a tablespace's directory is put aside.
+fn beside(space: &Path, kept: Incarnation) -> PathBuf {
+    let mut name = space.as_os_str().to_owned();
+    name.push(format!(".pgx-kept-{}", settings::name(kept)));
+    PathBuf::from(name)
+}
+
+fn put_aside(place: &Place, kept: Incarnation) -> Result<(), Error> {
+    let aside = aside(place, kept);
+    if aside.exists() {
+        return Ok(());
+    }
+    // The directory goes last: until then it is found in its place.
+    for space in tablespaces(&place.data)? {
+        let there = beside(&space, kept);
+        if !there.exists() {
+            move_durably(&space, &there)?;
+        }
+        place.make_own_directory(&space)?;
+    }
+    if place.data.exists() {
+        move_durably(&place.data, &aside)?;
+    }
+    Ok(())
+}
+
+/// Renames, which needs rights in both parents that PostgreSQL's user may lack.
+fn move_durably(from: &Path, to: &Path) -> Result<(), Error> {
+    std::fs::rename(from, to).map_err(|error| match error.kind() {
+        ErrorKind::CrossesDevices | ErrorKind::ResourceBusy => Error::MountPoint(from.to_owned()),
+        _ => system("cannot move", from)(error),
+    })?;
+    files::sync_parent(from)?;
+    files::sync_parent(to)
+}
+
+/// The directories of a data directory's tablespaces.
+fn tablespaces(data: &Path) -> Result<Vec<PathBuf>, Error> {
+    let folder = data.join("pg_tblspc");
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(system("cannot list", &folder)(error)),
+    };
+    // A directory instead of a link lies inside, and moves with the rest.
+    Ok(entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect())
+}
+
+/// Empties a directory, with its tablespaces; returns where its log is, if that is elsewhere. What
+/// makes it a data directory goes first.
+fn empty(data: &Path) -> Result<Option<PathBuf>, Error> {
+    if !data.exists() {
+        return Ok(None);
+    }
+    files::remove(&data.join("global/pg_control"))?;
+    let log = std::fs::read_link(data.join("pg_wal")).ok();
+    for folder in tablespaces(data)?.iter().chain(&log) {
+        empty_folder(folder)?;
+    }
+    empty_folder(data)?;
+    Ok(log)
+}
+
+fn empty_folder(folder: &Path) -> Result<(), Error> {
+    let entries = std::fs::read_dir(folder).map_err(system("cannot list", folder))?;
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder { files::remove_all(&path)? } else { files::remove(&path)? }
+    }
+    Ok(())
+}
+
+/// Ends what works in a directory that somebody wants to use for something else.
+pub(super) fn end_strays(place: &Place) -> Result<(), Error> {
+    process::end_all(&[&place.data, &place.folder()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_the_newest_that_a_program_has_told() {
+        let mut told = Vec::new();
+        let said = "waiting for checkpoint\n    8/23456 kB (0%), 0/1 tablespace\r 1200/23456 kB \
+                    (5%), 0/1 tablespace\r";
+        report(said, Means::Cloned, &mut |progress| told.push(progress));
+        report("pg_rewind: nothing", Means::Rewound, &mut |progress| told.push(progress));
+        assert_eq!(told, [Progress { means: Means::Cloned, done_kb: 1200, total_kb: 23456 }]);
+    }
+
+    #[test]
+    fn directory_is_emptied_with_what_its_links_lead_to_but_not_further() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["data/global", "data/pg_tblspc", "space/PG_15", "log", "other"] {
+            std::fs::create_dir_all(path(name)).unwrap();
+        }
+        for name in ["data/global/pg_control", "space/PG_15/1", "log/1", "other/1"] {
+            std::fs::write(path(name), "x").unwrap();
+        }
+        let link = |to: &str, at: &str| std::os::unix::fs::symlink(path(to), path(at)).unwrap();
+        link("space", "data/pg_tblspc/16384");
+        link("log", "data/pg_wal");
+        link("other", "data/link");
+        assert_eq!(empty(&path("data")).unwrap(), Some(path("log")));
+        for name in ["data", "space", "log"] {
+            assert_eq!(std::fs::read_dir(path(name)).unwrap().count(), 0, "{name}");
+        }
+        assert!(path("other/1").exists());
+        assert_eq!(empty(&path("missing")).unwrap(), None);
+    }
+}

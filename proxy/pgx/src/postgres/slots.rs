@@ -1,0 +1,53 @@
+//! Physical slots, one for each member, so that what a member lacks is not removed while it is away,
+//! up to `max_slot_wal_keep_size`.
+
+use pgx_control::ids::{Lsn, NodeId};
+
+use super::Place;
+use super::error::Error;
+use super::session::{Session, literal};
+use super::settings;
+
+/// Makes the slots of these members, other than this node, that are missing or have lost what they
+/// were kept for; drops those of nodes that are not members.
+///
+/// A standby keeps them as well, for the day on which it is promoted. Nobody uses them there, so
+/// they advance to what each member has flushed; without that they would keep its log for ever.
+pub(super) fn keep(
+    place: &Place,
+    session: &Session,
+    members: &[(NodeId, Option<Lsn>)],
+) -> Result<(), Error> {
+    let others = members.iter().filter(|(node, _)| *node != place.node);
+    let wanted: Vec<_> = others.map(|(node, end)| (settings::slot(*node), *end)).collect();
+    let rows = session.ask(
+        "SELECT slot_name, active, restart_lsn IS NULL OR wal_status = 'lost' \
+         FROM pg_replication_slots WHERE slot_type = 'physical' AND slot_name LIKE 'pgx\\_node\\_%'",
+    )?;
+    let mut known = Vec::new();
+    for row in rows {
+        let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
+        let (name, is_active, is_lost) = (text(0), text(1) == "t", text(2) == "t");
+        let is_wanted = wanted.iter().any(|(wanted, _)| *wanted == name);
+        if !is_active && (!is_wanted || is_lost) {
+            session.ask(&format!("SELECT pg_drop_replication_slot({})", literal(&name)))?;
+        } else {
+            known.push(name);
+        }
+    }
+    for (name, end) in &wanted {
+        let slot = literal(name);
+        if !known.contains(name) {
+            session.ask(&format!("SELECT pg_create_physical_replication_slot({slot}, true)"))?;
+        }
+        if let Some(end) = end {
+            // Neither further than this server has replayed, nor back.
+            session.ask(&format!(
+                "SELECT pg_replication_slot_advance(slot_name, e) FROM pg_replication_slots, \
+                 LEAST('{end}'::pg_lsn, pg_last_wal_replay_lsn()) AS e WHERE slot_name = {slot} \
+                 AND pg_is_in_recovery() AND NOT active AND restart_lsn < e"
+            ))?;
+        }
+    }
+    Ok(())
+}
