@@ -13,6 +13,9 @@ use crate::limits::{DESCRIPTORS_OF_THREAD, DESCRIPTORS_SPARE};
 /// The kernel's bound on what even root may ask for.
 const KERNEL_MAX: &str = "/proc/sys/fs/nr_open";
 
+/// Clients that wait to read that their password is wrong, which count nowhere else.
+const LATE: u64 = pgx_session::limits::LATE_MAX as u64;
+
 /// What a proxy may come to need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Need {
@@ -40,7 +43,7 @@ impl Need {
             }
         };
         let listeners = number(proxy.listen.len());
-        let of_threads = threads.saturating_mul(DESCRIPTORS_OF_THREAD + listeners);
+        let of_threads = threads.saturating_mul(DESCRIPTORS_OF_THREAD + LATE + listeners);
         Self { clients, servers, others: of_threads + listeners + DESCRIPTORS_SPARE }
     }
 
