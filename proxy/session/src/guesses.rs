@@ -42,6 +42,17 @@ impl Source {
             None => Self::Host,
         }
     }
+
+    /// The address, or that of the network; `None` for this host.
+    pub(crate) fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::V4(octets) => Some(octets.into()),
+            Self::V6([a, b, c, d, e, f, g, h]) => {
+                Some([a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0].into())
+            }
+            Self::Host => None,
+        }
+    }
 }
 
 /// What becomes of a wrong password.
@@ -269,6 +280,8 @@ mod tests {
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
         assert_eq!(of("::ffff:192.0.2.1"), HERE);
         assert_eq!(Source::of(None), Source::Host);
+        assert_eq!(of("2001:db8:1:2::1").address(), "2001:db8:1:2::".parse().ok());
+        assert_eq!((HERE.address(), Source::Host.address()), ("192.0.2.1".parse().ok(), None));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub enum Note<'a> {
     /// From one address many clients did not prove who they are: somebody guesses, or has an old
     /// password. Each of them is not told of any more.
     Guessing {
-        /// The address; `None` for this host's Unix sockets.
+        /// The address, or the network of one of IPv6; `None` for this host's Unix sockets.
         address: Option<IpAddr>,
         /// How many there were.
         failures: u32,

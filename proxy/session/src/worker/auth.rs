@@ -189,7 +189,7 @@ impl Worker {
                 if !self.scratch.is_empty() {
                     net.write(client.socket, &self.scratch);
                 }
-                self.note_right(net, id);
+                self.note_right(id);
                 self.proved(net, id, proof);
             }
             Outcome::Wrong(SqlState::INVALID_PASSWORD, why) => self.wrong_password(net, id, &why),

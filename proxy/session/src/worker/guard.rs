@@ -8,7 +8,7 @@ use pgx_wire::{ErrorResponse, Severity, SqlState};
 
 use super::Worker;
 use crate::client::Phase;
-use crate::guesses::{Guesses, Source};
+use crate::guesses::Guesses;
 use crate::ids::ClientId;
 use crate::limits::LATE_MAX;
 use crate::login::Step;
@@ -34,8 +34,7 @@ impl Worker {
     pub(super) fn may_look<N: Net>(&mut self, net: &mut N, id: ClientId) -> bool {
         let Some(client) = self.clients.get(id) else { return false };
         let Phase::Login(login) = &client.phase else { return false };
-        let source = Source::of(net.address(client.socket));
-        let may = self.guard.guesses.may_look(source, &login.user, self.now);
+        let may = self.guard.guesses.may_look(client.source, &login.user, self.now);
         if !may {
             self.turn_away(net, id);
         }
@@ -45,8 +44,7 @@ impl Worker {
     /// Whether a password that is not known to be right may be hashed, or looks as if it were.
     pub(super) fn may_hash<N: Net>(&mut self, net: &mut N, id: ClientId) -> bool {
         let Some(client) = self.clients.get(id) else { return false };
-        let source = Source::of(net.address(client.socket));
-        let may = self.guard.guesses.may_hash(source, self.now);
+        let may = self.guard.guesses.may_hash(client.source, self.now);
         if !may {
             self.turn_away(net, id);
         }
@@ -54,25 +52,23 @@ impl Worker {
     }
 
     /// A client knows its password.
-    pub(super) fn note_right<N: Net>(&mut self, net: &N, id: ClientId) {
+    pub(super) fn note_right(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(id) else { return };
         let Phase::Login(login) = &client.phase else { return };
-        let source = Source::of(net.address(client.socket));
-        self.guard.guesses.right(source, &login.user, self.now);
+        self.guard.guesses.right(client.source, &login.user, self.now);
     }
 
     /// A client does not know its password: it reads so in a while.
     pub(super) fn wrong_password<N: Net>(&mut self, net: &mut N, id: ClientId, why: &str) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let Phase::Login(login) = &mut client.phase else { return };
-        let address = net.address(client.socket);
-        let verdict = self.guard.guesses.wrong(Source::of(address), self.now);
+        let verdict = self.guard.guesses.wrong(client.source, self.now);
         if verdict.is_noted {
             let user = String::from_utf8_lossy(&login.user);
             net.note(&Note::Unproved { client: id, user: &user, reason: why });
         }
         if let Some(failures) = verdict.is_guessing {
-            net.note(&Note::Guessing { address, failures });
+            net.note(&Note::Guessing { address: client.source.address(), failures });
         }
         let Some(due) = verdict.due.filter(|_| self.guard.late.len() < LATE_MAX) else {
             return self.turn_away(net, id);

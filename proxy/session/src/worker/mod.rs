@@ -48,6 +48,7 @@ use crate::attrs::SessionAttrs;
 use crate::client::{self, Client};
 use crate::config::{Config, PoolMode};
 use crate::exchange::Owed;
+use crate::guesses::Source;
 use crate::ids::{CancelId, ClientId, Places, ServerId};
 use crate::net::{Console, Net, Socket};
 use crate::note::Note;
@@ -215,10 +216,11 @@ impl Worker {
         let mut secret = [0; 32];
         net.random(&mut secret);
         cancel::sign(&mut secret, self.config.peers.own);
+        let source = Source::of(net.address(socket));
         let serial = u32::try_from(self.counts.clients & 0x00ff_ffff).unwrap_or(0);
         let id = self.clients.add(|id| {
             let client = Client::new(id, socket, serial, secret, now);
-            Client { listener, ..client }
+            Client { listener, source, ..client }
         });
         let enters = self.permits.enter(Whose::All, self.config.clients_max);
         if let Some(client) = self.clients.get_mut(id).filter(|_| enters) {
