@@ -117,6 +117,8 @@ pub enum Verb {
         #[serde(default)]
         backends: Vec<String>,
     },
+    /// Read configuration and certificates again. Asked of this process, not the cluster.
+    Reload,
     /// Fence this host's PostgreSQL on an operator's word. Asked of this process, not the cluster.
     Fence,
     /// Take that back. Asked of this process, not the cluster.
@@ -193,6 +195,11 @@ pub enum Refusal {
     NoCluster,
     /// The controller waits for its disk.
     Stalled,
+    /// A file is no good, or the change takes a new start.
+    Files {
+        /// Why, for people.
+        detail: String,
+    },
     /// The pool of this process did not carry it out.
     Pool {
         /// Why, for people.
@@ -238,6 +245,7 @@ impl fmt::Display for Refusal {
                 write!(out, "the controller waits for the disk under control.data; try again")
             }
             Self::Pool { detail }
+            | Self::Files { detail }
             | Self::Fence { detail }
             | Self::TakeOver { detail }
             | Self::Cluster { detail } => out.write_str(detail),

@@ -27,6 +27,7 @@ use crate::front::Front;
 use crate::kernel::Kernel;
 use crate::pause;
 use crate::peer::PeerSet;
+use crate::reloads::Reloads;
 use crate::takeover::give::Hand;
 use crate::unix::{Access, BoundSocket};
 use crate::vip::Addresses;
@@ -46,6 +47,7 @@ pub(crate) struct Node {
     pub(crate) fence: Option<Fence>,
     pub(crate) vips: Option<Arc<Addresses>>,
     pub(crate) hand: Arc<Hand>,
+    pub(crate) reloads: Arc<Reloads>,
 }
 
 /// Binds the socket at `path`, replacing one that an unclean stop left behind.
@@ -178,6 +180,9 @@ impl Node {
                 Err(detail) => Body::Refused(Refusal::Pool { detail }),
             };
         }
+        if verb == Verb::Reload {
+            return self.reload().await;
+        }
         let Some(controller) = &self.controller else { return Body::Refused(Refusal::NoCluster) };
         if let Verb::Node { address: Some(address), .. } = &verb
             && !is_host_and_port(address)
@@ -196,6 +201,16 @@ impl Node {
         match controller.ask(question).await {
             Ok(lines) => Body::Done(lines),
             Err(unanswered) => Body::Refused(Refusal::Cluster { detail: unanswered.to_string() }),
+        }
+    }
+
+    /// Files are read where nobody waits for them.
+    async fn reload(&self) -> Body {
+        let reloads = Arc::clone(&self.reloads);
+        let done = tokio::task::spawn_blocking(move || reloads.read_again()).await;
+        match done.unwrap_or_else(|error| Err(format!("it ended by a panic: {error}"))) {
+            Ok(lines) => Body::Done(lines),
+            Err(detail) => Body::Refused(Refusal::Files { detail }),
         }
     }
 
@@ -251,6 +266,7 @@ fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
         | Verb::ResumeDatabase { .. }
         | Verb::Fence
         | Verb::Unfence { .. }
+        | Verb::Reload
         | Verb::TakeOver => return None,
         Verb::EditConfig(SharedChange { durability, lease, policy }) => {
             ClusterRequest::Edit(Change { lease, durability, policy })

@@ -150,6 +150,8 @@ pub(crate) enum CtlVerb {
         #[arg(long, value_name = "HOST:PORT", requires = "database")]
         on: Vec<String>,
     },
+    /// Reads configuration, users, rules and certificates of this pgx again, as SIGHUP does
+    Reload,
     /// Prints the settings that all nodes share
     ShowConfig,
     /// Changes settings that all nodes share, in $EDITOR unless told otherwise

@@ -29,6 +29,7 @@ mod peer;
 #[allow(dead_code, reason = "the agent only watches yet; tests/postgres drives all of it")]
 mod postgres;
 mod private;
+mod reloads;
 mod serve;
 mod served;
 mod sockets;

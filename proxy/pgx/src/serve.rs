@@ -24,6 +24,7 @@ use crate::kernel::Kernel;
 use crate::metrics;
 use crate::peer::certificates::Certificates;
 use crate::peer::{PeerSet, Takers};
+use crate::reloads::Reloads;
 use crate::served::{Served, Source, Stop};
 use crate::sockets::listen;
 use crate::takeover;
@@ -78,14 +79,27 @@ async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Re
     let served = front.clone().zip(config.proxy.clone());
     let served = served.map(|(front, proxy)| Arc::new(Served::new(source, front, proxy, stops)));
     start_console(front.as_ref(), served.as_ref());
+    let reloads = Arc::new(Reloads { control, served: served.clone() });
     if let Some(addresses) = &addresses {
         addresses.set_serving(config.proxy.is_some());
     }
     let kept = Kept::new(holdings);
     let (taken, mut takes) = mpsc::unbounded_channel();
     let hand = Arc::new(Hand::new(&config, kept.clone(), front.clone(), taken));
-    let node =
-        Node { started, config, listen, front, kernel, peers, controller, fence, vips, hand };
+    let again = Arc::clone(&reloads);
+    let node = Node {
+        started,
+        config,
+        listen,
+        front,
+        kernel,
+        peers,
+        controller,
+        fence,
+        vips,
+        hand,
+        reloads: again,
+    };
     let answering = answer(node, operators, scrapes);
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
@@ -94,7 +108,8 @@ async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Re
             () = stop.asked() => break (None, Stop::Gracefully),
             process = takes.recv() => break (process, Stop::Gracefully),
             Some(how) = stopped.recv() => break (None, how),
-            _ = hangup.recv() => read_again(control.as_ref(), served.as_deref()),
+            // What comes of it is in the log.
+            _ = hangup.recv() => drop(reloads.read_again()),
         }
     };
     let drain = served.as_ref().map(|served| served.drain(how)).unwrap_or_default();
@@ -262,16 +277,6 @@ fn answer(node: Node, operators: UnixListener, scrapes: Option<TcpListener>) -> 
     answering
 }
 
-/// Reads everything again that can be.
-fn read_again(control: Option<&(config::Control, Arc<PeerSet>)>, served: Option<&Served>) {
-    if let Some((control, peers)) = control {
-        reload(control, peers);
-    }
-    if let Some(served) = served {
-        reload_proxy(served);
-    }
-}
-
 /// The signals that ask pgx to end.
 struct Signals {
     terminate: Signal,
@@ -301,26 +306,4 @@ fn start_peers(control: &config::Control, takers: Takers) -> Result<Arc<PeerSet>
         Certificates::load(control).map_err(|error| Failure::Failed(error.to_string()))?;
     let listener = listen(control.listen, "control.listen")?;
     Ok(PeerSet::start(certificates, &control.peers, listener, takers))
-}
-
-/// Reads the certificates again; those in use stay when the new ones are no good.
-fn reload(control: &config::Control, peers: &PeerSet) {
-    let reloaded = match Certificates::load(control) {
-        Ok(certificates) => peers.reload(certificates).map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    match reloaded {
-        Ok(()) => info!("certificates read again; new connections use them"),
-        Err(error) => error!(error, "certificates not reloaded; the old ones stay in use"),
-    }
-}
-
-/// Reads the configuration again for the proxy; what is in force stays when the new one is no good.
-fn reload_proxy(served: &Served) {
-    match served.reload() {
-        Ok(()) => info!("the proxy's configuration was read again"),
-        Err(problem) => {
-            error!(problem, "the proxy's configuration was not read again; the old one stays");
-        }
-    }
 }

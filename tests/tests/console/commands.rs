@@ -166,7 +166,8 @@ pub(crate) fn settings() -> anyhow::Result<()> {
     ensure!(size()? == ["5", "5"]);
     place.console("SET stats_users = 'eve, adam'")?;
     ensure!(psql(place.port()?, "adam", "pgx", "SHOW POOLS")?.status.success());
-    place.console("RELOAD")?;
+    let output = place.node.ctl(&["reload"])?;
+    ensure!(output.status.success(), "{}", said(&output));
     ensure!(size()? == ["3", "3"], "{:?}", size()?);
     ensure!(!psql(place.port()?, "adam", "pgx", "SHOW POOLS")?.status.success());
     Ok(())

@@ -71,6 +71,7 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
             let (database, backends) = (database.clone(), on.clone());
             plain(Verb::ResumeDatabase { database, backends })
         }
+        CtlVerb::Reload => plain(Verb::Reload),
         CtlVerb::ShowConfig => plain(Verb::ShowConfig),
         CtlVerb::EditConfig(edit) => {
             let change = change(arguments, edit)?;
