@@ -34,6 +34,10 @@ impl Worker {
             if entry.router.handle_snapshot(snapshot) {
                 // Why servers could not be opened before says nothing about these.
                 (entry.failure, entry.is_denied) = (None, false);
+                if self.entries[pool].name.attrs.may_write() {
+                    // What came between the two may not have been heard of.
+                    self.cut(net, pool);
+                }
                 self.close_all_idle(net, pool);
             }
             match gate {

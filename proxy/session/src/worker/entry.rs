@@ -203,15 +203,8 @@ impl Worker {
         let of = PoolName { user, database, attrs, mode, replication };
         let key = self.permits.pool(of, bounds);
         let stats = self.stats.place(database, &name.user);
-        let configured = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
-        let course = self.course.as_ref().filter(|_| settings.is_clusters);
-        let course = course.map(|course| course.of(attrs));
-        // Before the cluster has said who serves, nobody does.
-        let silent = if settings.is_clusters { Gate::Held } else { Gate::Open };
-        let gate = course.map_or(silent, |(_, gate)| gate);
-        let snapshot = course.map(|(snapshot, _)| snapshot).or(self.snapshot_of(database));
-        let snapshot = snapshot.unwrap_or(&configured);
-        let mut entry = Entry::new(name.clone(), settings, snapshot, key, stats);
+        let (snapshot, gate) = self.course_for(&settings, database, attrs);
+        let mut entry = Entry::new(name.clone(), settings, &snapshot, key, stats);
         entry.gate = gate;
         entry.hold = self.hold_of(database);
         entry.router.set_back_off(self.config.limits.server_retry_ms);
@@ -222,6 +215,23 @@ impl Worker {
         }
         self.by_name.insert(name, place);
         Some(place)
+    }
+
+    /// Where a pool's servers are, and what may be done there.
+    pub(super) fn course_for(
+        &self,
+        settings: &Database,
+        database: &[u8],
+        attrs: SessionAttrs,
+    ) -> (Snapshot, Gate) {
+        let configured = || Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
+        if settings.is_clusters {
+            // Before the cluster has said who serves, nobody does.
+            let Some(course) = &self.course else { return (configured(), Gate::Held) };
+            let (snapshot, gate) = course.of(attrs);
+            return (snapshot.clone(), gate);
+        }
+        (self.snapshot_of(database).cloned().unwrap_or_else(configured), Gate::Open)
     }
 
     /// What the configuration says of a pool; `None` if there is no such database.

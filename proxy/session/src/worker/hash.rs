@@ -124,30 +124,27 @@ impl Worker {
             return Some(Outcome::violation("invalid password packet"));
         };
         let verifier = match secret {
-            Some(Secret::Scram(verifier)) => Some(verifier),
+            Some(Secret::Scram(verifier)) => verifier,
             Some(secret) if secret.accepts(password, &login.user) => {
                 return Some(Outcome::Proved(None));
             }
-            _ => None,
+            // Whoever is not known to be right is treated alike, whether there is such a user.
+            _ => Verifier::mock(&self.mock, &login.user, ITERATIONS),
         };
-        let work = verifier.map(|verifier| {
-            let work = Work::new(password, verifier.salt(), verifier.iterations());
-            (verifier, work)
-        });
-        if let Some((verifier, work)) = &work
-            && let Some((of, print)) = self.hashes.accepted.get(&login.user)
-            && of == verifier
-            && *print == work.fingerprint(&self.mock)
+        let work = Work::new(password, verifier.salt(), verifier.iterations());
+        let print = work.fingerprint(&self.mock);
+        if let Some((of, known)) = self.hashes.accepted.get(&login.user)
+            && *of == verifier
+            && *known == print
         {
             return Some(Outcome::Proved(None));
         }
-        // Whoever is not known to be right is treated alike, whether there is something to hash.
-        if !self.may_hash(net, id) {
+        // It costs nothing to wait for what somebody waits for already: clients of one application
+        // come together.
+        let is_under_way = self.hashes.waiting.contains_key(print.bytes());
+        if !is_under_way && !self.may_hash(net, id) {
             return None;
         }
-        let Some((verifier, work)) = work else {
-            return Some(Outcome::Wrong(SqlState::INVALID_PASSWORD, WRONG.into()));
-        };
         self.await_hash(id, Waits::Password(verifier));
         self.hash(net, Owner::Client(id), work);
         None

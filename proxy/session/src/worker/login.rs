@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use pgx_wire::backend::{self, Fields, Status, tag};
 use pgx_wire::{SqlState, Startup, StartupError, Walker, frontend, startup};
 
-use super::{Worker, rewrite, tell};
+use super::{Worker, is_console, rewrite, tell};
 use crate::attrs::SessionAttrs;
 use crate::client::{Act, Client, Phase};
 use crate::config::Tls;
@@ -145,8 +145,13 @@ impl Worker {
         client.begin_with(values);
         let must_encrypt = self.config.client_tls == Tls::Required && is_bare(client, net);
         let unauthorized = SqlState::INVALID_AUTHORIZATION;
+        let named = database.as_deref().filter(|name| !name.is_empty()).unwrap_or(&user);
         let refusal = match wrong {
             _ if must_encrypt => Some((unauthorized, "the connection must be encrypted")),
+            None if replication.is_some() && is_console(named) => {
+                let message = "there is no replication of the console";
+                Some((SqlState::FEATURE_NOT_SUPPORTED, message))
+            }
             None if user.is_empty() => Some((unauthorized, "no user name in the start-up packet")),
             wrong => wrong,
         };

@@ -658,6 +658,8 @@ mod client_model;
 #[cfg(test)]
 mod console_tests;
 #[cfg(test)]
+mod course_attack_tests;
+#[cfg(test)]
 mod course_tests;
 #[cfg(test)]
 mod desk;
@@ -667,6 +669,8 @@ mod guard_tests;
 mod hold_tests;
 #[cfg(test)]
 mod limits_tests;
+#[cfg(test)]
+mod login_attack_tests;
 #[cfg(test)]
 mod lookup_tests;
 #[cfg(test)]
