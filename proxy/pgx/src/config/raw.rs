@@ -59,7 +59,7 @@ impl Default for Admin {
 #[serde(deny_unknown_fields)]
 pub(super) struct Proxy {
     /// Addresses and ports to listen on. Who is to be reached from other hosts names his own, or
-    /// "0.0.0.0:6432" and "[::]:6432" for all.
+    /// "0.0.0.0:6432" for all of IPv4.
     #[toml_example(default = ["127.0.0.1:6432", "[::1]:6432"])]
     pub(super) listen: Option<Vec<String>>,
     /// Folder for Unix sockets, one for each port above, with the names that libpq looks for:
@@ -78,7 +78,7 @@ pub(super) struct Proxy {
     #[serde(default)]
     #[toml_example(default = ["127.0.0.1:5432"])]
     pub(super) backends: Vec<String>,
-    /// With a pool and [control]: in place of "backends", clients go where the cluster's primary
+    /// With a pool and the section control: in place of "backends", clients go where the cluster's primary
     /// is, and those that want a standby to one. PostgreSQL listens at this port on all its hosts.
     #[toml_example(default = 5432)]
     pub(super) cluster_port: Option<u16>,
