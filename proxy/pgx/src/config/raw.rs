@@ -78,8 +78,9 @@ pub(super) struct Proxy {
     #[serde(default)]
     #[toml_example(default = ["127.0.0.1:5432"])]
     pub(super) backends: Vec<String>,
-    /// With a pool and the section control: in place of "backends", clients go where the cluster's primary
-    /// is, and those that want a standby to one. PostgreSQL listens at this port on all its hosts.
+    /// With a pool and the section control: in place of "backends", clients go where the cluster's
+    /// primary is, and those that want a standby to one. PostgreSQL listens at this port on all
+    /// its hosts.
     #[toml_example(default = 5432)]
     pub(super) cluster_port: Option<u16>,
     /// Clients served at once; the next one is turned away with SQLSTATE 53300.
