@@ -58,8 +58,8 @@ impl Default for Admin {
 #[derive(Debug, Deserialize, Serialize, TomlExample)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Proxy {
-    /// Addresses and ports to listen on. Who is to be reached from other hosts names his own, or
-    /// "0.0.0.0:6432" for all of IPv4.
+    /// Addresses and ports to listen on. Who is to be reached from other hosts names addresses of
+    /// this one, or `0.0.0.0:6432` and `[::]:6432` for all.
     #[toml_example(default = ["127.0.0.1:6432", "[::1]:6432"])]
     pub(super) listen: Option<Vec<String>>,
     /// Folder for Unix sockets, one for each port above, with the names that libpq looks for:

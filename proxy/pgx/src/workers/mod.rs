@@ -398,6 +398,7 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
             let now = shared.now();
             driver.with(engine.io(), |worker, wire| worker.tick(wire, now));
             publish(&driver.worker, &shared.counts[number]);
+            driver.doors.look(engine.io());
         }
     }
 }
