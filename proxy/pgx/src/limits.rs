@@ -104,6 +104,10 @@ pub(crate) const VIEW_WAIT: Duration = Duration::from_secs(1);
 /// How long one period of the console's averages is, as by default in PgBouncer.
 pub(crate) const STATS_PERIOD: Duration = Duration::from_secs(60);
 
+/// Bytes of an answer to one flight behind which nothing more of it is answered: a table of 65,536
+/// clients is about as large.
+pub(crate) const CONSOLE_ANSWER_BYTES_MAX: usize = 16 << 20;
+
 /// Statements and portals that a client of the console may have.
 pub(crate) const CONSOLE_STATEMENTS_MAX: usize = 256;
 
