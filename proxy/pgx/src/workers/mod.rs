@@ -375,8 +375,8 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
     let tick_ns = u64::try_from(TICK.as_nanos()).unwrap_or(u64::MAX);
     let mut due = pgx_ring::now_ns() + tick_ns;
     while !shared.ends.load(Ordering::Acquire) {
-        // Whatever was done since the last one, what comes now is handled by a new look at the clock
-        // and at the lease.
+        // Whatever was done since the last one, what comes now is handled by a new look at the
+        // clock and at the lease.
         driver.end_turn();
         let wait = driver.lobby.due_ns().map_or(due, |lobby| lobby.min(due));
         if let Err(error) = engine.turn(Some(wait), &mut driver) {
