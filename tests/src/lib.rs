@@ -1,6 +1,7 @@
 //! Support for the tests: the lab and what tests share.
 
 pub mod cluster;
+pub mod crowd;
 pub mod database;
 pub mod lab;
 pub mod node;

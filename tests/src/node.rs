@@ -49,7 +49,7 @@ impl Node {
         variables: &[(String, String)],
     ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder")?;
-        let process = spawn(binary, folder.path(), sections, variables)?;
+        let process = spawn(binary, folder.path(), sections, variables, &[])?;
         let variables = variables.to_vec();
         let mut node = Self { binary: binary.to_owned(), folder, process, variables };
         node.wait_until_ready()?;
@@ -61,8 +61,38 @@ impl Node {
     /// # Errors
     /// As for [`Node::start`].
     pub fn start_again(&mut self, sections: &str) -> anyhow::Result<()> {
-        self.process = spawn(&self.binary, self.folder.path(), sections, &self.variables)?;
+        self.process = spawn(&self.binary, self.folder.path(), sections, &self.variables, &[])?;
         self.wait_until_ready()
+    }
+
+    /// Lets a new process take over from the one that runs, and waits until it has. Gives the old
+    /// one, which may have sessions still.
+    ///
+    /// # Errors
+    /// When the new one ends instead, with what it said; the old one stays then.
+    pub fn take_over(&mut self, sections: &str) -> anyhow::Result<Elder> {
+        let (folder, words) = (self.folder.path(), &["--take-over"]);
+        let process = spawn(&self.binary, folder, sections, &self.variables, words)?;
+        let mut elder = Elder(std::mem::replace(&mut self.process, process));
+        let process = self.process_id();
+        let mut said = String::new();
+        let taken = wait_for_some("pgx takes over", START_MAX, || {
+            if !self.runs() {
+                said = self.last_words();
+                return Some(false);
+            }
+            let status = self.status_quickly().ok()?;
+            (status["process_id"] == process).then_some(true)
+        });
+        match taken {
+            Ok(true) => Ok(elder),
+            failed => {
+                // Whoever is left serves: that is what this is the handle of.
+                std::mem::swap(&mut self.process, &mut elder.0);
+                failed?;
+                bail!("the new pgx ended and said: {said}")
+            }
+        }
     }
 
     /// Sends a signal and waits for the process to end.
@@ -200,6 +230,48 @@ impl Node {
     }
 }
 
+/// A pgx that another has taken over from; it is killed when the value is dropped.
+#[derive(Debug)]
+pub struct Elder(Child);
+
+impl Elder {
+    /// Waits for it to end by itself.
+    ///
+    /// # Errors
+    /// When it does not in time, or not well.
+    pub fn wait(&mut self) -> anyhow::Result<()> {
+        let mut ended = None;
+        wait_for("the old pgx ends", START_MAX, || {
+            ended = self.0.try_wait().ok().flatten();
+            ended.is_some()
+        })?;
+        let well = ended.is_some_and(|status| status.success());
+        well.then_some(()).with_context(|| format!("the old pgx ended with {ended:?}"))
+    }
+
+    /// Whether it runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.0.id()).context("not a process id")?;
+        kill(Pid::from_raw(pid), signal).context("cannot signal the old pgx")
+    }
+}
+
+impl Drop for Elder {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         // It may have ended already.
@@ -221,6 +293,7 @@ fn spawn(
     folder: &Path,
     sections: &str,
     variables: &[(String, String)],
+    words: &[&str],
 ) -> anyhow::Result<Child> {
     let config = folder.join("pgx.toml");
     let admin = format!("[admin]\nsocket = {:?}\n", socket(folder).display().to_string());
@@ -229,7 +302,7 @@ fn spawn(
     let log = OpenOptions::new().create(true).append(true).open(log(folder));
     let log = log.context("cannot open its log")?;
     let mut command = Command::new(binary);
-    command.args(["serve", "--config"]).arg(config).stdin(Stdio::null()).stderr(log);
+    command.args(["serve", "--config"]).arg(config).args(words).stdin(Stdio::null()).stderr(log);
     command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.spawn().with_context(|| format!("cannot run {}", binary.display()))
 }

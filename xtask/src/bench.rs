@@ -4,6 +4,7 @@ mod cpu;
 mod engines;
 mod idle;
 mod load;
+mod logins;
 mod peers;
 mod pgbench;
 mod stats;
@@ -53,6 +54,8 @@ enum What {
     Engines(engines::Args),
     /// Memory of pgx for clients that have logged in and say nothing
     Idle(idle::Args),
+    /// Many clients that log in at once or guess passwords, beside one that is in
+    Logins(logins::Args),
     /// pgx, pgbouncer, haproxy and no proxy under pgbench, in turn
     Pgbench(pgbench::Args),
     /// The BPF programs, each with its packets: nanoseconds a packet
@@ -71,6 +74,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         What::Engines(args) => engines::run(args),
         What::Idle(args) => idle::run(args),
+        What::Logins(args) => logins::run(args),
         What::Pgbench(args) => pgbench::run(args),
         What::Xdp(args) => xdp::run(args),
     }

@@ -31,16 +31,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     step("simulated clusters");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "sim"])?;
 
-    step("clusters of real nodes on loopback");
-    run_cargo(&["test", "--package", "pgx-tests", "--test", "control"])?;
-
     if nix::unistd::geteuid().is_root() {
         setup::ensure(setup::LAB)?;
     }
+    step("clusters of real nodes on loopback");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "control"])?;
     step("a pool before a real PostgreSQL");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "pool"])?;
     step("logins by libpq, at a pool before a real PostgreSQL");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "login"])?;
+    step("the console, beside pgbouncer");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "console"])?;
+    step("starts, stops and upgrades of pgx");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "serve"])?;
     step("HBA files as a real PostgreSQL reads them");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "hba"])?;
     step("BPF tests on the committed objects");

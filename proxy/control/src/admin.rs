@@ -6,6 +6,7 @@
 
 mod cluster;
 mod fence;
+mod handover;
 
 pub use cluster::{
     AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, ProbeStatus,
@@ -13,6 +14,8 @@ pub use cluster::{
 };
 
 pub use fence::{FenceStatus, PlaceStatus, RehearsalStatus, WordStatus};
+
+pub use handover::{HandOver, HandOverLine, HandedTcp};
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -114,6 +117,8 @@ pub enum Verb {
         #[serde(default)]
         backends: Vec<String>,
     },
+    /// Read configuration and certificates again. Asked of this process, not the cluster.
+    Reload,
     /// Fence this host's PostgreSQL on an operator's word. Asked of this process, not the cluster.
     Fence,
     /// Take that back. Asked of this process, not the cluster.
@@ -121,6 +126,8 @@ pub enum Verb {
         /// The epoch up to which it is fenced.
         epoch: u64,
     },
+    /// Hand this process' sockets to the one that asks, which takes its place.
+    TakeOver,
 }
 
 /// A reply as it is sent.
@@ -151,6 +158,8 @@ pub enum Body {
     Config(Shared),
     /// It was done; or, of a dry run, what would be done, line by line.
     Done(Vec<String>),
+    /// Answer to [`Verb::TakeOver`]; what follows on the connection are [`HandOverLine`]s.
+    HandOver(HandOver),
     /// The request was understood or not, and was not carried out.
     Refused(Refusal),
 }
@@ -186,6 +195,11 @@ pub enum Refusal {
     NoCluster,
     /// The controller waits for its disk.
     Stalled,
+    /// A file is no good, or the change takes a new start.
+    Files {
+        /// Why, for people.
+        detail: String,
+    },
     /// The pool of this process did not carry it out.
     Pool {
         /// Why, for people.
@@ -193,6 +207,11 @@ pub enum Refusal {
     },
     /// The fence of this host did not carry it out.
     Fence {
+        /// Why, for people.
+        detail: String,
+    },
+    /// This process cannot be taken over from.
+    TakeOver {
         /// Why, for people.
         detail: String,
     },
@@ -225,9 +244,11 @@ impl fmt::Display for Refusal {
             Self::Stalled => {
                 write!(out, "the controller waits for the disk under control.data; try again")
             }
-            Self::Pool { detail } | Self::Fence { detail } | Self::Cluster { detail } => {
-                out.write_str(detail)
-            }
+            Self::Pool { detail }
+            | Self::Files { detail }
+            | Self::Fence { detail }
+            | Self::TakeOver { detail }
+            | Self::Cluster { detail } => out.write_str(detail),
         }
     }
 }

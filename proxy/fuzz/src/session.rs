@@ -13,14 +13,15 @@ use std::rc::Rc;
 use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::{AuthMethod, Config, Database, Limits, PoolMode};
 use pgx_session::ids::ClientId;
-use pgx_session::net::{Names, Net, Socket};
+use pgx_session::net::{Console, Names, Net, Socket};
 use pgx_session::note::Note;
 use pgx_session::permits::{
     Bounds, Ledger, Need, Offer, Permits, PoolKey, PoolName, Reported, Whose,
 };
-use pgx_session::route::ServerAddress;
+use pgx_session::route::{Course, Epoch, Gate, ServerAddress, Snapshot};
 use pgx_session::time::Now;
-use pgx_session::worker::{Asker, Hold, Owner, Request, Scope, Worker};
+use pgx_session::worker::{Asker, Hold, Owner, Print, Request, Scope, Worker};
+use pgx_wire::auth::scram::Work;
 use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 
@@ -131,6 +132,10 @@ impl Net for Wire {
         bytes.fill(7);
     }
 
+    fn hash(&mut self, _print: Print, _work: Work) {
+        unreachable!("nobody has a password here");
+    }
+
     fn note(&mut self, _note: &Note<'_>) {}
 }
 
@@ -196,6 +201,13 @@ impl Permits for Desk {
     }
 }
 
+/// What the cluster says.
+fn course(epoch: u64, writes: Gate) -> Course {
+    let backends = vec![ServerAddress(format!("db{epoch}:5432")).into()];
+    let primary = Snapshot { epoch: Epoch(epoch), backends };
+    Course { standbys: primary.clone(), primary, writes, reads: Gate::Open }
+}
+
 struct Play {
     worker: Worker,
     wire: Wire,
@@ -213,7 +225,7 @@ pub fn session(input: &[u8]) {
     };
     let backends = vec![ServerAddress("db:5432".to_owned()).into()];
     let mut database = Database::new(backends, mode, 1 + usize::from(first >> 1 & 1));
-    database.refuses_state = first >> 5 & 1 == 1;
+    (database.refuses_state, database.is_clusters) = (first >> 5 & 1 == 1, true);
     let config = Config {
         databases: BTreeMap::from([(b"*".to_vec(), database)]),
         auth: AuthMethod::Trust,
@@ -228,7 +240,8 @@ pub fn session(input: &[u8]) {
         ..Config::default()
     };
     let mut wire = Wire::default();
-    let worker = Worker::new(Rc::new(config), Box::new(Desk(Ledger::new(1))), 0, &mut wire);
+    let mut worker = Worker::new(Rc::new(config), Box::new(Desk(Ledger::new(1))), 0, &mut wire);
+    worker.follow(&mut wire, &course(1, Gate::Open), Now(0));
     let mut play = Play { worker, wire, clients: Vec::new(), now: Now(0) };
     while let Some(([event, whose], more)) = rest.split_first_chunk() {
         rest = play.happen(*event, usize::from(*whose), more);
@@ -268,8 +281,11 @@ impl Play {
                 self.worker.tick(&mut self.wire, self.now);
             }
             9 => self.block(whose),
+            10 if whose & 8 == 8 => self.operate(whose),
             10 if whose & 1 == 0 => {
-                let hold = Hold { wait_ms: 500 * (whose as u64 >> 1 & 1), drain_ms: 300 };
+                let keeps_servers = whose & 4 == 4;
+                let wait_ms = 500 * (whose as u64 >> 1 & 1);
+                let hold = Hold { wait_ms, drain_ms: 300, keeps_servers };
                 self.worker.hold(&mut self.wire, Scope::Database(b"shop"), hold, self.now);
             }
             10 => self.worker.resume(&mut self.wire, Scope::Database(b"shop"), self.now),
@@ -284,6 +300,24 @@ impl Play {
             }
         }
         rest
+    }
+
+    /// The cluster says who serves, or an operator does something.
+    fn operate(&mut self, whose: usize) {
+        let (wire, now) = (&mut self.wire, self.now);
+        match whose >> 4 & 7 {
+            0 => self.worker.reconnect(wire, Scope::All, now),
+            1 => self.worker.kill(wire, Scope::Database(b"shop"), now),
+            2 => self.worker.enable(b"shop", whose & 1 == 1),
+            3 => self.worker.shut(wire, now),
+            gate => {
+                let gates = [Gate::Open, Gate::Open, Gate::Held, Gate::Shut];
+                let epoch = 1 + (whose as u64 & 7);
+                self.worker.follow(wire, &course(epoch, gates[gate - 4]), now);
+            }
+        }
+        let closed = &self.wire.closed;
+        self.clients.retain(|(socket, _)| !closed.contains(socket));
     }
 
     fn come(&mut self) {

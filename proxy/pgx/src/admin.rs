@@ -27,6 +27,8 @@ use crate::front::Front;
 use crate::kernel::Kernel;
 use crate::pause;
 use crate::peer::PeerSet;
+use crate::reloads::Reloads;
+use crate::takeover::give::Hand;
 use crate::unix::{Access, BoundSocket};
 use crate::vip::Addresses;
 
@@ -44,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) controller: Option<Control>,
     pub(crate) fence: Option<Fence>,
     pub(crate) vips: Option<Arc<Addresses>>,
+    pub(crate) hand: Arc<Hand>,
+    pub(crate) reloads: Arc<Reloads>,
 }
 
 /// Binds the socket at `path`, replacing one that an unclean stop left behind.
@@ -80,22 +84,46 @@ pub(crate) async fn serve(listener: UnixListener, node: Arc<Node>) {
             let served = async {
                 match place {
                     Ok(_place) => serve_peer(&mut peer, &node).await,
-                    Err(_) => answer(&mut peer, Body::Refused(Refusal::Busy)).await,
+                    Err(_) => {
+                        let busy = answer(&mut peer, Body::Refused(Refusal::Busy)).await;
+                        busy.map(|()| Next::Nothing)
+                    }
                 }
             };
             let limit = Duration::from_millis(ADMIN_CLIENT_MS_MAX);
             // A peer that stalls or leaves harms nobody but itself.
-            let _ = tokio::time::timeout(limit, served).await;
+            if let Ok(Ok(Next::HandOver)) = tokio::time::timeout(limit, served).await {
+                hand_over(peer, Arc::clone(&node.hand));
+            }
         });
     }
 }
 
-async fn serve_peer(peer: &mut UnixStream, node: &Node) -> io::Result<()> {
+/// What becomes of an admin connection.
+enum Next {
+    /// It has had its answer.
+    Nothing,
+    /// A process that is to take over is at the other end.
+    HandOver,
+}
+
+/// On a thread of its own, as this takes as long as the other process needs to get ready.
+fn hand_over(peer: UnixStream, hand: Arc<Hand>) {
+    let begun = peer.into_std().and_then(|stream| {
+        std::thread::Builder::new().name("hand-over".to_owned()).spawn(move || hand.over(stream))
+    });
+    if let Err(error) = begun {
+        warn!(%error, "a process asks to take over, and cannot be heard");
+    }
+}
+
+async fn serve_peer(peer: &mut UnixStream, node: &Node) -> io::Result<Next> {
     let expected = nix::unistd::geteuid().as_raw();
     let found = peer.peer_cred()?.uid();
     if found != 0 && found != expected {
         warn!(user_id = found, "refused an admin client");
-        return answer(peer, Body::Refused(Refusal::Peer { found, expected })).await;
+        answer(peer, Body::Refused(Refusal::Peer { found, expected })).await?;
+        return Ok(Next::Nothing);
     }
     let bound = u64::try_from(ADMIN_REQUEST_BYTES_MAX).unwrap_or(u64::MAX);
     let mut line = Vec::new();
@@ -104,11 +132,13 @@ async fn serve_peer(peer: &mut UnixStream, node: &Node) -> io::Result<()> {
         Body::Refused(Refusal::TooLong)
     } else {
         match parse(&line) {
+            Ok(Request { verb: Verb::TakeOver, .. }) => return Ok(Next::HandOver),
             Ok(request) => node.carry_out(request).await,
             Err(refusal) => Body::Refused(refusal),
         }
     };
-    answer(peer, body).await
+    answer(peer, body).await?;
+    Ok(Next::Nothing)
 }
 
 /// The version is read first and alone: another version may have other verbs.
@@ -150,6 +180,9 @@ impl Node {
                 Err(detail) => Body::Refused(Refusal::Pool { detail }),
             };
         }
+        if verb == Verb::Reload {
+            return self.reload().await;
+        }
         let Some(controller) = &self.controller else { return Body::Refused(Refusal::NoCluster) };
         if let Verb::Node { address: Some(address), .. } = &verb
             && !is_host_and_port(address)
@@ -168,6 +201,16 @@ impl Node {
         match controller.ask(question).await {
             Ok(lines) => Body::Done(lines),
             Err(unanswered) => Body::Refused(Refusal::Cluster { detail: unanswered.to_string() }),
+        }
+    }
+
+    /// Files are read where nobody waits for them.
+    async fn reload(&self) -> Body {
+        let reloads = Arc::clone(&self.reloads);
+        let done = tokio::task::spawn_blocking(move || reloads.read_again()).await;
+        match done.unwrap_or_else(|error| Err(format!("it ended by a panic: {error}"))) {
+            Ok(lines) => Body::Done(lines),
+            Err(detail) => Body::Refused(Refusal::Files { detail }),
         }
     }
 
@@ -222,7 +265,9 @@ fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
         | Verb::PauseDatabase { .. }
         | Verb::ResumeDatabase { .. }
         | Verb::Fence
-        | Verb::Unfence { .. } => return None,
+        | Verb::Unfence { .. }
+        | Verb::Reload
+        | Verb::TakeOver => return None,
         Verb::EditConfig(SharedChange { durability, lease, policy }) => {
             ClusterRequest::Edit(Change { lease, durability, policy })
         }

@@ -82,7 +82,8 @@ impl Claim {
                 continue;
             }
             let text = said(&file);
-            if !text.is_empty() && process(&text).is_none() {
+            let is_file = file.metadata().is_ok_and(|found| found.is_file());
+            if !is_file || (!text.is_empty() && process(&text).is_none()) {
                 let expected = "a file with a process id";
                 return Err(Denied::Foreign { key, path: path.to_owned(), expected });
             }
@@ -102,9 +103,9 @@ impl Claim {
     /// When the system refuses.
     pub(crate) fn sign(&mut self) -> io::Result<()> {
         let line = format!("{}\n", std::process::id());
-        self.is_signed = true;
         // Never empty on the way: PostgreSQL stops at an empty lock file.
         self.file.write_all_at(line.as_bytes(), 0)?;
+        self.is_signed = true;
         self.file.set_len(line.len() as u64)?;
         self.file.flush()
     }
@@ -133,8 +134,9 @@ impl AsFd for Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if self.is_signed {
-            // The lock is still held here, so the file is ours; nothing is lost if it stays.
+        // Somebody who does not care for locks may have put another in its place.
+        if self.is_signed && is_at(&self.file, &self.path) {
+            // Nothing is lost if it stays.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -237,6 +239,22 @@ mod tests {
         assert!(matches!(Claim::take(&path, "x"), Err(Denied::Foreign { .. })));
 
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious\n");
+        let device = Path::new("/dev/null");
+        assert!(matches!(Claim::take(device, "x"), Err(Denied::Foreign { .. })));
+        assert!(device.exists());
+    }
+
+    #[test]
+    fn file_that_somebody_has_put_in_its_place_is_left_alone() {
+        let (_folder, path) = place();
+        let mut claim = Claim::take(&path, "x").unwrap();
+        claim.sign().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "theirs").unwrap();
+
+        drop(claim);
+
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "theirs");
     }
 
     #[test]

@@ -33,6 +33,11 @@ pub(crate) enum Verb {
         /// kernel 6.1 and later), reduced (io_uring of older kernels) or epoll
         #[arg(long, value_name = "ENGINE")]
         engine: Option<Choice>,
+        /// Takes the place of the pgx that runs with the same admin.socket, such as an older
+        /// release: that hands its sockets over, and its sessions go on there until they end, for
+        /// at most its proxy.drain_timeout
+        #[arg(long)]
+        take_over: bool,
     },
     /// Asks a running pgx, or tells it what to do
     Ctl(Ctl),
@@ -145,6 +150,8 @@ pub(crate) enum CtlVerb {
         #[arg(long, value_name = "HOST:PORT", requires = "database")]
         on: Vec<String>,
     },
+    /// Reads configuration, users, rules and certificates of this pgx again, as SIGHUP does
+    Reload,
     /// Prints the settings that all nodes share
     ShowConfig,
     /// Changes settings that all nodes share, in $EDITOR unless told otherwise

@@ -13,6 +13,9 @@ use crate::limits::{DESCRIPTORS_OF_THREAD, DESCRIPTORS_SPARE};
 /// The kernel's bound on what even root may ask for.
 const KERNEL_MAX: &str = "/proc/sys/fs/nr_open";
 
+/// Clients that wait to read that their password is wrong, which count nowhere else.
+const LATE: u64 = pgx_session::limits::LATE_MAX as u64;
+
 /// What a proxy may come to need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Need {
@@ -42,7 +45,7 @@ impl Need {
         // At most one Unix socket for each address, and each with a lock.
         let listeners = number(proxy.listen.len()).saturating_mul(2);
         // The process keeps what its threads accept from.
-        let of_threads = threads.saturating_mul(DESCRIPTORS_OF_THREAD + 2 * listeners);
+        let of_threads = threads.saturating_mul(DESCRIPTORS_OF_THREAD + LATE + 2 * listeners);
         Self { clients, servers, others: of_threads + 2 * listeners + DESCRIPTORS_SPARE }
     }
 

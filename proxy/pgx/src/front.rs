@@ -3,21 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use pgx_ring::Setup;
 use pgx_session::config::Config;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::config;
-use crate::descriptors;
 use crate::exit::Failure;
 use crate::forward::Forwarder;
-use crate::limits::{DRAIN_MAX, TICK};
-use crate::served::Stop;
-use crate::sockets::Sockets;
+use crate::limits::{FAREWELL_MAX, TICK};
+use crate::sockets::{Listener, Sockets};
 use crate::tls::Papers;
 use crate::workers::{Plan, Totals, Workers, wait_for_last};
 
@@ -39,8 +36,8 @@ impl Front {
         if fixed(old) != fixed(new) {
             return Err(
                 "proxy.listen, listeners, unix_socket_*, pool_mode from or to \"none\", engine, \
-                 threads, zero_copy_bytes_min, peer_id or peers were changed, which takes a new \
-                 start"
+                 threads, cluster_port, zero_copy_bytes_min, peer_id or peers were changed, which \
+                 takes a new start"
                     .to_owned(),
             );
         }
@@ -72,32 +69,26 @@ impl Front {
 /// The proxy, until it is stopped.
 pub(crate) struct Proxy {
     front: Front,
-    sockets: Sockets,
+    /// What a forwarder is to accept from.
+    listeners: Vec<Listener>,
     stop: watch::Sender<bool>,
     accepting: JoinSet<()>,
 }
 
-/// Starts the proxy.
+/// Prepares all that serves clients; they come in when it [`Proxy::begin`]s.
 ///
 /// # Errors
-/// When a socket, the users' file, an engine or enough open files cannot be had.
-pub(crate) fn start(config: &config::Proxy) -> Result<Proxy, Failure> {
-    descriptors::raise(config).map_err(Failure::Failed)?;
-    let sockets = Sockets::open(config)?;
-    let (stop, stopped) = watch::channel(false);
-    let mut accepting = JoinSet::new();
+/// When a socket, the users' file or an engine cannot be had.
+pub(crate) fn start(config: &config::Proxy, sockets: &Sockets) -> Result<Proxy, Failure> {
+    let mut listeners = Vec::new();
     let front = if let Some(pool) = &config.pool {
-        Front::Pooled(Arc::new(start_pool(config, pool, &sockets).map_err(Failure::Failed)?))
+        Front::Pooled(Arc::new(start_pool(config, pool, sockets).map_err(Failure::Failed)?))
     } else {
-        let forwarder = Forwarder::new(config);
-        let all = sockets.all().map_err(|error| Failure::Failed(error.to_string()))?;
-        for listener in all {
-            let serves = Arc::clone(&forwarder).serve(listener, stopped.clone());
-            accepting.spawn(serves.map_err(|error| Failure::Failed(error.to_string()))?);
-        }
-        Front::Through(forwarder)
+        listeners = sockets.all().map_err(|error| Failure::Failed(error.to_string()))?;
+        Front::Through(Forwarder::new(config))
     };
-    Ok(Proxy { front, sockets, stop, accepting })
+    let (stop, accepting) = (watch::Sender::new(false), JoinSet::new());
+    Ok(Proxy { front, listeners, stop, accepting })
 }
 
 impl Proxy {
@@ -106,38 +97,55 @@ impl Proxy {
         self.front.clone()
     }
 
-    /// Where clients come in.
-    pub(crate) fn places(&self) -> Vec<String> {
-        self.sockets.places()
+    /// Lets clients in.
+    ///
+    /// # Errors
+    /// When a socket cannot be accepted from.
+    pub(crate) fn begin(&mut self) -> Result<(), Failure> {
+        match &self.front {
+            Front::Pooled(workers) => workers.go(),
+            Front::Through(forwarder) => {
+                for listener in std::mem::take(&mut self.listeners) {
+                    let serves = Arc::clone(forwarder).serve(listener, self.stop.subscribe());
+                    let serves = serves.map_err(|error| Failure::Failed(error.to_string()))?;
+                    self.accepting.spawn(serves);
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// Accepts no more clients, lets sessions end for a while, and cuts the rest.
-    pub(crate) async fn stop(mut self, how: Stop) {
+    /// Lets no more clients in.
+    pub(crate) fn close(&self) {
         // Receivers may be gone already.
         let _ = self.stop.send(true);
         if let Front::Pooled(workers) = &self.front {
             workers.close();
         }
-        // Nobody is to wait in a queue that nobody accepts from.
-        drop(self.sockets);
-        let drained = tokio::time::timeout(
-            if how == Stop::Now { Duration::ZERO } else { DRAIN_MAX },
-            async {
-                if let Front::Pooled(workers) = &self.front {
-                    wait_for_last(workers, TICK).await;
-                }
-                while let Some(ended) = self.accepting.join_next().await {
-                    if let Err(error) = ended {
-                        error!(%error, "the forwarder ended by a panic");
-                    }
-                }
-            },
-        );
-        if drained.await.is_err() {
-            warn!("sessions still open after {DRAIN_MAX:?} are cut");
+    }
+
+    /// Waits for the last session of those who are in, and of the process that this one took over
+    /// from, through which clients cancel what they have there.
+    pub(crate) async fn wait_for_last(&mut self) {
+        if let Front::Pooled(workers) = &self.front {
+            wait_for_last(workers, TICK).await;
         }
+        while let Some(ended) = self.accepting.join_next().await {
+            if let Err(error) = ended {
+                error!(%error, "the forwarder ended by a panic");
+            }
+        }
+    }
+
+    /// Cuts the sessions that are left. Clients of a pool are told so.
+    pub(crate) async fn end(mut self) {
         self.accepting.shutdown().await;
         if let Front::Pooled(workers) = self.front {
+            if workers.totals().clients > 0 {
+                workers.shut_down();
+                // Those who said nothing so far are not told anything.
+                let _ = tokio::time::timeout(FAREWELL_MAX, wait_for_last(&workers, TICK)).await;
+            }
             let ended = tokio::task::spawn_blocking(move || workers.end()).await;
             ended.unwrap_or_else(|error| error!(%error, "the end of the pool was a panic"));
         }
@@ -198,5 +206,6 @@ fn fixed(proxy: &config::Proxy) -> impl PartialEq + use<> {
         .pool
         .as_ref()
         .map(|pool| (pool.engine, pool.threads, pool.zero_copy_bytes_min, pool.peers.clone()));
-    (proxy.listen.clone(), proxy.unix.clone(), pool)
+    let cluster = proxy.pool.as_ref().and_then(|pool| pool.cluster_port);
+    (proxy.listen.clone(), proxy.unix.clone(), pool, cluster)
 }

@@ -14,16 +14,34 @@ pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long a client may take to send its start-up packet when we have to answer it ourselves.
 pub(crate) const STARTUP_MAX: Duration = Duration::from_secs(10);
 
-/// How long sessions may go on after a request to stop.
-pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long sessions may go on after a request to stop, or when another process has taken over,
+/// unless the configuration says otherwise: service managers kill after 90 seconds.
+pub(crate) const DRAIN_SECONDS: u32 = 60;
+
+/// How long clients are told that their sessions end.
+pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// How long each step of handing over may take that needs no preparation.
+pub(crate) const HAND_OVER_STEP_MAX: Duration = Duration::from_secs(10);
+
+/// How long a process that takes over may prepare itself, while the old one serves.
+pub(crate) const TAKE_OVER_MAX: Duration = Duration::from_secs(60);
+
+/// How long after its connections a process may end.
+pub(crate) const PROCESS_END_MAX: Duration = Duration::from_secs(2);
+
+/// Descriptors that go in one message; the kernel takes 253.
+pub(crate) const HANDED_AT_ONCE: usize = 64;
+
+/// A line between two processes of which one takes over: a request with the longest of keys fits.
+pub(crate) const HAND_OVER_LINE_BYTES_MAX: usize = 4096;
 
 /// How long accepting pauses after an error such as too many open files: long enough not to spin,
 /// short enough that no client notices.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long an address may be in use before a start fails. When a process is killed, the kernel
-/// lets go of what its io_uring had open some time after the process is gone, a few milliseconds
-/// mostly.
+/// lets go of what its io_uring had open some time after the process is gone, mostly milliseconds.
 pub(crate) const BIND_WAIT: Duration = Duration::from_secs(2);
 
 /// How often it is tried meanwhile.
@@ -44,6 +62,23 @@ pub(crate) const TICK: Duration = Duration::from_millis(100);
 
 /// Threads that may serve clients: their numbers are a part of the keys by which clients cancel.
 pub(crate) const THREADS_MAX: usize = 127;
+
+/// What logins may cost at once on a proxy thread, in nanoseconds, before those who are in come
+/// again: some five steps of a login by SCRAM. A handshake of TLS takes more, but is not divided.
+pub(crate) const LOBBY_BURST_NS: u64 = 100_000;
+
+/// Which part of a thread's time logins get while others wait to log in: the fourth, which is some
+/// five thousand logins in a second, or some hundreds with handshakes of TLS. The rest is for
+/// queries, and for the servers where there are few processors.
+pub(crate) const LOBBY_SHARE: u64 = 4;
+
+/// What one step of a login costs beside the time that it takes here, in nanoseconds: the kernel
+/// accepts it, or sends its answer, when the turn is over.
+pub(crate) const LOBBY_STEP_NS: u64 = 10_000;
+
+/// Bytes that a client may say before it is in while it waits for its turn; whoever says more is
+/// heard at once. No login has so many.
+pub(crate) const LOBBY_BYTES_MAX: usize = 32 << 10;
 
 /// How often names of backends are looked up again.
 pub(crate) const NAMES_PAUSE: Duration = Duration::from_secs(15);
@@ -69,6 +104,10 @@ pub(crate) const VIEW_WAIT: Duration = Duration::from_secs(1);
 /// How long one period of the console's averages is, as by default in PgBouncer.
 pub(crate) const STATS_PERIOD: Duration = Duration::from_secs(60);
 
+/// Bytes of an answer to one flight behind which nothing more of it is answered: a table of 65,536
+/// clients is about as large.
+pub(crate) const CONSOLE_ANSWER_BYTES_MAX: usize = 16 << 20;
+
 /// Statements and portals that a client of the console may have.
 pub(crate) const CONSOLE_STATEMENTS_MAX: usize = 256;
 
@@ -91,4 +130,6 @@ pub(crate) const METRICS_REQUEST_BYTES_MAX: usize = 8 << 10;
 const _: () = assert!(VIEW_WAIT.as_millis() < METRICS_CLIENT_MAX.as_millis());
 
 const _: () = assert!(CONNECT_TRIES_MAX > 0);
+const _: () = assert!(FAREWELL_MAX.as_millis() > 2 * TICK.as_millis());
+const _: () = assert!(HANDED_AT_ONCE <= 253);
 const _: () = assert!(PAUSE_WAIT.as_millis() < pgx_control::limits::ADMIN_CLIENT_MS_MAX as u128);

@@ -18,6 +18,7 @@ mod exit;
 mod fence;
 mod forward;
 mod front;
+mod holdings;
 mod import;
 mod init;
 mod kernel;
@@ -25,12 +26,14 @@ mod limits;
 mod metrics;
 mod pause;
 mod peer;
-#[allow(dead_code, reason = "the agent only watches yet; tests/postgres drives all of it")]
+#[allow(dead_code, reason = "the agent only watches yet, and is to use all of it")]
 mod postgres;
 mod private;
+mod reloads;
 mod serve;
 mod served;
 mod sockets;
+mod takeover;
 mod telemetry;
 mod tls;
 mod unix;
@@ -43,7 +46,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let outcome = match cli::Command::parse().verb {
-        cli::Verb::Serve { config, engine } => serve::run(&config, engine),
+        cli::Verb::Serve { config, engine, take_over } => serve::run(&config, engine, take_over),
         cli::Verb::Ctl(arguments) => ctl::run(&arguments),
         cli::Verb::Doctor(arguments) => doctor::run(&arguments),
         cli::Verb::Init { verb } => init::run(&verb),

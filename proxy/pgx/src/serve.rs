@@ -2,38 +2,43 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgx_ring::Choice;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::admin::{self, Node};
-use crate::claim::{Claim, Denied};
 use crate::config::{self, Config};
 use crate::console::{self, Desk};
-use crate::controller;
+use crate::controller::{self, Followed};
+use crate::descriptors;
 use crate::exit::Failure;
 use crate::fence::Fence;
 use crate::front::{self, Front, Proxy};
+use crate::holdings::{Holdings, Kept};
 use crate::kernel::Kernel;
 use crate::metrics;
 use crate::peer::certificates::Certificates;
 use crate::peer::{PeerSet, Takers};
-use crate::served::{Served, Stop};
+use crate::reloads::Reloads;
+use crate::served::{Served, Source, Stop};
 use crate::sockets::listen;
+use crate::takeover;
+use crate::takeover::give::Hand;
+use crate::takeover::receive::{Elder, Handed};
 use crate::telemetry;
-use crate::unix::BoundSocket;
 use crate::vip::Addresses;
 
-/// Runs until a signal asks it to stop.
+/// Runs until a signal asks it to stop, or another process has taken over; `take_over` has it begin
+/// in that way.
 ///
 /// # Errors
 /// When the configuration is wrong or a role cannot start.
-pub(crate) fn run(path: &Path, engine: Option<Choice>) -> Result<(), Failure> {
+pub(crate) fn run(path: &Path, engine: Option<Choice>, take_over: bool) -> Result<(), Failure> {
     let (mut config, table) = config::load_with_table(path)?;
     let pool = config.proxy.as_mut().and_then(|proxy| proxy.pool.as_mut());
     if let (Some(pool), Some(engine)) = (pool, engine) {
@@ -44,109 +49,219 @@ pub(crate) fn run(path: &Path, engine: Option<Choice>) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
-    runtime.block_on(serve(config, table, path, engine))
+    let elder = take_over.then(|| takeover::receive::ask(&config)).transpose()?;
+    let source = Source { path: path.to_owned(), engine, table };
+    runtime.block_on(serve(config, source, elder))
 }
 
-/// What makes this process the one pgx that runs by its configuration.
-struct Holdings {
-    admin: BoundSocket,
-    _pid_file: Option<Claim>,
-}
+/// The process that served before, with what it has handed over.
+type Predecessor = (Elder, Handed);
 
-impl Holdings {
-    fn take(config: &Config) -> Result<Self, Denied> {
-        let admin = admin::bind(&config.admin_socket)?;
-        let pid_file = config.pid_file.as_deref().map(|path| {
-            let key = "admin.pid_file";
-            let mut claim = Claim::take(path, key)?;
-            let signed = claim.sign();
-            signed.map_err(|error| Denied::System {
-                key,
-                step: "write",
-                path: path.to_owned(),
-                error,
-            })?;
-            Ok(claim)
-        });
-        Ok(Self { admin, _pid_file: pid_file.transpose()? })
-    }
-
-    /// What operators' requests are accepted from.
-    fn listener(&self) -> Result<UnixListener, Failure> {
-        let listener = self.admin.share().and_then(|socket| UnixListener::from_std(socket.into()));
-        listener.map_err(|error| Failure::Failed(format!("cannot serve operators: {error}")))
-    }
-}
-
-async fn serve(
-    config: Config,
-    table: toml::Table,
-    path: &Path,
-    engine: Option<Choice>,
-) -> Result<(), Failure> {
+async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Result<(), Failure> {
     let started = Instant::now();
+    // Before anybody can know that this process is there.
+    let (mut stop, mut hangup) = (Signals::new()?, listen_for(SignalKind::hangup())?);
     // The admin socket comes first: its lock tells whether another pgx runs with these files.
-    let holdings = Holdings::take(&config).map_err(|denied| Failure::Failed(denied.to_string()))?;
-    // Files next: a node without its memory starts no role.
-    let prepared = controller::prepare(&config)?;
-    // Before anything serves: PostgreSQL's port is shut from here on, as far as no lease opens it.
-    let fence = config.fence.map(Fence::start).transpose()?;
-    let kernel = config.vip.as_ref().map(Kernel::attach);
-    let proxy = config.proxy.as_ref().map(front::start).transpose()?;
-    let (peers, controller) = match (&config.control, prepared) {
-        (Some(control), Some(prepared)) => {
-            let peers = start_peers(control, prepared.takers())?;
-            let controller = prepared.start(Arc::clone(&peers))?;
-            (Some(peers), Some(controller))
-        }
-        _ => (None, None),
+    let (elder, mut holdings) = match elder {
+        Some((elder, handed)) => (Some(elder), Holdings::adopt(&config, handed)?),
+        None => (None, Holdings::take(&config)?),
     };
+    let is_successor = elder.is_some();
+    let Roles { fence, kernel, mut proxy, peers, controller, addresses } =
+        Roles::start(&config, &mut holdings)?;
     let control = config.control.clone().zip(peers.clone());
-    let addresses = config.vip.as_ref().zip(kernel.as_ref());
-    let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));
+    let (stops, mut stopped) = mpsc::unbounded_channel();
+    let (vips, listen, front) =
+        (addresses.clone(), holdings.places(), proxy.as_ref().map(Proxy::front));
+    let operators = holdings.admin()?;
+    begin(&config, elder, &mut proxy, &mut holdings)?;
+    let scrapes = listen_for_scrapes(&config, is_successor)?;
+    let served = front.clone().zip(config.proxy.clone());
+    let served = served.map(|(front, proxy)| Arc::new(Served::new(source, front, proxy, stops)));
+    start_console(front.as_ref(), served.as_ref());
+    let reloads = Arc::new(Reloads { control, served: served.clone() });
     if let Some(addresses) = &addresses {
         addresses.set_serving(config.proxy.is_some());
     }
-    let front = proxy.as_ref().map(Proxy::front);
-    let (stops, stopped) = mpsc::unbounded_channel();
-    let served = front.clone().zip(config.proxy.clone()).map(|(front, proxy)| {
-        Arc::new(Served::new(path.to_owned(), engine, front, (table, proxy), stops.clone()))
-    });
-    let places = proxy.as_ref().map(Proxy::places).unwrap_or_default();
-    if let (Some(Front::Pooled(workers)), Some(served)) = (&front, &served) {
-        let (workers, served) = (Arc::clone(workers), Arc::clone(served));
-        tokio::spawn(console::serve(Arc::new(Desk::new(workers, served))));
-    }
-    let scrapes = config.metrics.map(|at| listen(at, "metrics.listen")).transpose()?;
-    let (listen, vips) = (places, addresses.clone());
-    let node = Node { started, config, listen, front, kernel, peers, controller, fence, vips };
-    let answering = answer(node, holdings.listener()?, scrapes);
+    let kept = Kept::new(holdings);
+    let (taken, mut takes) = mpsc::unbounded_channel();
+    let hand = Arc::new(Hand::new(&config, kept.clone(), front.clone(), taken));
+    let again = Arc::clone(&reloads);
+    let node = Node {
+        started,
+        config,
+        listen,
+        front,
+        kernel,
+        peers,
+        controller,
+        fence,
+        vips,
+        hand,
+        reloads: again,
+    };
+    let answering = answer(node, operators, scrapes);
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
-    let how = wait_for_signal(stopped, || {
-        if let Some((control, peers)) = &control {
-            reload(control, peers);
+    let (taken_by, how) = loop {
+        tokio::select! {
+            () = stop.asked() => break (None, Stop::Gracefully),
+            process = takes.recv() => break (process, Stop::Gracefully),
+            Some(how) = stopped.recv() => break (None, how),
+            // What comes of it is in the log.
+            _ = hangup.recv() => drop(reloads.read_again()),
         }
-        if let Some(served) = &served {
-            reload_proxy(served);
-        }
-    })
-    .await?;
-    if let Some(addresses) = &addresses {
-        addresses.release_all();
+    };
+    let drain = served.as_ref().map(|served| served.drain(how)).unwrap_or_default();
+    let running = Running { proxy, kept, addresses, answering };
+    match taken_by {
+        Some(process) => running.retire(process, drain, &mut stop).await,
+        None => running.end(drain, &mut stop).await,
     }
-    if let Some(proxy) = proxy {
-        proxy.stop(how).await;
-    }
-    if let Some(addresses) = addresses {
-        // Until the last session has ended packets for the addresses have to arrive.
-        let stopped = tokio::task::spawn_blocking(move || addresses.stop()).await;
-        stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
-    }
-    drop(answering);
-    drop(holdings);
-    info!("pgx has stopped");
     Ok(())
+}
+
+/// What ends in an order.
+struct Running {
+    proxy: Option<Proxy>,
+    kept: Kept,
+    addresses: Option<Arc<Addresses>>,
+    answering: JoinSet<()>,
+}
+
+impl Running {
+    /// Another process serves; this one has sessions of its own for a while.
+    async fn retire(self, process: u32, drain: Duration, stop: &mut Signals) {
+        info!(process, "another process has taken over; it accepts all clients from here on");
+        drop(self.answering);
+        drain_proxy(self.proxy, drain, stop).await;
+        info!("the last session has ended");
+    }
+
+    async fn end(self, drain: Duration, stop: &mut Signals) {
+        if let Some(addresses) = &self.addresses {
+            addresses.release_all();
+        }
+        // Nobody is to wait in a queue that nobody accepts from.
+        self.kept.close_doors();
+        drain_proxy(self.proxy, drain, stop).await;
+        if let Some(addresses) = self.addresses {
+            // Until the last session has ended packets for the addresses have to arrive.
+            let stopped = tokio::task::spawn_blocking(move || addresses.stop()).await;
+            stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
+        }
+        drop(self.answering);
+        self.kept.end();
+        info!("pgx has stopped");
+    }
+}
+
+/// What runs beside the admin socket.
+struct Roles {
+    fence: Option<Fence>,
+    kernel: Option<Kernel>,
+    proxy: Option<Proxy>,
+    peers: Option<Arc<PeerSet>>,
+    controller: Option<controller::Control>,
+    addresses: Option<Arc<Addresses>>,
+}
+
+impl Roles {
+    /// Starts what the configuration names, the proxy excepted: that is prepared.
+    fn start(config: &Config, holdings: &mut Holdings) -> Result<Self, Failure> {
+        // Files first: a node without its memory starts no role.
+        let prepared = controller::prepare(config)?;
+        // Before anything serves: PostgreSQL's port is shut from here on, as far as no lease opens
+        // it.
+        let fence = config.fence.map(Fence::start).transpose()?;
+        let kernel = config.vip.as_ref().map(Kernel::attach);
+        let proxy = start_proxy(config, holdings)?;
+        let (peers, controller) = match (&config.control, prepared) {
+            (Some(control), Some(prepared)) => {
+                let peers = start_peers(control, prepared.takers())?;
+                let followed = followed(config, proxy.as_ref());
+                let controller = prepared.start(Arc::clone(&peers), followed)?;
+                (Some(peers), Some(controller))
+            }
+            _ => (None, None),
+        };
+        let addresses = config.vip.as_ref().zip(kernel.as_ref());
+        let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));
+        Ok(Self { fence, kernel, proxy, peers, controller, addresses })
+    }
+}
+
+/// The proxy, if it follows the cluster.
+fn followed(config: &Config, proxy: Option<&Proxy>) -> Option<Followed> {
+    let port = config.proxy.as_ref()?.pool.as_ref()?.cluster_port?;
+    match proxy?.front() {
+        Front::Pooled(workers) => Some(Followed { workers, port }),
+        Front::Through(_) => None,
+    }
+}
+
+/// Prepares the proxy; it serves nobody yet.
+fn start_proxy(config: &Config, holdings: &mut Holdings) -> Result<Option<Proxy>, Failure> {
+    let Some(proxy) = &config.proxy else { return Ok(None) };
+    descriptors::raise(proxy).map_err(Failure::Failed)?;
+    front::start(proxy, holdings.listen(proxy)?).map(Some)
+}
+
+/// Everything is there: takes the place of the process that served so far, and serves.
+fn begin(
+    config: &Config,
+    elder: Option<Elder>,
+    proxy: &mut Option<Proxy>,
+    holdings: &mut Holdings,
+) -> Result<(), Failure> {
+    let link = elder.map(Elder::relieve).transpose()?;
+    if let Some(proxy) = proxy {
+        proxy.begin()?;
+    }
+    let Some(link) = link else { return Ok(()) };
+    if let Err(failure) = holdings.settle(config) {
+        // Clients are served all the same.
+        error!(%failure, "the files of the process that served before are not in order");
+    }
+    if let Some(Front::Pooled(workers)) = proxy.as_ref().map(Proxy::front) {
+        takeover::link::follow_elder(link, &workers);
+    }
+    Ok(())
+}
+
+/// Lets sessions end for a while, and cuts the rest.
+async fn drain_proxy(proxy: Option<Proxy>, drain: Duration, stop: &mut Signals) {
+    let Some(mut proxy) = proxy else { return };
+    proxy.close();
+    tokio::select! {
+        () = proxy.wait_for_last() => {}
+        () = tokio::time::sleep(drain) => {
+            warn!("sessions still open after proxy.drain_timeout ({drain:?}) are cut");
+        }
+        () = stop.asked() => warn!("asked again: sessions still open are cut"),
+    }
+    proxy.end().await;
+}
+
+/// Listens for whoever gathers metrics. Who has taken another process' place serves all the same
+/// where that cannot be.
+fn listen_for_scrapes(config: &Config, is_successor: bool) -> Result<Option<TcpListener>, Failure> {
+    let Some(address) = config.metrics else { return Ok(None) };
+    match listen(address, "metrics.listen") {
+        Err(failure) if is_successor => {
+            error!(%failure, "metrics are not served");
+            Ok(None)
+        }
+        listener => listener.map(Some),
+    }
+}
+
+/// Serves the console, if there is a pool.
+fn start_console(front: Option<&Front>, served: Option<&Arc<Served>>) {
+    if let (Some(Front::Pooled(workers)), Some(served)) = (front, served) {
+        let desk = Desk::new(Arc::clone(workers), Arc::clone(served));
+        tokio::spawn(console::serve(Arc::new(desk)));
+    }
 }
 
 /// Answers operators and whoever gathers metrics, until the value is dropped.
@@ -162,57 +277,33 @@ fn answer(node: Node, operators: UnixListener, scrapes: Option<TcpListener>) -> 
     answering
 }
 
+/// The signals that ask pgx to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let terminate = listen_for(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: listen_for(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => info!("asked to stop by SIGTERM"),
+            _ = self.interrupt.recv() => info!("asked to stop by SIGINT"),
+        }
+    }
+}
+
+fn listen_for(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::Failed(format!("cannot wait for signals: {error}")))
+}
+
 fn start_peers(control: &config::Control, takers: Takers) -> Result<Arc<PeerSet>, Failure> {
     let certificates =
         Certificates::load(control).map_err(|error| Failure::Failed(error.to_string()))?;
     let listener = listen(control.listen, "control.listen")?;
     Ok(PeerSet::start(certificates, &control.peers, listener, takers))
-}
-
-/// Reads the certificates again; those in use stay when the new ones are no good.
-fn reload(control: &config::Control, peers: &PeerSet) {
-    let reloaded = match Certificates::load(control) {
-        Ok(certificates) => peers.reload(certificates).map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    match reloaded {
-        Ok(()) => info!("certificates read again; new connections use them"),
-        Err(error) => error!(error, "certificates not reloaded; the old ones stay in use"),
-    }
-}
-
-/// Reads the configuration again for the proxy; what is in force stays when the new one is no good.
-fn reload_proxy(served: &Served) {
-    match served.reload() {
-        Ok(()) => info!("the proxy's configuration was read again"),
-        Err(problem) => {
-            error!(problem, "the proxy's configuration was not read again; the old one stays");
-        }
-    }
-}
-
-/// Waits until pgx is to stop, and tells how.
-async fn wait_for_signal(
-    mut stopped: mpsc::UnboundedReceiver<Stop>,
-    mut reload: impl FnMut(),
-) -> Result<Stop, Failure> {
-    let failed = |error| Failure::Failed(format!("cannot wait for signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => info!("asked to stop by SIGTERM"),
-            _ = interrupt.recv() => info!("asked to stop by SIGINT"),
-            _ = hangup.recv() => {
-                reload();
-                continue;
-            }
-            Some(how) = stopped.recv() => {
-                info!("asked to stop by the console");
-                return Ok(how);
-            }
-        }
-        return Ok(Stop::Gracefully);
-    }
 }

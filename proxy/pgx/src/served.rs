@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use pgx_ring::Choice;
 use tokio::sync::mpsc;
@@ -18,10 +19,18 @@ pub(crate) enum Stop {
     Now,
 }
 
+/// Where a configuration is from.
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    /// What the command line says in its place.
+    pub(crate) engine: Option<Choice>,
+    /// The whole file.
+    pub(crate) table: toml::Table,
+}
+
 /// The configuration of a proxy that runs.
 pub(crate) struct Served {
     path: PathBuf,
-    /// What the command line says in its place.
     engine: Option<Choice>,
     front: Front,
     state: Mutex<State>,
@@ -37,12 +46,12 @@ struct State {
 impl Served {
     /// What serves by this file.
     pub(crate) fn new(
-        path: PathBuf,
-        engine: Option<Choice>,
+        source: Source,
         front: Front,
-        (table, proxy): (toml::Table, config::Proxy),
+        proxy: config::Proxy,
         stops: mpsc::UnboundedSender<Stop>,
     ) -> Self {
+        let Source { path, engine, table } = source;
         Self { path, engine, front, state: Mutex::new(State { table, proxy }), stops }
     }
 
@@ -93,6 +102,14 @@ impl Served {
     /// All keys of `[proxy]` with what they are now.
     pub(crate) fn settings(&self) -> Vec<Setting> {
         config::settings(&self.state().table)
+    }
+
+    /// How long sessions may go on when pgx is to stop.
+    pub(crate) fn drain(&self, how: Stop) -> Duration {
+        match how {
+            Stop::Now => Duration::ZERO,
+            Stop::Gracefully => self.state().proxy.drain,
+        }
     }
 
     /// Lets pgx stop.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use pgx_control::admin::HandOver;
 use pgx_session::attrs::SessionAttrs;
 use socket2::{Domain, Socket, Type};
 use tracing::warn;
@@ -15,7 +16,8 @@ use tracing::warn;
 use crate::config::{self, Listen};
 use crate::exit::Failure;
 use crate::limits::{BIND_PAUSE, BIND_WAIT, LISTEN_BACKLOG};
-use crate::unix::{BoundSocket, socket_path};
+use crate::takeover::receive::{HandedTcp, HandedUnix};
+use crate::unix::{Access, BoundSocket, socket_path};
 
 /// Whether clients come by TCP or a Unix socket, with the socket to accept from.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(crate) enum Listener {
 /// One address.
 #[derive(Debug)]
 struct Tcp {
+    /// As it was configured, where port 0 asks for any.
+    asked: SocketAddr,
     bound: SocketAddr,
     attrs: SessionAttrs,
     /// One for each thread.
@@ -51,69 +55,114 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Listens wherever the configuration says.
+    /// Listens wherever the configuration says, by what another process has handed over where that
+    /// will do.
     ///
     /// # Errors
     /// When a socket cannot be had.
-    pub(crate) fn open(config: &config::Proxy) -> Result<Self, Failure> {
+    pub(crate) fn open(
+        config: &config::Proxy,
+        handed: &mut Vec<HandedTcp>,
+        handed_unix: &mut Vec<HandedUnix>,
+    ) -> Result<Self, Failure> {
+        let mut tcp = Vec::new();
         let mut first = Vec::new();
-        for listen in &config.listen {
-            match bind(listen.address, false) {
-                Ok(socket) => first.push((*listen, socket)),
-                Err(error) if listen.may_lack && is_lacking(&error) => {
-                    warn!(address = %listen.address, %error, "clients cannot come in there");
+        for Listen { address, attrs, may_lack } in &config.listen {
+            let (asked, attrs) = (*address, *attrs);
+            let place = handed.iter().position(|known| known.asked == asked.to_string());
+            if let Some(HandedTcp { sockets, .. }) = place.map(|place| handed.remove(place)) {
+                let bound = sockets.first().map_or(Ok(asked), bound_address);
+                let bound = bound.map_err(|error| unbound(asked, &error))?;
+                tcp.push(Tcp { asked, bound, attrs, sockets });
+                continue;
+            }
+            match bind(asked, false).and_then(|socket| Ok((bound_address(&socket)?, socket))) {
+                Ok((bound, socket)) => {
+                    first.push(tcp.len());
+                    tcp.push(Tcp { asked, bound, attrs, sockets: vec![socket] });
                 }
-                Err(error) => return Err(unbound(listen.address, &error)),
+                Err(error) if *may_lack && is_lacking(&error) => {
+                    warn!(%address, %error, "clients cannot come in there");
+                }
+                Err(error) => return Err(unbound(asked, &error)),
             }
         }
-        let place = |(listen, socket): &(Listen, OwnedFd)| -> io::Result<(SocketAddr, Listen)> {
-            Ok((bound_address(socket)?, *listen))
-        };
-        let places: io::Result<Vec<_>> = first.iter().map(place).collect();
-        let places = places.map_err(|error| Failure::Failed(error.to_string()))?;
-        let tcp = match &config.pool {
-            None => {
-                let pairs = places.into_iter().zip(first);
-                let alone = |((bound, Listen { attrs, .. }), (_, socket))| Tcp {
-                    bound,
-                    attrs,
-                    sockets: vec![socket],
-                };
-                pairs.map(alone).collect()
+        if let Some(pool) = &config.pool {
+            // They have shown that nobody else has the addresses: who shares one with the threads
+            // to come would not notice another process that does.
+            first.iter().for_each(|place| tcp[*place].sockets.clear());
+            for place in first {
+                let Tcp { bound, sockets, .. } = &mut tcp[place];
+                for _ in 0..pool.threads {
+                    sockets.push(bind(*bound, true).map_err(|error| unbound(*bound, &error))?);
+                }
             }
-            Some(pool) => {
-                // They have shown that nobody else has the addresses: who shares one with the
-                // threads to come would not notice another process that does.
-                drop(first);
-                let all = places.into_iter().map(|(bound, Listen { attrs, .. })| {
-                    let sockets = (0..pool.threads).map(|_| bind(bound, true));
-                    let sockets: io::Result<_> = sockets.collect();
-                    let sockets = sockets.map_err(|error| unbound(bound, &error))?;
-                    Ok(Tcp { bound, attrs, sockets })
-                });
-                all.collect::<Result<_, Failure>>()?
-            }
-        };
+        }
         let mut sockets = Self { tcp, unix: Vec::new() };
         if let Some(unix) = &config.unix {
-            sockets.open_unix(unix)?;
+            sockets.open_unix(unix, handed_unix)?;
         }
         Ok(sockets)
     }
 
     /// One for each port; where addresses that share one want other servers the first counts.
-    fn open_unix(&mut self, config: &config::Unix) -> Result<(), Failure> {
+    fn open_unix(
+        &mut self,
+        config: &config::Unix,
+        handed: &mut Vec<HandedUnix>,
+    ) -> Result<(), Failure> {
         let access = config.access().map_err(Failure::Failed)?;
         for Tcp { bound, attrs, .. } in &self.tcp {
             let path = socket_path(&config.folder, bound.port());
             if self.unix.iter().any(|(known, _)| known.path() == path) {
                 continue;
             }
-            let socket = BoundSocket::bind(&path, "proxy.unix_socket_dir", access)
-                .map_err(|denied| Failure::Failed(denied.to_string()))?;
+            let place = handed.iter().position(|known| known.path == path);
+            let socket = match place.map(|place| handed.remove(place)) {
+                Some(HandedUnix { listener, lock, .. }) => {
+                    BoundSocket::adopt(&path, listener, lock)
+                }
+                None => BoundSocket::bind(&path, "proxy.unix_socket_dir", access)
+                    .map_err(|denied| Failure::Failed(denied.to_string()))?,
+            };
             self.unix.push((socket, *attrs));
         }
         Ok(())
+    }
+
+    /// What was handed over is this process' own now.
+    ///
+    /// # Errors
+    /// When files cannot be written.
+    pub(crate) fn settle(&mut self, access: Option<Access>) -> io::Result<()> {
+        self.unix.iter_mut().try_for_each(|(socket, _)| socket.settle(access))
+    }
+
+    /// All of it for another process.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub(crate) fn offer(&self, offer: &mut HandOver, all: &mut Vec<OwnedFd>) -> io::Result<()> {
+        for Tcp { asked, bound, sockets, .. } in &self.tcp {
+            offer.tcp.push(pgx_control::admin::HandedTcp {
+                asked: asked.to_string(),
+                bound: bound.to_string(),
+                sockets: sockets.len(),
+            });
+            for socket in sockets {
+                all.push(socket.try_clone()?);
+            }
+        }
+        for (socket, _) in &self.unix {
+            offer.unix.push(socket.path().display().to_string());
+            all.extend([socket.share()?, socket.share_lock()?]);
+        }
+        Ok(())
+    }
+
+    /// Leaves everything to another process that has it as well.
+    pub(crate) fn let_go(self) {
+        self.unix.into_iter().for_each(|(socket, _)| socket.let_go());
     }
 
     /// What one of so many threads is to accept from. Every socket is somebody's.

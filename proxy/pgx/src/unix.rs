@@ -5,8 +5,8 @@
 //! kernel, by a connection.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{getsockopt, sockopt};
@@ -33,7 +33,8 @@ pub(crate) struct BoundSocket {
     path: PathBuf,
     /// Taken out when all is left to another process.
     claim: Option<Claim>,
-    is_ours: bool,
+    /// Which file is ours, and goes when we do.
+    file: Option<(u64, u64)>,
 }
 
 impl BoundSocket {
@@ -83,7 +84,7 @@ impl BoundSocket {
             listener: socket.into(),
             path: path.to_owned(),
             claim: Some(claim),
-            is_ours: true,
+            file: identity(path),
         };
         // Before it listens nobody can connect, so nobody comes in by other rights.
         bound.set_access(access).map_err(|error| system("set permissions of", error))?;
@@ -95,7 +96,7 @@ impl BoundSocket {
     /// Goes on with what another process has handed over.
     pub(crate) fn adopt(path: &Path, listener: OwnedFd, lock: OwnedFd) -> Self {
         let claim = Some(Claim::adopt(&lock_path(path), lock));
-        Self { listener, path: path.to_owned(), claim, is_ours: false }
+        Self { listener, path: path.to_owned(), claim, file: None }
     }
 
     /// Makes what was handed over ours: it is removed when we give it up.
@@ -103,16 +104,18 @@ impl BoundSocket {
     /// # Errors
     /// When the system refuses.
     pub(crate) fn settle(&mut self, access: Option<Access>) -> io::Result<()> {
-        self.is_ours = true;
+        self.file = identity(&self.path);
         if let Some(claim) = &mut self.claim {
             claim.sign()?;
         }
+        // The kernel tells clients whose process listened last: that is this one from now on.
+        rustix::net::listen(&self.listener, LISTEN_BACKLOG)?;
         access.map_or(Ok(()), |access| self.set_access(access))
     }
 
     /// Leaves it to another process that has it open as well.
     pub(crate) fn let_go(mut self) {
-        self.is_ours = false;
+        self.file = None;
         if let Some(claim) = self.claim.take() {
             claim.let_go();
         }
@@ -131,9 +134,13 @@ impl BoundSocket {
         &self.path
     }
 
-    /// Its lock, to be handed over.
-    pub(crate) fn lock(&self) -> Option<BorrowedFd<'_>> {
-        self.claim.as_ref().map(Claim::as_fd)
+    /// Its lock once more, for another process.
+    ///
+    /// # Errors
+    /// When there are no more descriptors, or another process has it already.
+    pub(crate) fn share_lock(&self) -> io::Result<OwnedFd> {
+        let claim = self.claim.as_ref().ok_or_else(|| io::Error::other("it is handed over"))?;
+        claim.as_fd().try_clone_to_owned()
     }
 
     fn set_access(&self, access: Access) -> io::Result<()> {
@@ -145,19 +152,19 @@ impl BoundSocket {
     }
 }
 
-impl AsFd for BoundSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
-    }
-}
-
 impl Drop for BoundSocket {
     fn drop(&mut self) {
-        if self.is_ours {
-            // The lock is still held here, so the file is ours.
+        // Somebody who does not care for locks may have put another in its place.
+        if self.file.is_some() && self.file == identity(&self.path) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Which file is at a path.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Where PostgreSQL's clients look for the socket of a port.
@@ -211,7 +218,6 @@ fn postmaster(text: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
@@ -292,6 +298,18 @@ mod tests {
     }
 
     #[test]
+    fn socket_that_somebody_has_put_in_its_place_is_left_alone() {
+        let (_folder, path) = place();
+        let bound = bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _theirs = UnixListener::bind(&path).unwrap();
+
+        drop(bound);
+
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
     fn file_that_is_no_socket_is_never_removed() {
         let (_folder, path) = place();
         std::fs::write(&path, "precious").unwrap();
@@ -304,7 +322,7 @@ mod tests {
     fn socket_that_is_handed_over_goes_with_the_process_that_has_it_last() {
         let (folder, path) = place();
         let first = bind(&path).unwrap();
-        let lock = first.lock().unwrap().try_clone_to_owned().unwrap();
+        let lock = first.share_lock().unwrap();
         let mut second = BoundSocket::adopt(&path, first.share().unwrap(), lock);
 
         second.settle(None).unwrap();

@@ -111,6 +111,9 @@ impl Io {
                 }
                 Some(Event::Drained(key)) if self.is_known(key) => handler.drained(self, key),
                 Some(Event::Taken(key, fd)) => handler.taken(self, key, fd),
+                Some(Event::Accepted(listener, fd)) => {
+                    self.deliver_accepted(handler, listener, fd);
+                }
                 _ => {}
             }
         }

@@ -9,9 +9,10 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
 
 use crate::handler::{Address, End, Peer, Received};
-use crate::limits::ACCEPT_PAUSE_MS;
+use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTS_MAX};
 use crate::output::Piece;
 use crate::pool::Pool;
 use crate::socket::{Phase, Socket};
@@ -39,6 +40,7 @@ pub(crate) enum Event {
     Ended(Key, End),
     Drained(Key),
     Taken(Key, OwnedFd),
+    Accepted(Key, OwnedFd),
 }
 
 /// Deadlines of the engine itself. Each list has one waiting time, so it is in order.
@@ -98,6 +100,22 @@ impl Io {
     pub fn listen(&mut self, fd: OwnedFd) -> io::Result<Key> {
         sys::prepare(&fd, false)?;
         self.keep(fd, Phase::Listening)
+    }
+
+    /// Looks whether connections wait of which no event has told, and accepts them; for listeners
+    /// whose socket other rings have too, in this process or another. The kernel wakes but one of
+    /// the rings that wait for a connection, and who ends, or is stopped, keeps it from the others.
+    pub fn look(&mut self, listener: Key) {
+        for _ in 0..ACCEPTS_MAX {
+            let Some(socket) = self.sockets.get(listener).filter(|each| each.is_to_accept()) else {
+                return;
+            };
+            // What goes wrong is told to the operation that waits, which rests then.
+            match accept_with(&socket.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok(fd) => self.events.push_back(Event::Accepted(listener, fd)),
+                Err(_) => return,
+            }
+        }
     }
 
     /// Begins a connection; the handler is told by `connected`, of failures too. Output may be

@@ -45,7 +45,7 @@ pub(crate) const PIECES_KEPT: usize = 8;
 /// receive is 32 as well.
 pub(crate) const READS_MAX: usize = 32;
 
-/// Connections accepted from one listener in one turn, by the epoll driver.
+/// Connections accepted from one listener in one turn, by the epoll driver, or in one look.
 pub(crate) const ACCEPTS_MAX: usize = 64;
 
 /// Events that one wait of the epoll driver can return.

@@ -55,6 +55,12 @@ impl SessionAttrs {
         Self::WORDS.iter().find(|(known, _)| known.as_bytes() == word).map(|(_, attrs)| *attrs)
     }
 
+    /// Whether clients that want these may write: in a cluster they are the primary's.
+    #[must_use]
+    pub fn may_write(self) -> bool {
+        matches!(self, Self::Any | Self::ReadWrite | Self::Primary)
+    }
+
     /// The word for it.
     #[must_use]
     pub fn word(self) -> &'static str {

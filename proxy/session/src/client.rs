@@ -9,6 +9,7 @@ use pgx_wire::Walker;
 
 use crate::attrs::SessionAttrs;
 use crate::config::PoolMode;
+use crate::guesses::Source;
 use crate::ids::{ClientId, ServerId};
 use crate::login::{Login, Step};
 use crate::net::Socket;
@@ -89,6 +90,8 @@ pub(crate) struct Client {
     pub(crate) counted: Counted,
     /// Which servers it wants, by where it came in.
     pub(crate) listener: SessionAttrs,
+    /// Where it comes from. Asked for when it came: of one that has gone that cannot be told.
+    pub(crate) source: Source,
     pub(crate) server: Option<ServerId>,
     /// What came while it had no server.
     pub(crate) held: Vec<u8>,
@@ -146,6 +149,7 @@ impl Client {
             user: None,
             counted: Counted::default(),
             listener: SessionAttrs::Any,
+            source: Source::Host,
             server: None,
             held: Vec::new(),
             is_waiting: false,

@@ -61,6 +61,9 @@ pub enum Tls {
 pub struct Database {
     /// Where it is served, in order of preference among equals.
     pub backends: Vec<Backend>,
+    /// Whether it is the cluster's: its servers are those that the cluster names, once it does, and
+    /// not `backends`.
+    pub is_clusters: bool,
     /// Its name there; the same if there is none.
     pub name: Option<String>,
     /// Which of them its clients want, unless they say otherwise.
@@ -95,6 +98,7 @@ impl Database {
     pub fn new(backends: Vec<Backend>, mode: PoolMode, pool_size: usize) -> Self {
         Self {
             backends,
+            is_clusters: false,
             name: None,
             attrs: None,
             lag_ms_max: 0,

@@ -13,6 +13,7 @@ mod client;
 pub mod config;
 mod exchange;
 mod flow;
+mod guesses;
 pub mod ids;
 pub mod limits;
 mod login;

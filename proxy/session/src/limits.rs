@@ -98,3 +98,52 @@ pub const LAG_CHECK_MS: u64 = 1_000;
 /// Users in databases of whom a worker counts separately: each costs some 1.3 KB for good, and
 /// shows as a dozen series of a scrape. All others share one row.
 pub const STATS_ROWS_MAX: usize = 256;
+
+/// How long the answer to a first wrong password waits, in milliseconds: longer than any check of
+/// it takes, so that how long it took tells nothing.
+pub const GUESS_DELAY_MS_MIN: u64 = 100;
+
+/// How long an answer to a wrong password waits at most, in milliseconds; it has doubled six times
+/// by then.
+pub const GUESS_DELAY_MS_MAX: u64 = 5_000;
+
+/// After how long without a wrong password from an address those before are forgotten, in
+/// milliseconds.
+pub const GUESS_FORGET_MS: u64 = 60_000;
+
+const _: () = assert!(GUESS_DELAY_MS_MIN <= GUESS_DELAY_MS_MAX);
+const _: () = assert!(GUESS_DELAY_MS_MAX < GUESS_FORGET_MS);
+
+/// Answers to wrong passwords from one address that wait on one thread. The kernel spreads an
+/// address's connections over all threads, so it gets as many times these bounds as there are
+/// threads: a few guesses a second, which is still nothing against a password that is not a word.
+pub const GUESS_WAITING_MAX: usize = 32;
+
+/// Connections that wait for such an answer on one thread, from all addresses together. They are
+/// none of the clients that may be there, and each costs some 5 KiB.
+pub const LATE_MAX: usize = 256;
+
+const _: () = assert!(GUESS_WAITING_MAX <= LATE_MAX);
+
+/// Proofs of one user from one address that are looked at in a second although too many answers
+/// wait for it, and how many users are told apart for that. A guess beyond the bound is as quick as
+/// any, so this is what bounds them.
+pub const GUESS_LOOKS_MAX: u8 = 10;
+/// See [`GUESS_LOOKS_MAX`].
+pub const GUESS_PLACES: usize = 16;
+
+/// Passwords in clear text from one address that are hashed in a second, or would have to be if
+/// their users existed: each takes about half a millisecond of a processor, or a third of a second
+/// with the most iterations that a verifier may have.
+pub const GUESS_HASHES_MAX: u8 = 10;
+
+/// Addresses of which wrong passwords, and users who got in, are remembered on one thread: some
+/// hundred bytes each. Who has more at hand is not stopped by delays anyway.
+pub const GUESS_SOURCES_MAX: usize = 1 << 12;
+
+/// Users of one address who are remembered to have got in.
+pub const GUESS_USERS_MAX: usize = 8;
+
+/// Wrong passwords from one address that the log names one by one; it names the address after
+/// that, each time that there are twice as many.
+pub const GUESS_NOTES_MAX: u32 = 10;

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use crate::attrs::SessionAttrs;
 use crate::ids::ClientId;
 use crate::secret::Secret;
+use crate::worker::Waits;
 use pgx_wire::auth::md5::Stored;
 use pgx_wire::auth::scram::{Verifier, client, server};
 
@@ -45,6 +46,10 @@ pub(crate) enum Step {
     Sasl(Box<Verifier>, Option<Vec<u8>>),
     /// The proof.
     Proof(Box<server::Challenged>),
+    /// That a password is hashed.
+    Hash(Waits),
+    /// The time at which it reads that its password is wrong.
+    Late,
     /// The first server of the pool, or its own, whose settings the client is told.
     #[default]
     Admission,
@@ -58,6 +63,8 @@ impl core::fmt::Debug for Step {
             Self::Md5 { .. } => "Md5",
             Self::Sasl(..) => "Sasl",
             Self::Proof(_) => "Proof",
+            Self::Hash(_) => "Hash",
+            Self::Late => "Late",
             Self::Admission => "Admission",
         })
     }
@@ -96,6 +103,8 @@ pub(crate) enum Exchange {
     None,
     /// The server's challenge is to come.
     Begun(client::Begun),
+    /// The challenge has come, and the password is being hashed.
+    Hashed(client::Challenged),
     /// The server's own proof is to come: before it the server must not let us in.
     Proved(client::Proved),
 }

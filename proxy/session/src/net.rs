@@ -4,10 +4,12 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::ops::Range;
 
+use pgx_wire::auth::scram::Work;
+
 use crate::ids::ClientId;
 use crate::note::Note;
 use crate::route::ServerAddress;
-use crate::worker::{Asker, Owner, Request};
+use crate::worker::{Asker, Owner, Print, Request};
 
 /// A connection, as the driver names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +108,10 @@ pub trait Net {
 
     /// Bytes that nobody can foretell.
     fn random(&mut self, bytes: &mut [u8]);
+
+    /// Hashes a password, where nobody waits for it; the worker is told of the end, with the same
+    /// print: see [`hashed`](crate::worker::Worker::hashed).
+    fn hash(&mut self, print: Print, work: Work);
 
     /// Something that an operator may want to know.
     fn note(&mut self, note: &Note<'_>);

@@ -1,5 +1,7 @@
 //! What a worker tells the operator: facts, without secrets.
 
+use core::net::IpAddr;
+
 use crate::ids::{ClientId, ServerId};
 use crate::route::ServerAddress;
 
@@ -21,6 +23,14 @@ pub enum Note<'a> {
         user: &'a str,
         /// What was wrong; the client is told less.
         reason: &'a str,
+    },
+    /// From one address many clients did not prove who they are: somebody guesses, or has an old
+    /// password. Each of them is not told of any more.
+    Guessing {
+        /// The address, or the network of one of IPv6; `None` for this host's Unix sockets.
+        address: Option<IpAddr>,
+        /// How many there were.
+        failures: u32,
     },
     /// A user could not be looked up.
     NotLookedUp {

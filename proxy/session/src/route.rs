@@ -59,6 +59,39 @@ pub struct Snapshot {
     pub backends: Vec<Backend>,
 }
 
+/// What may be done at servers of a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gate {
+    /// Everything.
+    #[default]
+    Open,
+    /// What has begun goes on; all else waits.
+    Held,
+    /// Nothing: what has begun is lost.
+    Shut,
+}
+
+/// Where a cluster's clients go: those that may write, and those that want standbys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// The primary.
+    pub primary: Snapshot,
+    /// What may be done there.
+    pub writes: Gate,
+    /// Whoever serves reads.
+    pub standbys: Snapshot,
+    /// What may be done there.
+    pub reads: Gate,
+}
+
+impl Course {
+    /// What it says of servers of a kind.
+    #[must_use]
+    pub fn of(&self, attrs: SessionAttrs) -> (&Snapshot, Gate) {
+        if attrs.may_write() { (&self.primary, self.writes) } else { (&self.standbys, self.reads) }
+    }
+}
+
 /// Picks backends of the newest snapshot in turn, by their weights, leaving out those that just
 /// failed. Those that are known to be of the kind that is wanted come first, then those of which
 /// nothing is known; the others are asked last, since roles change.

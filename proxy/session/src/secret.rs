@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use pgx_wire::auth::md5::Stored;
-use pgx_wire::auth::scram::{Keys, SALT_BYTES, Verifier, salted_password};
+use pgx_wire::auth::scram::{Keys, Verifier};
 use pgx_wire::backend::Authentication;
 
 /// Iterations of verifiers that are made here; PostgreSQL's default.
@@ -43,7 +43,7 @@ impl Secret {
         Verifier::parse(text).map_or_else(|| Self::Password(text.to_vec()), Self::Scram)
     }
 
-    /// Whether this is the password. Takes milliseconds for a verifier.
+    /// Whether this is the password, where that can be said without hashing it.
     pub(crate) fn accepts(&self, password: &[u8], user: &[u8]) -> bool {
         match self {
             // By digests, which are compared without telling by the time what is the same.
@@ -51,11 +51,7 @@ impl Secret {
                 Stored::from_password(known, user) == Stored::from_password(password, user)
             }
             Self::Md5(stored) => *stored == Stored::from_password(password, user),
-            Self::Scram(verifier) => {
-                let (salt, iterations) = (verifier.salt(), verifier.iterations());
-                let salted = salted_password(password, salt, iterations);
-                Verifier::new(&salted, salt, iterations).as_ref() == Some(verifier)
-            }
+            Self::Scram(_) => false,
         }
     }
 
@@ -65,19 +61,6 @@ impl Secret {
             Self::Password(password) => Some(Stored::from_password(password, user)),
             Self::Md5(stored) => Some(stored.clone()),
             Self::Scram(_) => None,
-        }
-    }
-
-    /// By what a client's SCRAM proof is judged. For a password it is made: that takes
-    /// milliseconds, so the caller keeps it. `None` if it cannot be.
-    pub(crate) fn verifier(&self, salt: [u8; SALT_BYTES]) -> Option<Verifier> {
-        match self {
-            Self::Password(password) => {
-                let salted = salted_password(password, &salt, ITERATIONS);
-                Verifier::new(&salted, &salt, ITERATIONS)
-            }
-            Self::Md5(_) => None,
-            Self::Scram(verifier) => Some(verifier.clone()),
         }
     }
 }
@@ -99,30 +82,21 @@ impl Credentials {
         self.made = None;
     }
 
-    /// The keys for a server's challenge; `None` if none fit.
-    pub(crate) fn keys(
-        &mut self,
-        secret: Option<&Secret>,
-        salt: &[u8],
-        iterations: u32,
-    ) -> Option<Keys> {
+    /// The keys for a server's challenge; `None` if none are there that fit.
+    pub(crate) fn keys(&self, salt: &[u8], iterations: u32) -> Option<Keys> {
         if let Some((verifier, keys)) = &self.proved
             && verifier.salt() == salt
             && verifier.iterations() == iterations
         {
             return Some(keys.clone());
         }
-        let Some(Secret::Password(password)) = secret else { return None };
-        match &self.made {
-            Some((known, count, keys)) if known == salt && *count == iterations => {
-                Some(keys.clone())
-            }
-            _ => {
-                let keys = Keys::from(&salted_password(password, salt, iterations));
-                self.made = Some((salt.to_vec(), iterations, keys.clone()));
-                Some(keys)
-            }
-        }
+        let (known, count, keys) = self.made.as_ref()?;
+        (known == salt && *count == iterations).then(|| keys.clone())
+    }
+
+    /// Keys were made of the password.
+    pub(crate) fn keep(&mut self, salt: &[u8], iterations: u32, keys: &Keys) {
+        self.made = Some((salt.to_vec(), iterations, keys.clone()));
     }
 }
 
@@ -140,13 +114,20 @@ pub(crate) fn missing(asked: &Authentication<'_>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use pgx_wire::auth::scram::{SALT_BYTES, salted_password};
+
     use super::*;
+
+    fn verifier() -> (Verifier, Keys) {
+        let salted = salted_password(b"x", &[1; SALT_BYTES], ITERATIONS);
+        (Verifier::new(&salted, &[1; SALT_BYTES], ITERATIONS).unwrap(), Keys::from(&salted))
+    }
 
     #[test]
     fn secrets_are_told_apart_by_their_form_and_never_printed() {
         let digest = Stored::from_password(b"x", b"ann");
         assert!(matches!(Secret::parse(digest.text()), Secret::Md5(_)));
-        let verifier = Secret::parse(b"x").verifier([1; SALT_BYTES]).unwrap();
+        let (verifier, _) = verifier();
         assert!(matches!(Secret::parse(verifier.to_text().as_bytes()), Secret::Scram(_)));
         let plain = Secret::parse(b"SCRAM-SHA-256$broken");
         assert!(matches!(plain, Secret::Password(_)));
@@ -155,14 +136,21 @@ mod tests {
 
     #[test]
     fn keys_that_a_client_proved_with_serve_servers_with_the_same_verifier_alone() {
-        let password = Secret::Password(b"x".to_vec());
-        let verifier = password.verifier([1; SALT_BYTES]).unwrap();
-        let salted = salted_password(b"x", &[1; SALT_BYTES], ITERATIONS);
-        let keys = Keys::from(&salted);
-        let kept = Secret::Scram(verifier.clone());
-        let mut credentials =
-            Credentials { proved: Some((verifier, keys.clone())), ..Credentials::default() };
-        let mut get = |salt: [u8; SALT_BYTES]| credentials.keys(Some(&kept), &salt, ITERATIONS);
+        let (verifier, keys) = verifier();
+        let proved = Some((verifier, keys.clone()));
+        let credentials = Credentials { proved, ..Credentials::default() };
+        let get = |salt: [u8; SALT_BYTES]| credentials.keys(&salt, ITERATIONS);
         assert_eq!((get([1; SALT_BYTES]), get([2; SALT_BYTES])), (Some(keys), None));
+    }
+
+    #[test]
+    fn keys_that_were_made_of_a_password_are_kept_until_it_may_be_another() {
+        let (_, keys) = verifier();
+        let mut credentials = Credentials::default();
+        credentials.keep(&[1; SALT_BYTES], ITERATIONS, &keys);
+        assert_eq!(credentials.keys(&[1; SALT_BYTES], ITERATIONS), Some(keys));
+        assert_eq!(credentials.keys(&[1; SALT_BYTES], ITERATIONS + 1), None);
+        credentials.forget();
+        assert_eq!(credentials.keys(&[1; SALT_BYTES], ITERATIONS), None);
     }
 }

@@ -34,6 +34,7 @@ pub(super) fn configure(host: &Host, primary: &Plan) -> anyhow::Result<()> {
          [proxy]\n\
          listen = [\"0.0.0.0:{PROXY_PORT}\", \"[::]:{PROXY_PORT}\"]\n\
          backends = [\"{}:{POSTGRES_PORT}\"]\n\
+         drain_timeout = 10\n\
          \n\
          [vip]\n\
          interface = \"eth0\"\n",

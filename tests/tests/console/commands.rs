@@ -3,10 +3,10 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use pgx_tests::lab::wait_for;
 
-use crate::place::{Pgbouncer, Place, psql, said};
+use crate::place::{Pgbouncer, Place, psql, rows, said};
 
 /// How long a command may take to have its effect on a busy machine.
 const EFFECT_MAX: Duration = Duration::from_secs(20);
@@ -121,10 +121,12 @@ pub(crate) fn effects() -> anyhow::Result<()> {
         clients.push(begin(&place, &format!("select pg_sleep(60), {number}"))?);
     }
     wait_for("both are served", EFFECT_MAX, || is_in("POOLS", "cl_active", "2"))?;
-    let users = place.column("CLIENTS", "user")?;
-    let names = place.column("CLIENTS", "ptr")?;
-    let one = users.iter().position(|user| user == "postgres").unwrap_or(0);
-    place.console(&format!("KILL_CLIENT {}", names[one]))?;
+    // In one look: threads answer in any order.
+    let clients_now = rows(place.port()?, "pgx", "CLIENTS")?;
+    let at = |name: &str| clients_now[0].iter().position(|column| column == name);
+    let (user, ptr) = at("user").zip(at("ptr")).context("no such columns")?;
+    let one = clients_now.iter().find(|row| row[user] == "postgres").context("nobody is there")?;
+    place.console(&format!("KILL_CLIENT {}", one[ptr]))?;
     wait_for("one is left", EFFECT_MAX, || is_in("POOLS", "cl_active", "1"))?;
     place.console("KILL postgres")?;
     for client in clients {
@@ -166,7 +168,8 @@ pub(crate) fn settings() -> anyhow::Result<()> {
     ensure!(size()? == ["5", "5"]);
     place.console("SET stats_users = 'eve, adam'")?;
     ensure!(psql(place.port()?, "adam", "pgx", "SHOW POOLS")?.status.success());
-    place.console("RELOAD")?;
+    let output = place.node.ctl(&["reload"])?;
+    ensure!(output.status.success(), "{}", said(&output));
     ensure!(size()? == ["3", "3"], "{:?}", size()?);
     ensure!(!psql(place.port()?, "adam", "pgx", "SHOW POOLS")?.status.success());
     Ok(())

@@ -8,6 +8,7 @@ mod disk;
 mod hang;
 mod metrics;
 mod postgres;
+mod routes;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     trials.extend(hang::trials());
     trials.extend(calm::trials());
     trials.extend(metrics::trials());
+    trials.extend(routes::trials());
     libtest_mimic::run(&args, trials).exit_code()
 }
 

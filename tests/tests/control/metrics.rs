@@ -33,7 +33,8 @@ fn wait_until(
 ) -> anyhow::Result<()> {
     let is_so = || node.scrape().is_ok_and(|scrape| scrape.sum(name, labels) == expected);
     let scrape = || node.scrape().map(|scrape| scrape.text).unwrap_or_default();
-    wait_for(&format!("{name} is {expected}"), WAIT_MAX, is_so).with_context(scrape)
+    wait_for(&format!("{name} is {expected}"), WAIT_MAX, is_so)
+        .map_err(|error| error.context(format!("{}{name}{labels:?} is not {expected}", scrape())))
 }
 
 fn metrics_of_a_cluster_follow_its_epoch_its_leases_and_its_nodes() -> anyhow::Result<()> {
@@ -50,7 +51,7 @@ fn metrics_of_a_cluster_follow_its_epoch_its_leases_and_its_nodes() -> anyhow::R
     let (status, scrape) = (control(&nodes[0]).context("no status")?, nodes[0].scrape()?);
     let term = status["term"].as_f64().context("no term")?;
     ensure!(scrape.sum("pgx_control_terms_total", &[]) >= term, "{}", scrape.text);
-    ensure!(scrape.sum("pgx_control_epochs_total", &[]) == 1.0, "{}", scrape.text);
+    ensure!(scrape.sum("pgx_control_epoch_established", &[]) == 1.0, "{}", scrape.text);
     ensure!(scrape.sum("pgx_control_primary_node", &[]) == 1.0, "{}", scrape.text);
     ensure!(scrape.sum("pgx_control_stalled", &[]) == 0.0, "{}", scrape.text);
     let lease = scrape.sum("pgx_lease_remaining_seconds", &[("lease", "primary")]);

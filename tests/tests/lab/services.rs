@@ -120,13 +120,18 @@ fn commit_takes_as_long_as_its_fsync() -> anyhow::Result<()> {
     let n1 = lab.host("n1")?;
     sql(n1, "drop table if exists slow; create table slow (number int)")?;
     let commit = || timed(|| sql(n1, "insert into slow values (1)"));
-    let usual = commit()?;
+    // The quickest of some: now and then the disk itself is slow.
+    let quickest = || -> anyhow::Result<Duration> {
+        let all: Vec<Duration> = (0..5).map(|_| commit()).collect::<anyhow::Result<_>>()?;
+        Ok(all.into_iter().min().unwrap_or_default())
+    };
+    let usual = quickest()?;
     let fault = Fault::SlowFsync { host: "n1".to_owned(), ms: 500 };
     let slow = Faulty::new(lab, &fault)?;
     let slowed = commit()?;
     assert!(slowed >= Duration::from_millis(500), "a commit took {slowed:?}");
     slow.heal()?;
-    let healed = commit()?;
+    let healed = quickest()?;
     let limit = Duration::from_millis(400);
     assert!(usual < limit && healed < limit, "{usual:?} before, {healed:?} after");
     Ok(())

@@ -2,6 +2,7 @@
 //! leaves, who is in the way, and clients that come in by Unix sockets.
 
 mod claims;
+mod takeover;
 mod unix;
 
 use std::net::TcpListener;
@@ -25,6 +26,11 @@ fn main() -> ExitCode {
         trial("what_a_killed_pgx_leaves_never_stops_the_next_start", root, claims::stale),
         trial("living_pgx_is_named_by_its_process_wherever_it_is_met", root, claims::live),
         trial("postgresql_and_pgx_keep_off_each_others_sockets", root, claims::postgresql),
+        trial("no_client_notices_that_another_process_takes_over", root, takeover::under_load),
+        trial("queries_of_an_old_process_are_cancelled_through_the_new", root, takeover::cancels),
+        trial("process_that_does_not_get_ready_changes_nothing", root, takeover::given_up),
+        trial("death_of_either_process_leaves_a_service_or_a_clean_start", root, takeover::killed),
+        trial("what_cannot_be_taken_over_is_refused", root, takeover::refused),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -33,6 +33,9 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
     if raw.postgres.is_some() && raw.control.is_none() {
         problems.push("postgres: the section needs [control] beside it".to_owned());
     }
+    if raw.control.is_none() && raw.proxy.as_ref().is_some_and(|one| one.cluster_port.is_some()) {
+        problems.push("proxy.cluster_port: it needs [control] beside it".to_owned());
+    }
     let config = Config {
         admin_socket: admin_socket(&raw.admin.socket, &mut problems),
         pid_file: raw.admin.pid_file.map(|path| absolute("admin.pid_file", path, &mut problems)),
@@ -80,7 +83,14 @@ fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
                 .to_owned(),
         );
     }
-    if !(raw.backends.is_empty() && has_pool && raw.databases.is_some()) {
+    if raw.cluster_port.is_some() && (!has_pool || !raw.backends.is_empty()) {
+        problems.push(
+            "proxy.cluster_port: it stands in place of proxy.backends, and needs a pool_mode"
+                .to_owned(),
+        );
+    }
+    let others = raw.databases.is_some() || raw.cluster_port.is_some();
+    if !(raw.backends.is_empty() && has_pool && others) {
         pools::backends("proxy.backends", &raw.backends, has_pool, problems);
     }
     if raw.max_client_conn == 0 {
@@ -95,7 +105,8 @@ fn proxy(raw: &raw::Proxy, problems: &mut Vec<String>) -> Proxy {
         }
     }
     let max_client_conn = usize::try_from(raw.max_client_conn).unwrap_or(usize::MAX);
-    Proxy { listen, unix, backends, max_client_conn, pool }
+    let drain = Duration::from_secs(raw.drain_timeout.into());
+    Proxy { listen, unix, backends, max_client_conn, drain, pool }
 }
 
 fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
@@ -156,6 +167,7 @@ fn pool(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Pool> {
         threads,
         zero_copy_bytes_min: raw.zero_copy_bytes_min,
         peers,
+        cluster_port: raw.cluster_port,
         client_tls,
         server_tls,
         limits,

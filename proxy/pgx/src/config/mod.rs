@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -98,6 +99,8 @@ pub(crate) struct Proxy {
     /// All of them, those of single databases included.
     pub(crate) backends: Vec<ServerAddress>,
     pub(crate) max_client_conn: usize,
+    /// How long sessions may go on when the process is to end.
+    pub(crate) drain: Duration,
     pub(crate) pool: Option<Pool>,
 }
 
@@ -153,6 +156,8 @@ pub(crate) struct Pool {
     pub(crate) threads: usize,
     pub(crate) zero_copy_bytes_min: u32,
     pub(crate) peers: Peers,
+    /// PostgreSQL's port on the hosts of the cluster, if clients go where that says.
+    pub(crate) cluster_port: Option<u16>,
     pub(crate) client_tls: Leg,
     pub(crate) server_tls: Leg,
     /// How long things may take, and how much is kept.

@@ -64,10 +64,11 @@ pub(super) fn databases(
             problems.push(format!("{key} is there twice"));
         }
     }
-    if !raw.backends.is_empty() {
+    if !raw.backends.is_empty() || raw.cluster_port.is_some() {
         let backends = raw.backends.iter().cloned().map(ServerAddress).map(Backend::from);
         let backends = backends.collect();
-        let others = Database { backends, ..defaults.clone() };
+        let is_clusters = raw.cluster_port.is_some();
+        let others = Database { backends, is_clusters, ..defaults.clone() };
         databases.entry(OTHERS.as_bytes().to_vec()).or_insert(others);
     }
     databases
@@ -83,7 +84,7 @@ fn database(
     let own = given.backends.as_ref();
     if let Some(own) = own {
         backends(&format!("{key}: backends"), own, true, problems);
-    } else if raw.backends.is_empty() {
+    } else if raw.backends.is_empty() && raw.cluster_port.is_none() {
         problems.push(format!("{key}: it has no backends, and proxy.backends names none"));
     }
     for (word, value) in [("dbname", &given.dbname), ("user", &given.user)] {
@@ -112,6 +113,7 @@ fn database(
     let reserve_ms = given.reserve_pool_timeout.map(|seconds| u64::from(seconds) * 1_000);
     let database = Database {
         backends,
+        is_clusters: own.is_none() && raw.cluster_port.is_some(),
         name: given.dbname.clone(),
         attrs: given.target.as_deref().map(|word| target(key, word, problems)),
         lag_ms_max: u64::from(given.standby_lag_ms_max),

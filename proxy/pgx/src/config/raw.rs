@@ -58,8 +58,8 @@ impl Default for Admin {
 #[derive(Debug, Deserialize, Serialize, TomlExample)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Proxy {
-    /// Addresses and ports to listen on. Who is to be reached from other hosts names his own, or
-    /// "0.0.0.0:6432" and "[::]:6432" for all.
+    /// Addresses and ports to listen on. Who is to be reached from other hosts names addresses of
+    /// this one, or `0.0.0.0:6432` and `[::]:6432` for all.
     #[toml_example(default = ["127.0.0.1:6432", "[::1]:6432"])]
     pub(super) listen: Option<Vec<String>>,
     /// Folder for Unix sockets, one for each port above, with the names that libpq looks for:
@@ -78,10 +78,20 @@ pub(super) struct Proxy {
     #[serde(default)]
     #[toml_example(default = ["127.0.0.1:5432"])]
     pub(super) backends: Vec<String>,
+    /// With a pool and the section control: in place of "backends", clients go where the cluster's
+    /// primary is, and those that want a standby to one. PostgreSQL listens at this port on all
+    /// its hosts.
+    #[toml_example(default = 5432)]
+    pub(super) cluster_port: Option<u16>,
     /// Clients served at once; the next one is turned away with SQLSTATE 53300.
     #[serde(default = "max_client_conn")]
     #[toml_example(default = 1000)]
     pub(super) max_client_conn: u32,
+    /// Seconds that sessions may go on when pgx is asked to stop, or when another process has taken
+    /// over; then they are cut.
+    #[serde(default = "drain_timeout")]
+    #[toml_example(default = 60)]
+    pub(super) drain_timeout: u32,
     /// When a client gives its server connection back: "session" (when it leaves), "transaction",
     /// "statement" (the same, and transaction blocks are refused), or "none": each client has a
     /// connection of its own and logs in at the server itself.
@@ -250,7 +260,8 @@ pub(super) struct Proxy {
 pub(super) const TABLES: [&str; 3] = ["databases", "users", "listeners"];
 
 /// Keys of `[proxy]` that take a new start.
-pub(super) const FIXED: [&str; 9] = [
+pub(super) const FIXED: [&str; 10] = [
+    "cluster_port",
     "listen",
     "unix_socket_dir",
     "unix_socket_mode",
@@ -264,6 +275,10 @@ pub(super) const FIXED: [&str; 9] = [
 
 fn pool_mode() -> String {
     "none".to_owned()
+}
+
+fn drain_timeout() -> u32 {
+    crate::limits::DRAIN_SECONDS
 }
 
 fn session_state() -> String {

@@ -11,7 +11,7 @@ use pgx_wire::{ErrorResponse, Frame, Frames, Severity, SqlState};
 use super::command::{self, Command, Problem, Show};
 use super::table::{Answer, Columns, Formats};
 use super::{Desk, control, show};
-use crate::limits::CONSOLE_STATEMENTS_MAX;
+use crate::limits::{CONSOLE_ANSWER_BYTES_MAX, CONSOLE_STATEMENTS_MAX};
 
 /// What it has prepared, and where it stands.
 pub(super) struct Client {
@@ -41,6 +41,12 @@ impl Client {
                     write::ready(&mut out, Status::Idle);
                 }
                 _ if self.skips => {}
+                _ if out.len() > CONSOLE_ANSWER_BYTES_MAX => {
+                    let message = "a flight asks for more than the console answers at once";
+                    let error = error(SqlState::PROGRAM_LIMIT_EXCEEDED, message);
+                    out.extend_from_slice(&error.to_bytes());
+                    self.skips = true;
+                }
                 tag::QUERY => self.query(desk, &frame, &mut out).await,
                 _ => {
                     if let Err(error) = self.extended(desk, &frame, &mut out).await {

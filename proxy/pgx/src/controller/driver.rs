@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use pgx_control::admin::ControlStatus;
 use pgx_control::cluster::{Entry, State};
-use pgx_control::facts::{AgentFacts, VoterFacts};
+use pgx_control::facts::{AgentFacts, ProxyFacts, VoterFacts};
 use pgx_control::ids::{Incarnation, NodeId};
 use pgx_control::lease::Station;
 use pgx_controller::{Controller, Note, Output, Request, Unanswered, codec};
@@ -27,8 +27,9 @@ use super::journal::Journal;
 use super::lease::{self, Board, Outlets};
 use super::message::{Outcome, Question, Said};
 use super::requests::{Asker, Waiting, done};
+use super::routes::Followed;
 use super::storage::{self, Files, Opened, Owner};
-use super::{Prepared, refusals, spawn, status, watch};
+use super::{Prepared, refusals, routes, spawn, status, watch};
 use crate::config;
 use crate::limits::control::{DISK_RETRY, INPUTS_PER_ROUND_MAX, REACH_TICKS, TICK};
 use crate::peer::{Channel, PeerSet};
@@ -43,6 +44,8 @@ pub(super) enum Input {
     Voter(VoterFacts),
     /// What this node's agent says.
     Agent(Option<AgentFacts>),
+    /// What this node's proxy says.
+    Proxy(ProxyFacts),
     /// An operator asks.
     Ask { question: Question, reply: oneshot::Sender<Outcome> },
     /// How are things?
@@ -56,6 +59,7 @@ pub(super) enum Input {
 pub(super) fn start(
     prepared: Prepared,
     peers: Arc<PeerSet>,
+    proxy: Option<Followed>,
     changes: Changes,
 ) -> Result<(), String> {
     let Prepared { config, postgres, opened, inputs, lease_inputs } = prepared;
@@ -79,8 +83,11 @@ pub(super) fn start(
         refusals: wanted,
         driver: inputs.0.clone(),
         board: Arc::clone(&board),
+        routes: proxy.as_ref().map(|proxy| proxy.workers.route_lease()),
     };
     spawn("pgx-lease", move || lease::run(station, &lease_inputs.1, outlets))?;
+    let routes = proxy.map(|proxy| lead(proxy, me, &inputs.0, &lease_inputs.0, &board));
+    let routes = routes.transpose()?;
     let agent = postgres.map(|postgres| {
         let outlets = watch::Outlets {
             driver: inputs.0.clone(),
@@ -99,9 +106,11 @@ pub(super) fn start(
         engine: Engine::Running(Box::new(controller)),
         leases: lease_inputs.0,
         agent,
+        routes,
         answers,
         voter: None,
         facts: None,
+        proxy: None,
         waiting: Waiting::default(),
         journal: Journal::default(),
         reach: BTreeMap::new(),
@@ -109,6 +118,21 @@ pub(super) fn start(
         changes,
     };
     spawn("pgx-control", move || driver.run(&inputs.1))
+}
+
+/// Leads the proxy from here on.
+fn lead(
+    proxy: Followed,
+    me: NodeId,
+    driver: &SyncSender<Input>,
+    lease: &SyncSender<lease::Input>,
+    board: &Board,
+) -> Result<Sender<Arc<State>>, String> {
+    let (driver, lease, board) = (driver.clone(), lease.clone(), Arc::clone(board));
+    let outlets = routes::Outlets { driver, lease, board };
+    let (sender, inbox) = channel();
+    spawn("pgx-routes", move || routes::run(me, proxy, &inbox, outlets))?;
+    Ok(sender)
 }
 
 /// A controller on a store that was just opened.
@@ -136,11 +160,14 @@ struct Driver {
     engine: Engine,
     leases: SyncSender<lease::Input>,
     agent: Option<Sender<watch::Input>>,
+    /// Who leads the proxy, if it follows the cluster.
+    routes: Option<Sender<Arc<State>>>,
     /// What PostgreSQL has answered, for operators.
     answers: Option<watch::Answers>,
     /// What the voter and the agent said last, for a controller that begins anew.
     voter: Option<VoterFacts>,
     facts: Option<AgentFacts>,
+    proxy: Option<ProxyFacts>,
     waiting: Waiting,
     journal: Journal,
     /// The peers as they were last told to the links.
@@ -216,6 +243,7 @@ impl Driver {
         match &input {
             Input::Voter(facts) => self.voter = Some(facts.clone()),
             Input::Agent(facts) => self.facts.clone_from(facts),
+            Input::Proxy(facts) => self.proxy = Some(facts.clone()),
             _ => {}
         }
         let Engine::Running(controller) = &mut self.engine else { return };
@@ -233,6 +261,7 @@ impl Driver {
             }
             Input::Voter(facts) => controller.handle_voter_facts(facts),
             Input::Agent(facts) => controller.handle_agent_facts(facts),
+            Input::Proxy(facts) => controller.handle_proxy_facts(Some(facts)),
             Input::Said { .. } | Input::Ask { .. } | Input::Status(_) => {}
         }
     }
@@ -281,6 +310,9 @@ impl Driver {
         if let Some(agent) = &self.agent {
             let _ = agent.send(watch::Input::State(Arc::clone(state)));
         }
+        if let Some(routes) = &self.routes {
+            let _ = routes.send(Arc::clone(state));
+        }
         self.reach_out();
     }
 
@@ -325,6 +357,7 @@ impl Driver {
                     controller.handle_voter_facts(facts.clone());
                 }
                 controller.handle_agent_facts(self.facts.clone());
+                controller.handle_proxy_facts(self.proxy.clone());
                 self.engine = Engine::Running(Box::new(controller));
             }
             Err(cause) => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pgx_control::cluster::State;
-use pgx_control::ids::{BootTime, NodeId};
+use pgx_control::ids::{BootTime, Epoch, NodeId};
 use pgx_control::lease::{Kind, Message, Output, Refusals, Right, Station, Wants};
 use pgx_controller::codec;
 use tracing::{debug, warn};
@@ -19,6 +19,7 @@ use super::clock::{boot_time, until};
 use super::driver;
 use crate::limits::control::LEASE_IDLE_MAX;
 use crate::peer::{Channel, PeerSet};
+use crate::workers::RouteLease;
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(super) enum Input {
     Message { from: NodeId, message: Message },
     /// The state has changed.
     State(Arc<State>),
+    /// The proxy goes by this epoch.
+    Proxy(Option<Epoch>),
     /// The agent wants other rights.
     Wants(Wants),
     /// Refusals are on disk.
@@ -54,6 +57,8 @@ pub(super) struct Outlets {
     pub(super) refusals: Sender<Refusals>,
     pub(super) driver: SyncSender<driver::Input>,
     pub(super) board: Board,
+    /// What the proxy's threads go by, if they follow the cluster.
+    pub(super) routes: Option<Arc<RouteLease>>,
 }
 
 /// Runs for as long as somebody may tell it something.
@@ -76,6 +81,7 @@ pub(super) fn run(mut station: Station, inbox: &Receiver<Input>, outlets: Outlet
         match input {
             Input::Message { from, message } => station.handle_message(from, message, now),
             Input::State(state) => station.handle_state(state, now),
+            Input::Proxy(epoch) => station.handle_proxy(epoch, now),
             Input::Wants(wants) => station.handle_wants(wants, now),
             Input::Persisted(refusals) => station.handle_persisted(&refusals, now),
             Input::Closed(right) => station.handle_closed(right, now),
@@ -123,6 +129,9 @@ impl Thread {
         let least_ms = before.and_then(|held| held.least_ms);
         let least_ms = least_ms.into_iter().chain(left_ms).min();
         self.held.insert(right.kind, Held { right, until, least_ms });
+        if let (Kind::Route(_), Some(routes)) = (right.kind, &self.outlets.routes) {
+            routes.hold(until);
+        }
         // Whoever reads it now sees the renewal at the next one.
         if let Ok(mut board) = self.outlets.board.try_lock() {
             board.clone_from(&self.held);

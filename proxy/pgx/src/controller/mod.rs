@@ -15,6 +15,7 @@ mod lease;
 mod message;
 mod refusals;
 mod requests;
+mod routes;
 mod status;
 pub(crate) mod storage;
 mod watch;
@@ -35,6 +36,7 @@ use self::changes::Changes;
 use self::driver::Input;
 use self::message::Said;
 pub(crate) use self::message::{Outcome, Question};
+pub(crate) use self::routes::Followed;
 use self::storage::Opened;
 pub(crate) use self::watch::{Verdict, ask_once};
 use crate::config::{self, Config};
@@ -99,10 +101,14 @@ impl Prepared {
     ///
     /// # Errors
     /// When the log cannot be replayed or a thread cannot be had.
-    pub(crate) fn start(self, peers: Arc<PeerSet>) -> Result<Control, Failure> {
+    pub(crate) fn start(
+        self,
+        peers: Arc<PeerSet>,
+        proxy: Option<Followed>,
+    ) -> Result<Control, Failure> {
         let changes = Changes::default();
         let control = Control { inputs: self.inputs.0.clone(), changes: changes.clone() };
-        driver::start(self, peers, changes).map_err(Failure::Failed)?;
+        driver::start(self, peers, proxy, changes).map_err(Failure::Failed)?;
         Ok(control)
     }
 }

@@ -33,8 +33,8 @@ pub(crate) fn run(arguments: &Ctl) -> Result<(), Failure> {
         Body::Config(shared) => print!("{}", settings::text(&shared)),
         Body::Done(lines) if lines.is_empty() => println!("done"),
         Body::Done(lines) => lines.iter().for_each(|line| println!("{line}")),
-        // Told as an error by `ask`.
-        Body::Refused(_) => {}
+        // Told as an error by `ask`; and what `pgx serve --take-over` asks for.
+        Body::Refused(_) | Body::HandOver(_) => {}
     }
     Ok(())
 }
@@ -71,6 +71,7 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
             let (database, backends) = (database.clone(), on.clone());
             plain(Verb::ResumeDatabase { database, backends })
         }
+        CtlVerb::Reload => plain(Verb::Reload),
         CtlVerb::ShowConfig => plain(Verb::ShowConfig),
         CtlVerb::EditConfig(edit) => {
             let change = change(arguments, edit)?;

@@ -43,3 +43,10 @@ const _: () = assert!(
     ANSWER_MAX.as_millis() + STATUS_MAX.as_millis()
         < pgx_control::limits::ADMIN_CLIENT_MS_MAX as u128
 );
+
+/// How long the threads of the proxy may take to follow the cluster before this node says nothing
+/// of it: a turn of an engine takes less than a millisecond.
+pub(crate) const FOLLOW_MAX: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the proxy may route, beside each change of the state.
+pub(crate) const ROUTES_EVERY: Duration = Duration::from_millis(50);

@@ -132,3 +132,57 @@ fn add_leases(page: &mut Page, control: &ControlStatus) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What operators are told, as it comes from the admin socket.
+    const STATUS: &str = r#"{
+        "release": "9", "process_id": 1, "up_ms": 2500,
+        "kernel": {"interface": "eth0", "mode": "generic", "cause": "old \"driver\"",
+            "packets": [["pass", 7], ["steered", 2]]},
+        "addresses": {"mode": "xdp", "cause": "", "loopback_error": "", "leases": [
+            {"id": 1, "role": "read-write", "addresses": ["10.0.0.50"], "is_held": true,
+             "number": 4, "left_ms": 1500, "announced_total": 9, "last_error": ""},
+            {"id": 2, "role": "read-only", "addresses": ["10.0.0.51"], "is_held": false,
+             "number": 3, "announced_total": 0, "last_error": ""}]},
+        "fence": {"means": "programs", "cause": "", "port": 5432, "gate": "peers",
+            "primary": {"epoch": 4, "remaining_ms": 900, "gate": "peers"}, "floor": 4,
+            "places": [], "rehearsals": [], "packets": [["reset", 3]]}
+    }"#;
+
+    fn text(has_control: bool) -> String {
+        let mut page = Page::default();
+        let status = serde_json::from_str(STATUS).expect("a status");
+        add(&mut page, &status, has_control);
+        page.into_text().expect("text")
+    }
+
+    #[test]
+    fn kernel_addresses_and_fence_are_told_as_operators_are() {
+        let text = text(false);
+        for line in [
+            "pgx_uptime_seconds 2.5",
+            r#"pgx_kernel_info{interface="eth0",mode="generic",cause="old \"driver\""} 1.0"#,
+            r#"pgx_kernel_packets_total{interface="eth0",verdict="steered"} 2"#,
+            r#"pgx_vip_held{lease="1",role="read-write"} 1.0"#,
+            r#"pgx_vip_held{lease="2",role="read-only"} 0.0"#,
+            r#"pgx_vip_lease_remaining_seconds{lease="1",role="read-write"} 1.5"#,
+            r#"pgx_vip_announcements_total{lease="1",role="read-write"} 9"#,
+            r#"pgx_fence_gate{gate="peers"} 1.0"#,
+            r#"pgx_fence_gate{gate="open"} 0.0"#,
+            r#"pgx_fence_lease_remaining_seconds{lease="primary"} 0.9"#,
+            r#"pgx_fence_packets_total{verdict="reset"} 3"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains(r#"vip_lease_remaining_seconds{lease="2""#), "{text}");
+        assert!(!text.contains("pgx_control_"), "it has no part in a cluster: {text}");
+    }
+
+    #[test]
+    fn controller_that_does_not_answer_is_told_as_stalled() {
+        assert!(text(true).contains("pgx_control_stalled 1.0\n"));
+    }
+}

@@ -62,7 +62,10 @@ pub(crate) enum Error {
     #[error("{}: {what}; remove it, then adopt the directory anew", path.display())]
     Strange { path: PathBuf, what: String },
     /// The directory was never taken over.
-    #[error("{} is missing: this directory is not managed by pgx yet; adopt it first", .0.display())]
+    #[error(
+        "{} is missing: this directory is not managed by pgx yet; adopt it first",
+        .0.display()
+    )]
     NotManaged(PathBuf),
     /// A setting that pgx has written is not in force.
     #[error(

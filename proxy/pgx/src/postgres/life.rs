@@ -145,8 +145,8 @@ impl Hands {
         process::end_all(&directories)
     }
 
-    /// Ends a primary in order, with a shutdown checkpoint that standbys receive. Returns the end of
-    /// that checkpoint. A server that has ended so already is not started for it.
+    /// Ends a primary in order, with a shutdown checkpoint that standbys receive. Returns the end
+    /// of that checkpoint. A server that has ended so already is not started for it.
     ///
     /// # Errors
     /// When it takes too long, then it is still ending; or when what ended was no primary.

@@ -1,11 +1,11 @@
 //! Whether the processes of a server have read a new configuration. No view says so; what a commit
 //! waits for is what the checkpointer and each walsender have read, not what the file says.
 //!
-//! The proof: the postmaster was sent SIGHUP and has forked a session since. It passes the signal on
-//! before it forks, so each child of that moment has got it. A child whose SIGHUP is no longer
-//! pending has run its handler, which notes it and sets the latch. If it is seen asleep *after that*
-//! in the wait of its main loop, it has read the configuration: the loop reads it between resetting
-//! the latch and waiting for it, and does not sleep there while the latch is set.
+//! The proof: the postmaster was sent SIGHUP and has forked a session since. It passes the signal
+//! on before it forks, so each child of that moment has got it. A child whose SIGHUP is no longer
+//! pending has run its handler, which notes it and sets the latch. If it is seen asleep *after
+//! that* in the wait of its main loop, it has read the configuration: the loop reads it between
+//! resetting the latch and waiting for it, and does not sleep there while the latch is set.
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,9 @@
 //! The settings that are pgx's, in one file that is included last.
 //!
-//! `pgx.conf` lies beside `postgresql.conf`, whose last lines include it: without it PostgreSQL does
-//! not start, so a lost file never means commits that wait for nobody. `postgresql.auto.conf` comes
-//! after every file, so what ALTER SYSTEM has put there under one of these names is taken out.
+//! `pgx.conf` lies beside `postgresql.conf`, whose last lines include it: without it PostgreSQL
+//! does not start, so a lost file never means commits that wait for nobody.
+//! `postgresql.auto.conf` comes after every file, so what ALTER SYSTEM has put there under one of
+//! these names is taken out.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

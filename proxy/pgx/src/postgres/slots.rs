@@ -1,5 +1,5 @@
-//! Physical slots, one for each member, so that what a member lacks is not removed while it is away,
-//! up to `max_slot_wal_keep_size`.
+//! Physical slots, one for each member, so that what a member lacks is not removed while it is
+//! away, up to `max_slot_wal_keep_size`.
 
 use pgx_control::ids::{Lsn, NodeId};
 
@@ -22,7 +22,8 @@ pub(super) fn keep(
     let wanted: Vec<_> = others.map(|(node, end)| (settings::slot(*node), *end)).collect();
     let rows = session.ask(
         "SELECT slot_name, active, restart_lsn IS NULL OR wal_status = 'lost' \
-         FROM pg_replication_slots WHERE slot_type = 'physical' AND slot_name LIKE 'pgx\\_node\\_%'",
+         FROM pg_replication_slots \
+         WHERE slot_type = 'physical' AND slot_name LIKE 'pgx\\_node\\_%'",
     )?;
     let mut known = Vec::new();
     for row in rows {

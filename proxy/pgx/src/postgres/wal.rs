@@ -42,8 +42,8 @@ pub(super) fn switch(data: &Path, timeline: Timeline) -> Result<Lsn, Error> {
 }
 
 fn last_switch(text: &str) -> Option<Lsn> {
-    let lines = text.lines().map(str::trim);
-    let last = lines.filter(|line| !line.is_empty() && !line.starts_with('#')).next_back()?;
+    let mut lines = text.lines().map(str::trim);
+    let last = lines.rfind(|line| !line.is_empty() && !line.starts_with('#'))?;
     parse_lsn(last.split_whitespace().nth(1)?)
 }
 

@@ -54,6 +54,13 @@ impl Doors {
         Some((thread, attrs))
     }
 
+    /// Looks for those who wait and of whom nobody has told.
+    pub(super) fn look(&self, io: &mut Io) {
+        for (listener, _) in &self.open {
+            io.look(*listener);
+        }
+    }
+
     /// Lets nobody in from here on.
     pub(super) fn close(&mut self, io: &mut Io) {
         let open = std::mem::take(&mut self.open);

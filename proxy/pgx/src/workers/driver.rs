@@ -17,14 +17,17 @@ use pgx_session::config::Config;
 use pgx_session::ids::ClientId;
 use pgx_session::net::{Console, Net, Socket};
 use pgx_session::note::Note;
-use pgx_session::route::ServerAddress;
+use pgx_session::route::{Course, Gate, ServerAddress};
 use pgx_session::time::Now;
-use pgx_session::worker::{Asker, Owner, Request, Worker, thread_of};
+use pgx_session::worker::{Asker, Owner, Print, Request, Worker, thread_of};
+use pgx_wire::auth::scram::Work;
 use tracing::{debug, info, warn};
 
 use super::consoles::{Desk, Said};
 use super::doors::Doors;
+use super::lobby::Lobby;
 use super::names::Names;
+use super::outside::OUTSIDE;
 use super::permits;
 use super::tls::{Broken, Secrets, Secured};
 use super::{Letter, Shared};
@@ -49,6 +52,9 @@ pub(super) struct Driver {
     pub(super) letters: Vec<(usize, Letter)>,
     pub(super) is_woken: bool,
     pub(super) events: Events,
+    /// The route lease was found to be over, and nothing is sent on until a new course comes.
+    is_shut: bool,
+    pub(super) lobby: Lobby,
     /// When the first event of this turn was handled, which is late enough for all of them.
     time: Option<Now>,
 }
@@ -107,9 +113,11 @@ impl Driver {
             desk: &shared.desk,
             threads,
             number: usize::from(number),
+            shared: &shared,
         };
         let permits = Box::new(permits::Desk::new(Arc::clone(&shared), usize::from(number)));
-        let worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
+        let mut worker = Worker::new(Rc::new(config.clone()), permits, number, &mut wire);
+        worker.hide_by(shared.mock.clone());
         let (doors, is_woken, time) = (Doors::default(), false, None);
         let number = usize::from(number);
         let (plain, papers) = (Vec::new(), shared.papers.clone());
@@ -127,8 +135,36 @@ impl Driver {
             letters,
             is_woken,
             events,
+            is_shut: false,
+            lobby: Lobby::default(),
             time,
         }
+    }
+
+    /// Before anything of a turn is handled: may it still be?
+    pub(super) fn begin_turn(&mut self, io: &mut Io) {
+        if self.time.is_some() {
+            return;
+        }
+        let now = self.now();
+        if !self.is_shut && self.shared.route_lease.is_over() {
+            self.is_shut = true;
+            warn!(thread = self.number, "the route lease is over; clients of the cluster wait");
+            self.with(io, |worker, wire| worker.shut(wire, now));
+            self.shared.route_lease.lapse();
+        }
+    }
+
+    /// Goes by another course.
+    pub(super) fn follow(&mut self, io: &mut Io, course: &Course) {
+        let now = self.now();
+        self.is_shut = self.shared.route_lease.is_over();
+        if self.is_shut {
+            let shut = Course { writes: Gate::Shut, reads: Gate::Shut, ..course.clone() };
+            self.shared.route_lease.lapse();
+            return self.with(io, |worker, wire| worker.follow(wire, &shut, now));
+        }
+        self.with(io, |worker, wire| worker.follow(wire, course, now));
     }
 
     /// Calls the worker with the engine's handle as its net.
@@ -163,6 +199,7 @@ impl Driver {
             desk: &shared.desk,
             threads,
             number,
+            shared,
         };
         let result = call(worker, &mut wire);
         if secrets.is_dirty() {
@@ -256,13 +293,39 @@ impl Driver {
     pub(super) fn end_turn(&mut self) {
         self.time = None;
     }
+
+    /// Hears clients that are not in yet and have waited, as far as there is time.
+    pub(super) fn hear_lobby(&mut self, io: &mut Io) {
+        while let Some((key, bytes)) = self.lobby.next(pgx_ring::now_ns()) {
+            self.begin_turn(io);
+            self.hear(io, key, &bytes);
+        }
+        self.time = None;
+    }
+
+    /// Hears what a client has said that is not in yet.
+    fn hear(&mut self, io: &mut Io, key: Key, bytes: &[u8]) {
+        let Some(owner) = self.owner(key) else { return };
+        let start_ns = pgx_ring::now_ns();
+        if self.secrets.get(key).is_some() {
+            self.decrypt(io, key, bytes);
+        } else {
+            self.deliver(io, owner, Data::Plain(bytes), bytes);
+        }
+        while let Some((key, bytes)) = self.begun.pop() {
+            self.decrypt(io, key, &bytes);
+        }
+        self.lobby.spend(pgx_ring::now_ns() - start_ns);
+    }
 }
 
 impl Handler for Driver {
     fn accepted(&mut self, io: &mut Io, listener: Key, key: Key) {
+        self.begin_turn(io);
         let threads = self.shared.counts.len();
         let (thread, attrs) = self.doors.whose(listener, self.number, threads);
         if thread == self.number {
+            self.lobby.spend(0);
             return self.begin(io, key, attrs);
         }
         self.shared.on_their_way.fetch_add(1, Ordering::Relaxed);
@@ -271,13 +334,15 @@ impl Handler for Driver {
         io.take(key);
     }
 
-    fn taken(&mut self, _io: &mut Io, key: Key, fd: OwnedFd) {
+    fn taken(&mut self, io: &mut Io, key: Key, fd: OwnedFd) {
+        self.begin_turn(io);
         if let Some((thread, attrs)) = self.doors.left(key) {
             self.letters.push((thread, Letter::Client(fd, attrs)));
         }
     }
 
     fn connected(&mut self, io: &mut Io, key: Key, result: io::Result<()>) {
+        self.begin_turn(io);
         let now = self.now();
         let said = result.map_err(|error| error.to_string());
         match self.owner(key) {
@@ -293,17 +358,28 @@ impl Handler for Driver {
     }
 
     fn received(&mut self, io: &mut Io, key: Key, data: &Received<'_>) {
+        self.begin_turn(io);
         let Some(owner) = self.owner(key) else { return };
-        if self.secrets.get(key).is_some() {
-            return self.decrypt(io, key, data);
-        }
-        self.deliver(io, owner, Data::Received(data), data);
-        while let Some((key, bytes)) = self.begun.pop() {
-            self.decrypt(io, key, &bytes);
+        if let Owner::Client(id) = owner
+            && (self.worker.is_outside(id) || self.lobby.keeps(key))
+        {
+            if self.lobby.hears(key, data, pgx_ring::now_ns()) {
+                self.hear(io, key, data);
+            } else if let Some(bytes) = self.lobby.take(key, false) {
+                self.hear(io, key, &bytes);
+            }
+        } else if self.secrets.get(key).is_some() {
+            self.decrypt(io, key, data);
+        } else {
+            self.deliver(io, owner, Data::Received(data), data);
         }
     }
 
     fn ended(&mut self, io: &mut Io, key: Key, end: End) {
+        self.begin_turn(io);
+        if let Some(bytes) = self.lobby.take(key, true) {
+            self.hear(io, key, &bytes);
+        }
         let Some(owner) = self.owner(key) else { return };
         match end {
             End::Eof => self.end(io, owner, "the server closed the connection"),
@@ -312,6 +388,7 @@ impl Handler for Driver {
     }
 
     fn drained(&mut self, io: &mut Io, key: Key) {
+        self.begin_turn(io);
         let now = self.now();
         if let Some(owner) = self.owner(key) {
             self.with(io, |worker, wire| worker.drained(wire, owner, now));
@@ -348,6 +425,7 @@ pub(super) struct Wire<'a, 'data> {
     threads: usize,
     /// Which of them this is.
     number: usize,
+    shared: &'a Shared,
 }
 
 impl Net for Wire<'_, '_> {
@@ -416,6 +494,9 @@ impl Net for Wire<'_, '_> {
         let before = self.letters.len();
         for thread in (0..self.threads).filter(is_meant) {
             self.letters.push((thread, Letter::Cancel(request.clone())));
+        }
+        if self.shared.outside.has_elder() {
+            self.letters.push((OUTSIDE.into(), Letter::Cancel(request)));
         }
         self.letters.len() - before
     }
@@ -493,12 +574,11 @@ impl Net for Wire<'_, '_> {
     }
 
     fn random(&mut self, bytes: &mut [u8]) {
-        // Fails only before the kernel has gathered its first randomness, long before we run.
-        let done = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty());
-        assert!(
-            matches!(done, Ok(count) if count == bytes.len()),
-            "the kernel gives no randomness"
-        );
+        random(bytes);
+    }
+
+    fn hash(&mut self, print: Print, work: Work) {
+        self.shared.hasher.hash(self.number, print, work);
     }
 
     fn note(&mut self, note: &Note<'_>) {
@@ -506,6 +586,10 @@ impl Net for Wire<'_, '_> {
             Note::Refused { client, reason } => info!(?client, reason, "client turned away"),
             Note::Unproved { client, user, reason } => {
                 info!(?client, user, reason, "a client did not prove who it is");
+            }
+            Note::Guessing { address, failures } => {
+                let from = address.map_or("this host".to_owned(), |address| address.to_string());
+                warn!(from, failures, "many logins with a wrong password");
             }
             Note::NotLookedUp { client, user, reason } => {
                 let reason = String::from_utf8_lossy(reason);
@@ -539,6 +623,13 @@ impl Net for Wire<'_, '_> {
             }
         }
     }
+}
+
+/// Bytes that nobody can foretell.
+pub(super) fn random(bytes: &mut [u8]) {
+    // Fails only before the kernel has gathered its first randomness, long before we run.
+    let done = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty());
+    assert!(matches!(done, Ok(count) if count == bytes.len()), "the kernel gives no randomness");
 }
 
 fn own(owners: &mut Vec<Option<(Key, Owner)>>, key: Key, owner: Owner) {

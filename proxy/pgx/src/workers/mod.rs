@@ -5,10 +5,14 @@
 //! the wrong one, and the end. Counts are published a few times a second.
 
 mod consoles;
+mod course;
 mod doors;
 mod driver;
+mod hash;
 mod hold;
+mod lobby;
 mod names;
+mod outside;
 mod permits;
 mod tls;
 mod view;
@@ -27,17 +31,22 @@ use pgx_session::ids::ClientId;
 use pgx_session::permits::{Ledger, Word};
 use pgx_session::route::ServerAddress;
 use pgx_session::time::Now;
-use pgx_session::worker::{Request, Worker};
+use pgx_session::worker::{Print, Request, Worker};
+use pgx_wire::auth::Key;
+use pgx_wire::auth::scram::SaltedPassword;
 use tracing::{error, info};
 
 pub(crate) use self::consoles::{Said, What};
+pub(crate) use self::course::RouteLease;
 pub(crate) use self::hold::{Databases, Pause};
 pub(crate) use self::view::{Seen, View, Wish};
 
 use self::doors::Entrance;
-use self::driver::Driver;
+use self::driver::{Driver, random};
+use self::hash::Hasher;
 use self::hold::{Order, Pauses};
 use self::names::Names;
+use self::outside::{OUTSIDE, Outside};
 use crate::limits::{NAMES_PAUSE, SOCKETS_MAX, TICK};
 use crate::sockets::Door;
 use crate::tls::Papers;
@@ -50,6 +59,8 @@ enum Letter {
     Cancelled(ClientId),
     /// A client of another thread has changed tables.
     TablesChanged,
+    /// A password is hashed.
+    Hashed(Print, SaltedPassword),
     /// Something about permits for servers.
     Permit(Word),
     /// New transactions are held, or go on.
@@ -62,10 +73,14 @@ enum Letter {
     Console(ClientId, Vec<u8>),
     /// A client is ended.
     Kill(ClientId),
+    /// The cluster says who serves.
+    Course(course::Order),
     /// A client that came in by a door of another thread.
     Client(OwnedFd, SessionAttrs),
     /// No new clients from here on.
     Close,
+    /// All clients are told that their sessions end.
+    ShutDown,
 }
 
 /// How others reach a thread.
@@ -80,6 +95,9 @@ struct Shared {
     mailboxes: Mutex<Vec<Mailbox>>,
     counts: Vec<Counts>,
     ledger: Mutex<Ledger>,
+    hasher: Hasher,
+    /// By this users who do not exist look like others, on all threads alike.
+    mock: Key,
     /// Those of the start; threads have newer ones.
     papers: Papers,
     /// Of the last change of backends by an operator.
@@ -87,9 +105,11 @@ struct Shared {
     pauses: Mutex<Pauses>,
     /// Where clients of the console are heard.
     desk: consoles::Desk,
+    route_lease: Arc<RouteLease>,
     ends: AtomicBool,
     /// Clients that have come in and are not counted by a thread yet.
     on_their_way: AtomicU64,
+    outside: Outside,
 }
 
 /// What one thread has counted.
@@ -122,6 +142,8 @@ pub(crate) struct Workers {
     config: Mutex<Arc<Config>>,
     /// Which each thread has, and why not a better one.
     engines: Vec<(&'static str, String)>,
+    /// What each thread waits for before it serves.
+    goes: Mutex<Vec<mpsc::Sender<()>>>,
 }
 
 /// How many threads there are to be, on which engine.
@@ -134,7 +156,11 @@ pub(crate) struct Plan {
 
 impl Shared {
     fn new(threads: usize, papers: Papers, desk: consoles::Desk) -> Self {
+        let mut mock = [0; 32];
+        random(&mut mock);
         Self {
+            hasher: Hasher::default(),
+            mock: Key::from(mock),
             started: Instant::now(),
             mailboxes: Mutex::new(Vec::new()),
             counts: (0..threads).map(|_| Counts::default()).collect(),
@@ -143,8 +169,10 @@ impl Shared {
             epoch: AtomicU64::new(0),
             pauses: Mutex::default(),
             desk,
+            route_lease: Arc::default(),
             ends: AtomicBool::new(false),
             on_their_way: AtomicU64::new(0),
+            outside: Outside::default(),
         }
     }
 
@@ -153,6 +181,9 @@ impl Shared {
     }
 
     fn send(&self, to: usize, letter: Letter) {
+        if to == usize::from(OUTSIDE) {
+            return self.send_outside(letter);
+        }
         let mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
         // A thread that has ended has no clients any more.
         if let Some(mailbox) = mailboxes.get(to)
@@ -164,7 +195,8 @@ impl Shared {
 }
 
 impl Workers {
-    /// Starts the threads; `listen` makes each its own listening sockets.
+    /// Starts the threads; `listen` makes each its own listening sockets. They serve when they are
+    /// told to [`Self::go`].
     ///
     /// # Errors
     /// When a socket or an engine cannot be had; what has begun ends.
@@ -185,6 +217,7 @@ impl Workers {
             consoles: Mutex::new(Some(consoles)),
             config: Mutex::new(Arc::new(config.clone())),
             engines: Vec::new(),
+            goes: Mutex::new(Vec::new()),
         };
         for number in 0..plan.threads {
             let (config, names) = (config.clone(), Arc::clone(&names));
@@ -222,12 +255,19 @@ impl Workers {
             let mut mailboxes = workers.shared.mailboxes.lock();
             mailboxes.as_mut().unwrap_or_else(|poisoned| poisoned.get_mut()).push(mailbox);
         }
-        for go in goes {
+        *workers.goes.lock().unwrap_or_else(PoisonError::into_inner) = goes;
+        let hasher = hash::start(Arc::clone(&shared))?;
+        workers.threads.lock().unwrap_or_else(PoisonError::into_inner).push(hasher);
+        look_names_up(config, names, shared)?;
+        Ok(workers)
+    }
+
+    /// Lets clients in.
+    pub(crate) fn go(&self) {
+        for go in self.goes.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // One that has ended has said why.
             let _ = go.send(());
         }
-        look_names_up(config, names, shared)?;
-        Ok(workers)
     }
 
     /// What all threads have counted.
@@ -269,9 +309,19 @@ impl Workers {
         }
     }
 
+    /// Ends all sessions, whose clients are told so.
+    pub(crate) fn shut_down(&self) {
+        for number in 0..self.shared.counts.len() {
+            self.shared.send(number, Letter::ShutDown);
+        }
+    }
+
     /// Ends the threads with all their sessions, and waits for that.
     pub(crate) fn end(&self) {
         self.shared.ends.store(true, Ordering::Release);
+        // Threads that were never told to serve end without.
+        self.goes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.shared.hasher.end();
         let mailboxes = self.shared.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
         for mailbox in mailboxes.iter() {
             mailbox.waker.wake();
@@ -325,11 +375,16 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
     let tick_ns = u64::try_from(TICK.as_nanos()).unwrap_or(u64::MAX);
     let mut due = pgx_ring::now_ns() + tick_ns;
     while !shared.ends.load(Ordering::Acquire) {
-        if let Err(error) = engine.turn(Some(due), &mut driver) {
+        // Whatever was done since the last one, what comes now is handled by a new look at the
+        // clock and at the lease.
+        driver.end_turn();
+        let wait = driver.lobby.due_ns().map_or(due, |lobby| lobby.min(due));
+        if let Err(error) = engine.turn(Some(wait), &mut driver) {
             error!(%error, "a proxy thread's engine failed; its sessions end");
             break;
         }
         driver.end_turn();
+        driver.hear_lobby(engine.io());
         if std::mem::take(&mut driver.is_woken) {
             read_letters(&mut engine, &mut driver, letters, &shared);
         }
@@ -342,9 +397,11 @@ fn turn(mut engine: Engine, mut driver: Driver, letters: &mpsc::Receiver<Letter>
         }
         if pgx_ring::now_ns() >= due {
             due = pgx_ring::now_ns() + tick_ns;
+            driver.begin_turn(engine.io());
             let now = shared.now();
             driver.with(engine.io(), |worker, wire| worker.tick(wire, now));
             publish(&driver.worker, &shared.counts[number]);
+            driver.doors.look(engine.io());
         }
     }
 }
@@ -355,6 +412,8 @@ fn read_letters(
     letters: &mpsc::Receiver<Letter>,
     shared: &Shared,
 ) {
+    // What a letter leads to may send what clients have said before.
+    driver.begin_turn(engine.io());
     let now = shared.now();
     while let Ok(letter) = letters.try_recv() {
         match letter {
@@ -363,6 +422,9 @@ fn read_letters(
             }
             Letter::Cancelled(client) => {
                 driver.with(engine.io(), |worker, wire| worker.cancelled(wire, client, now));
+            }
+            Letter::Hashed(print, salted) => {
+                driver.with(engine.io(), |worker, wire| worker.hashed(wire, &print, &salted, now));
             }
             Letter::TablesChanged => driver.worker.tables_changed(),
             Letter::Permit(word) => {
@@ -386,6 +448,11 @@ fn read_letters(
                     worker.console_answers(wire, client, &answer);
                 });
             }
+            Letter::Course((course, told)) => {
+                driver.follow(engine.io(), &course);
+                // Who waits may have lost patience.
+                let _ = told.send(());
+            }
             Letter::Kill(client) => {
                 driver.with(engine.io(), |worker, wire| worker.kill_client(wire, client, now));
             }
@@ -393,6 +460,9 @@ fn read_letters(
             Letter::Close => {
                 driver.with(engine.io(), |worker, wire| worker.close_consoles(wire));
                 driver.doors.close(engine.io());
+            }
+            Letter::ShutDown => {
+                driver.with(engine.io(), |worker, wire| worker.shut_down(wire, now));
             }
         }
     }
@@ -435,8 +505,8 @@ pub(crate) fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Waits for the last client, once no more are accepted. How long that may take is the caller's to
-/// decide.
+/// Waits for the last client, and for whoever else needs this process, once no more are accepted.
+/// How long that may take is the caller's to decide.
 pub(crate) async fn wait_for_last(workers: &Workers, pause: Duration) {
     let shared = &workers.shared;
     let are_closed = || shared.counts.iter().all(|each| each.is_closed.load(Ordering::Acquire));
@@ -444,6 +514,7 @@ pub(crate) async fn wait_for_last(workers: &Workers, pause: Duration) {
     while !are_closed()
         || shared.on_their_way.load(Ordering::Acquire) > 0
         || workers.totals().clients > 0
+        || workers.is_needed_for_elder()
     {
         tokio::time::sleep(pause).await;
     }

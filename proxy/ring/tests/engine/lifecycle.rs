@@ -27,6 +27,7 @@ on_every_engine![
     engine_can_be_dropped_in_mid_flight,
     listener_can_be_closed,
     finished_listener_loses_no_connection_to_whoever_has_its_socket_too,
+    connection_that_woke_a_ring_which_does_nothing_is_found_by_a_look,
     listener_rests_when_descriptors_run_out,
     long_queue_of_small_pieces_is_sent_whole,
 ];
@@ -435,6 +436,31 @@ fn finished_listener_loses_no_connection_to_whoever_has_its_socket_too(choice: C
         drop((clients, late));
         turn_until(&mut engine, &mut handler, "all are closed", |_, io| io.sockets() == 0);
     }
+}
+
+fn connection_that_woke_a_ring_which_does_nothing_is_found_by_a_look(choice: Choice) {
+    if choice == Choice::Reduced {
+        // Its rings of one thread do their work in any call, be it for another of them.
+        return;
+    }
+    let (Some(mut idle), Some(mut engine)) = (open(choice), open(choice)) else { return };
+    let mut nobody = Recorder::default();
+    let mut handler = Recorder::default();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // It waits first, so it is woken, and takes no turn any more.
+    idle.io().listen(listener.try_clone().unwrap().into()).unwrap();
+    turn_times(&mut idle, &mut nobody, 2);
+    let key = engine.io().listen(listener.into()).unwrap();
+    turn_times(&mut engine, &mut handler, 2);
+    let _client = TcpStream::connect(address).unwrap();
+    turn_times(&mut engine, &mut handler, 2);
+
+    engine.io().look(key);
+
+    turn_until(&mut engine, &mut handler, "it is accepted", |handler, _| {
+        handler.accepted.len() == 1
+    });
 }
 
 fn listener_rests_when_descriptors_run_out(choice: Choice) {

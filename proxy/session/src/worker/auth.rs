@@ -4,32 +4,31 @@
 //! the same from outside.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use pgx_hba::{ClientCert, ClientName, Connection, Method, Refusal, Rule};
 use pgx_wire::auth::scram::server::Challenged;
-use pgx_wire::auth::scram::{Mechanism, NONCE_BYTES, Nonce, SALT_BYTES, Verifier, client};
+use pgx_wire::auth::scram::{Mechanism, NONCE_BYTES, Nonce, Verifier, client};
 use pgx_wire::auth::{Key, scram};
 use pgx_wire::backend::{self, Authentication};
 use pgx_wire::limits::STARTUP_BYTES_MAX;
 use pgx_wire::{Frames, SqlState, frontend};
 
 use super::entry::{self, Entry};
+use super::hash::WRONG;
 use super::{Worker, is_console};
 use crate::client::Phase;
 use crate::config::{Access, AuthMethod};
 use crate::ids::{ClientId, ServerId};
-use crate::limits::VERIFIERS_MAX;
 use crate::login::{Exchange, Step};
 use crate::net::{Names, Net};
 use crate::note::Note;
-use crate::secret::{ITERATIONS, Secret, missing};
+use crate::secret::{Secret, missing};
 use crate::server;
 
 /// What became of a client's proof.
-enum Outcome {
+pub(super) enum Outcome {
     /// The next message is to come.
     More(Step),
     /// It is who it says.
@@ -48,7 +47,11 @@ impl Worker {
             }
         };
         if self.must_look_up(id) {
-            return self.look_up(net, id, 0);
+            // Servers are not to be kept busy by whoever guesses.
+            if self.may_look(net, id) {
+                self.look_up(net, id, 0);
+            }
+            return;
         }
         let Some(client) = self.clients.get_mut(id) else { return };
         let Phase::Login(login) = &mut client.phase else { return };
@@ -73,12 +76,7 @@ impl Worker {
                 Step::Md5 { stored: md5, salt }
             }
             Method::Md5 | Method::ScramSha256 => {
-                let mut salt = [0; SALT_BYTES];
-                net.random(&mut salt);
-                let verifier = secret
-                    .and_then(|secret| verifier(&mut self.verifiers, &login.user, secret, salt));
-                let verifier =
-                    verifier.unwrap_or_else(|| Verifier::mock(&self.mock, &login.user, ITERATIONS));
+                let verifier = self.hashes.shown(&self.mock, &login.user, secret);
                 let end_point = net.end_point(client.socket);
                 let both = [Mechanism::Plus.name(), Mechanism::Plain.name()];
                 backend::write::sasl(out, if end_point.is_some() { &both } else { &both[1..] });
@@ -140,7 +138,10 @@ impl Worker {
         let Some(client) = self.clients.get_mut(id) else { return };
         let Phase::Login(login) = &mut client.phase else { return };
         client.held.extend_from_slice(bytes);
-        if matches!(login.step, Step::Admission | Step::Lookup(_)) {
+        if matches!(login.step, Step::Late) {
+            return client.held.clear();
+        }
+        if matches!(login.step, Step::Admission | Step::Lookup(_) | Step::Hash(_)) {
             // It is in, as far as it is concerned, or was not asked yet: what it says waits.
             if client.held.len() > STARTUP_BYTES_MAX && !client.is_paused {
                 client.is_paused = true;
@@ -160,29 +161,42 @@ impl Worker {
         let body = frame.body.to_vec();
         client.held = frames.rest().to_vec();
         let step = core::mem::replace(&mut login.step, Step::Admission);
-        let outcome = check(step, &login.user, &body, net, &mut self.scratch);
+        let is_proof = matches!(step, Step::Password(_) | Step::Md5 { .. } | Step::Proof(_));
+        if is_proof && !self.may_look(net, id) {
+            return;
+        }
+        self.scratch.clear();
+        let outcome = match step {
+            Step::Password(secret) => self.check_password(net, id, secret, &body),
+            Step::Proof(challenged) => self.check_proof(net, id, challenged, &body),
+            step => Some(check(step, &body, net, &mut self.scratch)),
+        };
+        if let Some(outcome) = outcome {
+            self.conclude(net, id, outcome);
+        }
+    }
+
+    /// It is known what a client's message was worth; what it is to be sent is in `scratch`.
+    pub(super) fn conclude<N: Net>(&mut self, net: &mut N, id: ClientId, outcome: Outcome) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Phase::Login(login) = &mut client.phase else { return };
         match outcome {
             Outcome::More(step) => {
                 login.step = step;
                 net.write(client.socket, &self.scratch);
             }
             Outcome::Proved(proof) => {
-                let socket = client.socket;
                 if !self.scratch.is_empty() {
-                    net.write(socket, &self.scratch);
+                    net.write(client.socket, &self.scratch);
                 }
+                self.note_right(id);
                 self.proved(net, id, proof);
             }
+            Outcome::Wrong(SqlState::INVALID_PASSWORD, why) => self.wrong_password(net, id, &why),
             Outcome::Wrong(state, why) => {
                 let user = String::from_utf8_lossy(&login.user).into_owned();
-                let message = match state {
-                    SqlState::INVALID_PASSWORD => {
-                        alloc::format!("password authentication failed for user \"{user}\"")
-                    }
-                    _ => why.clone(),
-                };
                 net.note(&Note::Unproved { client: id, user: &user, reason: &why });
-                self.refuse(net, id, state, &message);
+                self.refuse(net, id, state, &why);
             }
         }
     }
@@ -232,7 +246,7 @@ impl Worker {
         let out = &mut self.scratch;
         match asked {
             Authentication::Ok => {
-                if matches!(login.exchange, Exchange::Begun(_) | Exchange::Proved(_)) {
+                if !matches!(login.exchange, Exchange::None) {
                     return Err(b"the server did not prove that it knows the password".to_vec());
                 }
                 login.is_in = true;
@@ -259,17 +273,7 @@ impl Worker {
                 login.exchange = Exchange::Begun(begun);
             }
             Authentication::SaslContinue(challenge) => {
-                let Exchange::Begun(begun) = core::mem::take(&mut login.exchange) else {
-                    return Err(b"the server answers what it was not asked".to_vec());
-                };
-                let challenged = begun.handle_challenge(challenge).map_err(words)?;
-                let (salt, count) = (challenged.salt(), challenged.iterations());
-                let keys = credentials.keys(secret, salt, count).ok_or_else(|| {
-                    b"the server keeps another verifier, and the password is not known".to_vec()
-                })?;
-                let proved = challenged.prove(&keys);
-                frontend::write::sasl_response(out, proved.message());
-                login.exchange = Exchange::Proved(proved);
+                return self.answer_challenge(net, id, challenge);
             }
             Authentication::SaslFinal(message) => {
                 let Exchange::Proved(proved) = core::mem::take(&mut login.exchange) else {
@@ -308,27 +312,6 @@ fn certified(
     Ok(())
 }
 
-/// The verifier by which a user's proof is judged; what was made of a password is kept.
-fn verifier(
-    known: &mut BTreeMap<Vec<u8>, (Secret, Verifier)>,
-    user: &[u8],
-    secret: &Secret,
-    salt: [u8; SALT_BYTES],
-) -> Option<Verifier> {
-    if !matches!(secret, Secret::Password(_)) {
-        return secret.verifier(salt);
-    }
-    if let Some((_, made)) = known.get(user).filter(|(of, _)| of == secret) {
-        return Some(made.clone());
-    }
-    let made = secret.verifier(salt)?;
-    if known.len() >= VERIFIERS_MAX {
-        known.clear();
-    }
-    known.insert(user.to_vec(), (secret.clone(), made.clone()));
-    Some(made)
-}
-
 /// Whether a user of the system may be this one; else why not.
 fn is_peer(access: &Access, rule: &Rule, peer: Option<&[u8]>, user: &[u8]) -> Result<(), String> {
     let peer = peer.ok_or("who the process on the other side belongs to is not known")?;
@@ -340,21 +323,9 @@ fn is_peer(access: &Access, rule: &Rule, peer: Option<&[u8]>, user: &[u8]) -> Re
 }
 
 /// Looks at a client's message; what it is to be sent is put into `out`.
-fn check<N: Net>(step: Step, user: &[u8], body: &[u8], net: &mut N, out: &mut Vec<u8>) -> Outcome {
-    out.clear();
-    let wrong =
-        |error: scram::ScramError| Outcome::Wrong(error.sqlstate(), alloc::format!("{error}"));
-    let violation = |why: &str| Outcome::Wrong(SqlState::PROTOCOL_VIOLATION, why.into());
+fn check<N: Net>(step: Step, body: &[u8], net: &mut N, out: &mut Vec<u8>) -> Outcome {
+    let violation = Outcome::violation;
     match step {
-        Step::Password(secret) => {
-            let Ok(password) = frontend::password(body) else {
-                return violation("invalid password packet");
-            };
-            if secret.is_some_and(|secret| secret.accepts(password, user)) {
-                return Outcome::Proved(None);
-            }
-            Outcome::Wrong(SqlState::INVALID_PASSWORD, "wrong password, or no such user".into())
-        }
         Step::Md5 { stored, salt } => {
             let Ok(answer) = frontend::password(body) else {
                 return violation("invalid password packet");
@@ -362,7 +333,7 @@ fn check<N: Net>(step: Step, user: &[u8], body: &[u8], net: &mut N, out: &mut Ve
             if stored.is_some_and(|stored| stored.accepts(answer, salt)) {
                 return Outcome::Proved(None);
             }
-            Outcome::Wrong(SqlState::INVALID_PASSWORD, "wrong password, or no such user".into())
+            Outcome::Wrong(SqlState::INVALID_PASSWORD, WRONG.into())
         }
         Step::Sasl(verifier, end_point) => {
             let Ok((mechanism, data)) = frontend::sasl_initial(body) else {
@@ -385,18 +356,26 @@ fn check<N: Net>(step: Step, user: &[u8], body: &[u8], net: &mut N, out: &mut Ve
                 Err(error) => wrong(error),
             }
         }
-        Step::Proof(challenged) => {
-            let verifier = challenged.verifier().clone();
-            match challenged.handle_final(frontend::sasl_response(body)) {
-                Ok(accepted) => {
-                    backend::write::sasl_final(out, &accepted.message);
-                    Outcome::Proved(Some((verifier, accepted.keys)))
-                }
-                Err(error) => wrong(error),
-            }
-        }
-        Step::Admission | Step::Lookup(_) => violation("expected a query"),
+        // These are judged elsewhere, or nothing is expected.
+        _ => violation("expected a query"),
     }
+}
+
+/// Judges a proof.
+pub(super) fn prove(challenged: Challenged, body: &[u8], out: &mut Vec<u8>) -> Outcome {
+    let verifier = challenged.verifier().clone();
+    out.clear();
+    match challenged.handle_final(frontend::sasl_response(body)) {
+        Ok(accepted) => {
+            backend::write::sasl_final(out, &accepted.message);
+            Outcome::Proved(Some((verifier, accepted.keys)))
+        }
+        Err(error) => wrong(error),
+    }
+}
+
+fn wrong(error: scram::ScramError) -> Outcome {
+    Outcome::Wrong(error.sqlstate(), alloc::format!("{error}"))
 }
 
 /// A secret that no client knows, so that users who do not exist look like others.

@@ -12,9 +12,17 @@ use super::pools_tests::{config, database};
 use super::testing::{Bench, done, query};
 use crate::limits::TENURE_MS;
 use crate::net::Socket;
+use crate::route::{Course, Epoch, Gate, ServerAddress, Snapshot};
 
 const THREADS: usize = 3;
 const POOL: usize = 2;
+
+/// What the cluster says.
+fn course(epoch: u64, writes: Gate) -> Course {
+    let backends = alloc::vec![ServerAddress(alloc::format!("db:{epoch}")).into()];
+    let primary = Snapshot { epoch: Epoch(epoch), backends };
+    Course { standbys: primary.clone(), primary, writes, reads: Gate::Open }
+}
 
 /// A generator of numbers that nobody needs to trust.
 struct Dice(u64);
@@ -31,6 +39,7 @@ struct World {
     clients: Vec<(usize, Socket)>,
     /// How many queries servers have to answer, by their threads.
     asked: BTreeMap<(usize, Socket), usize>,
+    epoch: u64,
 }
 
 impl World {
@@ -38,8 +47,10 @@ impl World {
         let mut shop = database("db:1", POOL);
         shop.pool_min = dice.below(2);
         shop.servers_max = dice.below(2) * POOL;
+        shop.is_clusters = dice.below(2) == 0;
         let threads = Bench::threads(config(alloc::vec![("shop", shop)]), THREADS);
-        let mut world = Self { threads, clients: Vec::new(), asked: BTreeMap::new() };
+        let mut world = Self { threads, clients: Vec::new(), asked: BTreeMap::new(), epoch: 1 };
+        world.follow_all(Gate::Open);
         for thread in 0..THREADS {
             for user in ["ann", "bob"] {
                 let client = world.threads[thread].begin_client_of(user, "shop", &[]);
@@ -53,6 +64,9 @@ impl World {
     fn open(&mut self, thread: usize, may_fail: bool, dice: &mut Dice) {
         let bench = &mut self.threads[thread];
         for socket in core::mem::take(&mut bench.wire.connects) {
+            if bench.is_closed(socket) {
+                continue;
+            }
             if may_fail && dice.below(4) == 0 {
                 bench.end_if_open(socket);
             } else if !bench.reach(socket).is_empty() {
@@ -113,7 +127,15 @@ impl World {
     fn mishap(&mut self, thread: usize, dice: &mut Dice) {
         let bench = &mut self.threads[thread];
         let (now, scope) = (bench.now, Scope::Database(b"shop"));
-        match dice.below(6) {
+        match dice.below(10) {
+            6 | 7 => {
+                let gate = [Gate::Open, Gate::Held, Gate::Shut][dice.below(3)];
+                self.epoch += u64::try_from(dice.below(2)).unwrap();
+                let course = course(self.epoch, gate);
+                bench.worker.follow(&mut bench.wire, &course, now);
+            }
+            8 => bench.worker.reconnect(&mut bench.wire, scope, now),
+            9 if dice.below(20) == 0 => bench.worker.kill(&mut bench.wire, scope, now),
             0 => bench.worker.hold(&mut bench.wire, scope, Hold::default(), now),
             1 | 2 => bench.worker.resume(&mut bench.wire, scope, now),
             _ => {
@@ -129,6 +151,14 @@ impl World {
         self.threads[thread].check();
     }
 
+    fn follow_all(&mut self, gate: Gate) {
+        let course = course(self.epoch, gate);
+        for bench in &mut self.threads {
+            bench.worker.follow(&mut bench.wire, &course, bench.now);
+        }
+        self.look();
+    }
+
     fn check(&self) {
         let servers: usize = self.threads.iter().map(|bench| bench.worker.gauges().servers).sum();
         assert!(servers <= 2 * POOL, "more servers than two pools may have");
@@ -141,7 +171,7 @@ impl World {
 
 #[test]
 fn whatever_happens_limits_hold_and_in_the_end_everybody_is_served() {
-    for seed in 0..60 {
+    for seed in 0..100 {
         let mut dice = Dice(seed);
         let mut world = World::new(&mut dice);
         for _ in 0..300 {
@@ -150,6 +180,7 @@ fn whatever_happens_limits_hold_and_in_the_end_everybody_is_served() {
         for bench in &mut world.threads {
             bench.worker.resume(&mut bench.wire, Scope::All, bench.now);
         }
+        world.follow_all(Gate::Open);
         let mut rounds = 0;
         while world.waiting() > 0 || !world.asked.is_empty() {
             for thread in 0..THREADS {

@@ -83,6 +83,9 @@ impl Worker {
         backend::write::ready(out, Status::Idle);
         net.write(client.socket, out);
         client.phase = Phase::Console(false);
+        if core::mem::take(&mut client.is_paused) {
+            net.resume(client.socket);
+        }
         net.console(id, Console::Begins { user, is_admin });
         self.console_bytes(net, id, b"");
     }

@@ -16,7 +16,7 @@ use crate::limits::FORGET_MS;
 use crate::login::Login;
 use crate::permits::{Bounds, PoolKey, PoolName};
 use crate::pool::Pool;
-use crate::route::{Router, Snapshot};
+use crate::route::{Gate, Router, Snapshot};
 use crate::secret::{Credentials, Secret};
 use crate::settings::Settings;
 use crate::time::Now;
@@ -62,6 +62,8 @@ pub(super) struct Entry {
     pub(super) credentials: Credentials,
     /// New transactions wait.
     pub(super) hold: Option<Hold>,
+    /// What the cluster lets its servers do.
+    pub(super) gate: Gate,
     /// Until when what has begun may go on.
     pub(super) drain: Option<Now>,
     /// Where it is counted.
@@ -116,6 +118,7 @@ impl Entry {
             admission: Vec::new(),
             failure: None,
             hold: None,
+            gate: Gate::Open,
             drain: None,
             key,
             clients: 0,
@@ -126,6 +129,16 @@ impl Entry {
             may_be_over: false,
             empty: None,
         }
+    }
+
+    /// Whether nobody new gets a server.
+    pub(super) fn is_held(&self) -> bool {
+        self.hold.is_some() || self.gate != Gate::Open
+    }
+
+    /// Whether nobody new gets a server, and free ones are closed.
+    pub(super) fn is_emptied(&self) -> bool {
+        self.hold.is_some_and(|hold| !hold.keeps_servers) || self.gate == Gate::Shut
     }
 
     /// Whether nobody would miss it.
@@ -190,9 +203,9 @@ impl Worker {
         let of = PoolName { user, database, attrs, mode, replication };
         let key = self.permits.pool(of, bounds);
         let stats = self.stats.place(database, &name.user);
-        let configured = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
-        let snapshot = self.snapshot_of(database).unwrap_or(&configured);
-        let mut entry = Entry::new(name.clone(), settings, snapshot, key, stats);
+        let (snapshot, gate) = self.course_for(&settings, database, attrs);
+        let mut entry = Entry::new(name.clone(), settings, &snapshot, key, stats);
+        entry.gate = gate;
         entry.hold = self.hold_of(database);
         entry.router.set_back_off(self.config.limits.server_retry_ms);
         let place = self.free_entries.pop().unwrap_or(self.entries.len());
@@ -202,6 +215,23 @@ impl Worker {
         }
         self.by_name.insert(name, place);
         Some(place)
+    }
+
+    /// Where a pool's servers are, and what may be done there.
+    pub(super) fn course_for(
+        &self,
+        settings: &Database,
+        database: &[u8],
+        attrs: SessionAttrs,
+    ) -> (Snapshot, Gate) {
+        let configured = || Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
+        if settings.is_clusters {
+            // Before the cluster has said who serves, nobody does.
+            let Some(course) = &self.course else { return (configured(), Gate::Held) };
+            let (snapshot, gate) = course.of(attrs);
+            return (snapshot.clone(), gate);
+        }
+        (self.snapshot_of(database).cloned().unwrap_or_else(configured), Gate::Open)
     }
 
     /// What the configuration says of a pool; `None` if there is no such database.

@@ -97,7 +97,8 @@ impl Worker {
         }
         for pool in self.within(scope) {
             let entry = &mut self.entries[pool];
-            if !entry.router.handle_snapshot(snapshot) {
+            // Of the cluster's databases the cluster alone says who serves them.
+            if entry.settings.is_clusters || !entry.router.handle_snapshot(snapshot) {
                 continue;
             }
             entry.drain = (drain_ms > 0).then(|| now.after_ms(drain_ms));

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use pgx_wire::backend::{self, Fields, Status, tag};
 use pgx_wire::{SqlState, Startup, StartupError, Walker, frontend, startup};
 
-use super::{Worker, rewrite, tell};
+use super::{Worker, is_console, rewrite, tell};
 use crate::attrs::SessionAttrs;
 use crate::client::{Act, Client, Phase};
 use crate::config::Tls;
@@ -48,9 +48,7 @@ impl Worker {
         let Phase::Startup(packet) = &mut client.phase else { return };
         packet.extend_from_slice(bytes);
         let whole = core::mem::take(packet);
-        // As at PostgreSQL, what comes by a Unix socket is not encrypted, and need not be.
-        let takes_tls =
-            self.config.client_tls != Tls::Never && net.address(client.socket).is_some();
+        let takes_tls = self.config.client_tls != Tls::Never && is_bare(client, net);
         if whole.first() == Some(&TLS_HANDSHAKE) && takes_tls && client.asked == (false, false) {
             return self.encrypt(net, id, &whole);
         }
@@ -89,7 +87,11 @@ impl Worker {
                 };
                 // A copy: it is not where the driver has it any more.
                 match client.phase {
-                    Phase::Ready => self.client_piece(net, id, &rest, false),
+                    Phase::Ready => {
+                        let pool = client.pool;
+                        self.totals(pool).received += rest.len() as u64;
+                        self.client_piece(net, id, &rest, false);
+                    }
                     _ => self.client_login(net, id, &rest),
                 }
             }
@@ -141,11 +143,15 @@ impl Worker {
         }
         let replication = replication.map(|kind| for_replication(kind, &mut values));
         client.begin_with(values);
-        let is_bare = !client.is_encrypted && net.address(client.socket).is_some();
-        let must_encrypt = self.config.client_tls == Tls::Required && is_bare;
+        let must_encrypt = self.config.client_tls == Tls::Required && is_bare(client, net);
         let unauthorized = SqlState::INVALID_AUTHORIZATION;
+        let named = database.as_deref().filter(|name| !name.is_empty()).unwrap_or(&user);
         let refusal = match wrong {
             _ if must_encrypt => Some((unauthorized, "the connection must be encrypted")),
+            None if replication.is_some() && is_console(named) => {
+                let message = "there is no replication of the console";
+                Some((SqlState::FEATURE_NOT_SUPPORTED, message))
+            }
             None if user.is_empty() => Some((unauthorized, "no user name in the start-up packet")),
             wrong => wrong,
         };
@@ -487,7 +493,7 @@ impl Worker {
         for client in core::mem::take(&mut self.entries[pool].admission) {
             self.welcome(net, client);
         }
-        if self.entries[pool].hold.is_some_and(|hold| !hold.keeps_servers) {
+        if self.entries[pool].is_emptied() {
             // It was on its way when that began.
             self.close_idle(net, id);
         }
@@ -563,6 +569,11 @@ fn first(packet: &[u8]) -> First {
         }
         Err(error) => First::Nonsense(alloc::format!("{error}")),
     }
+}
+
+/// As at PostgreSQL, what comes by a Unix socket is not encrypted, and need not be.
+fn is_bare<N: Net>(client: &Client, net: &N) -> bool {
+    !client.is_encrypted && net.address(client.socket).is_some()
 }
 
 /// Whether a server would take a start-up parameter of this name for something else than a setting:

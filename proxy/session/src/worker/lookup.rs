@@ -66,8 +66,11 @@ impl Worker {
         let Phase::Login(login) = &client.phase else { return };
         let (user, database) = (login.user.clone(), login.database.clone());
         let Some(lookup) = self.lookup_of(&database) else {
-            self.found(net, id, None);
-            return self.give_back(net, server_id);
+            // Nothing was sent to it; whoever has handed it out goes on with the next who waits.
+            if let Some(server) = self.servers.get(server_id) {
+                self.entries[server.pool].pool.give_back(server_id, self.now);
+            }
+            return self.found(net, id, None);
         };
         let Some(server) = self.servers.get_mut(server_id) else { return };
         self.scratch.clear();

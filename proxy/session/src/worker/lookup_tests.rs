@@ -11,6 +11,7 @@ use pgx_wire::{Frames, frontend};
 
 use super::testing::{Bench, done, error, query, tags};
 use crate::config::{AuthMethod, Config, Database, Limits, Lookup, PoolMode};
+use crate::limits::GUESS_DELAY_MS_MIN;
 use crate::net::Socket;
 use crate::route::ServerAddress;
 
@@ -118,6 +119,7 @@ fn unknown_users_those_without_secret_and_wrong_passwords_read_the_same() {
         let looker = bench.open_all()[0];
         bench.say(looker, &found);
         answer(&mut bench, client, password);
+        bench.tick(GUESS_DELAY_MS_MIN);
         assert!(bench.is_closed(client));
         read.push(bench.take(client));
     }

@@ -6,10 +6,13 @@
 mod auth;
 mod cancel;
 mod console;
+mod course;
 mod entry;
 mod fail;
 mod from_client;
 mod from_server;
+mod guard;
+mod hash;
 mod hold;
 mod login;
 mod lookup;
@@ -17,7 +20,9 @@ mod operate;
 mod query;
 mod reload;
 mod rewrite;
+mod rows;
 mod share;
+mod shutdown;
 mod standby;
 mod state;
 mod tick;
@@ -29,36 +34,38 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use pgx_wire::auth::Key;
-use pgx_wire::auth::scram::Verifier;
 use pgx_wire::backend::{self, Status};
 use pgx_wire::frontend;
 use pgx_wire::{ErrorResponse, Severity, SqlState};
 
 pub use cancel::{Asker, Cancels, Request};
 pub use console::{CONSOLES, is_console};
+pub use hash::Print;
+pub(crate) use hash::Waits;
 pub use login::thread_of;
 
 use crate::attrs::SessionAttrs;
 use crate::client::{self, Client};
 use crate::config::{Config, PoolMode};
 use crate::exchange::Owed;
+use crate::guesses::Source;
 use crate::ids::{CancelId, ClientId, Places, ServerId};
 use crate::net::{Console, Net, Socket};
 use crate::note::Note;
 use crate::permits::{Permits, Whose};
 use crate::pool::Lease;
-use crate::route::{Epoch, Snapshot};
+use crate::route::{Course, Epoch, Snapshot};
 use crate::scan::Words;
-use crate::secret::Secret;
 use crate::server::Server;
 use crate::statements::Statements;
 use crate::stats::{Book, Totals};
 use crate::time::Now;
 use entry::{Entry, Failure};
 pub use hold::{Hold, Scope};
-pub use views::{
-    BackendView, CLIENT_BYTES, ClientState, ClientView, DatabaseView, PoolView, SERVER_BYTES,
-    ServerState, ServerView,
+pub use views::{CLIENT_BYTES, SERVER_BYTES};
+
+pub use rows::{
+    BackendView, ClientState, ClientView, DatabaseView, PoolView, ServerState, ServerView,
 };
 
 /// What a worker counts, since it began.
@@ -110,9 +117,11 @@ pub struct Worker {
     disabled: BTreeSet<Vec<u8>>,
     /// Who serves them, where that is not what the configuration says.
     snapshots: BTreeMap<Vec<u8>, Snapshot>,
+    /// Who serves, by the cluster's word; where there is one, that is what counts.
+    course: Option<Course>,
     statements: Statements,
-    /// Passwords of users with the verifiers of them that clients were shown.
-    verifiers: BTreeMap<Vec<u8>, (Secret, Verifier)>,
+    hashes: hash::Hashes,
+    guard: guard::Guard,
     /// By this users who do not exist look like others.
     mock: Key,
     counts: Counts,
@@ -158,8 +167,10 @@ impl Worker {
             hold_all: None,
             disabled: BTreeSet::new(),
             snapshots: BTreeMap::new(),
+            course: None,
             statements: Statements::default(),
-            verifiers: BTreeMap::new(),
+            hashes: hash::Hashes::default(),
+            guard: guard::Guard::default(),
             mock: auth::mock_secret(net),
             counts: Counts::default(),
             refusals: Vec::new(),
@@ -185,6 +196,13 @@ impl Worker {
         Gauges { clients, clients_max: self.config.clients_max, waiting, servers }
     }
 
+    /// Whether a client is there and has not been let in.
+    #[must_use]
+    pub fn is_outside(&self, id: ClientId) -> bool {
+        let phase = self.clients.get(id).map(|client| &client.phase);
+        matches!(phase, Some(client::Phase::Startup(_) | client::Phase::Login(_)))
+    }
+
     /// A client has connected, where clients want such servers unless they say otherwise.
     pub fn accepted<N: Net>(
         &mut self,
@@ -198,10 +216,11 @@ impl Worker {
         let mut secret = [0; 32];
         net.random(&mut secret);
         cancel::sign(&mut secret, self.config.peers.own);
+        let source = Source::of(net.address(socket));
         let serial = u32::try_from(self.counts.clients & 0x00ff_ffff).unwrap_or(0);
         let id = self.clients.add(|id| {
             let client = Client::new(id, socket, serial, secret, now);
-            Client { listener, ..client }
+            Client { listener, source, ..client }
         });
         let enters = self.permits.enter(Whose::All, self.config.clients_max);
         if let Some(client) = self.clients.get_mut(id).filter(|_| enters) {
@@ -365,8 +384,7 @@ impl Worker {
         entry.may_be_over = entry.may_be_over && self.permits.is_over(entry.key);
         let is_too_many = entry.may_be_over;
         let is_old = server.epoch < self.entries[server.pool].router.epoch();
-        let hold = self.entries[server.pool].hold;
-        let is_held = hold.is_some_and(|hold| !hold.keeps_servers);
+        let is_held = self.entries[server.pool].is_emptied();
         let is_used_up = self.config.limits.server_lifetime_ms == 0 && server.begun.is_some();
         let is_leaving = server.is_leaving || is_used_up;
         let is_over = server.exchange.is_doubtful() || is_leaving || is_old || is_held;
@@ -408,7 +426,7 @@ impl Worker {
 
     /// Gives free servers to those who wait, and opens more where that is allowed.
     fn serve<N: Net>(&mut self, net: &mut N, pool: usize) {
-        while self.entries[pool].hold.is_none() {
+        while !self.entries[pool].is_held() {
             let (clients, servers) = (&self.clients, &self.servers);
             let fits = |client, server| are_fit(clients.get(client), servers.get(server));
             let Some((client, server)) = self.entries[pool].pool.match_up(fits) else { break };
@@ -423,7 +441,7 @@ impl Worker {
         loop {
             let entry = &self.entries[pool];
             let Some(oldest) = entry.pool.idle().next() else { return };
-            if entry.hold.is_some() || !entry.is_denied || !entry.pool.wants_more() {
+            if entry.is_held() || !entry.is_denied || !entry.pool.wants_more() {
                 return;
             }
             self.close_idle(net, oldest);
@@ -454,7 +472,7 @@ impl Worker {
         client.is_waiting = true;
         client.since = self.now;
         match entry.pool.ask(id, self.now) {
-            Lease::Server(server) if entry.hold.is_none() => {
+            Lease::Server(server) if !entry.is_held() => {
                 self.take(net, id, server);
                 if self.clients.get(id).is_some_and(|client| !client.is_waiting) {
                     return true;
@@ -640,11 +658,19 @@ mod client_model;
 #[cfg(test)]
 mod console_tests;
 #[cfg(test)]
+mod course_attack_tests;
+#[cfg(test)]
+mod course_tests;
+#[cfg(test)]
 mod desk;
+#[cfg(test)]
+mod guard_tests;
 #[cfg(test)]
 mod hold_tests;
 #[cfg(test)]
 mod limits_tests;
+#[cfg(test)]
+mod login_attack_tests;
 #[cfg(test)]
 mod lookup_tests;
 #[cfg(test)]

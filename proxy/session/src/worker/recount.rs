@@ -41,7 +41,7 @@ pub(super) fn recount(worker: &Worker) {
             super::are_fit(worker.clients.get(client), worker.servers.get(*server))
         };
         let is_starved = entry.pool.waiting().any(|one| idle.iter().any(|each| fits(one, each)));
-        assert!(entry.hold.is_some() || !is_starved, "clients wait while servers are idle");
+        assert!(entry.is_held() || !is_starved, "clients wait while servers are idle");
     }
     worker.clients.iter().for_each(|client| of_client(worker, client));
     of_views(worker);

@@ -6,11 +6,11 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use super::{FIRST_EPOCH, Worker};
+use super::Worker;
 use crate::config::{Config, Database};
 use crate::ids::ServerId;
 use crate::net::Net;
-use crate::route::{Router, Snapshot};
+use crate::route::Router;
 use crate::time::Now;
 
 impl Worker {
@@ -19,7 +19,7 @@ impl Worker {
         self.now = now;
         self.config = config;
         // They were made of passwords that may be others now.
-        self.verifiers.clear();
+        self.hashes.forget();
         for pool in 0..self.entries.len() {
             if self.by_name.get(&self.entries[pool].name) == Some(&pool) {
                 self.reload_pool(net, pool);
@@ -40,16 +40,18 @@ impl Worker {
         if settings.mode != name.mode || !is_same_user {
             return;
         }
-        let has_moved = settings.backends != self.entries[pool].settings.backends
+        let is_others = settings.is_clusters != self.entries[pool].settings.is_clusters;
+        let has_moved = is_others
+            || settings.backends != self.entries[pool].settings.backends
             || settings.name != self.entries[pool].settings.name;
-        let is_elsewhere = self.snapshot_of(&name.database).is_some();
+        let is_elsewhere = settings.is_clusters || self.snapshot_of(&name.database).is_some();
+        let (snapshot, gate) = self.course_for(&settings, &name.database, name.attrs);
         let entry = &mut self.entries[pool];
         self.permits.rebound(entry.key, bounds);
         entry.credentials.forget();
         (entry.failure, entry.is_denied) = (None, false);
-        if has_moved && !is_elsewhere {
-            let configured = Snapshot { epoch: FIRST_EPOCH, backends: settings.backends.clone() };
-            entry.router = Router::new(&configured, name.attrs);
+        if is_others || has_moved && !is_elsewhere {
+            (entry.router, entry.gate) = (Router::new(&snapshot, name.attrs), gate);
         }
         entry.router.set_back_off(self.config.limits.server_retry_ms);
         (entry.settings, entry.may_be_over) = (Rc::new(settings), true);

@@ -38,7 +38,7 @@ impl Worker {
             Word::Granted(_) => {
                 let entry = &mut self.entries[pool];
                 (entry.has_want, entry.is_denied) = (false, false);
-                if entry.lacks() && entry.hold.is_none() && !entry.is_failing(now) {
+                if entry.lacks() && !entry.is_held() && !entry.is_failing(now) {
                     self.open_server(net, pool);
                     self.open_wanted(net, pool);
                 } else {
@@ -58,7 +58,7 @@ impl Worker {
     fn take_permit(&mut self, pool: usize) -> bool {
         let now = self.now;
         let entry = &mut self.entries[pool];
-        if !entry.lacks() || entry.hold.is_some() {
+        if !entry.lacks() || entry.is_held() {
             if core::mem::take(&mut entry.has_want) {
                 self.permits.withdraw(entry.key);
             }
@@ -112,7 +112,7 @@ impl Worker {
     pub(super) fn keep_min<N: Net>(&mut self, net: &mut N, pool: usize) {
         let entry = &self.entries[pool];
         let is_in_use = entry.settings.login.is_some() || entry.clients > 0;
-        let may_open = entry.hold.is_none() && !entry.is_failing(self.now);
+        let may_open = !entry.is_held() && !entry.is_failing(self.now);
         if entry.settings.pool_min == 0 || !is_in_use || !may_open {
             return;
         }

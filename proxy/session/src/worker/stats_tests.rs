@@ -188,6 +188,27 @@ fn bytes_are_those_of_clients_that_are_in_and_of_their_servers() {
 }
 
 #[test]
+fn query_that_comes_with_the_login_is_counted_once() {
+    let (mut bench, first, server) = begin();
+    let other = bench.connect();
+    let mut packet = Vec::new();
+    let names = [(&b"user"[..], &b"ann"[..]), (b"database", b"shop")];
+    frontend::write::startup(&mut packet, 0, names);
+    packet.extend_from_slice(&query("select 1"));
+    bench.say(other, &packet);
+    bench.say(server, &done("SELECT 1", Status::Idle));
+    let asked = query("select 1").len() as u64;
+    assert_eq!((bench.totals().received, bench.totals().queries.count()), (asked, 1));
+    // One that waits until it is let in.
+    bench.end(first);
+    let mut bench = Bench::new(PoolMode::Session, 1);
+    let client = bench.connect();
+    bench.say_slowly(client, &packet);
+    bench.open_all();
+    assert_eq!(bench.totals().received, asked);
+}
+
+#[test]
 fn statement_of_two_clients_is_prepared_once_and_bound_each_time() {
     let (mut bench, first, server) = begin();
     let second = bench.client();

@@ -7,12 +7,13 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
 use core::ops::Range;
 
+use pgx_wire::auth::scram::Work;
 use pgx_wire::backend::{self, Status};
 use pgx_wire::{Frames, frontend};
 
 use super::desk::Desk;
 use super::recount::recount;
-use super::{Asker, Owner, Request, Worker};
+use super::{Asker, Owner, Print, Request, Worker};
 use crate::attrs::SessionAttrs;
 use crate::config::{AuthMethod, Config, Database, Limits, PoolMode};
 use crate::ids::ClientId;
@@ -44,6 +45,12 @@ pub(super) struct Wire {
     pub(super) peer_user: Option<Vec<u8>>,
     /// How often others were told that tables have changed.
     pub(super) changes: usize,
+    /// From which address clients come, counted from this host's.
+    pub(super) from: u32,
+    /// What is to be hashed.
+    pub(super) hashes: Vec<(Print, Work)>,
+    /// What the operator was told.
+    pub(super) notes: Vec<alloc::string::String>,
     last: u64,
 }
 
@@ -112,7 +119,8 @@ impl Net for Wire {
     }
 
     fn address(&self, _socket: Socket) -> Option<IpAddr> {
-        (!self.is_unix).then_some(IpAddr::V4(Ipv4Addr::LOCALHOST))
+        let from = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + self.from);
+        (!self.is_unix).then_some(IpAddr::V4(from))
     }
 
     fn peer_user(&self, _socket: Socket) -> Option<Vec<u8>> {
@@ -135,7 +143,13 @@ impl Net for Wire {
         bytes.fill(7);
     }
 
-    fn note(&mut self, _note: &Note<'_>) {}
+    fn hash(&mut self, print: Print, work: Work) {
+        self.hashes.push((print, work));
+    }
+
+    fn note(&mut self, note: &Note<'_>) {
+        self.notes.push(alloc::format!("{note:?}"));
+    }
 }
 
 /// A worker, its sockets, and the time.
@@ -194,6 +208,16 @@ impl Bench {
         self.now = self.now.after_ms(ms);
         self.worker.tick(&mut self.wire, self.now);
         self.check();
+    }
+
+    /// What is to be hashed is.
+    pub(super) fn hash_all(&mut self) -> usize {
+        let all = core::mem::take(&mut self.wire.hashes);
+        for (print, work) in &all {
+            self.worker.hashed(&mut self.wire, print, &work.salted(), self.now);
+            self.check();
+        }
+        all.len()
     }
 
     /// A client that has connected and said nothing.

@@ -44,6 +44,7 @@ impl Worker {
             }
             self.refuse(net, id, state, message);
         }
+        self.tick_late(net);
         self.tick_servers(net);
         self.tick_cancels(net);
         for pool in 0..self.entries.len() {
@@ -61,6 +62,12 @@ impl Worker {
         let Limits { client_login_ms, query_wait_ms, client_idle_ms, .. } = self.config.limits;
         let over = |limit: u64| limit > 0 && self.now >= client.since.after_ms(limit);
         let id = client.id;
+        if client.is_looked_up() && client_login_ms > 0 {
+            // It has proved nothing, however long others may wait.
+            let is_late = self.now >= client.born.after_ms(client_login_ms);
+            let message = "the login took too long";
+            return is_late.then_some((id, SqlState::CANNOT_CONNECT_NOW, message));
+        }
         match client.phase {
             Phase::Startup(_) | Phase::Login(_) | Phase::Cancels(_) if !client.is_waiting => over(
                 client_login_ms,

@@ -3,7 +3,7 @@
 //! [`server`] lets clients in, [`client`] logs in at servers, a [`Verifier`] is what a server
 //! keeps. A server that has let a client in knows its client key, and can log in with it elsewhere
 //! under the same verifier, without the password. [`salted_password`] is the one slow step; who
-//! serves others meanwhile runs it on another thread.
+//! serves others meanwhile has it taken on another thread, as [`Work`].
 
 pub mod client;
 mod error;
@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::key::{KEY_BYTES, Key};
 use super::password::prepare;
@@ -90,6 +90,42 @@ pub fn salted_password(password: &[u8], salt: &[u8], iterations: u32) -> SaltedP
     let key = Key::from(salted);
     salted.zeroize();
     SaltedPassword(key)
+}
+
+/// The slow step with all that it needs, so that it can be taken elsewhere. Wiped when dropped.
+#[derive(Clone)]
+pub struct Work {
+    password: Zeroizing<Vec<u8>>,
+    salt: Vec<u8>,
+    iterations: u32,
+}
+
+impl Work {
+    /// Hashing this password; callers bound `iterations`.
+    #[must_use]
+    pub fn new(password: &[u8], salt: &[u8], iterations: u32) -> Self {
+        Self { password: Zeroizing::new(password.to_vec()), salt: salt.to_vec(), iterations }
+    }
+
+    /// Takes the step: see [`salted_password`].
+    #[must_use]
+    pub fn salted(&self) -> SaltedPassword {
+        salted_password(&self.password, &self.salt, self.iterations)
+    }
+
+    /// What tells this work from other work, to those who know the key and to nobody else.
+    #[must_use]
+    pub fn fingerprint(&self, key: &Key) -> Key {
+        let salt_bytes = u64::try_from(self.salt.len()).unwrap_or(u64::MAX).to_be_bytes();
+        let count = self.iterations.to_be_bytes();
+        hmac(key, &[b"work\0", &count, &salt_bytes, &self.salt, &self.password])
+    }
+}
+
+impl core::fmt::Debug for Work {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(out, "Work({} iterations, ..)", self.iterations)
+    }
 }
 
 /// What a client proves itself and its server with.

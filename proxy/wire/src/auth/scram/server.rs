@@ -73,6 +73,13 @@ impl Challenged {
         &self.verifier
     }
 
+    /// Has the proof judged by another verifier, which was not there when the challenge was made.
+    /// None but one of the same salt and count can fit it.
+    #[must_use]
+    pub fn judged_by(self, verifier: Verifier) -> Self {
+        Self { verifier, ..self }
+    }
+
     /// What the client is to be sent in `AuthenticationSASLContinue`.
     #[must_use]
     pub fn message(&self) -> &[u8] {
