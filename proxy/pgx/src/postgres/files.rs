@@ -1,10 +1,16 @@
 //! Files that PostgreSQL and pgx both have a hand in: written whole or not at all, and marked
 //! blocks of lines in files that are somebody else's.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, open, openat, unlinkat};
+use rustix::io::Errno;
 
 use super::error::{Error, system};
 
@@ -69,13 +75,63 @@ pub(super) fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Removes a directory with all that is in it; nothing where there is none.
-pub(super) fn remove_all(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(system("cannot remove", path)(error)),
+/// Is asked before each entry that is removed: gigabytes take minutes, and whoever wants it to end
+/// does not wait for them.
+pub(super) type Check<'a> = &'a mut dyn FnMut() -> Result<(), Error>;
+
+/// Removes a directory with all that is in it; nothing where there is none. A link is removed, and
+/// not what it leads to.
+pub(super) fn remove_all(path: &Path, check: Check) -> Result<(), Error> {
+    let found = match std::fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(system("cannot look at", path)(error)),
+    };
+    check()?;
+    if !found.is_dir() {
+        return std::fs::remove_file(path).map_err(system("cannot remove", path));
     }
+    // What it has become since is no link that leads elsewhere.
+    let opened = open(path, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    let opened = opened.map_err(|errno| system("cannot open", path)(errno.into()))?;
+    remove_within(&opened, path, check)?;
+    std::fs::remove_dir(path).map_err(system("cannot remove", path))
+}
+
+/// Removes all that is in a directory, or in the one that it leads to.
+pub(super) fn remove_content(path: &Path, check: Check) -> Result<(), Error> {
+    let opened = open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let opened = opened.map_err(|errno| system("cannot open", path)(errno.into()))?;
+    remove_within(&opened, path, check)
+}
+
+/// By handles, as whoever owns the directory could put a link in the place of a path's part.
+fn remove_within(folder: &OwnedFd, path: &Path, check: Check) -> Result<(), Error> {
+    let failed = |errno: Errno| system("cannot remove what is in", path)(errno.into());
+    for entry in Dir::read_from(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        check()?;
+        let removed = match unlinkat(folder, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {
+                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let inner = openat(folder, name, flags, Mode::empty()).map_err(failed)?;
+                let inner_path = path.join(OsStr::from_bytes(name.to_bytes()));
+                remove_within(&inner, &inner_path, check)?;
+                unlinkat(folder, name, AtFlags::REMOVEDIR)
+            }
+            other => other,
+        };
+        match removed {
+            // Somebody else was faster.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+    Ok(())
 }
 
 /// Makes a new name in a directory durable.
@@ -142,5 +198,43 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+    #[test]
+    fn removal_takes_links_and_not_what_they_lead_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir_all(path("tree/deep/er")).unwrap();
+        std::fs::create_dir(path("other")).unwrap();
+        for name in ["tree/a", "tree/deep/er/b", "other/c"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        std::os::unix::fs::symlink(path("other"), path("tree/deep/link")).unwrap();
+        remove_all(&path("tree"), &mut || Ok(())).unwrap();
+        remove_all(&path("tree"), &mut || Ok(())).unwrap();
+        assert!(!path("tree").exists() && path("other/c").exists());
+        std::os::unix::fs::symlink(path("other"), path("tree")).unwrap();
+        remove_all(&path("tree"), &mut || Ok(())).unwrap();
+        assert!(!path("tree").is_symlink() && path("other/c").exists());
+        std::os::unix::fs::symlink(path("other"), path("tree")).unwrap();
+        remove_content(&path("tree"), &mut || Ok(())).unwrap();
+        assert!(path("other").exists() && !path("other/c").exists(), "a data directory may be one");
+    }
+
+    #[test]
+    fn removal_ends_in_the_middle_when_somebody_wants_it_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("tree/deep");
+        std::fs::create_dir_all(&deep).unwrap();
+        for number in 0..10 {
+            std::fs::write(deep.join(number.to_string()), "").unwrap();
+        }
+        // Before the tree, before what is in it, and before three of the files.
+        let mut left = 5;
+        let ended = remove_all(&folder.path().join("tree"), &mut || {
+            left -= 1;
+            if left > 0 { Ok(()) } else { Err(Error::Aborted) }
+        });
+        assert!(matches!(ended, Err(Error::Aborted)), "{ended:?}");
+        assert_eq!(std::fs::read_dir(&deep).unwrap().count(), 8);
     }
 }

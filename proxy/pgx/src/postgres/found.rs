@@ -24,7 +24,7 @@ impl Hands {
         rebuild::end_strays(place)?;
         let has_begun = rebuild::mark(place)?.as_deref() == Some(MARK);
         if has_begun {
-            super::files::remove_all(&place.data)?;
+            super::files::remove_all(&place.data, &mut || self.abort.check())?;
         }
         let mut entries = std::fs::read_dir(&place.data).into_iter().flatten();
         if entries.next().is_some() {

@@ -15,7 +15,8 @@ use super::error::{Error, system};
 use super::hands::Hands;
 use super::program::{self, Program};
 use super::settings::{self, Managed};
-use super::{Peer, Place, control_file, files, process, versions};
+use super::files::{self, Check};
+use super::{Peer, Place, control_file, process, versions};
 use crate::limits::postgres::{FULL_BELOW_BYTES, REBUILD_MAX, SOURCE_MAX};
 
 /// The mark's name.
@@ -114,24 +115,25 @@ impl Hands {
         self.kill()?;
         place.make_folder()?;
         let (aside, data) = (aside(place, kept), &place.data);
+        let check = &mut || self.abort.check();
         let original = if aside.exists() { &aside } else { data };
         for space in tablespaces(original)? {
             let there = beside(&space, kept);
             if there.exists() {
-                files::remove_all(&space)?;
+                files::remove_all(&space, check)?;
                 move_durably(&there, &space)?;
             }
         }
         let trash = place.folder().join("trash");
         if aside.exists() {
-            files::remove_all(&trash)?;
+            files::remove_all(&trash, check)?;
             if data.exists() {
                 move_durably(data, &trash)?;
             }
             move_durably(&aside, data)?;
         }
         self.finish(kept, None)?;
-        files::remove_all(&trash)
+        files::remove_all(&trash, check)
     }
 
     /// Removes directories that were put aside, but for this one.
@@ -141,6 +143,7 @@ impl Hands {
     pub(crate) fn remove_others(&self, kept: Option<Incarnation>) -> Result<(), Error> {
         let folder = self.place.folder();
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let check = &mut || self.abort.check();
         for entry in entries {
             let name = entry.file_name().into_string().unwrap_or_default();
             let Some(found) = name.strip_prefix("kept-").and_then(settings::directory) else {
@@ -150,10 +153,9 @@ impl Hands {
                 continue;
             }
             for space in tablespaces(&entry.path())? {
-                files::remove_all(&beside(&space, found))?;
+                files::remove_all(&beside(&space, found), check)?;
             }
-            self.abort.check()?;
-            files::remove_all(&entry.path())?;
+            files::remove_all(&entry.path(), check)?;
         }
         Ok(())
     }
@@ -273,7 +275,7 @@ impl Hands {
 
     fn clone_from(&self, upstream: &Peer, tell: &mut dyn FnMut(Progress)) -> Result<(), Error> {
         let place = &self.place;
-        let log = place.own(|| empty(&place.data))?;
+        let log = place.own(|| empty(&place.data, &mut || self.abort.check()))?;
         place.make_own_directory(&place.data)?;
         let source = settings::conninfo(place, upstream, &[("application_name", "pgx clone")]);
         let mut program = Program::new(place, "pg_basebackup")
@@ -391,28 +393,19 @@ fn tablespaces(data: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Empties a directory, with its tablespaces; returns where its log is, if that is elsewhere. What
-/// makes it a data directory goes first.
-fn empty(data: &Path) -> Result<Option<PathBuf>, Error> {
+/// makes it a data directory goes first, and the links last: an end in the middle loses none.
+fn empty(data: &Path, check: Check) -> Result<Option<PathBuf>, Error> {
     if !data.exists() {
         return Ok(None);
     }
+    check()?;
     files::remove(&data.join("global/pg_control"))?;
     let log = std::fs::read_link(data.join("pg_wal")).ok();
     for folder in tablespaces(data)?.iter().chain(&log) {
-        empty_folder(folder)?;
+        files::remove_content(folder, check)?;
     }
-    empty_folder(data)?;
+    files::remove_content(data, check)?;
     Ok(log)
-}
-
-fn empty_folder(folder: &Path) -> Result<(), Error> {
-    let entries = std::fs::read_dir(folder).map_err(system("cannot list", folder))?;
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_folder { files::remove_all(&path)? } else { files::remove(&path)? }
-    }
-    Ok(())
 }
 
 /// Ends what works in a directory that somebody wants to use for something else.
@@ -448,11 +441,11 @@ mod tests {
         link("space", "data/pg_tblspc/16384");
         link("log", "data/pg_wal");
         link("other", "data/link");
-        assert_eq!(empty(&path("data")).unwrap(), Some(path("log")));
+        assert_eq!(empty(&path("data"), &mut || Ok(())).unwrap(), Some(path("log")));
         for name in ["data", "space", "log"] {
             assert_eq!(std::fs::read_dir(path(name)).unwrap().count(), 0, "{name}");
         }
         assert!(path("other/1").exists());
-        assert_eq!(empty(&path("missing")).unwrap(), None);
+        assert_eq!(empty(&path("missing"), &mut || Ok(())).unwrap(), None);
     }
 }

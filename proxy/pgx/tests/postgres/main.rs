@@ -4,16 +4,12 @@
 #[path = "../../src/postgres/mod.rs"]
 mod postgres;
 
-mod limits {
-    #[path = "../../../src/limits/postgres.rs"]
-    pub(crate) mod postgres;
-}
-
 mod adopt;
 mod crash;
+mod limits;
 mod nodes;
-mod replicate;
 mod rebuild;
+mod replicate;
 mod single;
 
 use std::process::ExitCode;
