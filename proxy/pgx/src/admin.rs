@@ -204,11 +204,8 @@ impl Node {
         }
     }
 
-    /// Files are read where nobody waits for them.
     async fn reload(&self) -> Body {
-        let reloads = Arc::clone(&self.reloads);
-        let done = tokio::task::spawn_blocking(move || reloads.read_again()).await;
-        match done.unwrap_or_else(|error| Err(format!("it ended by a panic: {error}"))) {
+        match Arc::clone(&self.reloads).read_again().await {
             Ok(lines) => Body::Done(lines),
             Err(detail) => Body::Refused(Refusal::Files { detail }),
         }

@@ -1,6 +1,6 @@
 //! What is read again while pgx runs: at SIGHUP, and when an operator asks for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{error, info};
 
@@ -12,17 +12,33 @@ use crate::served::Served;
 /// Everything that can be read again.
 pub(crate) struct Reloads {
     /// The certificates of the links to other nodes.
-    pub(crate) control: Option<(config::Control, Arc<PeerSet>)>,
+    control: Option<(config::Control, Arc<PeerSet>)>,
     /// The proxy's configuration, with the files that it names.
-    pub(crate) served: Option<Arc<Served>>,
+    served: Option<Arc<Served>>,
+    /// One reads after the other, so that what is in force is what was read last.
+    turn: Mutex<()>,
 }
 
 impl Reloads {
-    /// Reads it. Of what is no good, what was in force stays.
+    pub(crate) fn new(
+        control: Option<(config::Control, Arc<PeerSet>)>,
+        served: Option<Arc<Served>>,
+    ) -> Arc<Self> {
+        Arc::new(Self { control, served, turn: Mutex::default() })
+    }
+
+    /// Reads it where nobody waits for files and names. Of what is no good, what was in force
+    /// stays.
     ///
     /// # Errors
     /// What is no good, and why.
-    pub(crate) fn read_again(&self) -> Result<Vec<String>, String> {
+    pub(crate) async fn read_again(self: Arc<Self>) -> Result<Vec<String>, String> {
+        let done = tokio::task::spawn_blocking(move || self.read()).await;
+        done.unwrap_or_else(|error| Err(format!("it ended by a panic: {error}")))
+    }
+
+    fn read(&self) -> Result<Vec<String>, String> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = Vec::new();
         let mut problems = Vec::new();
         if let Some((control, peers)) = &self.control {

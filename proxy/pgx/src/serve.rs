@@ -79,7 +79,7 @@ async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Re
     let served = front.clone().zip(config.proxy.clone());
     let served = served.map(|(front, proxy)| Arc::new(Served::new(source, front, proxy, stops)));
     start_console(front.as_ref(), served.as_ref());
-    let reloads = Arc::new(Reloads { control, served: served.clone() });
+    let reloads = Reloads::new(control, served.clone());
     if let Some(addresses) = &addresses {
         addresses.set_serving(config.proxy.is_some());
     }
@@ -109,7 +109,7 @@ async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Re
             process = takes.recv() => break (process, Stop::Gracefully),
             Some(how) = stopped.recv() => break (None, how),
             // What comes of it is in the log.
-            _ = hangup.recv() => drop(reloads.read_again()),
+            _ = hangup.recv() => drop(tokio::spawn(Arc::clone(&reloads).read_again())),
         }
     };
     let drain = served.as_ref().map(|served| served.drain(how)).unwrap_or_default();

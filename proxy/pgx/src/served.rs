@@ -34,6 +34,9 @@ pub(crate) struct Served {
     engine: Option<Choice>,
     front: Front,
     state: Mutex<State>,
+    /// Whoever changes it has this from the first look to the last, so that no change undoes
+    /// another, and what is in force in the end is what was read last.
+    changes: Mutex<()>,
     stops: mpsc::UnboundedSender<Stop>,
 }
 
@@ -52,7 +55,8 @@ impl Served {
         stops: mpsc::UnboundedSender<Stop>,
     ) -> Self {
         let Source { path, engine, table } = source;
-        Self { path, engine, front, state: Mutex::new(State { table, proxy }), stops }
+        let (state, changes) = (Mutex::new(State { table, proxy }), Mutex::default());
+        Self { path, engine, front, state, changes, stops }
     }
 
     /// Reads the file again, and all files that it names. What is in force stays if anything is
@@ -61,6 +65,7 @@ impl Served {
     /// # Errors
     /// What that is.
     pub(crate) fn reload(&self) -> Result<(), String> {
+        let _turn = self.turn();
         let (config, table) = config::load_with_table(&self.path).map_err(|all| all.to_string())?;
         self.apply(config, table)
     }
@@ -71,6 +76,7 @@ impl Served {
     /// When there is no such key, the value is none that it can have, or the change takes a new
     /// start.
     pub(crate) fn set(&self, key: &str, value: &str) -> Result<(), String> {
+        let _turn = self.turn();
         let table = self.state().table.clone();
         let mut problem = String::new();
         for candidate in candidates(value) {
@@ -93,9 +99,10 @@ impl Served {
         if let (Some(pool), Some(engine)) = (&mut proxy.pool, self.engine) {
             pool.engine = engine;
         }
-        let mut state = self.state();
-        self.front.reload(&state.proxy, &proxy)?;
-        *state = State { table, proxy };
+        // Nobody who only asks what is in force waits for files and names.
+        let old = self.state().proxy.clone();
+        self.front.reload(&old, &proxy)?;
+        *self.state() = State { table, proxy };
         Ok(())
     }
 
@@ -116,6 +123,10 @@ impl Served {
     pub(crate) fn stop(&self, how: Stop) {
         // It may be stopping already.
         let _ = self.stops.send(how);
+    }
+
+    fn turn(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

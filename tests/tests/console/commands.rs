@@ -1,15 +1,21 @@
 //! What is done.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use pgx_tests::lab::wait_for;
+use tokio_postgres::NoTls;
 
 use crate::place::{Pgbouncer, Place, psql, rows, said};
 
 /// How long a command may take to have its effect on a busy machine.
 const EFFECT_MAX: Duration = Duration::from_secs(20);
+
+/// How often two change something at once.
+const ROUNDS: u32 = 20;
 
 /// Each command, in an order in which each can be carried out.
 const COMMANDS: [&str; 30] = [
@@ -165,6 +171,13 @@ pub(crate) fn settings() -> anyhow::Result<()> {
         let output = psql(place.port()?, "root", "pgx", wrong)?;
         ensure!(said(&output).starts_with("ERROR:  SET failed"), "{wrong}: {}", said(&output));
     }
+    // What a file that others may read says is not gone by, whoever names it.
+    let users = place.node.folder().join("users");
+    std::fs::write(&users, "\"ann\" \"secret\"\n")?;
+    std::fs::set_permissions(&users, Permissions::from_mode(0o644))?;
+    let command = format!("SET auth_file = '{}'", users.display());
+    let output = psql(place.port()?, "root", "pgx", &command)?;
+    ensure!(said(&output).contains("open to other users"), "{}", said(&output));
     ensure!(size()? == ["5", "5"]);
     place.console("SET stats_users = 'eve, adam'")?;
     ensure!(psql(place.port()?, "adam", "pgx", "SHOW POOLS")?.status.success());
@@ -173,6 +186,32 @@ pub(crate) fn settings() -> anyhow::Result<()> {
     ensure!(size()? == ["3", "3"], "{:?}", size()?);
     ensure!(!psql(place.port()?, "adam", "pgx", "SHOW POOLS")?.status.success());
     Ok(())
+}
+
+pub(crate) fn rivals() -> anyhow::Result<()> {
+    let place = Place::start("")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let words = format!("host=127.0.0.1 port={} user=root dbname=pgx", place.port()?);
+    runtime.block_on(async {
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let (client, connection) = tokio_postgres::connect(&words, NoTls).await?;
+            tokio::spawn(connection);
+            clients.push(client);
+        }
+        for number in 1..=ROUNDS {
+            let size = format!("SET default_pool_size = {number}");
+            let reserve = format!("SET reserve_pool_size = {number}");
+            let (one, two) =
+                tokio::join!(clients[0].batch_execute(&size), clients[1].batch_execute(&reserve));
+            one.and(two)?;
+            let config = place.console("SHOW CONFIG")?;
+            for key in ["default_pool_size", "reserve_pool_size"] {
+                ensure!(config.contains(&format!("{key}|{number}|")), "{number}: {key} is lost");
+            }
+        }
+        Ok(())
+    })
 }
 
 pub(crate) fn shutdown() -> anyhow::Result<()> {

@@ -24,6 +24,8 @@ fn main() -> ExitCode {
         trial("settings_change_until_the_file_is_read_again", root, commands::settings),
         trial("shutdown_ends_pgx", root, commands::shutdown),
         trial("drivers_prepare_and_pipeline_commands", root, drivers::extended),
+        trial("answers_to_one_flight_are_bounded", root, drivers::floods),
+        trial("settings_that_two_change_at_once_are_both_changed", root, commands::rivals),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -223,18 +223,41 @@ impl std::error::Error for Problems {}
 /// # Errors
 /// When the file cannot be read or anything in it is wrong; all problems are named.
 pub(crate) fn load(path: &Path) -> Result<Config, Problems> {
+    load_with_table(path).map(|(config, _)| config)
+}
+
+/// The same, with the file's own form.
+///
+/// # Errors
+/// As above.
+pub(crate) fn load_with_table(path: &Path) -> Result<(Config, toml::Table), Problems> {
     let read = std::fs::read_to_string(path)
         .map_err(|error| vec![format!("cannot be read: {error}")])
-        .and_then(|text| parse(&text))
-        .and_then(|config| {
-            let problems = here(&config);
-            if problems.is_empty() { Ok(config) } else { Err(problems) }
+        .and_then(|text| {
+            let config = here(parse(&text)?)?;
+            let table = text.parse().map_err(|error: toml::de::Error| vec![error.to_string()])?;
+            Ok((config, table))
         });
     read.map_err(|problems| Problems { file: path.to_owned(), problems })
 }
 
-/// What is wrong with a configuration on this machine, as far as that can be seen from outside.
-fn here(config: &Config) -> Vec<String> {
+/// Checks what a file would say.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(crate) fn from_table(table: &toml::Table) -> Result<Config, Vec<String>> {
+    let raw = raw::Config::deserialize(table.clone());
+    let raw = raw.map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
+    check::check(raw).and_then(here)
+}
+
+/// Checks a configuration on this machine, as far as that can be seen from outside.
+fn here(config: Config) -> Result<Config, Vec<String>> {
+    let problems = problems_here(&config);
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+fn problems_here(config: &Config) -> Vec<String> {
     let key = |key, path: &PathBuf| private::problem(key, path, private::check_key);
     let mut all = Vec::new();
     all.extend(config.control.as_ref().and_then(|control| key("control.key", &control.key)));
@@ -253,30 +276,6 @@ fn here(config: &Config) -> Vec<String> {
         all.extend(leg.own.as_ref().and_then(|(_, path)| key(name, path)));
     }
     all
-}
-
-/// The same, with the file's own form.
-///
-/// # Errors
-/// As above.
-pub(crate) fn load_with_table(path: &Path) -> Result<(Config, toml::Table), Problems> {
-    let config = load(path)?;
-    let problem = |problem: String| Problems { file: path.to_owned(), problems: vec![problem] };
-    let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
-    let table = text.parse().map_err(|error: toml::de::Error| problem(error.to_string()))?;
-    Ok((config, table))
-}
-
-/// Checks what a file would say.
-///
-/// # Errors
-/// Everything that is wrong with it.
-pub(crate) fn from_table(table: &toml::Table) -> Result<Config, Vec<String>> {
-    let raw = raw::Config::deserialize(table.clone());
-    let raw = raw.map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
-    let config = check::check(raw)?;
-    let problem = config.proxy.as_ref().and_then(crate::descriptors::check);
-    problem.map_or(Ok(config), |problem| Err(vec![problem]))
 }
 
 /// A key of `[proxy]`.

@@ -43,14 +43,13 @@ impl Client {
                 _ if self.skips => {}
                 _ if out.len() > CONSOLE_ANSWER_BYTES_MAX => {
                     let message = "a flight asks for more than the console answers at once";
-                    let error = error(SqlState::PROGRAM_LIMIT_EXCEEDED, message);
-                    out.extend_from_slice(&error.to_bytes());
+                    error(SqlState::PROGRAM_LIMIT_EXCEEDED, message).write(&mut out);
                     self.skips = true;
                 }
                 tag::QUERY => self.query(desk, &frame, &mut out).await,
                 _ => {
                     if let Err(error) = self.extended(desk, &frame, &mut out).await {
-                        out.extend_from_slice(&error.to_bytes());
+                        error.write(&mut out);
                         self.skips = true;
                     }
                 }

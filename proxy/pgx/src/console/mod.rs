@@ -81,6 +81,7 @@ fn hear(desk: &Arc<Desk>, lines: &mut HashMap<(usize, ClientId), Line>, said: Sa
             let (flights, mut received) = mpsc::unbounded_channel::<Vec<u8>>();
             let desk = Arc::clone(desk);
             let task = tokio::spawn(async move {
+                let _end = End { desk: Arc::clone(&desk), thread, client };
                 let user = String::from_utf8_lossy(&user).into_owned();
                 let mut one = Client::new(user, is_admin);
                 while let Some(flight) = received.recv().await {
@@ -102,6 +103,20 @@ fn hear(desk: &Arc<Desk>, lines: &mut HashMap<(usize, ClientId), Line>, said: Sa
                 line.task.abort();
             }
         }
+    }
+}
+
+/// Ends a client whose task ends: if that was a panic, it would wait for its answer for ever.
+struct End {
+    desk: Arc<Desk>,
+    thread: usize,
+    client: ClientId,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // One that has left already is not there any more.
+        self.desk.workers.kill_client(self.thread, self.client);
     }
 }
 

@@ -78,6 +78,7 @@ impl Workers {
     /// Looks names of backends up, beside whatever else is done.
     pub(crate) fn look_up(&self, backends: Vec<ServerAddress>) {
         let names = Arc::clone(&self.names);
+        names.add(&backends);
         let look = move || names.look_up(&backends);
         // Without a thread they are looked up with the others, now and then.
         let _ = std::thread::Builder::new().name("proxy-look-up".to_owned()).spawn(look);

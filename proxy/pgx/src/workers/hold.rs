@@ -114,6 +114,7 @@ impl Workers {
     /// up their names.
     pub(crate) fn resume(&self, databases: &Databases, elsewhere: &[ServerAddress]) {
         if !elsewhere.is_empty() {
+            self.names.add(elsewhere);
             self.names.look_up(elsewhere);
             let epoch = Epoch(self.shared.epoch.fetch_add(1, Ordering::Relaxed) + 1);
             let backends = elsewhere.iter().cloned().map(Into::into).collect();

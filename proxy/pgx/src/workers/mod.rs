@@ -17,7 +17,6 @@ mod permits;
 mod tls;
 mod view;
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -258,7 +257,8 @@ impl Workers {
         *workers.goes.lock().unwrap_or_else(PoisonError::into_inner) = goes;
         let hasher = hash::start(Arc::clone(&shared))?;
         workers.threads.lock().unwrap_or_else(PoisonError::into_inner).push(hasher);
-        look_names_up(config, names, shared)?;
+        names.add(named(config));
+        look_names_up(names, shared)?;
         Ok(workers)
     }
 
@@ -285,9 +285,8 @@ impl Workers {
 
     /// Lets all threads go by this configuration. Connections stay as they are.
     pub(crate) fn reload(&self, config: &Config, papers: &Papers) {
-        let backends = config.databases.values().flat_map(|database| &database.backends);
-        let all: Vec<ServerAddress> = backends.map(|each| each.address.clone()).collect();
-        self.names.look_up(&all);
+        self.names.add(named(config));
+        self.names.look_up(named(config));
         let both = Arc::new((config.clone(), papers.clone()));
         let mut own = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         *own = Arc::new(config.clone());
@@ -477,22 +476,17 @@ fn publish(worker: &Worker, counts: &Counts) {
     counts.unreachable_total.store(total.unreachable, Ordering::Relaxed);
 }
 
-/// Looks names up now and again, until the end.
-fn look_names_up(config: &Config, names: Arc<Names>, shared: Arc<Shared>) -> Result<(), String> {
+/// All servers that a configuration names.
+fn named(config: &Config) -> impl Iterator<Item = &ServerAddress> {
     let backends = config.databases.values().flat_map(|database| &database.backends);
-    let backends = backends.map(|each| each.address.clone());
-    let peers = config.peers.others.values().cloned();
-    let mut all: Vec<ServerAddress> = backends.chain(peers).collect();
-    all.sort();
-    all.dedup();
-    let is_name =
-        |name: &ServerAddress| !name.0.starts_with('/') && name.0.parse::<SocketAddr>().is_err();
-    if !all.iter().any(is_name) {
-        return Ok(());
-    }
+    backends.map(|each| &each.address).chain(config.peers.others.values())
+}
+
+/// Looks names up now and again, until the end.
+fn look_names_up(names: Arc<Names>, shared: Arc<Shared>) -> Result<(), String> {
     let run = move || {
         while !shared.ends.load(Ordering::Acquire) {
-            names.look_up(&all);
+            names.look_all_up();
             thread::park_timeout(NAMES_PAUSE);
         }
     };

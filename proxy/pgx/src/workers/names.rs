@@ -5,15 +5,23 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use pgx_ring::Address;
 use pgx_session::route::ServerAddress;
 use tracing::{info, warn};
 
-/// The addresses of backends.
+/// The addresses of backends: of each name that was ever asked for, so that it can be looked up
+/// again.
 #[derive(Debug, Default)]
-pub(super) struct Names(RwLock<BTreeMap<ServerAddress, SocketAddr>>);
+pub(super) struct Names(RwLock<BTreeMap<ServerAddress, Known>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    address: Option<SocketAddr>,
+    /// The last look gave nothing, which was told.
+    fails: bool,
+}
 
 impl Names {
     /// The address of a backend; `None` while it is not known. A socket's path is its own address.
@@ -24,32 +32,79 @@ impl Names {
         if let Ok(address) = name.0.parse() {
             return Some(Address::Tcp(address));
         }
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(name).copied().map(Address::Tcp)
+        self.read().get(name)?.address.map(Address::Tcp)
     }
 
-    /// All names that were looked up.
+    /// All names that have an address.
     pub(super) fn all(&self) -> Vec<(String, SocketAddr)> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.iter().map(|(name, address)| (name.to_string(), *address)).collect()
+        let known = self.read();
+        let found =
+            known.iter().filter_map(|(name, known)| Some((name.to_string(), known.address?)));
+        found.collect()
     }
 
-    /// Looks all names up. Takes as long as the name servers take.
-    pub(super) fn look_up(&self, names: &[ServerAddress]) {
+    /// Names that are to be looked up, now and again.
+    pub(super) fn add<'a>(&self, names: impl IntoIterator<Item = &'a ServerAddress>) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for name in names {
-            if name.0.starts_with('/') || name.0.parse::<SocketAddr>().is_ok() {
-                continue;
-            }
-            match name.0.to_socket_addrs().map(|mut found| found.next()) {
-                Ok(Some(address)) => {
-                    let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-                    if known.insert(name.clone(), address) != Some(address) {
-                        info!(backend = %name, %address, "backend's address");
-                    }
-                }
-                Ok(None) => warn!(backend = %name, "a backend's name has no address"),
-                Err(error) => warn!(backend = %name, %error, "a backend's name is not known"),
+            if !name.0.starts_with('/') && name.0.parse::<SocketAddr>().is_err() {
+                known.entry(name.clone()).or_default();
             }
         }
+    }
+
+    /// Looks names up that were added. Takes as long as the name servers take.
+    pub(super) fn look_up<'a>(&self, names: impl IntoIterator<Item = &'a ServerAddress>) {
+        for name in names {
+            let Some(before) = self.read().get(name).copied() else { continue };
+            let found = name.0.to_socket_addrs().map(|mut found| found.next());
+            let address = found.as_ref().ok().copied().flatten();
+            match (found, address) {
+                (_, Some(address)) if before.address != Some(address) => {
+                    info!(backend = %name, %address, "backend's address");
+                }
+                (Ok(None), _) if !before.fails => {
+                    warn!(backend = %name, "a backend's name has no address");
+                }
+                (Err(error), _) if !before.fails => {
+                    warn!(backend = %name, %error, "a backend's name is not known");
+                }
+                _ => {}
+            }
+            let known = Known { address: address.or(before.address), fails: address.is_none() };
+            self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), known);
+        }
+    }
+
+    /// Looks all up.
+    pub(super) fn look_all_up(&self) {
+        let all: Vec<_> = self.read().keys().cloned().collect();
+        self.look_up(&all);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<ServerAddress, Known>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_every_later_configuration_are_looked_up_with_the_first() {
+        let names = Names::default();
+        let name = |text: &str| ServerAddress(text.into());
+        names.add(&[name("/run/postgresql/.s.PGSQL.5432"), name("192.0.2.1:5432")]);
+        names.look_all_up();
+        assert!(names.all().is_empty(), "they are addresses already");
+        let later = name("localhost:5432");
+        names.add(std::slice::from_ref(&later));
+        assert!(names.get(&later).is_none());
+        names.look_all_up();
+        assert!(names.get(&later).is_some());
+        // What was known stays when another configuration names it again.
+        names.add(std::slice::from_ref(&later));
+        assert!(names.get(&later).is_some());
     }
 }
