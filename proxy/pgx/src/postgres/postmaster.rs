@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use super::process;
 
 /// A running postmaster, held so that its number cannot be mistaken.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) fn find(data: &Path) -> Option<Postmaster> {
     let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
     // A single-user server, which recovers before a rewind, writes its number with a minus.
     let pid: i32 = text.lines().next()?.trim().parse().ok()?;
-    let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let handle = process::open(pid)?;
     let own = std::fs::canonicalize(format!("/proc/{pid}/cwd")).ok()?;
     let is_it = std::fs::canonicalize(data).is_ok_and(|folder| folder == own);
     if !is_it {
@@ -67,6 +67,8 @@ mod tests {
         assert!(find(folder.path()).is_none());
         std::fs::write(&file, format!("{}\n", std::process::id())).unwrap();
         assert!(find(folder.path()).is_none(), "it works elsewhere");
+        std::fs::write(&file, format!("-{}\n", std::process::id())).unwrap();
+        assert!(find(folder.path()).is_none(), "it is a single user's");
         let own = std::env::current_dir().unwrap();
         assert!(find(&own).is_none(), "it has no such file");
     }

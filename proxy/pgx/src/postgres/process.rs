@@ -79,9 +79,10 @@ pub(crate) fn all_end(directories: &[&Path], deadline: Instant) -> bool {
     true
 }
 
-/// A handle of a process.
+/// A handle of a process; of none if the number is none of one.
 pub(crate) fn open(pid: i32) -> Option<OwnedFd> {
-    pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
+    let pid = Pid::from_raw(pid.max(0))?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 /// Waits for the end of a process; whether it came.

@@ -48,6 +48,8 @@ pub(super) fn statements(place: &Place, exists: bool, password: &str) -> Vec<Str
         "SET log_min_duration_statement = -1".to_owned(),
         "SET log_min_error_statement = 'panic'".to_owned(),
         "SET password_encryption = 'scram-sha-256'".to_owned(),
+        // Standbys may be away, and get it later.
+        "SET synchronous_commit = 'local'".to_owned(),
         format!(
             "{verb} ROLE {role} WITH LOGIN REPLICATION NOSUPERUSER NOCREATEDB NOCREATEROLE \
              NOBYPASSRLS PASSWORD {password}"

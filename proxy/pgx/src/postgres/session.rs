@@ -42,7 +42,7 @@ impl Session {
         config.user(&place.user).dbname(&place.database).application_name(APPLICATION);
         // What an operator has set for everybody must not hold it up, nor end it while it is idle.
         config.options(format!(
-            "-c statement_timeout={ms} -c lock_timeout={ms} -c synchronous_commit=local \
+            "-c statement_timeout={ms} -c lock_timeout={ms} \
              -c idle_in_transaction_session_timeout=0 -c tcp_user_timeout=0"
         ));
         let (client, connection) = bounded(&runtime, async {

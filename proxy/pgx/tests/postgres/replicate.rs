@@ -174,7 +174,9 @@ fn conflict() -> anyhow::Result<()> {
     ensure!(!standby.look()?.local.is_drained, "it has not replayed all");
     reader.kill()?;
     reader.wait()?;
-    standby.sql("select pg_terminate_backend(pid) from pg_stat_activity where query ~ 'pg_sleep'")?;
+    standby.sql(
+        "select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'",
+    )?;
     standby.wait_local("all replayed", |local| local.is_drained)?;
     Ok(())
 }

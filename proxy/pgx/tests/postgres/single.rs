@@ -141,7 +141,7 @@ fn refused() -> anyhow::Result<()> {
     let node = &nodes.all[0];
     node.hands().kill()?;
     let known = std::fs::read_to_string(&node.place.config_file)?;
-    std::fs::write(&node.place.config_file, format!("shared_buffers = 'much'\n{known}"))?;
+    std::fs::write(&node.place.config_file, format!("{known}shared_buffers = 'much'\n"))?;
     // Standbys ask for its settings first, a founder does not.
     for started in [node.hands().start_founder(), node.hands().start_standby()] {
         let said = started.err().map(|error| error.to_string()).unwrap_or_default();
