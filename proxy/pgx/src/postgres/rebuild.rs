@@ -12,10 +12,10 @@ use pgx_control::ids::Incarnation;
 use rustix::fs::statvfs;
 
 use super::error::{Error, system};
+use super::files::{self, Check};
 use super::hands::Hands;
 use super::program::{self, Program};
 use super::settings::{self, Managed};
-use super::files::{self, Check};
 use super::{Peer, Place, control_file, process, versions};
 use crate::limits::postgres::{FULL_BELOW_BYTES, REBUILD_MAX, SOURCE_MAX};
 

@@ -7,6 +7,7 @@ mod postgres;
 mod adopt;
 mod crash;
 mod limits;
+mod measure;
 mod nodes;
 mod rebuild;
 mod replicate;
@@ -20,10 +21,11 @@ use pgx_tests::skip::{Requirement, trial};
 type Test = fn() -> anyhow::Result<()>;
 
 fn main() -> ExitCode {
-    if let Some(done) = crash::work() {
+    if let Some(done) = crash::work().or_else(measure::measure) {
         return if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let all = [single::tests(), replicate::tests(), rebuild::tests(), crash::tests(), adopt::tests()];
+    let all =
+        [single::tests(), replicate::tests(), rebuild::tests(), crash::tests(), adopt::tests()];
     let make = |(name, test): &(&str, Test)| -> Trial { trial(name, &[Requirement::Root], *test) };
     let trials = all.iter().flat_map(|tests| tests.iter().map(make)).collect();
     let mut arguments = Arguments::from_args();

@@ -153,9 +153,11 @@ fn aborted() -> anyhow::Result<()> {
     let place = nodes.all[1].place.clone();
     let abort = Abort::default();
     let hands = Hands::new(place.clone(), abort.clone());
-    let outcome = when_begun(&place.data, || abort.abort(), || {
-        hands.rebuild(&upstream, incarnation(1), &mut |_| {})
-    });
+    let outcome = when_begun(
+        &place.data,
+        || abort.abort(),
+        || hands.rebuild(&upstream, incarnation(1), &mut |_| {}),
+    );
     ensure!(matches!(outcome, Err(Error::Aborted)), "{outcome:?}");
     let left = crate::postgres::process::of(&[&place.folder(), &place.data]);
     ensure!(left.is_empty(), "{left:?}");

@@ -56,10 +56,12 @@ fn rules() -> anyhow::Result<()> {
     let last = node.wait_local("the rule", |local| local.runs_rule.as_ref() == Some(&both))?;
     ensure!(last.rule_since > first.rule_since, "it came anew: {last:?}");
     // A pgx that starts anew finds it out again, and disturbs nobody for it.
-    let senders = node.sql("select string_agg(pid::text, ' ' order by pid) from pg_stat_replication")?;
+    let senders =
+        node.sql("select string_agg(pid::text, ' ' order by pid) from pg_stat_replication")?;
     node.forget();
     node.wait_local("the rule", |local| local.runs_rule.as_ref() == Some(&both))?;
-    let now = node.sql("select string_agg(pid::text, ' ' order by pid) from pg_stat_replication")?;
+    let now =
+        node.sql("select string_agg(pid::text, ' ' order by pid) from pg_stat_replication")?;
     ensure!(now == senders, "{now} {senders}");
     Ok(())
 }
@@ -77,10 +79,7 @@ fn overridden() -> anyhow::Result<()> {
     ensure!(node.sql("show synchronous_standby_names")?.starts_with("ANY 1"));
     // What comes later in the file than pgx's line is told, and put right by the next step.
     let known = std::fs::read_to_string(&node.place.config_file)?;
-    std::fs::write(
-        &node.place.config_file,
-        format!("{known}synchronous_standby_names = ''\n"),
-    )?;
+    std::fs::write(&node.place.config_file, format!("{known}synchronous_standby_names = ''\n"))?;
     node.sql("select pg_reload_conf()")?;
     node.wait_sql("show synchronous_standby_names", "")?;
     let found = node.look()?;

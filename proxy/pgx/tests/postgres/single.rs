@@ -76,8 +76,7 @@ fn orphans() -> anyhow::Result<()> {
     let nodes = Nodes::founded()?;
     let node = &nodes.all[0];
     let postmaster = node.postmaster()?;
-    let children: Vec<_> =
-        node.processes().into_iter().filter(|pid| *pid != postmaster).collect();
+    let children: Vec<_> = node.processes().into_iter().filter(|pid| *pid != postmaster).collect();
     // Stopped, they do not notice that it is gone.
     for child in &children {
         kill(Pid::from_raw(*child), Signal::SIGSTOP)?;
