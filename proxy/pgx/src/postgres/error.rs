@@ -20,6 +20,14 @@ pub(crate) enum Error {
     /// The server that is copied from went away; what was begun stays marked as half done.
     #[error("{host}:{port} cannot be reached to copy from ({error}); it is tried again: {said}")]
     SourceLost { host: String, port: u16, error: io::Error, said: String },
+    /// The server that is copied from lets nobody in; nothing was begun.
+    #[error(
+        "{host}:{port} cannot be copied from; nothing was changed here, it is tried again: {said}"
+    )]
+    SourceRefuses { host: String, port: u16, said: String },
+    /// The server that is copied from has just been promoted, or is being so; nothing was begun.
+    #[error("{host}:{port} cannot be copied from yet ({why}); it is tried again")]
+    SourceNotReady { host: String, port: u16, why: &'static str },
     /// Something took too long.
     #[error("{what} took more than {limit:?}")]
     TimeOut { what: &'static str, limit: Duration },

@@ -27,6 +27,7 @@ mod roles;
 mod session;
 pub(crate) mod settings;
 mod slots;
+mod source;
 mod versions;
 mod wal;
 

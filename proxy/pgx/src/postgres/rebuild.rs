@@ -71,11 +71,14 @@ impl Hands {
         let place = &self.place;
         self.kill()?;
         self.prepare()?;
+        self.knock(upstream)?;
         let is_half = mark(place)?.is_some();
         let can_rewind = !is_half && control_file::read(&place.programs, &place.data).is_ok();
         let means = if can_rewind && self.rewind(upstream, tell)? {
             Means::Rewound
         } else {
+            // It may have gone away meanwhile.
+            self.knock(upstream)?;
             set_mark(place, &format!("cloning from node {}", upstream.node))?;
             self.clone_from(upstream, tell)?;
             Means::Cloned
@@ -99,6 +102,7 @@ impl Hands {
         let place = &self.place;
         self.kill()?;
         self.prepare()?;
+        self.knock(upstream)?;
         set_mark(place, &format!("copying from node {}", upstream.node))?;
         put_aside(place, kept)?;
         self.clone_from(upstream, tell)?;
@@ -213,7 +217,7 @@ impl Hands {
     /// Rewinds; whether that was possible. If not, nothing of value has changed.
     fn rewind(&self, upstream: &Peer, tell: &mut dyn FnMut(Progress)) -> Result<bool, Error> {
         let place = &self.place;
-        if !self.recover()? {
+        if !self.await_timeline(upstream)? || !self.recover()? {
             return Ok(false);
         }
         let version = versions::of_directory(place)?;
@@ -264,9 +268,10 @@ impl Hands {
             files::remove(&place.data.join("recovery.signal"))
         })?;
         self.clear()?;
-        let program = Program::new(place, "postgres").args(["--single", "-F", "-D"]);
-        let program = program.arg(&place.data).args(program::config_words(place));
-        match program.arg("template1").limit(REBUILD_MAX).run(&self.abort) {
+        // With all that it writes synced: what a dead host loses of it no rewind would bring back.
+        let program = Program::new(place, "postgres").args(["--single", "-D"]).arg(&place.data);
+        let program = program.args(program::config_words(place)).arg(&place.database);
+        match program.limit(REBUILD_MAX).run(&self.abort) {
             Ok(_) => Ok(true),
             Err(Error::Program { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -302,17 +307,23 @@ impl Hands {
         let Error::Program { said, .. } = &error else { return error };
         let path = self.place.data.clone();
         let space = statvfs(&path).map(|found| found.f_bavail.saturating_mul(found.f_frsize));
-        if let Ok(free) = space
-            && free < FULL_BELOW_BYTES
-        {
-            return Error::DiskFull { path, free, said: said.clone() };
-        }
-        match reach(upstream) {
-            Ok(()) => error,
-            Err(cause) => {
-                let (host, port, said) = (upstream.host.clone(), upstream.port, said.clone());
-                Error::SourceLost { host, port, error: cause, said }
+        match space {
+            Ok(free) if free < FULL_BELOW_BYTES => {
+                Error::DiskFull { path, free, said: said.clone() }
             }
+            _ => lost(error, upstream),
+        }
+    }
+}
+
+/// As which a program's failure counts if the source is not there.
+pub(super) fn lost(error: Error, upstream: &Peer) -> Error {
+    let Error::Program { said, .. } = &error else { return error };
+    match reach(upstream) {
+        Ok(()) => error,
+        Err(cause) => {
+            let (host, port, said) = (upstream.host.clone(), upstream.port, said.clone());
+            Error::SourceLost { host, port, error: cause, said }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -192,17 +192,28 @@ impl Node {
 
     /// Asks as an operator would, for ten seconds at most.
     pub(crate) fn sql(&self, query: &str) -> anyhow::Result<String> {
-        let mut command = Command::new("timeout");
-        command.arg("10").arg(self.place.programs.join("psql"));
-        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres"]);
-        command.arg("-h").arg(&self.place.sockets).args(["-p", &self.place.port.to_string()]);
-        command.args(["-c", query]).current_dir("/");
-        command.uid(self.user.0.as_raw()).gid(self.user.1.as_raw());
-        let output = command.output()?;
+        let mut command = self.command("10");
+        let output = command.args(["-c", query]).output()?;
         if !output.status.success() {
             bail!("{query}: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// A session that does this and then stays, until it is killed.
+    pub(crate) fn psql(&self, query: &str) -> anyhow::Result<Child> {
+        let mut command = self.command("600");
+        command.args(["-c", query, "-c", "select pg_sleep(600)"]);
+        Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+    }
+
+    fn command(&self, limit: &str) -> Command {
+        let mut command = Command::new("timeout");
+        command.arg(limit).arg(self.place.programs.join("psql"));
+        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres"]);
+        command.arg("-h").arg(&self.place.sockets).args(["-p", &self.place.port.to_string()]);
+        command.uid(self.user.0.as_raw()).gid(self.user.1.as_raw()).current_dir("/");
+        command
     }
 
     pub(crate) fn wait_sql(&self, query: &str, answer: &str) -> anyhow::Result<()> {

@@ -5,11 +5,14 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pgx_control::agent::Process;
 use pgx_control::ids::{Incarnation, NodeId};
+use pgx_tests::lab::wait_for;
 
 use crate::Test;
-use crate::nodes::{Node, Nodes, incarnation};
+use crate::nodes::{Node, Nodes, SOON, incarnation};
 use crate::postgres::error::Error;
 use crate::postgres::hands::Hands;
 use crate::postgres::rebuild::Means;
@@ -18,9 +21,13 @@ use crate::postgres::{Abort, Peer};
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
     vec![
         ("diverged_primary_is_rewound_and_keeps_its_own_settings", rewound),
+        ("primary_whose_processes_were_killed_in_the_middle_of_work_is_rewound", crashed),
+        ("standby_that_has_more_than_the_next_primary_is_rewound", ahead),
         ("directory_that_cannot_be_rewound_is_cloned", cloned),
         ("source_that_dies_half_way_is_told_and_the_next_try_goes_on", source_dies),
         ("source_that_is_not_there_leaves_a_whole_directory_as_it_is", source_gone),
+        ("source_that_lets_nobody_in_leaves_a_whole_directory_as_it_is", source_refuses),
+        ("source_that_is_not_promoted_yet_is_waited_for", source_not_ready),
         ("abort_ends_a_clone_with_its_helpers", aborted),
         ("full_disk_is_told_and_the_next_try_goes_on", disk_full),
         ("copy_keeps_the_directory_and_restore_puts_it_back", kept),
@@ -67,6 +74,58 @@ fn rewound() -> anyhow::Result<()> {
     let upstream = nodes.all[1].peer();
     let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
     ensure!(means == Means::Rewound);
+    check_follows(&mut nodes)
+}
+
+fn crashed() -> anyhow::Result<()> {
+    let mut nodes = diverged()?;
+    let node = &mut nodes.all[0];
+    node.hands().start_founder()?;
+    node.wait_ready()?;
+    // Much of this is in no data file yet, and the last of it in no log.
+    node.sql("create table more as select generate_series(1, 20000) as x")?;
+    node.sql("checkpoint")?;
+    node.sql("update more set x = x + 1; insert into kept select generate_series(7001, 9000)")?;
+    let mut open = node.psql("begin; insert into kept select generate_series(1, 20000)")?;
+    node.wait_sql("select count(*) from pg_stat_activity where backend_xid is not null", "1")?;
+    let postmaster = node.postmaster()?;
+    for pid in [vec![postmaster], node.processes()].concat() {
+        // Some of them are faster: they end when the postmaster does.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    wait_for("the end of all", SOON, || node.processes().is_empty())?;
+    open.wait()?;
+    let found = node.look()?.local;
+    ensure!(found.process == Process::Stopped && found.was_primary, "{found:?}");
+    let upstream = nodes.all[1].peer();
+    let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
+    ensure!(means == Means::Rewound);
+    ensure!(!nodes.all[0].place.data.join("postmaster.pid").exists());
+    check_follows(&mut nodes)?;
+    ensure!(nodes.all[0].sql("select count(*) from pg_class where relname = 'more'")? == "0");
+    Ok(())
+}
+
+fn ahead() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(2)?;
+    nodes.all[0].sql("create table kept as select generate_series(1, 1000) as x")?;
+    for number in [1, 2] {
+        nodes.all[number].wait_sql("select count(*) from kept", "1000")?;
+    }
+    nodes.all[1].hands().detach()?;
+    nodes.all[1].wait_local("all replayed", |local| local.is_drained)?;
+    nodes.all[0].sql("insert into kept select generate_series(5001, 7000)")?;
+    nodes.all[0].sql("create table stray as select 1 as x")?;
+    nodes.all[2].wait_sql("select count(*) from stray", "1")?;
+    nodes.all[0].hands().kill()?;
+    nodes.all[2].hands().kill()?;
+    let rule = nodes.rule(0, &[]);
+    nodes.all[1].hands().promote(&rule, &[NodeId(0), NodeId(1), NodeId(2)])?;
+    nodes.all[1].sql("insert into kept select generate_series(1001, 1500)")?;
+    let upstream = nodes.all[1].peer();
+    let means = nodes.all[2].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
+    ensure!(means == Means::Rewound);
+    nodes.all.swap(0, 2);
     check_follows(&mut nodes)
 }
 
@@ -140,6 +199,56 @@ fn source_gone() -> anyhow::Result<()> {
     ensure!(outcome.is_err(), "{outcome:?}");
     ensure!(node.look()?.half.is_none(), "it can still be rewound: {:?}", node.look()?);
     let upstream = nodes.all[1].peer();
+    let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
+    ensure!(means == Means::Rewound);
+    check_follows(&mut nodes)
+}
+
+fn source_refuses() -> anyhow::Result<()> {
+    let mut nodes = diverged()?;
+    let upstream = nodes.all[1].peer();
+    let rules = nodes.all[1].place.data.join("pg_hba.conf");
+    let known = std::fs::read_to_string(&rules)?;
+    let set = |nodes: &Nodes, rules_now: &str| -> anyhow::Result<()> {
+        std::fs::write(&rules, rules_now)?;
+        nodes.all[1].sql("select pg_reload_conf()").map(drop)
+    };
+    set(&nodes, "local all postgres peer\n")?;
+    // It could not be rewound either.
+    let log = nodes.all[0].place.data.join("pg_wal");
+    let aside = nodes.folder().join("log");
+    std::fs::rename(&log, &aside)?;
+    for _ in 0..2 {
+        let outcome = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {});
+        ensure!(matches!(outcome, Err(Error::SourceRefuses { .. })), "{outcome:?}");
+        let outcome = nodes.all[0].hands().copy(&upstream, incarnation(0), SECOND, &mut |_| {});
+        ensure!(matches!(outcome, Err(Error::SourceRefuses { .. })), "{outcome:?}");
+    }
+    std::fs::rename(&aside, &log)?;
+    let found = nodes.all[0].look()?;
+    ensure!(found.half.is_none() && found.directory == Some(incarnation(0)), "{found:?}");
+    set(&nodes, &known)?;
+    let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
+    ensure!(means == Means::Rewound);
+    check_follows(&mut nodes)
+}
+
+fn source_not_ready() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(1)?;
+    nodes.all[0].sql("create table kept as select generate_series(1, 1000) as x")?;
+    nodes.all[1].wait_sql("select count(*) from kept", "1000")?;
+    nodes.all[1].hands().detach()?;
+    nodes.all[1].wait_local("all replayed", |local| local.is_drained)?;
+    nodes.all[0].sql("create table stray as select 1 as x")?;
+    nodes.all[0].hands().kill()?;
+    let upstream = nodes.all[1].peer();
+    // Now both are on the same timeline, of which it has more than its source.
+    let outcome = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {});
+    ensure!(matches!(outcome, Err(Error::SourceNotReady { .. })), "{outcome:?}");
+    ensure!(nodes.all[0].look()?.half.is_none());
+    let rule = nodes.rule(0, &[]);
+    nodes.all[1].hands().promote(&rule, &[NodeId(0), NodeId(1)])?;
+    nodes.all[1].sql("insert into kept select generate_series(1001, 1500)")?;
     let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
     ensure!(means == Means::Rewound);
     check_follows(&mut nodes)

@@ -149,17 +149,8 @@ fn conflict() -> anyhow::Result<()> {
     standby.wait_sql("select count(*) from dead", "1000")?;
     standby.sql("alter system set max_standby_streaming_delay = -1")?;
     standby.sql("select pg_reload_conf()")?;
-    let held = "begin isolation level repeatable read; select count(*) from dead; \
-                select pg_sleep(600)";
-    let mut reader = Command::new("setpriv")
-        .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
-        .arg(standby.place.programs.join("psql"))
-        .args(["-XAtq", "-U", "postgres", "-h"])
-        .arg(&standby.place.sockets)
-        .args(["-p", &standby.place.port.to_string(), "-c", held, "postgres"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
+    let held = "begin isolation level repeatable read; select count(*) from dead";
+    let mut reader = standby.psql(held)?;
     let reads = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
     standby.wait_sql(reads, "1")?;
     primary.sql("delete from dead")?;
@@ -171,11 +162,10 @@ fn conflict() -> anyhow::Result<()> {
     let receives = "select count(*) from pg_stat_activity where backend_type = 'walreceiver'";
     ensure!(standby.sql(receives)? == "0");
     ensure!(!standby.look()?.local.is_drained, "it has not replayed all");
-    reader.kill()?;
-    reader.wait()?;
     standby.sql(
         "select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'",
     )?;
+    reader.wait()?;
     standby.wait_local("all replayed", |local| local.is_drained)?;
     Ok(())
 }
