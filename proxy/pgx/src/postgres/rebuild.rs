@@ -270,7 +270,9 @@ impl Hands {
         self.clear()?;
         // With all that it writes synced: what a dead host loses of it no rewind would bring back.
         let program = Program::new(place, "postgres").args(["--single", "-D"]).arg(&place.data);
-        let program = program.args(program::config_words(place)).arg(&place.database);
+        // Its last checkpoint would remove the log since the point where the two have parted.
+        let words = ["-c", "wal_keep_size=1TB", &place.database];
+        let program = program.args(program::config_words(place)).args(words);
         match program.limit(REBUILD_MAX).run(&self.abort) {
             Ok(_) => Ok(true),
             Err(Error::Program { .. }) => Ok(false),
