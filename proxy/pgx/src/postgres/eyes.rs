@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use pgx_control::agent::{Local, Process};
 use pgx_control::cluster::sync::Rule;
-use pgx_control::ids::{BootTime, Incarnation, Lsn};
+use pgx_control::ids::{BootTime, Incarnation, Lsn, SystemId, Timeline};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::control_file::{Cache, ControlFile};
@@ -33,7 +33,8 @@ pub(crate) struct Found {
     pub(crate) postmaster: Option<Postmaster>,
     /// The directory, by the name under which it receives; `None` where pgx manages nothing yet.
     pub(crate) directory: Option<Incarnation>,
-    /// What is half done to the directory, if something is: it must not be started.
+    /// What is half done to the directory, if something is: it must not be started. Then `local`
+    /// tells what can be told, which may be nothing, and its settings may be another node's.
     pub(crate) half: Option<String>,
     /// Why the server that runs could not be asked in full.
     pub(crate) trouble: Option<String>,
@@ -72,9 +73,11 @@ impl Eyes {
     /// When there is no directory to look at, or its files cannot be read.
     pub(crate) fn look(&mut self) -> Result<Found, Error> {
         let place = &self.place;
+        if let Some(half) = rebuild::mark(place)? {
+            return Ok(self.look_at_half(half));
+        }
         let control = self.cache.read(&place.programs, &place.data).map_err(Error::ControlFile)?;
         let managed = settings::read(place)?;
-        let half = rebuild::mark(place)?;
         let postmaster = postmaster::find(&place.data);
         let mut local = stopped(place, &control, managed.as_ref())?;
         let mut trouble = None;
@@ -93,7 +96,20 @@ impl Eyes {
             (self.session, self.known) = (None, Known::default());
         }
         let directory = managed.map(|managed| managed.directory);
-        Ok(Found { local, postmaster, directory, half, trouble })
+        Ok(Found { local, postmaster, directory, half: None, trouble })
+    }
+
+    /// What is half built has no control file, or one that fits nothing else.
+    fn look_at_half(&mut self, half: String) -> Found {
+        let place = &self.place;
+        (self.session, self.known) = (None, Known::default());
+        let control = self.cache.read(&place.programs, &place.data).ok();
+        let told = control.and_then(|control| stopped(place, &control, None).ok());
+        let postmaster = postmaster::find(&place.data);
+        let (local, half) = (told.unwrap_or_else(nothing), Some(half));
+        // Nothing in it may count as drained, or as a primary's.
+        let local = Local { is_drained: false, shut_down: None, ..local };
+        Found { local, postmaster, directory: None, half, trouble: None }
     }
 
     fn examine(
@@ -250,6 +266,27 @@ impl Eyes {
     }
 }
 
+/// A directory of which nothing is known.
+fn nothing() -> Local {
+    Local {
+        system: SystemId(0),
+        process: Process::Stopped,
+        answered: BootTime(0),
+        upstream: None,
+        is_streaming: false,
+        is_drained: false,
+        end: Lsn(0),
+        timeline: Timeline(0),
+        switch: Lsn(0),
+        recovery_end: None,
+        runs_rule: None,
+        rule_flushed: Lsn(0),
+        rule_since: Lsn(u64::MAX),
+        was_primary: false,
+        shut_down: None,
+    }
+}
+
 /// How it stands by what lies on disk.
 fn stopped(
     place: &Place,
@@ -262,20 +299,14 @@ fn stopped(
     let upstream = managed.and_then(|managed| managed.upstream.as_ref());
     Ok(Local {
         system: control.system,
-        process: Process::Stopped,
-        answered: BootTime(0),
         upstream: upstream.map(|peer| peer.node),
-        is_streaming: false,
         is_drained: shut_down.is_some() && upstream.is_none(),
         end: control.end.max(shut_down.unwrap_or(Lsn(0))),
         timeline,
         switch: wal::switch(&place.data, timeline)?,
-        recovery_end: None,
-        runs_rule: None,
-        rule_flushed: Lsn(0),
-        rule_since: Lsn(u64::MAX),
         was_primary: control.was_primary,
         shut_down,
+        ..nothing()
     })
 }
 

@@ -182,6 +182,12 @@ fn source_dies() -> anyhow::Result<()> {
     ensure!(matches!(outcome, Err(Error::SourceLost { .. })), "{outcome:?}");
     let started = node.hands().start_standby();
     ensure!(matches!(started, Err(Error::HalfBuilt { .. })), "{started:?}");
+    check_half(node)?;
+    // An end between two steps leaves less.
+    std::fs::remove_dir_all(node.place.data.join("pg_wal"))?;
+    check_half(node)?;
+    std::fs::remove_dir_all(&node.place.data)?;
+    check_half(node)?;
     nodes.all[0].hands().start_founder()?;
     nodes.all[0].wait_ready()?;
     let node = &mut nodes.all[1];
@@ -189,6 +195,17 @@ fn source_dies() -> anyhow::Result<()> {
     node.hands().start_standby()?;
     node.wait_local("a standby that streams", |local| local.is_streaming)?;
     node.wait_sql("select count(*) from big", "1500000")
+}
+
+/// It is told as half built, whatever lies there.
+fn check_half(node: &mut Node) -> anyhow::Result<()> {
+    let found = node.look()?;
+    ensure!(found.half.as_ref().is_some_and(|what| what.contains("cloning")), "{found:?}");
+    ensure!(found.directory.is_none() && found.postmaster.is_none(), "{found:?}");
+    let local = found.local;
+    ensure!(local.process == Process::Stopped && !local.is_drained, "{local:?}");
+    ensure!(local.upstream.is_none() && local.shut_down.is_none(), "{local:?}");
+    Ok(())
 }
 
 fn source_gone() -> anyhow::Result<()> {
