@@ -7,7 +7,7 @@ pub(crate) const START_MAX: Duration = Duration::from_secs(30);
 
 /// How long the children of a server that is ended at once may take by themselves, before each of
 /// them is killed. A backend in a system call to a slow disk takes longer, and needs the kill.
-pub(crate) const QUIT_GRACE: Duration = Duration::from_millis(300);
+pub(crate) const QUIT_GRACE: Duration = Duration::from_millis(100);
 
 /// How long killed processes may take to be gone; one that waits for a dead disk stays.
 pub(crate) const KILL_MAX: Duration = Duration::from_secs(10);

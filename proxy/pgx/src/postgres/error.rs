@@ -28,6 +28,12 @@ pub(crate) enum Error {
     /// The server that is copied from has just been promoted, or is being so; nothing was begun.
     #[error("{host}:{port} cannot be copied from yet ({why}); it is tried again")]
     SourceNotReady { host: String, port: u16, why: &'static str },
+    /// Its processes cannot be told from others.
+    #[error(
+        "pid {0} is a postmaster, but no program of PostgreSQL's by /proc/{0}/exe: pgx may not look \
+        at it, or the program has another name"
+    )]
+    Unseen(i32),
     /// Something took too long.
     #[error("{what} took more than {limit:?}")]
     TimeOut { what: &'static str, limit: Duration },

@@ -173,6 +173,10 @@ impl Eyes {
         let _ = pidfd_send_signal(&postmaster.handle, Signal::HUP);
         let session = self.session.insert(Session::open(place, postmaster)?);
         let children = process::of(&[&place.data]);
+        if !children.contains(&postmaster.pid) {
+            // Who is not seen would count as having read it.
+            return Err(Error::Unseen(postmaster.pid));
+        }
         for (name, wanted) in [
             ("synchronous_standby_names", settings::names(&managed.rule)),
             ("primary_conninfo", settings::primary_conninfo(place, managed)),

@@ -57,15 +57,22 @@ pub(crate) fn end_all(directories: &[&Path]) -> Result<(), Error> {
         if Instant::now() >= deadline {
             return Err(Error::Unkillable { pids });
         }
-        for pid in pids {
-            let Some(handle) = open(pid) else { continue };
-            // The number may be another's by now; through the handle it is this one.
-            if is_of(pid, &places) {
-                let _ = pidfd_send_signal(&handle, Signal::KILL);
-                wait(&handle, Duration::from_millis(100));
-            }
+        // All of them first: each takes its time to go.
+        let handles: Vec<_> = pids.into_iter().filter_map(|pid| kill(pid, &places)).collect();
+        for handle in handles {
+            wait(&handle, Duration::from_millis(100));
         }
     }
+}
+
+/// Kills a process if it still works there.
+fn kill(pid: i32, places: &[(u64, u64)]) -> Option<OwnedFd> {
+    let handle = open(pid)?;
+    // The number may be another's by now; through the handle it is this one.
+    if !is_of(pid, places) {
+        return None;
+    }
+    pidfd_send_signal(&handle, Signal::KILL).ok().map(|()| handle)
 }
 
 /// Whether they end by themselves until then.

@@ -6,6 +6,13 @@
 //! pending has run its handler, which notes it and sets the latch. If it is seen asleep *after
 //! that* in the wait of its main loop, it has read the configuration: the loop reads it between
 //! resetting the latch and waiting for it, and does not sleep there while the latch is set.
+//!
+//! Wherever else these loops reset the latch, they look at the note before they sleep: the
+//! checkpointer before each pause of a checkpoint and once after it (before version 14 its pauses
+//! did not touch the latch). A walsender that waits for the rest of a standby's message may lose
+//! a wake-up; it reads the configuration before it does anything else then, releasing commits
+//! included, so it counts as having read it. Not covered: a host that freezes this one process,
+//! in the microseconds between its handler and its loop.
 
 use std::collections::BTreeSet;
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pgx_control::cluster::sync::Rule;
 use pgx_control::ids::NodeId;
 
@@ -103,6 +105,17 @@ fn failover(round: usize) -> anyhow::Result<()> {
     let start = Instant::now();
     nodes.all[1].hands().shut_down()?;
     tell("shut_down returns", start);
+    let start = Instant::now();
+    nodes.all[2].hands().kill()?;
+    tell("kill of a standby returns", start);
+    nodes.all[2].hands().start_standby()?;
+    nodes.all[2].wait_ready()?;
+    for pid in nodes.all[2].processes() {
+        kill(Pid::from_raw(pid), Signal::SIGSTOP)?;
+    }
+    let start = Instant::now();
+    nodes.all[2].hands().kill()?;
+    tell("kill of one that hangs returns", start);
     let start = Instant::now();
     nodes.all[0].hands().start_standby()?;
     tell("start_standby after a kill returns", start);

@@ -1,6 +1,7 @@
 //! A primary and its standbys: whom they follow, whom commits wait for, and who has what.
 
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::ensure;
 use nix::sys::signal::{Signal, kill};
@@ -8,13 +9,15 @@ use nix::unistd::Pid;
 use pgx_control::agent::Process;
 use pgx_control::cluster::sync::Rule;
 use pgx_control::ids::{NodeId, Timeline};
+use pgx_tests::lab::wait_for;
 
 use crate::Test;
-use crate::nodes::{Node, Nodes};
+use crate::nodes::{Node, Nodes, SOON};
 
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
     vec![
         ("rule_is_told_as_run_when_all_that_acknowledge_run_it", rules),
+        ("rule_is_told_as_run_when_commits_wait_though_a_checkpoint_swallowed_a_signal", swallowed),
         ("rule_that_somebody_overrides_is_not_told_as_run_and_is_put_right", overridden),
         ("detached_standby_replays_what_it_has_and_receives_nothing_more", detached),
         ("detach_gets_rid_of_a_receiver_though_replay_waits_for_a_query", conflict),
@@ -47,8 +50,7 @@ fn rules() -> anyhow::Result<()> {
     // A checkpointer that is stopped lets backends go by what it has read.
     node.hands().set_rule(&Rule::degraded())?;
     node.wait_local("no rule", |local| local.runs_rule.as_ref() == Some(&Rule::degraded()))?;
-    let pid = node.sql("select pid from pg_stat_activity where backend_type = 'checkpointer'")?;
-    let checkpointer = Pid::from_raw(pid.parse()?);
+    let checkpointer = checkpointer_of(node)?;
     kill(checkpointer, Signal::SIGSTOP)?;
     node.hands().set_rule(&both)?;
     ensure!(node.look()?.local.runs_rule.is_none());
@@ -64,6 +66,63 @@ fn rules() -> anyhow::Result<()> {
         node.sql("select string_agg(pid::text, ' ' order by pid) from pg_stat_replication")?;
     ensure!(now == senders, "{now} {senders}");
     Ok(())
+}
+
+fn swallowed() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(1)?;
+    let rule = nodes.rule(1, &[1]);
+    let node = &mut nodes.all[0];
+    node.wait_local("no rule", |local| local.runs_rule.as_ref() == Some(&Rule::degraded()))?;
+    // A checkpoint that is late after its first pause makes no other, in which it would look at
+    // what it was told in that one.
+    node.sql("alter system set checkpoint_timeout = '30s'")?;
+    node.sql("alter system set checkpoint_completion_target = 0.01")?;
+    node.sql("select pg_reload_conf()")?;
+    node.sql("create table dirty(x int)")?;
+    let checkpointer = checkpointer_of(node)?;
+    wait_for("a checkpoint that pauses", SOON, || paused(node, checkpointer).unwrap_or(false))?;
+    node.hands().set_rule(&rule)?;
+    for _ in 0..4 {
+        ensure!(node.look()?.local.runs_rule.is_none());
+    }
+    // Now it goes on, and nobody answers for the standby.
+    let receiver =
+        nodes.all[1].sql("select pid from pg_stat_activity where backend_type = 'walreceiver'")?;
+    kill(Pid::from_raw(receiver.parse()?), Signal::SIGSTOP)?;
+    kill(checkpointer, Signal::SIGCONT)?;
+    let node = &mut nodes.all[0];
+    node.wait_local("the rule", |local| local.runs_rule.as_ref() == Some(&rule))?;
+    let mut writer = node.psql("insert into dirty values (1)")?;
+    let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    let waited = node.wait_sql(waits, "1");
+    kill(Pid::from_raw(receiver.parse()?), Signal::SIGCONT)?;
+    writer.kill()?;
+    writer.wait()?;
+    waited
+}
+
+fn checkpointer_of(node: &Node) -> anyhow::Result<Pid> {
+    let pid = node.sql("select pid from pg_stat_activity where backend_type = 'checkpointer'")?;
+    Ok(Pid::from_raw(pid.parse()?))
+}
+
+/// Whether a checkpoint was begun and has been stopped in a pause.
+fn paused(node: &Node, checkpointer: Pid) -> anyhow::Result<bool> {
+    let pauses = "select wait_event = 'CheckpointWriteDelay' from pg_stat_activity \
+                  where backend_type = 'checkpointer'";
+    node.sql("insert into dirty values (1)")?;
+    let mut backup = node.psql("select pg_backup_start('it begins with one', false)")?;
+    let has_begun = wait_for("a pause", Duration::from_millis(300), || {
+        node.sql(pauses).is_ok_and(|said| said == "t")
+    });
+    kill(checkpointer, Signal::SIGSTOP)?;
+    let is_paused = has_begun.is_ok() && node.sql(pauses)? == "t";
+    if !is_paused {
+        kill(checkpointer, Signal::SIGCONT)?;
+    }
+    backup.kill()?;
+    backup.wait()?;
+    Ok(is_paused)
 }
 
 fn overridden() -> anyhow::Result<()> {
