@@ -32,6 +32,10 @@ pub(crate) const QUERY_MAX: Duration = Duration::from_secs(2);
 /// look goes on with it.
 pub(crate) const PROOF_MAX: Duration = Duration::from_millis(150);
 
+/// How long a standby must have needed the same piece of log before its upstream is asked whether
+/// it still has it, and between two such questions.
+pub(crate) const STUCK_MIN: Duration = Duration::from_secs(3);
+
 /// Between two tries while something is waited for that tells nobody when it happens.
 pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 

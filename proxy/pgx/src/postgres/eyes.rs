@@ -17,7 +17,7 @@ use super::postmaster::{self, Postmaster};
 use super::proof::{self, Answer, Proof};
 use super::session::Session;
 use super::settings::{self, Managed};
-use super::{Place, process, rebuild, wal};
+use super::{Place, lost, process, rebuild, wal};
 use crate::limits::postgres::{PAUSE, PROOF_MAX};
 
 /// How often what starts a receiver must have been seen at its end of the log: from the first time
@@ -36,6 +36,9 @@ pub(crate) struct Found {
     /// What is half done to the directory, if something is: it must not be started. Then `local`
     /// tells what can be told, which may be nothing, and its settings may be another node's.
     pub(crate) half: Option<String>,
+    /// Whether its upstream has removed the log that it needs next: it never streams as it is. Told
+    /// when that has been so for some seconds.
+    pub(crate) lost_wal: bool,
     /// Why the server that runs could not be asked in full.
     pub(crate) trouble: Option<String>,
 }
@@ -46,6 +49,8 @@ pub(crate) struct Eyes {
     cache: Cache,
     session: Option<Session>,
     known: Known,
+    lost: lost::Watch,
+    has_lost_wal: bool,
 }
 
 /// What is known of one life of the server, under one state of the settings.
@@ -64,7 +69,8 @@ struct Known {
 impl Eyes {
     #[must_use]
     pub(crate) fn new(place: Place) -> Self {
-        Self { place, cache: Cache::default(), session: None, known: Known::default() }
+        let (cache, known, lost) = (Cache::default(), Known::default(), lost::Watch::default());
+        Self { place, cache, session: None, known, lost, has_lost_wal: false }
     }
 
     /// Looks once. A server that runs and gives no answer is not an error.
@@ -72,6 +78,7 @@ impl Eyes {
     /// # Errors
     /// When there is no directory to look at, or its files cannot be read.
     pub(crate) fn look(&mut self) -> Result<Found, Error> {
+        self.has_lost_wal = false;
         let place = &self.place;
         if let Some(half) = rebuild::mark(place)? {
             return Ok(self.look_at_half(half));
@@ -96,7 +103,8 @@ impl Eyes {
             (self.session, self.known) = (None, Known::default());
         }
         let directory = managed.map(|managed| managed.directory);
-        Ok(Found { local, postmaster, directory, half: None, trouble })
+        let lost_wal = self.has_lost_wal;
+        Ok(Found { local, postmaster, directory, half: None, lost_wal, trouble })
     }
 
     /// What is half built has no control file, or one that fits nothing else.
@@ -109,7 +117,7 @@ impl Eyes {
         let (local, half) = (told.unwrap_or_else(nothing), Some(half));
         // Nothing in it may count as drained, or as a primary's.
         let local = Local { is_drained: false, shut_down: None, ..local };
-        Found { local, postmaster, directory: None, half, trouble: None }
+        Found { local, postmaster, directory: None, half, lost_wal: false, trouble: None }
     }
 
     fn examine(
@@ -252,6 +260,8 @@ impl Eyes {
                 found.is_streaming && is_there
             });
             local.is_drained = self.known.rounds >= ROUNDS && !has_receiver(answer);
+            let waits = answer.process("startup").is_some_and(proof::Process::waits_for_log);
+            self.has_lost_wal = self.lost.note(&self.place, from.filter(|_| waits), local);
             return Ok(());
         }
         local.process = Process::Primary;

@@ -17,6 +17,7 @@ pub(crate) mod found;
 pub(crate) mod hands;
 mod hba;
 pub(crate) mod life;
+mod lost;
 pub(crate) mod owner;
 pub(crate) mod postmaster;
 pub(crate) mod process;

@@ -19,6 +19,7 @@ use crate::limits::postgres::{PROGRAM_MAX, SAID_BYTES_MAX};
 pub(super) struct Program<'a> {
     place: &'a Place,
     name: &'static str,
+    label: &'static str,
     command: Command,
     input: Option<String>,
     limit: Duration,
@@ -30,7 +31,7 @@ impl<'a> Program<'a> {
         // What pgx was started with must not steer libpq or the server.
         command.env_clear().env("LC_ALL", "C").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.current_dir(place.folder()).stdin(Stdio::null());
-        Self { place, name, command, input: None, limit: PROGRAM_MAX }
+        Self { place, name, label: name, command, input: None, limit: PROGRAM_MAX }
     }
 
     pub(super) fn arg(mut self, word: impl AsRef<OsStr>) -> Self {
@@ -40,6 +41,12 @@ impl<'a> Program<'a> {
 
     pub(super) fn args<W: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
         self.command.args(words);
+        self
+    }
+
+    /// By which the files of what it says are named, where two of one name may run at once.
+    pub(super) fn label(mut self, label: &'static str) -> Self {
+        self.label = label;
         self
     }
 
@@ -123,7 +130,7 @@ impl<'a> Program<'a> {
     }
 
     fn said_file(&self, what: &str) -> PathBuf {
-        self.place.folder().join(format!("{}.{what}", self.name))
+        self.place.folder().join(format!("{}.{what}", self.label))
     }
 
     fn create(&self, path: &Path) -> Result<File, Error> {

@@ -123,6 +123,11 @@ impl Answer {
 }
 
 impl Process {
+    /// Whether it has replayed all that is there, and waits for more.
+    pub(super) fn waits_for_log(&self) -> bool {
+        matches!(&*self.waits_for, "RecoveryRetrieveRetryInterval" | "RecoveryWalStream")
+    }
+
     /// Whether it says that it waits in its main loop.
     fn is_in_main_loop(&self) -> bool {
         let loops: &[&str] = match self.kind.as_str() {

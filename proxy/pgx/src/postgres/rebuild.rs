@@ -22,6 +22,9 @@ use crate::limits::postgres::{FULL_BELOW_BYTES, REBUILD_MAX, SOURCE_MAX};
 /// The mark's name.
 const MARK: &str = "rebuilding";
 
+/// Where a server begins to recover that was rewound or cloned.
+const LABEL: &str = "backup_label";
+
 /// Files of the directory that are this node's and not the source's.
 const OWN_FILES: [&str; 4] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "pgx.conf"];
 
@@ -220,12 +223,20 @@ impl Hands {
         if !self.await_timeline(upstream)? || !self.recover()? {
             return Ok(false);
         }
+        let label = place.data.join(LABEL);
+        let control = control_file::read(&place.programs, &place.data);
+        let control = control.map_err(Error::ControlFile)?;
+        if label.exists() {
+            return Ok(false);
+        }
         let version = versions::of_directory(place)?;
         let source = [("dbname", place.database.as_str())];
         let source = settings::conninfo(place, upstream, &source);
         let mut words = vec!["--no-ensure-shutdown".to_owned(), "--progress".to_owned()];
         let has_config = place.has_config_inside() || versions::rewinds_with_config_file(version);
-        if has_config && !program::setting(place, "restore_command")?.is_empty() {
+        let has_restore = !program::setting(place, "restore_command")?.is_empty();
+        let log = place.data.join("pg_wal");
+        if has_config && has_restore {
             words.push("--restore-target-wal".to_owned());
             if !place.has_config_inside() {
                 words.push(format!("--config-file={}", place.config_file.display()));
@@ -249,9 +260,17 @@ impl Hands {
         set_mark(place, &format!("rewinding to node {}", upstream.node))?;
         match run(None) {
             // Its content is neither the one nor the other now.
-            Err(Error::Program { .. }) => Ok(false),
-            other => other.map(|()| true),
+            Err(Error::Program { .. }) => return Ok(false),
+            other => other?,
         }
+        let Some(label) = place.own(|| files::read(&label))? else {
+            // Nothing has parted. Recovering it has added a checkpoint of its own, unless it was a
+            // standby that had ended in order; the source has other log in that place.
+            let is_untouched = control.is_clean && !control.was_primary;
+            return Ok(is_untouched && !self.has_lost(upstream, control.end)?);
+        };
+        // Until version 17 it removes log that the directory needs and the source has no more.
+        Ok(has_restore || first_segment(&label).is_some_and(|name| log.join(name).exists()))
     }
 
     /// Has the directory's own log replayed, without which it cannot be rewound. By ourselves, as
@@ -339,6 +358,12 @@ fn reach(upstream: &Peer) -> std::io::Result<()> {
         }
     }
     outcome
+}
+
+/// The segment that recovery begins with, as the label of a backup says.
+fn first_segment(label: &str) -> Option<&str> {
+    let line = label.lines().find_map(|line| line.strip_prefix("START WAL LOCATION:"))?;
+    line.split_once("(file ")?.1.strip_suffix(')')
 }
 
 /// Tells what a program says of its progress: `done/total kB`.
@@ -438,6 +463,14 @@ mod tests {
         report(said, Means::Cloned, &mut |progress| told.push(progress));
         report("pg_rewind: nothing", Means::Rewound, &mut |progress| told.push(progress));
         assert_eq!(told, [Progress { means: Means::Cloned, done_kb: 1200, total_kb: 23456 }]);
+    }
+
+    #[test]
+    fn label_names_the_segment_that_recovery_begins_with() {
+        let label = "START WAL LOCATION: 0/3000028 (file 000000010000000000000003)\n\
+                     CHECKPOINT LOCATION: 0/3000060\nBACKUP METHOD: pg_rewind\n";
+        assert_eq!(first_segment(label), Some("000000010000000000000003"));
+        assert_eq!(first_segment("BACKUP METHOD: pg_rewind\n"), None);
     }
 
     #[test]

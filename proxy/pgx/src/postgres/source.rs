@@ -1,7 +1,7 @@
 //! The server that a directory gets its history from, as it answers before anything is given up
 //! for it. Asked by libpq's own program, so by the same rules as those that copy.
 
-use pgx_control::ids::Timeline;
+use pgx_control::ids::{Lsn, Timeline};
 
 use super::Peer;
 use super::error::Error;
@@ -20,7 +20,7 @@ impl Hands {
     /// When the source cannot be reached, or lets nobody in.
     pub(super) fn knock(&self, upstream: &Peer) -> Result<(), Error> {
         let words = [("replication", "true"), ("application_name", "pgx clone")];
-        self.ask_source(upstream, &words, "IDENTIFY_SYSTEM").map(drop)
+        self.ask_source("psql", upstream, &words, "IDENTIFY_SYSTEM").map(drop)
     }
 
     /// Makes sure that the source's control file names the timeline that the source is on; whether
@@ -43,12 +43,30 @@ impl Hands {
         Ok(true)
     }
 
+    /// Whether the source has removed the log from there on, and no standby that is there can
+    /// follow it any more.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub(super) fn has_lost(&self, upstream: &Peer, end: Lsn) -> Result<bool, Error> {
+        // A standby begins with the whole segment. A segment has a name in each timeline.
+        let sql = format!(
+            "SELECT CASE WHEN pg_is_in_recovery() THEN false ELSE \
+             '{end}'::pg_lsn < pg_current_wal_flush_lsn() AND NOT EXISTS \
+             (SELECT FROM pg_ls_dir('pg_wal', true, false) AS name WHERE length(name) = 24 \
+             AND substr(name, 9) = substr(pg_walfile_name('{end}'::pg_lsn + 1), 9)) END"
+        );
+        let words = [("dbname", self.place.database.as_str())];
+        Ok(self.ask_source("psql-lost", upstream, &words, &sql)?.trim() == "t")
+    }
+
     /// `None` if it does not let the members' role ask, without which nothing is rewound.
     fn source_timelines(&self, upstream: &Peer) -> Result<Option<Timelines>, Error> {
         let sql = "SELECT timeline_id, CASE WHEN pg_is_in_recovery() THEN NULL ELSE \
                    substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END \
                    FROM pg_control_checkpoint()";
-        let said = match self.ask_source(upstream, &[("dbname", &self.place.database)], sql) {
+        let words = [("dbname", self.place.database.as_str())];
+        let said = match self.ask_source("psql", upstream, &words, sql) {
             Err(Error::SourceRefuses { .. }) => return Ok(None),
             other => other?,
         };
@@ -79,14 +97,17 @@ impl Hands {
         }
     }
 
+    /// `label` names the files of what it says.
     fn ask_source(
         &self,
+        label: &'static str,
         upstream: &Peer,
         words: &[(&str, &str)],
         question: &str,
     ) -> Result<String, Error> {
         let source = settings::conninfo(&self.place, upstream, words);
         let program = Program::new(&self.place, "psql")
+            .label(label)
             .args(["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--no-password"])
             .args(["--command", question, "--dbname", &source]);
         program.run(&self.abort).map_err(|error| match rebuild::lost(error, upstream) {

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgx_control::agent::Process;
@@ -12,7 +12,8 @@ use pgx_control::ids::{NodeId, Timeline};
 use pgx_tests::lab::wait_for;
 
 use crate::Test;
-use crate::nodes::{Node, Nodes, SOON};
+use crate::nodes::{Node, Nodes, SOON, incarnation};
+use crate::postgres::rebuild::Means;
 
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
     vec![
@@ -23,6 +24,7 @@ pub(crate) fn tests() -> Vec<(&'static str, Test)> {
         ("detach_gets_rid_of_a_receiver_though_replay_waits_for_a_query", conflict),
         ("promoted_standby_is_followed_by_the_others", promoted),
         ("clean_handover_loses_nothing_and_the_old_primary_follows", handover),
+        ("standby_whose_log_is_gone_from_its_upstream_is_told", lost),
         ("standby_starts_though_its_primary_has_more_connections", floors),
     ]
 }
@@ -291,6 +293,38 @@ fn handover() -> anyhow::Result<()> {
     nodes.all[1].sql("insert into kept values (0)")?;
     nodes.all[0].wait_sql("select count(*) from kept", "5001")?;
     Ok(())
+}
+
+fn lost() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(1)?;
+    nodes.all[1].hands().kill()?;
+    // One that was away for so long that its slot went, and came back.
+    let primary = &nodes.all[0];
+    primary.hands().keep_slots(&[])?;
+    primary.sql("create table kept(x int)")?;
+    for _ in 0..8 {
+        primary.sql("insert into kept values (1); select pg_switch_wal()")?;
+        primary.sql("checkpoint")?;
+    }
+    primary.hands().keep_slots(&[(NodeId(1), None)])?;
+    let standby = &mut nodes.all[1];
+    standby.hands().start_standby()?;
+    let mut last = None;
+    wait_for("the loss to be told", SOON, || {
+        last = Some(standby.look());
+        last.as_ref().is_some_and(|found| found.as_ref().is_ok_and(|found| found.lost_wal))
+    })
+    .with_context(|| format!("{last:?}"))?;
+    ensure!(!standby.look()?.local.is_streaming);
+    let upstream = nodes.all[0].peer();
+    let standby = &mut nodes.all[1];
+    // Nothing has parted, and yet it cannot be left as it is.
+    let means = standby.hands().rebuild(&upstream, incarnation(1), &mut |_| {})?;
+    ensure!(means == Means::Cloned);
+    standby.hands().start_standby()?;
+    standby.wait_local("a standby that streams", |local| local.is_streaming)?;
+    ensure!(!standby.look()?.lost_wal);
+    standby.wait_sql("select count(*) from kept", "8")
 }
 
 fn floors() -> anyhow::Result<()> {
