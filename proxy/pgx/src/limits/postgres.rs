@@ -16,7 +16,7 @@ pub(crate) const KILL_MAX: Duration = Duration::from_secs(10);
 pub(crate) const SHUTDOWN_MAX: Duration = Duration::from_secs(300);
 
 /// How long a WAL receiver may take to end after its server was told of no upstream, before it is
-/// told itself. Replay that waits for a query does not pass on what it is told.
+/// told itself: what replays may be held up, and not pass on what it is told.
 pub(crate) const RECEIVER_GRACE: Duration = Duration::from_millis(500);
 
 /// How long it may take in all; then the whole server is ended, which receives nothing either.

@@ -29,24 +29,36 @@ impl Hands {
         Self { place, abort }
     }
 
-    /// Removes the upstream durably, and waits until nothing receives. If the server is not rid of
-    /// its receiver in time, it is ended.
+    /// Removes the upstream durably, and waits until nothing receives. Queries that hold up replay
+    /// are ended: nobody is elected before this server has replayed all that it has. If the server
+    /// is not rid of its receiver in time, it is ended.
     ///
     /// # Errors
     /// When the settings cannot be written, or a process cannot be ended.
     pub(crate) fn detach(&self) -> Result<(), Error> {
         self.change(|managed| managed.upstream = None)?;
         let start = Instant::now();
-        let mut session = None;
+        let (mut session, mut was_held) = (None, false);
         while let Some(found) = postmaster::find(&self.place.data) {
-            match receives(&self.place, &mut session, &found) {
-                Ok(None) => return Ok(()),
-                Ok(Some(pid)) if start.elapsed() >= RECEIVER_GRACE => {
-                    // Replay that waits for a query does not pass on what it was told; it starts no
-                    // other receiver before it has looked at the settings.
-                    let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::TERM));
+            match replay(&self.place, &mut session, &found) {
+                Ok(Replay { receiver: None, is_held: false }) => return Ok(()),
+                // Once may be a matter of microseconds.
+                Ok(Replay { is_held: true, .. }) if was_held => {
+                    if end_queries(session.as_ref()).is_err() {
+                        session = None;
+                    }
+                    // It sleeps between its looks at them, up to a second; a signal ends that.
+                    self.reload();
                 }
-                Ok(Some(_)) => {}
+                Ok(Replay { receiver: Some(pid), is_held }) => {
+                    if start.elapsed() >= RECEIVER_GRACE {
+                        // What replays has not passed on what it was told; it starts no other
+                        // receiver before it has looked at the settings.
+                        let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::TERM));
+                    }
+                    was_held = is_held;
+                }
+                Ok(Replay { is_held, .. }) => was_held = is_held,
                 Err(_) => session = None,
             }
             if start.elapsed() >= DETACH_MAX {
@@ -152,12 +164,19 @@ fn with_nothing_flushed(members: &[NodeId]) -> Vec<(NodeId, Option<Lsn>)> {
     members.iter().map(|member| (*member, None)).collect()
 }
 
-/// The process that receives, if there is one.
-fn receives(
+/// What keeps a server from being done with what it receives.
+struct Replay {
+    /// The process that receives, if there is one.
+    receiver: Option<i32>,
+    /// Whether replay waits for queries.
+    is_held: bool,
+}
+
+fn replay(
     place: &Place,
     session: &mut Option<Session>,
     found: &Postmaster,
-) -> Result<Option<i32>, Error> {
+) -> Result<Replay, Error> {
     let opened = match session.take() {
         Some(kept) => kept,
         None => Session::open(place, found)?,
@@ -169,5 +188,14 @@ fn receives(
         opened.ask("SELECT pg_wal_replay_resume() WHERE pg_is_wal_replay_paused()")?;
     }
     let receiver = answer.process("walreceiver").map(|process| process.pid);
-    Ok(receiver.or(answer.receiver.map(|_| 0)))
+    let is_held = answer.process("startup").is_some_and(proof::Process::waits_for_queries);
+    Ok(Replay { receiver: receiver.or(answer.receiver.map(|_| 0)), is_held })
+}
+
+/// Ends the sessions that are in a transaction, and by that what they hold.
+fn end_queries(session: Option<&Session>) -> Result<(), Error> {
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() \
+               AND state IS DISTINCT FROM 'idle'";
+    session.map_or(Ok(()), |session| session.ask(sql).map(drop))
 }

@@ -128,6 +128,19 @@ impl Process {
         matches!(&*self.waits_for, "RecoveryRetrieveRetryInterval" | "RecoveryWalStream")
     }
 
+    /// Whether what replays waits for queries: by its waits for snapshots and pages, or by the kind
+    /// of a lock that somebody holds.
+    pub(super) fn waits_for_queries(&self) -> bool {
+        let waits: &[&str] = &[
+            "RecoveryConflictSnapshot",
+            "RecoveryConflictTablespace",
+            "BufferPin",
+            "relation",
+            "virtualxid",
+        ];
+        waits.contains(&&*self.waits_for)
+    }
+
     /// Whether it says that it waits in its main loop.
     fn is_in_main_loop(&self) -> bool {
         let loops: &[&str] = match self.kind.as_str() {

@@ -225,6 +225,13 @@ fn text(place: &Place, managed: &Managed, version: u32) -> Result<String, Error>
         ("unix_socket_directories", place.sockets.display().to_string()),
         ("port", place.port.to_string()),
     ];
+    if managed.upstream.is_none() {
+        // Who receives nothing more is to be elected, or to follow another: that waits for replay,
+        // which must not wait for queries. They are the operator's while it receives.
+        for name in ["max_standby_streaming_delay", "max_standby_archive_delay"] {
+            lines.push((name, "0".to_owned()));
+        }
+    }
     for target in ["", "_lsn", "_name", "_time", "_xid"] {
         let name = NAMES.iter().find(|name| name.strip_prefix("recovery_target") == Some(target));
         lines.extend(name.map(|name| (*name, String::new())));

@@ -21,7 +21,7 @@ pub(crate) fn tests() -> Vec<(&'static str, Test)> {
         ("rule_is_told_as_run_when_commits_wait_though_a_checkpoint_swallowed_a_signal", swallowed),
         ("rule_that_somebody_overrides_is_not_told_as_run_and_is_put_right", overridden),
         ("detached_standby_replays_what_it_has_and_receives_nothing_more", detached),
-        ("detach_gets_rid_of_a_receiver_though_replay_waits_for_a_query", conflict),
+        ("detach_ends_queries_that_replay_waits_for", conflict),
         ("promoted_standby_is_followed_by_the_others", promoted),
         ("clean_handover_loses_nothing_and_the_old_primary_follows", handover),
         ("standby_whose_log_is_gone_from_its_upstream_is_told", lost),
@@ -206,28 +206,40 @@ fn detached() -> anyhow::Result<()> {
 fn conflict() -> anyhow::Result<()> {
     let mut nodes = Nodes::streaming(1)?;
     let [primary, standby] = &mut nodes.all[..] else { anyhow::bail!("two nodes") };
-    primary.sql("create table dead as select generate_series(1, 1000) as x")?;
-    standby.wait_sql("select count(*) from dead", "1000")?;
-    standby.sql("alter system set max_standby_streaming_delay = -1")?;
+    let known = std::fs::read_to_string(&standby.place.config_file)?;
+    let never = "max_standby_streaming_delay = -1\n";
+    std::fs::write(&standby.place.config_file, format!("{never}{known}"))?;
     standby.sql("select pg_reload_conf()")?;
-    let held = "begin isolation level repeatable read; select count(*) from dead";
-    let mut reader = standby.psql(held)?;
-    let reads = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
-    standby.wait_sql(reads, "1")?;
-    primary.sql("delete from dead")?;
-    primary.sql("vacuum dead")?;
-    let waits = "select wait_event like 'RecoveryConflict%' from pg_stat_activity \
-                 where backend_type = 'startup'";
-    standby.wait_sql(waits, "t")?;
-    standby.hands().detach()?;
-    let receives = "select count(*) from pg_stat_activity where backend_type = 'walreceiver'";
-    ensure!(standby.sql(receives)? == "0");
-    ensure!(!standby.look()?.local.is_drained, "it has not replayed all");
-    standby.sql(
-        "select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'",
-    )?;
-    reader.wait()?;
-    standby.wait_local("all replayed", |local| local.is_drained)?;
+    standby.wait_sql("show max_standby_streaming_delay", "-1")?;
+    for (dead, alive, harm) in [
+        ("dead", "delete from dead; vacuum dead", "RecoveryConflictSnapshot"),
+        ("locked", "alter table locked add y int", "relation"),
+    ] {
+        primary.sql(&format!("create table {dead} as select generate_series(1, 1000) as x"))?;
+        primary.sql(&format!("create table after_{dead}(x int)"))?;
+        let count = format!("select count(*) from {dead}");
+        standby.wait_sql(&count, "1000")?;
+        let mut reader =
+            standby.psql(&format!("begin isolation level repeatable read; {count}"))?;
+        standby
+            .wait_sql("select count(*) from pg_stat_activity where wait_event = 'PgSleep'", "1")?;
+        for statement in alive.split("; ") {
+            primary.sql(statement)?;
+        }
+        primary.sql(&format!("insert into after_{dead} values (1)"))?;
+        let waits = "select wait_event from pg_stat_activity where backend_type = 'startup'";
+        standby.wait_sql(waits, harm)?;
+        standby.hands().detach()?;
+        let receives = "select count(*) from pg_stat_activity where backend_type = 'walreceiver'";
+        ensure!(standby.sql(receives)? == "0");
+        standby.wait_local("all replayed", |local| local.is_drained)?;
+        reader.wait()?;
+        ensure!(standby.sql(&format!("select count(*) from after_{dead}"))? == "1");
+        ensure!(standby.sql("show max_standby_streaming_delay")? == "0");
+        standby.hands().follow(&primary.peer())?;
+        standby.wait_local("a standby that streams", |local| local.is_streaming)?;
+        standby.wait_sql("show max_standby_streaming_delay", "-1")?;
+    }
     Ok(())
 }
 
