@@ -37,7 +37,7 @@ pub(crate) const PROOF_MAX: Duration = Duration::from_millis(150);
 pub(crate) const STUCK_MIN: Duration = Duration::from_secs(3);
 
 /// Between two tries while something is waited for that tells nobody when it happens.
-pub(crate) const PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const PAUSE: Duration = Duration::from_millis(2);
 
 /// How long a small program may take: `postgres -C`, `pg_controldata`.
 pub(crate) const PROGRAM_MAX: Duration = Duration::from_secs(20);

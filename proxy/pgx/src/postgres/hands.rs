@@ -89,10 +89,11 @@ impl Hands {
     }
 
     /// Makes a running standby a primary, with this rule, and slots for these members. Done when
-    /// recovery has ended. One that is a primary gets the rule.
+    /// recovery has ended. One that is a primary gets the rule and the slots.
     ///
     /// # Errors
-    /// When it does not run, cannot be asked, or takes too long; it may become one later then.
+    /// When it does not run, cannot be asked, or takes too long; it may become one later then. When
+    /// a slot cannot be made; it is a primary then.
     pub(crate) fn promote(&self, rule: &Rule, members: &[NodeId]) -> Result<(), Error> {
         self.change(|managed| {
             managed.rule = rule.clone();
@@ -100,11 +101,11 @@ impl Hands {
         })?;
         let found = self.running()?;
         let session = Session::open(&self.place, &found)?;
-        if session.value("SELECT pg_is_in_recovery()")? == "f" {
-            return Ok(());
+        if session.value("SELECT pg_is_in_recovery()")? == "t" {
+            session.ask("SELECT pg_promote(false)")?;
         }
-        slots::keep(&self.place, &session, &with_nothing_flushed(members))?;
-        session.ask("SELECT pg_promote(false)")?;
+        // Made meanwhile: each of them is synced, and members that find none lose time.
+        let kept = slots::keep(&self.place, &session, &with_nothing_flushed(members));
         let deadline = Instant::now() + PROMOTE_MAX;
         while session.value("SELECT pg_is_in_recovery()")? != "f" {
             self.abort.check()?;
@@ -113,7 +114,7 @@ impl Hands {
             }
             std::thread::sleep(PAUSE);
         }
-        Ok(())
+        kept
     }
 
     /// Keeps slots for the other members, and none for others. On a standby, whose slots nobody

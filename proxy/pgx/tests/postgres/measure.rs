@@ -8,6 +8,7 @@ use pgx_control::cluster::sync::Rule;
 use pgx_control::ids::NodeId;
 
 use crate::nodes::{Node, Nodes};
+use crate::replicate::writer;
 
 /// Asks this program to measure instead of testing.
 const MEASURE: &str = "PGX_TEST_MEASURE";
@@ -33,7 +34,7 @@ fn until(node: &mut Node, test: impl Fn(&pgx_control::agent::Local) -> bool) -> 
     Ok(())
 }
 
-fn quiet_looks(what: &str, node: &mut Node) -> anyhow::Result<()> {
+fn looks(what: &str, node: &mut Node) -> anyhow::Result<()> {
     const LOOKS: u32 = 100;
     let mut longest = Duration::ZERO;
     let start = Instant::now();
@@ -60,13 +61,29 @@ fn failover(round: usize) -> anyhow::Result<()> {
     until(&mut nodes.all[0], |local| runs(&both, local))?;
     tell("… and the rule is told as run", start);
     nodes.all[0].sql("create table kept as select generate_series(1, 1000) as x")?;
-    quiet_looks("a look at a quiet primary", &mut nodes.all[0])?;
+    looks("a look at a quiet primary", &mut nodes.all[0])?;
     until(&mut nodes.all[1], |local| local.is_streaming)?;
-    quiet_looks("a look at a quiet standby", &mut nodes.all[1])?;
+    looks("a look at a quiet standby", &mut nodes.all[1])?;
 
+    for node in &nodes.all {
+        node.sql("alter system set fsync = on")?;
+        node.sql("select pg_reload_conf()")?;
+    }
+    let mut writers = Vec::new();
+    for _ in 0..4 {
+        writers.push(writer(&nodes.all[0])?);
+    }
+    let end = nodes.all[0].look()?.local.end;
+    until(&mut nodes.all[2], |local| local.end.0 > end.0 + 10_000_000)?;
+    looks("a look at a busy primary", &mut nodes.all[0])?;
+    looks("a look at a busy standby", &mut nodes.all[1])?;
     let start = Instant::now();
     nodes.all[0].hands().kill()?;
     tell("kill returns", start);
+    for mut writer in writers {
+        writer.kill()?;
+        writer.wait()?;
+    }
     let start = Instant::now();
     nodes.all[1].hands().detach()?;
     tell("detach returns, its primary being dead", start);
@@ -74,7 +91,7 @@ fn failover(round: usize) -> anyhow::Result<()> {
     tell("… and the standby is told as drained", start);
     nodes.all[2].hands().detach()?;
     until(&mut nodes.all[2], |local| local.is_drained)?;
-    quiet_looks("a look at a drained standby", &mut nodes.all[1])?;
+    looks("a look at a drained standby", &mut nodes.all[1])?;
 
     let start = Instant::now();
     let rule = nodes.rule(1, &[2]);

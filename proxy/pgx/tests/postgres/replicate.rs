@@ -153,7 +153,7 @@ fn overridden() -> anyhow::Result<()> {
 }
 
 /// Inserts rows until it is killed.
-fn writer(node: &Node) -> anyhow::Result<Child> {
+pub(crate) fn writer(node: &Node) -> anyhow::Result<Child> {
     node.sql("create table if not exists written(x int)")?;
     let script = "while true; do echo 'insert into written select generate_series(1, 50);'; done";
     let psql = format!(
