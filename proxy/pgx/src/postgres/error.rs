@@ -21,17 +21,15 @@ pub(crate) enum Error {
     #[error("{host}:{port} cannot be reached to copy from ({error}); it is tried again: {said}")]
     SourceLost { host: String, port: u16, error: io::Error, said: String },
     /// The server that is copied from lets nobody in; nothing was begun.
-    #[error(
-        "{host}:{port} cannot be copied from; nothing was changed here, it is tried again: {said}"
-    )]
+    #[error("{host}:{port} lets nobody copy; nothing was changed here, it is tried again: {said}")]
     SourceRefuses { host: String, port: u16, said: String },
     /// The server that is copied from has just been promoted, or is being so; nothing was begun.
     #[error("{host}:{port} cannot be copied from yet ({why}); it is tried again")]
     SourceNotReady { host: String, port: u16, why: &'static str },
     /// Its processes cannot be told from others.
     #[error(
-        "pid {0} is a postmaster, but no program of PostgreSQL's by /proc/{0}/exe: pgx may not look \
-        at it, or the program has another name"
+        "pid {0} is a postmaster, but none of PostgreSQL's programs by /proc/{0}/exe: pgx may not \
+        look at it, or the program has another name"
     )]
     Unseen(i32),
     /// Something took too long.

@@ -1,4 +1,5 @@
-//! A pgx that is killed in the middle of a step: the next one repeats the step, and no harm is done.
+//! A pgx that is killed in the middle of a step: the next one repeats the step, and no harm is
+//! done.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;

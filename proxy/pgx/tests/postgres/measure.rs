@@ -1,9 +1,11 @@
 //! How long the steps of a failover take: told on request, and judged by nobody here.
 
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pgx_control::agent::Local;
 use pgx_control::cluster::sync::Rule;
 use pgx_control::ids::NodeId;
 
@@ -27,7 +29,7 @@ fn tell(what: &str, since: Instant) {
 }
 
 /// Looks again and again, as the agent does after each step.
-fn until(node: &mut Node, test: impl Fn(&pgx_control::agent::Local) -> bool) -> anyhow::Result<()> {
+fn until(node: &mut Node, test: impl Fn(&Local) -> bool) -> anyhow::Result<()> {
     while !test(&node.look()?.local) {
         std::thread::yield_now();
     }
@@ -51,32 +53,41 @@ fn looks(what: &str, node: &mut Node) -> anyhow::Result<()> {
 fn failover(round: usize) -> anyhow::Result<()> {
     println!("--- failover {round}");
     let mut nodes = Nodes::streaming(2)?;
-    let both = nodes.rule(1, &[1, 2]);
-    let runs =
-        |rule: &Rule, local: &pgx_control::agent::Local| local.runs_rule.as_ref() == Some(rule);
+    for node in &nodes.all {
+        node.sql("alter system set fsync = on")?;
+        node.sql("select pg_reload_conf()")?;
+    }
+    let writers = set_rule(&mut nodes)?;
+    lose_primary(&mut nodes, writers)?;
+    promote(&mut nodes)?;
+    hand_over(&mut nodes)?;
+    end_and_start(&mut nodes)
+}
 
+fn runs(rule: &Rule) -> impl Fn(&Local) -> bool {
+    |local| local.runs_rule.as_ref() == Some(rule)
+}
+
+fn set_rule(nodes: &mut Nodes) -> anyhow::Result<Vec<Child>> {
+    let rule = nodes.rule(1, &[1, 2]);
     let start = Instant::now();
-    nodes.all[0].hands().set_rule(&both)?;
+    nodes.all[0].hands().set_rule(&rule)?;
     tell("set_rule returns", start);
-    until(&mut nodes.all[0], |local| runs(&both, local))?;
+    until(&mut nodes.all[0], runs(&rule))?;
     tell("… and the rule is told as run", start);
     nodes.all[0].sql("create table kept as select generate_series(1, 1000) as x")?;
     looks("a look at a quiet primary", &mut nodes.all[0])?;
     until(&mut nodes.all[1], |local| local.is_streaming)?;
     looks("a look at a quiet standby", &mut nodes.all[1])?;
-
-    for node in &nodes.all {
-        node.sql("alter system set fsync = on")?;
-        node.sql("select pg_reload_conf()")?;
-    }
-    let mut writers = Vec::new();
-    for _ in 0..4 {
-        writers.push(writer(&nodes.all[0])?);
-    }
+    let writers = (0..4).map(|_| writer(&nodes.all[0])).collect::<anyhow::Result<_>>()?;
     let end = nodes.all[0].look()?.local.end;
     until(&mut nodes.all[2], |local| local.end.0 > end.0 + 10_000_000)?;
     looks("a look at a busy primary", &mut nodes.all[0])?;
     looks("a look at a busy standby", &mut nodes.all[1])?;
+    Ok(writers)
+}
+
+fn lose_primary(nodes: &mut Nodes, writers: Vec<Child>) -> anyhow::Result<()> {
     let start = Instant::now();
     nodes.all[0].hands().kill()?;
     tell("kill returns", start);
@@ -91,8 +102,10 @@ fn failover(round: usize) -> anyhow::Result<()> {
     tell("… and the standby is told as drained", start);
     nodes.all[2].hands().detach()?;
     until(&mut nodes.all[2], |local| local.is_drained)?;
-    looks("a look at a drained standby", &mut nodes.all[1])?;
+    looks("a look at a drained standby", &mut nodes.all[1])
+}
 
+fn promote(nodes: &mut Nodes) -> anyhow::Result<()> {
     let start = Instant::now();
     let rule = nodes.rule(1, &[2]);
     nodes.all[1].hands().promote(&rule, &[NodeId(0), NodeId(1), NodeId(2)])?;
@@ -101,7 +114,7 @@ fn failover(round: usize) -> anyhow::Result<()> {
     let followed = Instant::now();
     nodes.all[2].hands().follow(&upstream)?;
     tell("follow returns", followed);
-    until(&mut nodes.all[1], |local| runs(&rule, local))?;
+    until(&mut nodes.all[1], runs(&rule))?;
     tell("since promote: the rule is told as run", start);
     until(&mut nodes.all[1], |local| {
         local.recovery_end.is_some_and(|end| local.rule_flushed >= end)
@@ -109,7 +122,11 @@ fn failover(round: usize) -> anyhow::Result<()> {
     tell("since promote: the follower has flushed past it", start);
     until(&mut nodes.all[2], |local| local.is_streaming)?;
     tell("since promote: the follower streams", start);
+    Ok(())
+}
 
+fn hand_over(nodes: &mut Nodes) -> anyhow::Result<()> {
+    let upstream = nodes.all[1].peer();
     let start = Instant::now();
     nodes.all[2].hands().detach()?;
     tell("detach returns, its primary being alive", start);
@@ -122,6 +139,10 @@ fn failover(round: usize) -> anyhow::Result<()> {
     let start = Instant::now();
     nodes.all[1].hands().shut_down()?;
     tell("shut_down returns", start);
+    Ok(())
+}
+
+fn end_and_start(nodes: &mut Nodes) -> anyhow::Result<()> {
     let start = Instant::now();
     nodes.all[2].hands().kill()?;
     tell("kill of a standby returns", start);
