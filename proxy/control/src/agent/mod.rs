@@ -153,6 +153,11 @@ impl Agent {
         self.draft.promotes = false;
     }
 
+    /// There is no directory any more.
+    pub fn handle_lost(&mut self) {
+        self.draft.is_whole = false;
+    }
+
     /// The directory that was put aside is back.
     pub fn handle_restored(&mut self) {
         if let Some(Kept { directory, history, .. }) = self.draft.kept.take() {
