@@ -41,6 +41,9 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often it is looked at while something is waited for: a failover, or a standby to stream.
 pub(crate) const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(10);
 
+/// How often it is looked at then while it answers with errors, each of which it logs.
+pub(crate) const LOOK_REFUSED_EVERY: Duration = Duration::from_millis(50);
+
 /// How soon what failed is tried again; each time it takes twice as long, up to the other.
 pub(crate) const TRY_AGAIN: (Duration, Duration) =
     (Duration::from_millis(500), Duration::from_secs(10));

@@ -11,8 +11,8 @@ use super::settings;
 /// Makes the slots of these members, other than this node, that are missing or have lost what they
 /// were kept for; drops those of nodes that are not members.
 ///
-/// A standby keeps them as well, for the day on which it is promoted. Nobody uses them there, so
-/// they advance to what each member has flushed; without that they would keep its log for ever.
+/// A standby has them as well, since members follow it at once when it is promoted. Nobody uses
+/// them until then, so they keep nothing.
 pub(super) fn keep(
     place: &Place,
     session: &Session,
@@ -21,7 +21,9 @@ pub(super) fn keep(
     let others = members.iter().filter(|(node, _)| *node != place.node);
     let wanted: Vec<_> = others.map(|(node, end)| (settings::slot(*node), *end)).collect();
     let rows = session.ask(
-        "SELECT slot_name, active, restart_lsn IS NULL OR wal_status = 'lost' \
+        "SELECT slot_name, active, \
+         CASE WHEN restart_lsn IS NULL THEN NOT pg_is_in_recovery() \
+         ELSE wal_status = 'lost' OR pg_is_in_recovery() END \
          FROM pg_replication_slots \
          WHERE slot_type = 'physical' AND slot_name LIKE 'pgx\\_node\\_%'",
     )?;
@@ -39,7 +41,9 @@ pub(super) fn keep(
     for (name, end) in &wanted {
         let slot = literal(name);
         if !known.contains(name) {
-            session.ask(&format!("SELECT pg_create_physical_replication_slot({slot}, true)"))?;
+            session.ask(&format!(
+                "SELECT pg_create_physical_replication_slot({slot}, NOT pg_is_in_recovery())"
+            ))?;
         }
         if let Some(end) = end {
             // Neither further than this server has replayed, nor back.

@@ -39,7 +39,9 @@ use super::lease::{self, Board};
 use super::storage::{Files, Kept, Owner};
 use super::{driver, spawn};
 use crate::config;
-use crate::limits::control::{LOOK_CLOSELY_EVERY, LOOK_EVERY, TEND_EVERY, TRY_AGAIN};
+use crate::limits::control::{
+    LOOK_CLOSELY_EVERY, LOOK_EVERY, LOOK_REFUSED_EVERY, TEND_EVERY, TRY_AGAIN,
+};
 use crate::postgres::settings::Managed;
 use crate::postgres::{Peer, Place};
 
@@ -130,6 +132,7 @@ pub(super) fn start(
         stamp: Stamp::default(),
         copying: None,
         trouble: None,
+        refuses: false,
         tended: None,
         probe,
         silent: None,
@@ -197,6 +200,8 @@ struct Watcher {
     /// The state by which a copy is made or was made, until it is looked at.
     copying: Option<(Arc<State>, Option<Incarnation>)>,
     trouble: Option<Trouble>,
+    /// Whether the server could not be asked when it was looked at last.
+    refuses: bool,
     tended: Option<Instant>,
     probe: Probe,
     /// What was logged of the probe last: who is silent and whether that counts as hung, and what
@@ -253,7 +258,12 @@ impl Watcher {
 
     /// Has PostgreSQL looked at as often as it is worth now.
     fn ask(&mut self) {
-        let every = if self.is_waiting() { LOOK_CLOSELY_EVERY } else { LOOK_EVERY };
+        let every = match self.is_waiting() {
+            // Each look would be a line in its log.
+            true if self.refuses => LOOK_REFUSED_EVERY,
+            true => LOOK_CLOSELY_EVERY,
+            false => LOOK_EVERY,
+        };
         if self.asked.every != every {
             self.asked.every = every;
             // It lives as long as this one.
@@ -346,6 +356,7 @@ impl Watcher {
             Sight::Foreign(local) => (local, None),
             Sight::Managed(local, managed) => (local, Some(managed)),
         };
+        self.refuses = trouble.is_some();
         if let Some(trouble) = trouble {
             self.say(&trouble);
         }
@@ -637,8 +648,8 @@ impl Watcher {
         }
         self.tended = Some(Instant::now());
         let kept = agent.record().kept.as_ref().map(|kept| kept.directory);
-        let members = (local.process == Process::Primary)
-            .then(|| state.members().keys().copied().collect::<Vec<_>>());
+        let runs = matches!(local.process, Process::Standby | Process::Primary);
+        let members = runs.then(|| state.members().keys().copied().collect());
         self.ends = None;
         self.begin_job(vec![Task::Tend { members, kept }], Stamp::of(state));
     }
