@@ -13,7 +13,7 @@ use super::proof::{self, Answer};
 use super::session::Session;
 use super::settings::{self, Managed};
 use super::{Abort, Peer, Place, files, slots};
-use crate::limits::postgres::{DETACH_MAX, PAUSE, PROMOTE_MAX, RECEIVER_GRACE};
+use crate::limits::postgres::{CHECKPOINT_MAX, DETACH_MAX, PAUSE, PROMOTE_MAX, RECEIVER_GRACE};
 
 /// Whoever carries steps out has these for one list of steps.
 #[derive(Clone, Debug)]
@@ -112,6 +112,15 @@ impl Hands {
     pub(crate) fn keep_slots(&self, members: &[(NodeId, Option<Lsn>)]) -> Result<(), Error> {
         let session = Session::open(&self.place, &self.running()?)?;
         slots::keep(&self.place, &session, members)
+    }
+
+    /// Makes a checkpoint, so that the one at the end has little to write.
+    ///
+    /// # Errors
+    /// When the server cannot be asked, or it takes too long.
+    pub(crate) fn checkpoint(&self) -> Result<(), Error> {
+        let session = Session::open(&self.place, &self.running()?)?;
+        session.carry_out("CHECKPOINT", "the checkpoint", CHECKPOINT_MAX, &self.abort)
     }
 
     fn running(&self) -> Result<Postmaster, Error> {

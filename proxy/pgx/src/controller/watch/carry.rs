@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use pgx_control::cluster::sync::Rule;
-use pgx_control::ids::{Incarnation, NodeId};
+use pgx_control::ids::{Epoch, Incarnation, NodeId};
 use tracing::info;
 
 use super::Input;
@@ -20,6 +20,7 @@ use crate::postgres::{Abort, Peer, Place};
 #[derive(Clone, Debug)]
 pub(super) enum Task {
     Kill,
+    Checkpoint(Epoch),
     ShutDown,
     Detach,
     StartStandby,
@@ -52,6 +53,7 @@ pub(in crate::controller) enum Change {
     None,
     Rebuilt(Incarnation),
     Restored,
+    Checkpointed(Epoch),
 }
 
 /// A list that is being carried out.
@@ -96,6 +98,7 @@ fn carry_out(hands: &Hands, tasks: Vec<Task>) -> Result<Change, Error> {
         let text = name(&task);
         change = match task {
             Task::Kill => hands.kill().map(|()| change),
+            Task::Checkpoint(epoch) => hands.checkpoint().map(|()| Change::Checkpointed(epoch)),
             Task::ShutDown => hands.shut_down().map(|_| change),
             Task::Detach => hands.detach().map(|()| change),
             Task::StartStandby => hands.start_standby().map(|()| change),
@@ -131,6 +134,7 @@ fn carry_out(hands: &Hands, tasks: Vec<Task>) -> Result<Change, Error> {
 fn name(task: &Task) -> Option<String> {
     let text = match task {
         Task::Kill => "PostgreSQL was ended at once".to_owned(),
+        Task::Checkpoint(_) => "PostgreSQL has made a checkpoint".to_owned(),
         Task::ShutDown => "PostgreSQL was shut down in order".to_owned(),
         Task::Detach => "PostgreSQL receives from nobody".to_owned(),
         Task::StartStandby => "PostgreSQL was started as a standby".to_owned(),

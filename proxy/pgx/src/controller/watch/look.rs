@@ -141,6 +141,7 @@ pub(super) fn nothing() -> Local {
         rule_flushed: Lsn(0),
         rule_since: Lsn(0),
         was_primary: false,
+        is_busy: false,
         shut_down: None,
     }
 }

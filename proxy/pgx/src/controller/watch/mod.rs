@@ -19,8 +19,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::{Duration, Instant};
 
 use pgx_control::agent::{Agent, Local, Process, Record, Step};
-use pgx_control::cluster::State;
 use pgx_control::cluster::history::{History, Switch};
+use pgx_control::cluster::{Stage, State};
 use pgx_control::facts::AgentFacts;
 use pgx_control::ids::{BootTime, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline};
 use pgx_control::lease::{Kind, Right, Wants};
@@ -150,7 +150,7 @@ pub(super) fn start(
 struct Stamp {
     epoch: Option<Epoch>,
     is_sealed: bool,
-    hands_over: bool,
+    stage: Option<Stage>,
 }
 
 impl Stamp {
@@ -158,7 +158,7 @@ impl Stamp {
         Self {
             epoch: state.tenure().map(|tenure| tenure.epoch),
             is_sealed: state.sealed().is_some(),
-            hands_over: state.handover().is_some(),
+            stage: state.stage(),
         }
     }
 }
@@ -202,7 +202,8 @@ struct Watcher {
     trouble: Option<Trouble>,
     /// Whether the server could not be asked when it was looked at last.
     refuses: bool,
-    tended: Option<Instant>,
+    /// When slots were seen to, and for what.
+    tended: Option<(Instant, (Vec<NodeId>, Process))>,
     probe: Probe,
     /// What was logged of the probe last: who is silent and whether that counts as hung, and what
     /// is not asked.
@@ -322,6 +323,11 @@ impl Watcher {
                     Change::Rebuilt(directory) => {
                         if let Some((_, made)) = &mut self.copying {
                             *made = Some(directory);
+                        }
+                    }
+                    Change::Checkpointed(epoch) => {
+                        if let Some(agent) = &mut self.agent {
+                            agent.handle_checkpointed(epoch);
                         }
                     }
                     Change::Restored => {
@@ -564,9 +570,12 @@ impl Watcher {
         if tasks.is_empty() {
             return;
         }
-        let ends = tasks
-            .iter()
-            .any(|task| !matches!(task, Task::SetRule(_) | Task::Follow(_) | Task::Promote { .. }));
+        let ends = tasks.iter().any(|task| {
+            !matches!(
+                task,
+                Task::SetRule(_) | Task::Follow(_) | Task::Promote { .. } | Task::Checkpoint(_)
+            )
+        });
         let copies =
             tasks.iter().any(|task| matches!(task, Task::Rebuild { .. } | Task::Copy { .. }));
         self.ends = self.postmaster.filter(|_| ends);
@@ -598,6 +607,7 @@ impl Watcher {
         let runs = matches!(local.process, Process::Standby | Process::Primary);
         let task = match step {
             Step::Kill => runs.then_some(Task::Kill),
+            Step::Checkpoint(epoch) => runs.then_some(Task::Checkpoint(epoch)),
             Step::ShutDown => runs.then_some(Task::ShutDown),
             Step::Detach => Some(Task::Detach),
             Step::StartStandby => (!runs && managed.is_some()).then_some(Task::StartStandby),
@@ -638,7 +648,10 @@ impl Watcher {
 
     /// Now and then, while nothing else is to be done: slots of members, and what was put aside.
     fn tend(&mut self, state: &State, local: &Local) {
-        let is_due = self.tended.is_none_or(|tended| tended.elapsed() >= TEND_EVERY);
+        let members: Vec<_> = state.members().keys().copied().collect();
+        let is_due = self.tended.as_ref().is_none_or(|(tended, known)| {
+            tended.elapsed() >= TEND_EVERY || *known != (members.clone(), local.process)
+        });
         let Some(agent) = self.agent.as_ref().filter(|_| is_due) else { return };
         let is_calm = state.tenure().is_some_and(|tenure| tenure.is_established)
             && state.sealed().is_none()
@@ -646,10 +659,10 @@ impl Watcher {
         if !is_calm || self.managed.is_none() || self.trouble.is_some() {
             return;
         }
-        self.tended = Some(Instant::now());
+        self.tended = Some((Instant::now(), (members.clone(), local.process)));
         let kept = agent.record().kept.as_ref().map(|kept| kept.directory);
         let runs = matches!(local.process, Process::Standby | Process::Primary);
-        let members = runs.then(|| state.members().keys().copied().collect());
+        let members = runs.then_some(members);
         self.ends = None;
         self.begin_job(vec![Task::Tend { members, kept }], Stamp::of(state));
     }
