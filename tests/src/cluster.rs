@@ -35,9 +35,10 @@ impl Cluster {
     /// When `pgx init` fails.
     pub fn new(binary: &Path, count: usize) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder")?;
-        // Bound together, so that no port is given twice, and free again for the nodes.
+        // Bound together, so that no port is given twice, and free again for the nodes. Each node
+        // has an address of its own, as its PostgreSQL has the port of all others.
         let listeners: Result<Vec<_>, _> =
-            (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+            (1..=count).map(|id| TcpListener::bind(format!("127.0.0.{id}:0"))).collect();
         let addresses: Result<Vec<_>, _> = listeners?.iter().map(TcpListener::local_addr).collect();
         let (addresses, extra) = (addresses?, vec![String::new(); count]);
         let (binary, variables) = (binary.to_owned(), vec![Vec::new(); count]);
@@ -164,19 +165,42 @@ impl Cluster {
     /// # Errors
     /// When it does not come about.
     pub fn begin(&self, count: usize) -> anyhow::Result<Vec<Node>> {
-        let cluster = self.found(1)?;
+        self.found(1)?;
         let mut nodes = vec![self.start(1)?];
         ask(&nodes[0], &["node", "add", "1", &self.address(1)])?;
-        for id in 2..=count {
+        self.grow(&mut nodes, count)?;
+        Ok(nodes)
+    }
+
+    /// Joins the nodes that are missing up to `count`, and waits until all count.
+    ///
+    /// # Errors
+    /// When it does not come about.
+    pub fn grow(&self, nodes: &mut Vec<Node>, count: usize) -> anyhow::Result<()> {
+        let seen = control(&nodes[0]).context("node 1 does not tell of its cluster")?;
+        let cluster = seen["cluster"].as_str().context("it has no cluster id")?.to_owned();
+        for id in nodes.len() + 1..=count {
             self.join(id, &cluster)?;
             nodes.push(self.start(id)?);
             ask(&nodes[0], &["node", "add", &id.to_string(), &self.address(id)])?;
         }
         let all: Vec<_> = (1..=count as u64).collect();
-        for node in &nodes {
+        for node in nodes {
             wait_for_voters(node, &all)?;
         }
-        Ok(nodes)
+        Ok(())
+    }
+
+    /// The program under test.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// How many nodes it may have.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.addresses.len()
     }
 
     fn pgx(&self, words: &[&str]) -> anyhow::Result<Output> {

@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod crowd;
 pub mod database;
 pub mod lab;
+pub mod members;
 pub mod node;
 pub mod objects;
 pub mod programs;

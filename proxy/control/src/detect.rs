@@ -105,6 +105,8 @@ mod tests {
             report: None,
             recovered: None,
             settled_change: 0,
+            prepared: None,
+            is_busy: false,
             shut_down: None,
         };
         Facts { sequence, agent: Some(agent), ..Facts::new(Incarnation(1)) }

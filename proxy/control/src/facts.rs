@@ -105,6 +105,12 @@ pub struct AgentFacts {
     /// On the primary: the newest change of the rule that every walsender runs and whose members
     /// have flushed all that came before it.
     pub settled_change: u64,
+    /// The epoch for whose switchover it has made a checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<Epoch>,
+    /// In the last stage of a switchover: whether clients have transactions open still.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub is_busy: bool,
     /// After a switchover's clean shutdown: the end of the shutdown checkpoint.
     pub shut_down: Option<Lsn>,
 }

@@ -39,6 +39,8 @@ fn facts() -> Facts {
             report: None,
             recovered: None,
             settled_change: 1,
+            prepared: None,
+            is_busy: false,
             shut_down: Some(Lsn(2)),
         }),
         proxy: Some(ProxyFacts { vips: [VipId(1)].into(), ..ProxyFacts::default() }),

@@ -260,6 +260,9 @@ pub(crate) enum InitVerb {
     Node(InitNode),
     /// Makes what the node must not forget about the cluster: once, before its first start
     Store(InitStore),
+    /// Makes the data directory of [postgres] pgx's: founds a cluster in an empty one, or takes a
+    /// PostgreSQL over that runs. Hosts without one get a copy by themselves
+    Postgres(InitPostgres),
     /// Says whom the certificates in a file name, and until when they are valid
     Show {
         /// The file with the certificates
@@ -313,6 +316,16 @@ pub(crate) struct InitStore {
     /// same
     #[arg(long, value_name = "NUMBER", requires = "recover")]
     pub(crate) gone: Vec<u64>,
+}
+
+#[derive(Args)]
+pub(crate) struct InitPostgres {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+    pub(crate) config: PathBuf,
+    /// A word for initdb, such as --locale=C or --encoding=UTF8; may be given several times
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub(crate) initdb: Vec<String>,
 }
 
 /// Up to a century; whoever writes more has miscounted.

@@ -137,6 +137,7 @@ impl World {
             Step::OpenToPeers(epoch) => host.gate.mode = GateMode::Peers(epoch),
             Step::Open(epoch) => host.gate.mode = GateMode::Open(epoch),
             Step::Kill => self.kill_postgres(node, false),
+            Step::Checkpoint(epoch) => process.agent.agent.handle_checkpointed(epoch),
             Step::ShutDown => self.shut_down(node),
             Step::Detach => self.set_upstream(node, None),
             Step::Follow(upstream) => self.set_upstream(node, Some(upstream)),
@@ -227,7 +228,7 @@ fn is_needed(host: &Host, step: &Step) -> bool {
         Step::Rebuild(upstream) | Step::Copy(upstream) => {
             host.rebuild.is_none_or(|(running, _)| running != *upstream)
         }
-        Step::Persist(_) | Step::Restore => true,
+        Step::Persist(_) | Step::Restore | Step::Checkpoint(_) => true,
     }
 }
 
@@ -267,6 +268,8 @@ fn local(host: &Host, shown: BootTime) -> Local {
         rule_flushed: lsn(run.map_or(0, |run| run.flushed_by(&run.rule))),
         rule_since: lsn(run.and_then(|run| run.rule_since).unwrap_or(usize::MAX >> 1)),
         was_primary: directory.was_primary,
+        // Now and then, as far as anybody can tell.
+        is_busy: (shown.0 / 100_000_000).is_multiple_of(4),
         shut_down: directory.shut_down.map(lsn),
     }
 }

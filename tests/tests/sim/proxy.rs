@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use pgx_control::cluster::Stage;
 use pgx_control::facts::ProxyFacts;
 use pgx_control::ids::{BootTime, Epoch, NodeId, VipId};
 
@@ -16,13 +17,14 @@ pub(crate) const VIP: VipId = VipId(1);
 #[derive(Default)]
 pub(crate) struct Proxy {
     pub(crate) epoch: Option<Epoch>,
+    pub(crate) holds: Option<Epoch>,
     pub(crate) routes_until: Option<BootTime>,
 }
 
 impl Proxy {
     /// What it says of itself.
     pub(crate) fn facts(&self) -> ProxyFacts {
-        ProxyFacts { epoch: self.epoch, vips: BTreeSet::from([VIP]), holds: None }
+        ProxyFacts { epoch: self.epoch, vips: BTreeSet::from([VIP]), holds: self.holds }
     }
 }
 
@@ -32,6 +34,8 @@ impl World {
         let Some(process) = &mut host.process else { return };
         let Input::State(state) = input else { unreachable!("not for this thread: {input:?}") };
         process.proxy.epoch = state.tenure().map(|tenure| tenure.epoch);
+        let holds = matches!(state.stage(), Some(Stage::Holds | Stage::Stops));
+        process.proxy.holds = process.proxy.epoch.filter(|_| holds);
         let facts = process.proxy.facts();
         let epoch = facts.epoch;
         self.say(node, Thread::Lease, Input::Proxy(epoch));

@@ -120,6 +120,12 @@ pub struct EpochStatus {
     /// Who is to serve next, in a switchover.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub handover: Option<u64>,
+    /// How many standbys a commit waits for; with 0 it depends on the primary alone.
+    #[serde(default)]
+    pub sync_standbys: usize,
+    /// The nodes of which these may be.
+    #[serde(default)]
+    pub sync_candidates: Vec<u64>,
 }
 
 /// A lease held here.

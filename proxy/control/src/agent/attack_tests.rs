@@ -24,6 +24,7 @@ fn local(process: Process) -> Local {
         rule_flushed: Lsn(0),
         rule_since: Lsn(0),
         was_primary: false,
+        is_busy: false,
         shut_down: None,
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::cluster::testing::{
     any, apply_all, directory, elect, establish, history, report, seal, three_nodes,
 };
-use crate::cluster::{Entry, Role};
+use crate::cluster::{Entry, Role, testing};
 use crate::ids::Attempt;
 
 const NOW: BootTime = BootTime(100_000_000_000);
@@ -25,6 +25,7 @@ fn local(process: Process) -> Local {
         rule_flushed: Lsn(0),
         rule_since: Lsn(0),
         was_primary: false,
+        is_busy: false,
         shut_down: None,
     }
 }
@@ -258,7 +259,7 @@ fn promotion_is_told_as_done_when_the_primary_runs_on_the_timeline_of_its_epoch(
 #[test]
 fn primary_that_still_runs_has_not_shut_down() {
     let mut state = three_nodes();
-    apply_all(&mut state, [Entry::Switchover { epoch: Epoch(0), to: NodeId(3) }]);
+    testing::stop_for_switchover(&mut state, 3);
     let mut agent = agent(1, record(1));
     // As an earlier clean end left it.
     let found = Local { shut_down: Some(Lsn(90)), ..local(Process::Primary) };

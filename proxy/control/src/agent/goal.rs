@@ -1,8 +1,8 @@
 //! What the agreed state wants of one node.
 
 use super::Record;
-use crate::cluster::State;
 use crate::cluster::sync::Rule;
+use crate::cluster::{Stage, State};
 use crate::ids::{Attempt, Epoch, NodeId};
 
 /// What a node is to do with its PostgreSQL.
@@ -31,6 +31,13 @@ pub enum Goal {
         /// The epoch.
         epoch: Epoch,
         /// The rule to run; while it changes, the one to come.
+        rule: Rule,
+    },
+    /// Serve, and make a checkpoint, for a switchover.
+    Prepare {
+        /// The epoch.
+        epoch: Epoch,
+        /// The rule to run.
         rule: Rule,
     },
     /// End cleanly, for a switchover.
@@ -62,6 +69,7 @@ impl Goal {
             Self::Freeze { epoch, attempt } => Some((*epoch, *attempt)),
             Self::Promote { epoch, .. }
             | Self::Serve { epoch, .. }
+            | Self::Prepare { epoch, .. }
             | Self::StepDown { epoch }
             | Self::Follow { epoch, .. }
             | Self::Rejoin { epoch, .. } => Some((*epoch, Attempt(0))),
@@ -91,10 +99,14 @@ pub fn goal(state: &State, me: NodeId, record: &Record) -> Goal {
     }
     match (is_holder, tenure.is_established) {
         (true, false) => Goal::Promote { epoch, rule: tenure.rule.clone(), change: tenure.change },
-        (true, true) if state.handover().is_some() => Goal::StepDown { epoch },
         (true, true) => {
             let rules = state.established().and_then(|established| established.rules.last());
-            Goal::Serve { epoch, rule: rules.unwrap_or(&tenure.rule).clone() }
+            let rule = rules.unwrap_or(&tenure.rule).clone();
+            match state.stage() {
+                Some(Stage::Prepares) => Goal::Prepare { epoch, rule },
+                Some(Stage::Stops) => Goal::StepDown { epoch },
+                Some(Stage::Holds) | None => Goal::Serve { epoch, rule },
+            }
         }
         (false, false) => Goal::Follow { epoch, upstream },
         (false, true) => Goal::Rejoin { epoch, upstream },

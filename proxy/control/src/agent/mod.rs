@@ -75,6 +75,8 @@ pub struct Local {
     /// While it is stopped: whether it was a primary when it last ran, by its control file. "In
     /// production" and "shut down" are a primary's; those with "recovery" are not.
     pub was_primary: bool,
+    /// On a primary: whether clients have transactions open.
+    pub is_busy: bool,
     /// After a clean shutdown: the end of the shutdown checkpoint.
     pub shut_down: Option<Lsn>,
 }
@@ -92,6 +94,8 @@ pub enum Step {
     Open(Epoch),
     /// End PostgreSQL at once, without its leave.
     Kill,
+    /// Make a checkpoint, while it serves in this epoch.
+    Checkpoint(Epoch),
     /// End it in order, with a shutdown checkpoint that standbys receive.
     ShutDown,
     /// Remove the upstream durably, and end what receives from it.
@@ -123,6 +127,8 @@ pub struct Agent {
     draft: Record,
     /// What is on disk.
     record: Record,
+    /// The epoch whose switchover a checkpoint was made for.
+    prepared: Option<Epoch>,
     facts: Option<AgentFacts>,
 }
 
@@ -130,7 +136,7 @@ impl Agent {
     /// An agent that starts, with the record of its earlier lives.
     #[must_use]
     pub fn new(me: NodeId, priority: u32, record: Record) -> Self {
-        Self { me, priority, draft: record.clone(), record, facts: None }
+        Self { me, priority, draft: record.clone(), record, prepared: None, facts: None }
     }
 
     /// What is on disk.
@@ -144,6 +150,11 @@ impl Agent {
         self.record = written;
     }
 
+    /// The checkpoint is made that a switchover was to begin with.
+    pub fn handle_checkpointed(&mut self, epoch: Epoch) {
+        self.prepared = Some(epoch);
+    }
+
     /// The directory was rebuilt as a copy of the primary's: it is another one from now on.
     pub fn handle_rebuilt(&mut self, directory: Incarnation, history: History, epoch: Epoch) {
         self.draft.directory = directory;
@@ -151,6 +162,11 @@ impl Agent {
         self.draft.history = history;
         self.draft.basis = Some(epoch);
         self.draft.promotes = false;
+    }
+
+    /// There is no directory any more.
+    pub fn handle_lost(&mut self) {
+        self.draft.is_whole = false;
     }
 
     /// The directory that was put aside is back.
@@ -205,6 +221,10 @@ impl Agent {
             // It starts as a standby next time, unless it is told once more.
             self.draft.promotes = false;
         }
+        if state.handover().is_none() {
+            // Another switchover makes another one.
+            self.prepared = None;
+        }
         let goal = goal(state, self.me, &self.draft);
         let mut steps = Vec::new();
         if self.draft.obey(&goal) {
@@ -242,6 +262,12 @@ impl Agent {
             // Nobody promotes without the lease.
             Goal::Promote { .. } => Vec::new(),
             Goal::Serve { epoch, rule } => serve(*epoch, rule, local),
+            Goal::Prepare { epoch, rule } => {
+                let mut steps = serve(*epoch, rule, local);
+                let is_due = self.prepared != Some(*epoch) && local.process == Process::Primary;
+                steps.extend(is_due.then_some(Step::Checkpoint(*epoch)));
+                steps
+            }
             Goal::StepDown { epoch } => step_down(*epoch, local),
             Goal::Follow { epoch, upstream } => self.follow(*epoch, *upstream, false, state, local),
             Goal::Rejoin { epoch, upstream } => self.follow(*epoch, *upstream, true, state, local),
@@ -478,7 +504,7 @@ impl Agent {
             (_, Goal::Promote { .. }) if !self.is_as_elected(state) => Postgres::Dead,
             // The state takes it for a primary, and it is none: as after a restart of the host,
             // also one that came while the epoch was not known here to be established.
-            (Process::Stopped | Process::Standby, Goal::Serve { .. })
+            (Process::Stopped | Process::Standby, Goal::Serve { .. } | Goal::Prepare { .. })
             | (Process::Standby, Goal::StepDown { .. }) => Postgres::Dead,
             (Process::Stopped, Goal::StepDown { .. }) if local.shut_down.is_none() => {
                 Postgres::Dead
@@ -502,7 +528,9 @@ impl Agent {
             streams: local.upstream.filter(|_| local.is_streaming).zip(self.record.basis),
             report: self.report(goal, state, local),
             promoted: match goal {
-                Goal::Promote { epoch, .. } | Goal::Serve { epoch, .. }
+                Goal::Promote { epoch, .. }
+                | Goal::Serve { epoch, .. }
+                | Goal::Prepare { epoch, .. }
                     if local.process == Process::Primary && local.recovery_end.is_some() =>
                 {
                     Some(*epoch)
@@ -511,6 +539,8 @@ impl Agent {
             },
             recovered: self.recovered(goal, local),
             settled_change: settled_change(state, local),
+            prepared: self.prepared,
+            is_busy: matches!(goal, Goal::StepDown { .. }) && is_busy(local),
             shut_down: match goal {
                 Goal::StepDown { .. } if local.process == Process::Stopped => local.shut_down,
                 _ => None,
@@ -572,9 +602,16 @@ fn serve(epoch: Epoch, rule: &Rule, local: &Local) -> Vec<Step> {
     }
 }
 
-/// The clean end of a primary: members receive its last word, then its gate closes for good.
+/// Whether clients would lose what they are about.
+fn is_busy(local: &Local) -> bool {
+    local.process == Process::Primary && local.is_busy
+}
+
+/// The clean end of a primary, when nobody is about anything: members receive its last word, then
+/// its gate closes for good.
 fn step_down(epoch: Epoch, local: &Local) -> Vec<Step> {
     match local.process {
+        _ if is_busy(local) => Vec::new(),
         Process::Primary => alloc::vec![Step::OpenToPeers(epoch), Step::ShutDown],
         Process::Stopped | Process::Standby | Process::Exited => Vec::new(),
     }

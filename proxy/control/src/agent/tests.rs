@@ -4,7 +4,7 @@ use super::*;
 use crate::cluster::testing::{
     any, apply_all, directory, elect, establish, report, seal, three_nodes,
 };
-use crate::cluster::{Entry, testing};
+use crate::cluster::{Entry, Stage, testing};
 use crate::ids::Attempt;
 
 const NOW: BootTime = BootTime(100_000_000_000);
@@ -30,6 +30,7 @@ fn local(process: Process) -> Local {
         rule_flushed: Lsn(0),
         rule_since: Lsn(0),
         was_primary: false,
+        is_busy: false,
         shut_down: None,
     }
 }
@@ -204,7 +205,7 @@ fn standby_where_the_state_wants_a_primary_is_told_as_dead() {
     let (mut agent, mut state) = (agent(1), three_nodes());
     next(&mut agent, &state, &local(Process::Standby), Some(0));
     assert_eq!(agent.facts().unwrap().postgres, Postgres::Dead);
-    apply_all(&mut state, [Entry::Switchover { epoch: Epoch(0), to: NodeId(3) }]);
+    testing::stop_for_switchover(&mut state, 3);
     for process in [Process::Standby, Process::Stopped] {
         next(&mut agent, &state, &local(process), Some(0));
         assert_eq!(agent.facts().unwrap().postgres, Postgres::Dead, "no clean end: {process:?}");
@@ -308,8 +309,23 @@ fn standby_follows_the_new_primary_as_it_is_and_learns_its_timeline() {
 #[test]
 fn switchover_stops_the_primary_in_order_and_says_where_it_ended() {
     let (mut agent, mut state) = (agent(1), three_nodes());
-    apply_all(&mut state, [Entry::Switchover { epoch: Epoch(0), to: NodeId(3) }]);
+    let epoch = Epoch(0);
+    apply_all(&mut state, [Entry::Switchover { epoch, to: NodeId(3) }]);
     let mut primary = local(Process::Primary);
+    primary.runs_rule = Some(any(1, &[2, 3]));
+    let steps = next(&mut agent, &state, &primary, Some(0));
+    assert_eq!(steps, [Step::Open(epoch), Step::Checkpoint(epoch)]);
+    agent.handle_checkpointed(epoch);
+    assert_eq!(next(&mut agent, &state, &primary, Some(0)), [Step::Open(epoch)]);
+    assert_eq!(agent.facts().unwrap().prepared, Some(epoch));
+
+    apply_all(&mut state, [Entry::SwitchoverStage { epoch, stage: Stage::Holds }]);
+    assert_eq!(next(&mut agent, &state, &primary, Some(0)), [Step::Open(epoch)]);
+    apply_all(&mut state, [Entry::SwitchoverStage { epoch, stage: Stage::Stops }]);
+    primary.is_busy = true;
+    assert_eq!(next(&mut agent, &state, &primary, Some(0)), []);
+    assert!(agent.facts().unwrap().is_busy);
+    primary.is_busy = false;
     let steps = next(&mut agent, &state, &primary, Some(0));
     assert_eq!(steps, [Step::OpenToPeers(Epoch(0)), Step::ShutDown]);
     primary.process = Process::Stopped;

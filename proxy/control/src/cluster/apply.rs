@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use super::history::{Descent, History, Switch};
 use super::sync::Rule;
 use super::{
-    Durability, Entry, Established, Member, Membership, Node, Registration, Report, Role, State,
-    Tenure, Unserved, Void,
+    Durability, Entry, Established, Member, Membership, Node, Registration, Report, Role, Stage,
+    State, Tenure, Unserved, Void,
 };
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
 use crate::lease::{Kind, Right, Settings};
@@ -59,6 +59,7 @@ impl State {
                 Ok(())
             }
             Entry::Switchover { epoch, to } => self.switch_over(*epoch, *to),
+            Entry::SwitchoverStage { epoch, stage } => self.advance_switchover(*epoch, *stage),
             Entry::SwitchoverCancelled { epoch } => self.cancel_switchover(*epoch),
             Entry::AcceptLoss { epoch, attempt } => self.accept_loss(*epoch, *attempt),
             Entry::Recovered { survivor } => {
@@ -549,7 +550,20 @@ impl State {
         if is_primary || !is_ready || self.handover.is_some() {
             return Err(Void::Switchover);
         }
-        self.handover = Some(to);
+        (self.handover, self.stage) = (Some(to), Stage::Prepares);
+        Ok(())
+    }
+
+    fn advance_switchover(&mut self, epoch: Epoch, stage: Stage) -> Result<(), Void> {
+        self.check_serving(epoch)?;
+        let follows = matches!(
+            (self.stage, stage),
+            (Stage::Prepares, Stage::Holds) | (Stage::Holds, Stage::Stops)
+        );
+        if self.handover.is_none() || !follows {
+            return Err(Void::Switchover);
+        }
+        self.stage = stage;
         Ok(())
     }
 

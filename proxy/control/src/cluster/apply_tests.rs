@@ -588,8 +588,16 @@ fn switchover_is_to_another_member_once_and_ends_with_the_epoch() {
     assert_eq!(void(&state, &Entry::SwitchoverCancelled { epoch }), Void::Switchover);
     apply_all(&mut state, [Entry::Switchover { epoch, to: NodeId(3) }]);
     assert_eq!(void(&state, &Entry::Switchover { epoch, to: NodeId(2) }), Void::Switchover);
-    apply_all(&mut state, [Entry::SwitchoverCancelled { epoch }]);
+    let stage = |stage| Entry::SwitchoverStage { epoch, stage };
+    assert_eq!(state.stage(), Some(Stage::Prepares));
+    assert_eq!(void(&state, &stage(Stage::Stops)), Void::Switchover, "clients are not held");
+    apply_all(&mut state, [stage(Stage::Holds)]);
+    assert_eq!(void(&state, &stage(Stage::Holds)), Void::Switchover, "a late duplicate");
+    apply_all(&mut state, [stage(Stage::Stops), Entry::SwitchoverCancelled { epoch }]);
+    assert_eq!(state.stage(), None);
+    assert_eq!(void(&state, &stage(Stage::Holds)), Void::Switchover);
     apply_all(&mut state, [Entry::Switchover { epoch, to: NodeId(2) }]);
+    assert_eq!(state.stage(), Some(Stage::Prepares), "each one from the beginning");
     seal(&mut state, 1, &[1, 2, 3]);
     assert_eq!(void(&state, &Entry::SwitchoverCancelled { epoch }), Void::Sealed);
     let entry = elect(&state, 2, vec![report(&state, 1, 100), report(&state, 2, 100)]);

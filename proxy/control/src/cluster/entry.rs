@@ -37,6 +37,19 @@ pub enum Role {
     Gone,
 }
 
+/// How far a switchover is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The primary makes a checkpoint and goes on, so that its last one has little to write.
+    #[default]
+    Prepares,
+    /// Proxies let nobody begin anything new.
+    Holds,
+    /// What runs at the primary ends, and then the primary.
+    Stops,
+}
+
 /// What a frozen data directory reports in an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -232,6 +245,13 @@ pub enum Entry {
         epoch: Epoch,
         /// The standby to serve next.
         to: NodeId,
+    },
+    /// The switchover comes to the next stage.
+    SwitchoverStage {
+        /// The epoch that is to be left.
+        epoch: Epoch,
+        /// The stage that begins.
+        stage: Stage,
     },
     /// The switchover is given up; the primary goes on.
     SwitchoverCancelled {

@@ -17,7 +17,7 @@ pub mod sync;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use entry::{Durability, Entry, Report, Role, Void};
+pub use entry::{Durability, Entry, Report, Role, Stage, Void};
 pub use membership::Membership;
 pub use policy::{Policy, PolicyError};
 pub use state::{Established, Member, Node, Registration, State, Tenure, Unserved};

@@ -23,6 +23,8 @@ pub struct Policy {
     pub attempt_ms_max: u64,
     /// How long a switchover may take before it is given up, in milliseconds.
     pub switchover_ms_max: u64,
+    /// How long a switchover waits for transactions that run, and clients for it, in milliseconds.
+    pub drain_ms_max: u64,
     /// How long PostgreSQL may leave a probe unanswered before it counts as hung, in milliseconds.
     pub hung_ms_max: u64,
     /// How long a standby must have streamed before commits may depend on it, in milliseconds. It
@@ -38,6 +40,7 @@ impl Default for Policy {
             establish_ms_max: 30_000,
             attempt_ms_max: 5_000,
             switchover_ms_max: 30_000,
+            drain_ms_max: 5_000,
             hung_ms_max: 10_000,
             steady_ms_min: 1_000,
         }
@@ -89,6 +92,7 @@ impl Policy {
             ("establish_ms_max", self.establish_ms_max),
             ("attempt_ms_max", self.attempt_ms_max),
             ("switchover_ms_max", self.switchover_ms_max),
+            ("drain_ms_max", self.drain_ms_max),
             ("hung_ms_max", self.hung_ms_max),
             ("steady_ms_min", self.steady_ms_min),
         ];

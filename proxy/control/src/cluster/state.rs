@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::{Descent, History, Switch};
 use super::sync::Rule;
-use super::{Durability, Membership, Policy, Role};
+use super::{Durability, Membership, Policy, Role, Stage};
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
 use crate::lease::{Kind, Refusal, Right, Settings};
 
@@ -107,6 +107,9 @@ pub struct State {
     pub(super) is_paused: bool,
     /// Who is to serve next, while an operator's switchover is under way.
     pub(super) handover: Option<NodeId>,
+    /// How far it is; without meaning when none is.
+    #[serde(default)]
+    pub(super) stage: Stage,
     /// The attempt in which an operator accepts loss.
     pub(super) loss_accepted: Option<Attempt>,
     /// The nodes that operators have named since the cluster was founded.
@@ -143,6 +146,7 @@ impl State {
             policy: Policy::default(),
             is_paused: false,
             handover: None,
+            stage: Stage::Prepares,
             loss_accepted: None,
             nodes: BTreeMap::new(),
             memberships: alloc::vec![Membership { version: 1, voters }],
@@ -195,6 +199,12 @@ impl State {
     #[must_use]
     pub fn handover(&self) -> Option<NodeId> {
         self.handover
+    }
+
+    /// How far a switchover is that is under way.
+    #[must_use]
+    pub fn stage(&self) -> Option<Stage> {
+        self.handover.map(|_| self.stage)
     }
 
     /// The attempt in which an operator accepts loss.

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::history::{History, Switch};
 use super::sync::Rule;
-use super::{Entry, Member, Report, State, Void};
+use super::{Entry, Member, Report, Stage, State, Void};
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline};
 use crate::lease::{Kind, Settings};
 use crate::limits::RULES_MAX;
@@ -155,4 +155,12 @@ pub(crate) fn move_primary(state: &mut State) {
         accept_loss: false,
     };
     apply_all(state, [entry]);
+}
+
+/// A switchover to this node, in which the primary of epoch 0 is to stop.
+pub(crate) fn stop_for_switchover(state: &mut State, to: u64) {
+    let epoch = Epoch(0);
+    let stage = |stage| Entry::SwitchoverStage { epoch, stage };
+    let begun = Entry::Switchover { epoch, to: NodeId(to) };
+    apply_all(state, [begun, stage(Stage::Holds), stage(Stage::Stops)]);
 }

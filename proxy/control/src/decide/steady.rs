@@ -5,8 +5,9 @@ use alloc::vec::Vec;
 
 use super::{Action, Reason, View, election};
 use crate::cluster::sync::Rule;
-use crate::cluster::{Durability, Entry, Member, Tenure};
-use crate::ids::{BootTime, NodeId};
+use crate::cluster::{Durability, Entry, Member, Stage, Tenure};
+use crate::facts::AgentFacts;
+use crate::ids::{BootTime, Epoch, NodeId};
 use crate::limits::RULES_MAX;
 
 /// The steps under an established primary.
@@ -35,24 +36,57 @@ fn leave(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Entry> {
     Some(Entry::Switchover { epoch: tenure.epoch, to })
 }
 
-/// The primary stops by itself, once it has applied the wish. What is left to decide is when its
-/// epoch may end, and when to give up.
+/// The primary makes its checkpoint, and stops when it may, by itself, once it has applied the
+/// wish. What is left to decide is when the next stage begins, when its epoch may end, and when to
+/// give up.
 fn hand_over(view: &View<'_>, tenure: &Tenure, to: NodeId, now: BootTime) -> Action {
-    let is_late = now >= view.handover_since.after_ms(view.state.policy().switchover_ms_max);
-    let stopped_at = view.agent(tenure.holder, now).and_then(|agent| agent.shut_down);
+    let epoch = tenure.epoch;
+    let policy = view.state.policy();
+    let is_late = now >= view.handover_since.after_ms(policy.switchover_ms_max);
+    let primary = view.agent(tenure.holder, now);
+    let stopped_at = primary.and_then(|agent| agent.shut_down);
     let candidate = view.agent(to, now);
+    // Clients wait from here on: not for what somebody else runs.
+    let is_stuck = primary.is_some_and(|agent| agent.is_busy)
+        && now >= view.stage_since.after_ms(policy.drain_ms_max);
+    let stage = view.state.stage();
+    let may_go_on = stage != Some(Stage::Stops) || primary.is_some_and(|agent| agent.is_busy);
+    let streams = |agent: &AgentFacts| agent.streams == Some((tenure.holder, epoch));
     match (stopped_at, candidate) {
         (Some(lsn), Some(agent)) if agent.end >= lsn => election::end(tenure),
         // It has stopped and nobody else has its last word: it is started again, in a new epoch.
         (Some(_), _) if is_late => election::end(tenure),
-        (None, _) if is_late => Action::Propose(Entry::SwitchoverCancelled { epoch: tenure.epoch }),
-        // What does not stream from here could not take over.
-        (None, Some(agent)) if agent.streams != Some((tenure.holder, tenure.epoch)) => {
-            Action::Propose(Entry::SwitchoverCancelled { epoch: tenure.epoch })
+        (None, _) if is_late => Action::Propose(Entry::SwitchoverCancelled { epoch }),
+        // What does not stream from here could not take over; once the primary may be ending, it
+        // has had its last word.
+        (None, candidate) if may_go_on && !candidate.is_some_and(streams) => {
+            Action::Propose(Entry::SwitchoverCancelled { epoch })
         }
-        (None, None) => Action::Propose(Entry::SwitchoverCancelled { epoch: tenure.epoch }),
+        (None, _) if stage == Some(Stage::Stops) && is_stuck => {
+            Action::Propose(Entry::SwitchoverCancelled { epoch })
+        }
+        (None, _) if stage == Some(Stage::Prepares) && is_prepared(primary, epoch) => {
+            Action::Propose(Entry::SwitchoverStage { epoch, stage: Stage::Holds })
+        }
+        (None, _) if stage == Some(Stage::Holds) && all_hold(view, epoch, now) => {
+            Action::Propose(Entry::SwitchoverStage { epoch, stage: Stage::Stops })
+        }
         _ => Action::Wait(Reason::Switchover { to }),
     }
+}
+
+fn is_prepared(primary: Option<&AgentFacts>, epoch: Epoch) -> bool {
+    primary.is_some_and(|agent| agent.prepared == Some(epoch))
+}
+
+/// Whether no proxy that is heard lets anybody begin anything, or has had its time for that.
+fn all_hold(view: &View<'_>, epoch: Epoch, now: BootTime) -> bool {
+    let is_over = now >= view.stage_since.after_ms(view.state.policy().silent_ms_max);
+    let proxies = view.state.registrations().keys().filter_map(|node| {
+        let seen = view.alive(*node, now)?;
+        seen.facts.proxy.as_ref()
+    });
+    is_over || proxies.into_iter().all(|proxy| proxy.holds == Some(epoch))
 }
 
 /// The next step towards a rule of the standbys that stream.

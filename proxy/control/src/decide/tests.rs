@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::*;
 use crate::cluster::sync::Rule;
 use crate::cluster::testing::{any, apply_all, directory, fill_rules, report, seal, three_nodes};
-use crate::cluster::{Durability, Membership, Node, Report, Role};
+use crate::cluster::{Durability, Membership, Node, Report, Role, Stage, testing};
 use crate::facts::{AgentFacts, Facts, Observation, ProxyFacts, Recovered, VoterFacts};
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, SystemId, Timeline, VipId};
 
@@ -31,6 +31,7 @@ struct Scene {
     tenure_since: BootTime,
     sealed_since: BootTime,
     handover_since: BootTime,
+    stage_since: BootTime,
 }
 
 fn agent(node: u64) -> AgentFacts {
@@ -47,6 +48,8 @@ fn agent(node: u64) -> AgentFacts {
         report: None,
         recovered: None,
         settled_change: 2,
+        prepared: None,
+        is_busy: false,
         shut_down: None,
     }
 }
@@ -72,6 +75,7 @@ fn scene() -> Scene {
         tenure_since: NOW,
         sealed_since: NOW,
         handover_since: NOW,
+        stage_since: NOW,
     }
 }
 
@@ -84,6 +88,7 @@ impl Scene {
             tenure_since: self.tenure_since,
             sealed_since: self.sealed_since,
             handover_since: self.handover_since,
+            stage_since: self.stage_since,
         };
         decide(&view, NOW)
     }
@@ -456,11 +461,63 @@ fn paused_cluster_says_so_and_does_nothing() {
     assert_eq!(scene.decide(), [Action::Wait(Reason::Paused)]);
 }
 
+/// A switchover to node 3, in which the primary is to stop.
+fn stopping_scene() -> Scene {
+    let mut scene = scene();
+    testing::stop_for_switchover(&mut scene.state, 3);
+    scene
+}
+
+#[test]
+fn switchover_holds_clients_after_the_checkpoint_and_stops_the_primary_when_all_proxies_hold() {
+    let mut scene = scene();
+    let (epoch, to) = (Epoch(0), NodeId(3));
+    apply_all(&mut scene.state, [Entry::Switchover { epoch, to }]);
+    assert_eq!(scene.decide(), [Action::Wait(Reason::Switchover { to })]);
+    scene.node(1).prepared = Some(epoch);
+    let holds = Entry::SwitchoverStage { epoch, stage: Stage::Holds };
+    assert_eq!(scene.proposed(), core::slice::from_ref(&holds));
+
+    apply_all(&mut scene.state, [holds]);
+    let stops = Entry::SwitchoverStage { epoch, stage: Stage::Stops };
+    assert_eq!(scene.proposed(), core::slice::from_ref(&stops), "no node has a proxy");
+    for node in [1, 2] {
+        let holds = (node == 1).then_some(epoch);
+        scene.facts(node).proxy = Some(ProxyFacts { holds, ..ProxyFacts::default() });
+    }
+    assert_eq!(scene.decide(), [Action::Wait(Reason::Switchover { to })]);
+    scene.stage_since = BootTime(0);
+    let over = scene.proposed();
+    assert_eq!(over, core::slice::from_ref(&stops), "one that never says so has had its time");
+    scene.stage_since = NOW;
+    scene.facts(2).proxy = Some(ProxyFacts { holds: Some(epoch), ..ProxyFacts::default() });
+    assert_eq!(scene.proposed(), [stops]);
+}
+
+#[test]
+fn switchover_is_given_up_for_a_transaction_that_does_not_end() {
+    let mut scene = stopping_scene();
+    scene.node(1).is_busy = true;
+    assert_eq!(scene.decide(), [Action::Wait(Reason::Switchover { to: NodeId(3) })]);
+    scene.stage_since = BootTime(NOW.0 - 5_000_000_000);
+    assert_eq!(scene.proposed(), [Entry::SwitchoverCancelled { epoch: Epoch(0) }]);
+    scene.node(1).is_busy = false;
+    assert_eq!(scene.decide(), [Action::Wait(Reason::Switchover { to: NodeId(3) })]);
+}
+
+#[test]
+fn primary_that_ends_for_a_switchover_takes_its_standbys_with_it() {
+    let mut scene = stopping_scene();
+    scene.node(3).streams = None;
+    assert_eq!(scene.decide(), [Action::Wait(Reason::Switchover { to: NodeId(3) })]);
+    scene.node(1).is_busy = true;
+    assert_eq!(scene.proposed(), [Entry::SwitchoverCancelled { epoch: Epoch(0) }]);
+}
+
 #[test]
 fn switchover_waits_for_the_clean_end_and_for_the_next_one_to_have_all() {
-    let mut scene = scene();
+    let mut scene = stopping_scene();
     let to = NodeId(3);
-    apply_all(&mut scene.state, [Entry::Switchover { epoch: Epoch(0), to }]);
     assert_eq!(scene.decide(), [Action::Wait(Reason::Switchover { to })]);
     scene.node(1).postgres = Postgres::Stopped;
     scene.node(1).shut_down = Some(Lsn(150));
@@ -477,9 +534,7 @@ fn switchover_waits_for_the_clean_end_and_for_the_next_one_to_have_all() {
 
 #[test]
 fn switchover_is_given_up_while_the_primary_runs_and_ends_the_epoch_when_it_does_not() {
-    let mut scene = scene();
-    let to = NodeId(3);
-    apply_all(&mut scene.state, [Entry::Switchover { epoch: Epoch(0), to }]);
+    let mut scene = stopping_scene();
     scene.handover_since = BootTime(0);
     assert_eq!(scene.proposed(), [Entry::SwitchoverCancelled { epoch: Epoch(0) }]);
     scene.node(1).postgres = Postgres::Stopped;

@@ -31,6 +31,8 @@ pub struct View<'a> {
     pub sealed_since: BootTime,
     /// When the coordinator saw the switchover begin.
     pub handover_since: BootTime,
+    /// When the coordinator saw the switchover come to its stage.
+    pub stage_since: BootTime,
 }
 
 impl View<'_> {

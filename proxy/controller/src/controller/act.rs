@@ -137,6 +137,7 @@ impl Controller {
         update(&mut self.since.tenure, epoch, now);
         update(&mut self.since.sealed, self.state.sealed(), now);
         update(&mut self.since.handover, self.state.handover(), now);
+        update(&mut self.since.stage, self.state.stage(), now);
     }
 
     fn snapshot(&mut self) {
@@ -217,6 +218,7 @@ impl Controller {
             tenure_since: self.since.tenure.1.max(began),
             sealed_since: self.since.sealed.1.max(began),
             handover_since: self.since.handover.1.max(began),
+            stage_since: self.since.stage.1.max(began),
         }
     }
 

@@ -6,7 +6,7 @@ mod operate;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use pgx_control::cluster::{Entry, State, Void};
+use pgx_control::cluster::{Entry, Stage, State, Void};
 use pgx_control::decide::Reason;
 use pgx_control::detect::Observer;
 use pgx_control::facts::{AgentFacts, Facts, ProxyFacts, VoterFacts};
@@ -103,6 +103,7 @@ struct Since {
     tenure: (Option<Epoch>, BootTime),
     sealed: (Option<Attempt>, BootTime),
     handover: (Option<NodeId>, BootTime),
+    stage: (Option<Stage>, BootTime),
 }
 
 /// One node's part in the control plane.
@@ -152,7 +153,12 @@ impl Controller {
         let status = quorum.status();
         let me = NodeId(status.identity.node.get());
         let life = quorum.life();
-        let since = Since { tenure: (None, now), sealed: (None, now), handover: (None, now) };
+        let since = Since {
+            tenure: (None, now),
+            sealed: (None, now),
+            handover: (None, now),
+            stage: (None, now),
+        };
         let mut controller = Self {
             me,
             quorum,

@@ -42,6 +42,8 @@ fn agent(node: u64) -> AgentFacts {
         report: None,
         recovered: None,
         settled_change: 0,
+        prepared: None,
+        is_busy: false,
         shut_down: None,
     }
 }

@@ -279,19 +279,56 @@ fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {
     }
 }
 
+/// libpq's words.
+const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
 fn postgres(raw: raw::Postgres, problems: &mut Vec<String>) -> Postgres {
-    for (key, text) in [("user", &raw.user), ("database", &raw.database)] {
-        if text.is_empty() || text.contains('\0') {
+    for (key, text) in [
+        ("user", &raw.user),
+        ("database", &raw.database),
+        ("replication_user", &raw.replication_user),
+    ] {
+        // In postgresql.conf and pg_hba.conf a line ends what it says.
+        if text.is_empty() || text.contains(['\0', '\n', '\r']) {
             problems.push(format!("postgres.{key}: {text:?} cannot be a name in PostgreSQL"));
         }
     }
-    let password_file = raw.password_file;
+    if raw.listen_addresses.contains(['\0', '\n', '\r']) {
+        problems.push("postgres.listen_addresses: it must be one line".to_owned());
+    }
+    if raw.replication_user == raw.user {
+        problems.push(
+            "postgres.replication_user: it must be another role than postgres.user, as it may do \
+             less"
+                .to_owned(),
+        );
+    }
+    if raw.port == 0 {
+        problems.push("postgres.port: 0 is no port that PostgreSQL could listen on".to_owned());
+    }
+    if !SSL_MODES.contains(&raw.replication_sslmode.as_str()) {
+        problems.push(format!(
+            "postgres.replication_sslmode: {:?} is none of {}",
+            raw.replication_sslmode,
+            SSL_MODES.join(", ")
+        ));
+    }
+    let mut path = |key: &str, text| absolute(&format!("postgres.{key}"), text, problems);
     Postgres {
-        data_directory: absolute("postgres.data_directory", raw.data_directory, problems),
-        bin_directory: absolute("postgres.bin_directory", raw.bin_directory, problems),
+        data_directory: path("data_directory", raw.data_directory),
+        bin_directory: path("bin_directory", raw.bin_directory),
+        config_file: raw.config_file.map(|text| path("config_file", text)),
+        port: raw.port,
+        listen_addresses: raw.listen_addresses,
+        socket_directory: raw.socket_directory.map(|text| path("socket_directory", text)),
+        system_user: raw.system_user,
+        replication_user: raw.replication_user,
+        replication_password_file: path("replication_password_file", raw.replication_password_file),
+        replication_sslmode: raw.replication_sslmode,
+        wal_keep_mb: raw.wal_keep_mb,
+        password_file: raw.password_file.map(|text| path("password_file", text)),
         user: raw.user,
         database: raw.database,
-        password_file: password_file.map(|text| absolute("postgres.password_file", text, problems)),
     }
 }
 

@@ -194,9 +194,44 @@ pub(crate) struct Control {
 pub(crate) struct Postgres {
     pub(crate) data_directory: PathBuf,
     pub(crate) bin_directory: PathBuf,
+    /// In the data directory where it is not given.
+    pub(crate) config_file: Option<PathBuf>,
+    pub(crate) port: u16,
+    pub(crate) listen_addresses: String,
+    /// In pgx's own folder where it is not given.
+    pub(crate) socket_directory: Option<PathBuf>,
+    pub(crate) system_user: String,
+    pub(crate) replication_user: String,
+    pub(crate) replication_password_file: PathBuf,
+    pub(crate) replication_sslmode: String,
+    pub(crate) wal_keep_mb: u32,
     pub(crate) user: String,
     pub(crate) database: String,
     pub(crate) password_file: Option<PathBuf>,
+}
+
+#[cfg(test)]
+impl Postgres {
+    /// One of a directory, with what is usual besides.
+    pub(crate) fn of(data_directory: &Path) -> Self {
+        let name = "postgres".to_owned();
+        Self {
+            data_directory: data_directory.to_owned(),
+            bin_directory: "/".into(),
+            config_file: None,
+            port: 5432,
+            listen_addresses: "*".to_owned(),
+            socket_directory: None,
+            system_user: name.clone(),
+            replication_user: "pgx".to_owned(),
+            replication_password_file: "/".into(),
+            replication_sslmode: "prefer".to_owned(),
+            wal_keep_mb: 1,
+            user: name.clone(),
+            database: name,
+            password_file: None,
+        }
+    }
 }
 
 /// Everything that is wrong with a configuration file.

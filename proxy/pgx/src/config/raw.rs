@@ -389,15 +389,54 @@ fn control_data() -> String {
 #[derive(Debug, Deserialize, TomlExample)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Postgres {
-    /// PostgreSQL's data directory.
+    /// PostgreSQL's data directory. Beside it, in a folder of its name with ".pgx" at the end, pgx
+    /// keeps what it needs. Where there is none, it becomes a copy of the primary's. One that 'pgx
+    /// init postgres' has neither founded nor taken over is watched and not touched.
     #[toml_example(default = "/var/lib/postgresql/data")]
     pub(super) data_directory: String,
-    /// The folder with its programs; pg_controldata is the one that is needed now.
+    /// The folder with its programs.
     #[toml_example(default = "/usr/lib/postgresql/17/bin")]
     pub(super) bin_directory: String,
-    /// The role by which pgx asks whether queries are still answered. Best is a superuser, who gets
-    /// a connection when all others are taken. pgx connects by the Unix socket with the rights of
-    /// the data directory's owner, so `peer` in pg_hba.conf lets it in.
+    /// postgresql.conf, if it is not in the data directory.
+    #[toml_example(default = "/etc/postgresql/17/main/postgresql.conf")]
+    pub(super) config_file: Option<String>,
+    /// The port, the same on all hosts of the cluster.
+    #[serde(default = "postgres_port")]
+    #[toml_example(default = 5432)]
+    pub(super) port: u16,
+    /// The addresses that it listens on: the other hosts and the proxies must reach it.
+    #[serde(default = "postgres_listen")]
+    #[toml_example(default = "*")]
+    pub(super) listen_addresses: String,
+    /// The folder of its Unix socket, which only its user may enter: clients come by the proxy. In
+    /// pgx's folder beside the data directory unless it is given.
+    #[toml_example(default = "/run/pgx/postgres")]
+    pub(super) socket_directory: Option<String>,
+    /// The system's user that a new data directory belongs to, and that PostgreSQL runs as.
+    #[serde(default = "postgres_name")]
+    #[toml_example(default = "postgres")]
+    pub(super) system_user: String,
+    /// The role by which members receive from one another, rewind and clone; pgx makes it.
+    #[serde(default = "replication_user")]
+    #[toml_example(default = "pgx")]
+    pub(super) replication_user: String,
+    /// The file with its password on the first line, the same on every host. 'pgx init postgres'
+    /// makes it where there is none; copy it to the other hosts.
+    #[serde(default = "replication_password_file")]
+    #[toml_example(default = "/etc/pgx/replication.password")]
+    pub(super) replication_password_file: String,
+    /// How members encrypt what goes between them, in libpq's words.
+    #[serde(default = "replication_sslmode")]
+    #[toml_example(default = "prefer")]
+    pub(super) replication_sslmode: String,
+    /// How much of its log a primary keeps for a member that is away, in MiB; one that is away for
+    /// longer is cloned anew.
+    #[serde(default = "wal_keep_mb")]
+    #[toml_example(default = 10240)]
+    pub(super) wal_keep_mb: u32,
+    /// The role by which pgx asks whether queries are still answered, and sets what it has to:
+    /// a superuser. pgx connects by the Unix socket with the rights of the data directory's owner,
+    /// so `peer` in pg_hba.conf lets it in.
     #[serde(default = "postgres_name")]
     #[toml_example(default = "postgres")]
     pub(super) user: String,
@@ -412,6 +451,26 @@ pub(super) struct Postgres {
 
 fn postgres_name() -> String {
     "postgres".to_owned()
+}
+
+fn postgres_listen() -> String {
+    "*".to_owned()
+}
+
+fn replication_user() -> String {
+    "pgx".to_owned()
+}
+
+fn replication_password_file() -> String {
+    "/etc/pgx/replication.password".to_owned()
+}
+
+fn replication_sslmode() -> String {
+    "prefer".to_owned()
+}
+
+fn wal_keep_mb() -> u32 {
+    10_240
 }
 
 #[derive(Debug, Deserialize, TomlExample)]

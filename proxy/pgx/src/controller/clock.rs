@@ -23,7 +23,7 @@ pub(super) fn until(then: BootTime, now: BootTime) -> Duration {
 ///
 /// # Panics
 /// When the system has no randomness; then nothing of this program is safe to run.
-pub(super) fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let provider = crate::peer::certificates::provider();
     provider.secure_random.fill(&mut bytes).expect("the system's source of randomness must work");

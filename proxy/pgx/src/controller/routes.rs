@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, PoisonError};
 
-use pgx_control::cluster::State;
+use pgx_control::cluster::{Stage, State};
 use pgx_control::facts::ProxyFacts;
 use pgx_control::ids::{BootTime, NodeId};
 use pgx_control::lease::Kind;
@@ -72,6 +72,11 @@ struct Leader {
     said: Option<ProxyFacts>,
 }
 
+/// Whether a switchover has come so far that nobody begins anything new.
+fn holds(state: &State) -> bool {
+    matches!(state.stage(), Some(Stage::Holds | Stage::Stops))
+}
+
 impl Leader {
     fn lead(&mut self) {
         let Some(state) = self.state.clone() else { return };
@@ -97,7 +102,7 @@ impl Leader {
     /// Says which epoch the proxy goes by.
     fn say(&mut self, state: &State) {
         let epoch = state.tenure().map(|tenure| tenure.epoch);
-        let holds = state.handover().and(epoch);
+        let holds = epoch.filter(|_| holds(state));
         let facts = ProxyFacts { epoch, vips: BTreeSet::new(), holds };
         if self.said.as_ref() == Some(&facts) {
             return;
@@ -118,7 +123,7 @@ impl Leader {
             None => Gate::Held,
             Some(_) if state.sealed().is_some() => Gate::Shut,
             Some(tenure) if !tenure.is_established => Gate::Shut,
-            Some(_) if state.handover().is_some() => Gate::Held,
+            Some(_) if holds(state) => Gate::Held,
             Some(_) => Gate::Open,
         };
         let holder = tenure.map(|tenure| tenure.holder);

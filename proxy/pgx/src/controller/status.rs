@@ -113,12 +113,19 @@ fn members(log: &Status) -> Vec<MemberStatus> {
 
 fn epoch(state: &State) -> Option<EpochStatus> {
     let tenure = state.tenure()?;
+    let established = state.established().filter(|_| tenure.is_established);
+    let rule = established.and_then(|established| established.rules.last());
+    let rule = rule.unwrap_or(&tenure.rule);
+    let candidates = state.members().values();
+    let candidates = candidates.filter(|member| rule.members.contains(&member.incarnation));
     Some(EpochStatus {
         epoch: tenure.epoch.0,
         holder: tenure.holder.0,
         is_established: tenure.is_established,
         sealed: state.sealed().map(|attempt| attempt.0),
         handover: state.handover().map(|to| to.0),
+        sync_standbys: rule.k,
+        sync_candidates: candidates.map(|member| member.node.0).collect(),
     })
 }
 

@@ -41,13 +41,7 @@ mod tests {
 
     #[test]
     fn refusal_is_a_reduction_with_a_way_out_and_silence_is_trouble() {
-        let postgres = Postgres {
-            data_directory: "/data".into(),
-            bin_directory: "/".into(),
-            user: "watcher".to_owned(),
-            database: "postgres".to_owned(),
-            password_file: None,
-        };
+        let postgres = Postgres { user: "watcher".to_owned(), ..Postgres::of("/".as_ref()) };
         let refused = finding(&postgres, Verdict::Refuses("no".to_owned()));
         assert_eq!(refused.state, State::Reduced);
         assert!(refused.found.contains("watcher") && refused.next_step.contains("password_file"));

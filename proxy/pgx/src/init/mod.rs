@@ -1,11 +1,12 @@
-//! `pgx init`: makes the cluster's certificate authority, the certificates of its nodes, and a
-//! node's store.
+//! `pgx init`: makes the cluster's certificate authority, the certificates of its nodes, a node's
+//! store, and its first data directory.
 //!
 //! It must not know how certificates are used; what they say is in [`crate::peer::identity`].
 //! Keys never leave the folder where they are made.
 
 mod files;
 mod make;
+mod postgres;
 mod show;
 mod store;
 
@@ -18,6 +19,7 @@ pub(crate) fn run(verb: &InitVerb) -> Result<(), Failure> {
         InitVerb::Ca { cluster, out, days } => make::authority(cluster, out, *days)?,
         InitVerb::Node(node) => make::node(node)?,
         InitVerb::Store(wanted) => store::make(wanted)?,
+        InitVerb::Postgres(wanted) => postgres::make(wanted)?,
         InitVerb::Show { file } => show::show(file)?,
     };
     print!("{said}");

@@ -36,7 +36,23 @@ pub(crate) const FORWARDED_MAX: usize = 32;
 pub(crate) const FORWARDED_MS_MAX: u64 = pgx_controller::limits::REQUEST_MS_MAX + 1_000;
 
 /// How often PostgreSQL is looked at when nothing has changed.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How often it is looked at while something is waited for: a failover, or a standby to stream.
+pub(crate) const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(10);
+
+/// How often it is looked at then while it answers with errors, each of which it logs.
+pub(crate) const LOOK_REFUSED_EVERY: Duration = Duration::from_millis(50);
+
+/// How soon what failed is tried again; each time it takes twice as long, up to the other.
+pub(crate) const TRY_AGAIN: (Duration, Duration) =
+    (Duration::from_millis(500), Duration::from_secs(10));
+
+/// How often slots are seen to, and what was put aside.
+pub(crate) const TEND_EVERY: Duration = Duration::from_secs(5);
+
+/// How often it is logged how far a copy is.
+pub(crate) const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 const _: () = assert!((FORWARDED_MS_MAX as u128) < ANSWER_MAX.as_millis());
 const _: () = assert!(

@@ -28,6 +28,12 @@ pub(crate) const PROMOTE_MAX: Duration = Duration::from_secs(60);
 /// How long one query of the agent's own may take, also on the server's side.
 pub(crate) const QUERY_MAX: Duration = Duration::from_secs(2);
 
+/// How often it is asked whether what takes long is still wanted.
+pub(crate) const WATCH_EVERY: Duration = Duration::from_millis(50);
+
+/// How long the checkpoint before a switchover may take.
+pub(crate) const CHECKPOINT_MAX: Duration = Duration::from_secs(600);
+
 /// How long one look waits for processes to show that they have read a new configuration; the next
 /// look goes on with it.
 pub(crate) const PROOF_MAX: Duration = Duration::from_millis(150);

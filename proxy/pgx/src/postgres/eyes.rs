@@ -265,6 +265,7 @@ impl Eyes {
             return Ok(());
         }
         local.process = Process::Primary;
+        local.is_busy = answer.is_busy;
         let flushed = answer.flushed.unwrap_or(Lsn(0));
         local.end = flushed;
         local.timeline = answer.timeline.unwrap_or(local.timeline);
@@ -297,6 +298,7 @@ fn nothing() -> Local {
         rule_flushed: Lsn(0),
         rule_since: Lsn(u64::MAX),
         was_primary: false,
+        is_busy: false,
         shut_down: None,
     }
 }

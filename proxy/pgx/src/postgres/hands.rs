@@ -13,7 +13,7 @@ use super::proof::{self, Answer};
 use super::session::Session;
 use super::settings::{self, Managed};
 use super::{Abort, Peer, Place, files, slots};
-use crate::limits::postgres::{DETACH_MAX, PAUSE, PROMOTE_MAX, RECEIVER_GRACE};
+use crate::limits::postgres::{CHECKPOINT_MAX, DETACH_MAX, PAUSE, PROMOTE_MAX, RECEIVER_GRACE};
 
 /// Whoever carries steps out has these for one list of steps.
 #[derive(Clone, Debug)]
@@ -101,11 +101,12 @@ impl Hands {
         })?;
         let found = self.running()?;
         let session = Session::open(&self.place, &found)?;
+        // Before, as members that find no slot lose time; but a slot that cannot be made keeps
+        // nobody from being promoted.
+        let kept = slots::prepare(&self.place, &session, members);
         if session.value("SELECT pg_is_in_recovery()")? == "t" {
             session.ask("SELECT pg_promote(false)")?;
         }
-        // Made meanwhile: each of them is synced, and members that find none lose time.
-        let kept = slots::keep(&self.place, &session, &with_nothing_flushed(members));
         let deadline = Instant::now() + PROMOTE_MAX;
         while session.value("SELECT pg_is_in_recovery()")? != "f" {
             self.abort.check()?;
@@ -125,6 +126,15 @@ impl Hands {
     pub(crate) fn keep_slots(&self, members: &[(NodeId, Option<Lsn>)]) -> Result<(), Error> {
         let session = Session::open(&self.place, &self.running()?)?;
         slots::keep(&self.place, &session, members)
+    }
+
+    /// Makes a checkpoint, so that the one at the end has little to write.
+    ///
+    /// # Errors
+    /// When the server cannot be asked, or it takes too long.
+    pub(crate) fn checkpoint(&self) -> Result<(), Error> {
+        let session = Session::open(&self.place, &self.running()?)?;
+        session.carry_out("CHECKPOINT", "the checkpoint", CHECKPOINT_MAX, &self.abort)
     }
 
     fn running(&self) -> Result<Postmaster, Error> {
@@ -159,10 +169,6 @@ impl Hands {
         let line = format!("*:*:*:{}:{password}\n", escaped(&place.replication_user));
         place.own(|| files::write_if_other(&place.pass_file(), &line)).map(drop)
     }
-}
-
-fn with_nothing_flushed(members: &[NodeId]) -> Vec<(NodeId, Option<Lsn>)> {
-    members.iter().map(|member| (*member, None)).collect()
 }
 
 /// What keeps a server from being done with what it receives.

@@ -135,6 +135,14 @@ pub(crate) struct Peer {
     pub(crate) port: u16,
 }
 
+/// Whether something is half done to the directory: it must not be started.
+///
+/// # Errors
+/// When that cannot be read.
+pub(crate) fn is_half_built(place: &Place) -> Result<bool, Error> {
+    rebuild::mark(place).map(|mark| mark.is_some())
+}
+
 /// Interrupts what takes long, from any thread and for good: whoever goes on takes a new one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Abort(Arc<AtomicBool>);

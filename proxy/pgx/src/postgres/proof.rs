@@ -29,7 +29,9 @@ const QUESTION: &str = "\
 SELECT 'self', r, CASE WHEN r THEN NULL ELSE pg_current_wal_flush_lsn() END, \
        CASE WHEN r THEN NULL ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END, \
        pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), \
-       current_setting('synchronous_standby_names'), current_setting('primary_conninfo') \
+       current_setting('synchronous_standby_names'), current_setting('primary_conninfo'), \
+       EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'client backend' \
+               AND xact_start IS NOT NULL AND application_name NOT LIKE 'pgx %') \
   FROM pg_is_in_recovery() AS r; \
 SELECT 'receiver', status, sender_host, sender_port FROM pg_stat_wal_receiver; \
 SELECT 'sender', pid, application_name, flush_lsn, sync_priority FROM pg_stat_replication; \
@@ -49,6 +51,8 @@ pub(super) struct Answer {
     /// What is in force, for a session at least.
     pub(super) names: String,
     pub(super) conninfo: String,
+    /// Whether somebody else has a transaction open.
+    pub(super) is_busy: bool,
     pub(super) receiver: Option<Receiver>,
     pub(super) senders: Vec<Sender>,
     pub(super) processes: Vec<Process>,
@@ -101,6 +105,7 @@ impl Answer {
                 self.timeline = u32::from_str_radix(&text(3), 16).ok().map(Timeline);
                 (self.received, self.replayed) = (lsn(4), lsn(5));
                 (self.names, self.conninfo) = (text(6), text(7));
+                self.is_busy = text(8) == "t";
             }
             "receiver" => {
                 let (is_streaming, host, port) = (text(1) == "streaming", text(2), text(3));

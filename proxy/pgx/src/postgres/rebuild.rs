@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 
-use pgx_control::ids::Incarnation;
+use pgx_control::ids::{Incarnation, Lsn};
 use rustix::fs::statvfs;
 
 use super::error::{Error, system};
@@ -235,7 +235,6 @@ impl Hands {
         let mut words = vec!["--no-ensure-shutdown".to_owned(), "--progress".to_owned()];
         let has_config = place.has_config_inside() || versions::rewinds_with_config_file(version);
         let has_restore = !program::setting(place, "restore_command")?.is_empty();
-        let log = place.data.join("pg_wal");
         if has_config && has_restore {
             words.push("--restore-target-wal".to_owned());
             if !place.has_config_inside() {
@@ -269,8 +268,13 @@ impl Hands {
             let is_untouched = control.is_clean && !control.was_primary;
             return Ok(is_untouched && !self.has_lost(upstream, control.end)?);
         };
-        // Until version 17 it removes log that the directory needs and the source has no more.
-        Ok(has_restore || first_segment(&label).is_some_and(|name| log.join(name).exists()))
+        // It needs the log since there, of which the source may have removed what came after the
+        // two had parted.
+        let start = first_position(&label);
+        Ok(match start {
+            Some(start) => has_restore || !self.has_lost(upstream, start)?,
+            None => false,
+        })
     }
 
     /// Has the directory's own log replayed, without which it cannot be rewound. By ourselves, as
@@ -360,10 +364,10 @@ fn reach(upstream: &Peer) -> std::io::Result<()> {
     outcome
 }
 
-/// The segment that recovery begins with, as the label of a backup says.
-fn first_segment(label: &str) -> Option<&str> {
+/// Where recovery begins, as the label of a backup says.
+fn first_position(label: &str) -> Option<Lsn> {
     let line = label.lines().find_map(|line| line.strip_prefix("START WAL LOCATION:"))?;
-    line.split_once("(file ")?.1.strip_suffix(')')
+    control_file::parse_lsn(line.split_once('(')?.0)
 }
 
 /// Tells what a program says of its progress: `done/total kB`.
@@ -466,11 +470,11 @@ mod tests {
     }
 
     #[test]
-    fn label_names_the_segment_that_recovery_begins_with() {
-        let label = "START WAL LOCATION: 0/3000028 (file 000000010000000000000003)\n\
-                     CHECKPOINT LOCATION: 0/3000060\nBACKUP METHOD: pg_rewind\n";
-        assert_eq!(first_segment(label), Some("000000010000000000000003"));
-        assert_eq!(first_segment("BACKUP METHOD: pg_rewind\n"), None);
+    fn label_says_where_recovery_begins() {
+        let label = "START WAL LOCATION: 1/3000028 (file 000000010000000100000003)\n\
+                     CHECKPOINT LOCATION: 1/3000060\nBACKUP METHOD: pg_rewind\n";
+        assert_eq!(first_position(label), Some(Lsn(0x1_0300_0028)));
+        assert_eq!(first_position("BACKUP METHOD: pg_rewind\n"), None);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A session of pgx's own with the local PostgreSQL. Every wait has a bound, on both sides.
 
 use std::future::Future;
-use std::time::Duration;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
@@ -10,8 +11,8 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::error::Error;
 use super::postmaster::Postmaster;
-use super::{Place, owner};
-use crate::limits::postgres::QUERY_MAX;
+use super::{Abort, Place, owner};
+use crate::limits::postgres::{QUERY_MAX, WATCH_EVERY};
 
 /// By this PostgreSQL's views and logs tell it from others.
 const APPLICATION: &str = "pgx agent";
@@ -79,6 +80,27 @@ impl Session {
             _ => None,
         });
         Ok(rows.collect())
+    }
+
+    /// Has a statement carried out that may take long, and can be interrupted.
+    pub(super) fn carry_out(
+        &self,
+        sql: &str,
+        what: &'static str,
+        limit: Duration,
+        abort: &Abort,
+    ) -> Result<(), Error> {
+        self.ask("SET statement_timeout = 0")?;
+        let deadline = Instant::now() + limit;
+        let mut running = pin!(self.client.batch_execute(sql));
+        loop {
+            let step = self.runtime.block_on(async { timeout(WATCH_EVERY, &mut running).await });
+            match step {
+                Ok(done) => return done.map_err(|error| Error::Silent(words(&error))),
+                Err(_) if Instant::now() >= deadline => return Err(Error::TimeOut { what, limit }),
+                Err(_) => abort.check()?,
+            }
+        }
     }
 
     /// The one value of a query.

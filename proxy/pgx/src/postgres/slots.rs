@@ -8,11 +8,16 @@ use super::error::Error;
 use super::session::{Session, literal};
 use super::settings;
 
+/// Keeps what the members may need of a server that is being promoted, until they have slots of
+/// their own that do. One that had parted from it is rewound by the log since the last checkpoint
+/// before that, which the first checkpoint of the new timeline would remove.
+const PROMOTION: &str = "pgx_promotion";
+
 /// Makes the slots of these members, other than this node, that are missing or have lost what they
 /// were kept for; drops those of nodes that are not members.
 ///
-/// A standby keeps them as well, for the day on which it is promoted. Nobody uses them there, so
-/// they advance to what each member has flushed; without that they would keep its log for ever.
+/// A standby has them as well, since members follow it at once when it is promoted. Nobody uses
+/// them until then, so they keep nothing.
 pub(super) fn keep(
     place: &Place,
     session: &Session,
@@ -21,7 +26,9 @@ pub(super) fn keep(
     let others = members.iter().filter(|(node, _)| *node != place.node);
     let wanted: Vec<_> = others.map(|(node, end)| (settings::slot(*node), *end)).collect();
     let rows = session.ask(
-        "SELECT slot_name, active, restart_lsn IS NULL OR wal_status = 'lost' \
+        "SELECT slot_name, active, \
+         CASE WHEN restart_lsn IS NULL THEN NOT pg_is_in_recovery() \
+         ELSE wal_status = 'lost' OR pg_is_in_recovery() END \
          FROM pg_replication_slots \
          WHERE slot_type = 'physical' AND slot_name LIKE 'pgx\\_node\\_%'",
     )?;
@@ -39,7 +46,16 @@ pub(super) fn keep(
     for (name, end) in &wanted {
         let slot = literal(name);
         if !known.contains(name) {
-            session.ask(&format!("SELECT pg_create_physical_replication_slot({slot}, true)"))?;
+            let made = session.value(&format!(
+                "SELECT pg_copy_physical_replication_slot(slot_name, {slot}) \
+                 FROM pg_replication_slots WHERE slot_name = '{PROMOTION}' \
+                 AND restart_lsn IS NOT NULL AND wal_status <> 'lost' AND NOT pg_is_in_recovery()"
+            ))?;
+            if made.is_empty() {
+                session.ask(&format!(
+                    "SELECT pg_create_physical_replication_slot({slot}, NOT pg_is_in_recovery())"
+                ))?;
+            }
         }
         if let Some(end) = end {
             // Neither further than this server has replayed, nor back.
@@ -50,5 +66,22 @@ pub(super) fn keep(
             ))?;
         }
     }
+    // One that is active and keeps nothing yet has just been connected to.
+    session.ask(&format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+         WHERE slot_name = '{PROMOTION}' AND NOT active AND (pg_is_in_recovery() OR NOT EXISTS \
+         (SELECT FROM pg_replication_slots WHERE slot_type = 'physical' \
+         AND slot_name LIKE 'pgx\\_node\\_%' AND restart_lsn IS NULL))"
+    ))?;
     Ok(())
+}
+
+/// Makes slots for these members, on a standby that is promoted next, and keeps what they may need.
+pub(super) fn prepare(place: &Place, session: &Session, members: &[NodeId]) -> Result<(), Error> {
+    let members: Vec<_> = members.iter().map(|member| (*member, None)).collect();
+    keep(place, session, &members)?;
+    let sql = format!(
+        "SELECT pg_create_physical_replication_slot('{PROMOTION}', true) WHERE pg_is_in_recovery()"
+    );
+    session.ask(&sql).map(drop)
 }

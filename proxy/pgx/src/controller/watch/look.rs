@@ -1,9 +1,12 @@
-//! Looks at a PostgreSQL from outside: by `pg_controldata`, its files and its process.
+//! The thread that looks at PostgreSQL: by its files, its process, and what it answers.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
 
+use pgx_control::agent::{Local, Process};
+use pgx_control::ids::{BootTime, Lsn, SystemId, Timeline};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::Input;
@@ -11,15 +14,32 @@ use super::probe::Target;
 use crate::config::Postgres;
 use crate::limits::control::LOOK_EVERY;
 use crate::postgres::control_file::{Cache, ControlFile};
+use crate::postgres::eyes::Eyes;
 use crate::postgres::owner::owner_of;
-use crate::postgres::postmaster;
+use crate::postgres::settings::{self, Managed};
+use crate::postgres::{Place, postmaster};
 
 /// What was found.
 #[derive(Debug)]
 pub(in crate::controller) struct Found {
-    pub(super) control: ControlFile,
-    pub(super) is_standby: bool,
+    /// What is known of the directory.
+    pub(super) sight: Sight,
     pub(super) postmaster: Option<Postmaster>,
+    /// Why the server could not be asked in full.
+    pub(super) trouble: Option<String>,
+}
+
+/// What lies in the directory's place.
+#[derive(Debug)]
+pub(in crate::controller) enum Sight {
+    /// Nothing: it may become a copy.
+    Nothing,
+    /// A directory that is half built; it must not be started.
+    Half(Local),
+    /// A directory that pgx neither founded nor took over.
+    Foreign(Local),
+    /// One that is pgx's, and what pgx has set in it.
+    Managed(Local, Managed),
 }
 
 /// A running postmaster, held so that its number cannot be mistaken.
@@ -30,11 +50,30 @@ pub(in crate::controller) struct Postmaster {
     pub(super) target: Target,
 }
 
-/// Looks again and again, for as long as somebody wants to know.
-pub(super) fn run(postgres: &Postgres, found: &Sender<Input>) {
-    let mut cache = Cache::default();
-    while found.send(Input::Looked(Box::new(look(postgres, &mut cache)))).is_ok() {
-        std::thread::sleep(LOOK_EVERY);
+/// What the thread is asked for: to look at once, and then again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ask {
+    /// What has been done before: a look that began earlier may show what was before it.
+    pub(super) generation: u64,
+    pub(super) every: Duration,
+}
+
+/// Looks for as long as somebody wants to know.
+pub(super) fn run(postgres: &Postgres, place: &Place, asks: &Receiver<Ask>, found: &Sender<Input>) {
+    let mut looker =
+        Looker { postgres, place, eyes: Eyes::new(place.clone()), cache: Cache::default() };
+    let mut ask = Ask { generation: 0, every: LOOK_EVERY };
+    loop {
+        let looked = Box::new(looker.look());
+        let generation = ask.generation;
+        if found.send(Input::Looked { generation, looked }).is_err() {
+            return;
+        }
+        match asks.recv_timeout(ask.every) {
+            Ok(newer) => ask = asks.try_iter().last().unwrap_or(newer),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
     }
 }
 
@@ -45,35 +84,94 @@ pub(super) fn wait_for_end(handle: &OwnedFd) {
     while !matches!(poll(&mut fds, None), Ok(count) if count > 0) {}
 }
 
-fn look(postgres: &Postgres, cache: &mut Cache) -> Result<Found, String> {
-    let data = &postgres.data_directory;
-    Ok(Found {
-        control: cache.read(&postgres.bin_directory, data)?,
-        is_standby: data.join("standby.signal").exists(),
-        postmaster: postmaster(postgres),
-    })
+struct Looker<'a> {
+    postgres: &'a Postgres,
+    place: &'a Place,
+    eyes: Eyes,
+    cache: Cache,
+}
+
+impl Looker<'_> {
+    fn look(&mut self) -> Result<Found, String> {
+        let managed = settings::read(self.place).map_err(|error| error.to_string())?;
+        let is_half = crate::postgres::is_half_built(self.place);
+        if is_half.map_err(|error| error.to_string())? {
+            return Ok(Found { sight: Sight::Half(nothing()), postmaster: None, trouble: None });
+        }
+        if !self.place.data.join("PG_VERSION").exists() {
+            return Ok(Found { sight: Sight::Nothing, postmaster: None, trouble: None });
+        }
+        let Some(managed) = managed else { return self.look_from_outside() };
+        let found = self.eyes.look().map_err(|error| error.to_string())?;
+        let postmaster = found.postmaster.map(|found| postmaster_of(self.postgres, found));
+        let sight = Sight::Managed(found.local, managed);
+        Ok(Found { sight, postmaster: postmaster.transpose()?, trouble: found.trouble })
+    }
+
+    /// By files and process alone.
+    fn look_from_outside(&mut self) -> Result<Found, String> {
+        let data = &self.postgres.data_directory;
+        let control = self.cache.read(&self.postgres.bin_directory, data)?;
+        let postmaster = find(self.postgres);
+        let ControlFile { system, timeline, end, was_primary, .. } = control;
+        let process = match &postmaster {
+            None => Process::Stopped,
+            Some(_) if data.join("standby.signal").exists() => Process::Standby,
+            Some(_) => Process::Primary,
+        };
+        let local = Local { system, process, end, timeline, was_primary, ..nothing() };
+        Ok(Found { sight: Sight::Foreign(local), postmaster, trouble: None })
+    }
+}
+
+/// A directory of which nothing is known.
+pub(super) fn nothing() -> Local {
+    Local {
+        system: SystemId(0),
+        process: Process::Stopped,
+        answered: BootTime(0),
+        upstream: None,
+        is_streaming: false,
+        is_drained: false,
+        end: Lsn(0),
+        timeline: Timeline(0),
+        switch: Lsn(0),
+        recovery_end: None,
+        runs_rule: None,
+        rule_flushed: Lsn(0),
+        rule_since: Lsn(0),
+        was_primary: false,
+        is_busy: false,
+        shut_down: None,
+    }
 }
 
 /// Whom to ask, if it runs.
 pub(super) fn target(postgres: &Postgres) -> Option<Target> {
-    postmaster(postgres).map(|postmaster| postmaster.target)
+    find(postgres).map(|postmaster| postmaster.target)
 }
 
-/// The postmaster of the directory, if it runs, and how it is asked.
-fn postmaster(postgres: &Postgres) -> Option<Postmaster> {
+fn find(postgres: &Postgres) -> Option<Postmaster> {
+    let found = postmaster::find(&postgres.data_directory)?;
+    postmaster_of(postgres, found).ok()
+}
+
+/// A postmaster, and how it is asked.
+fn postmaster_of(postgres: &Postgres, found: postmaster::Postmaster) -> Result<Postmaster, String> {
     let data_directory = &postgres.data_directory;
-    let found = postmaster::find(data_directory)?;
+    let owner = owner_of(data_directory)
+        .map_err(|error| format!("cannot look at {}: {error}", data_directory.display()))?;
     let target = Target {
         postmaster: found.pid,
         data_directory: data_directory.clone(),
-        owner: owner_of(data_directory).ok()?,
+        owner,
         socket: found.socket,
         address: found.address,
         user: postgres.user.clone(),
         database: postgres.database.clone(),
         password: postgres.password_file.as_deref().map_or(Ok(None), password),
     };
-    Some(Postmaster { pid: found.pid, handle: found.handle, target })
+    Ok(Postmaster { pid: found.pid, handle: found.handle, target })
 }
 
 /// Read here, by the thread that may hang with a disk.

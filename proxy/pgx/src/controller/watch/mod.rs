@@ -1,30 +1,35 @@
-//! Watches this host's PostgreSQL and says what it would do about it. It touches nothing: neither
-//! does it start, stop or promote PostgreSQL, nor write into its directory, the probe's own file
-//! excepted.
+//! The agent of this host's PostgreSQL: looks at it, asks [`Agent`] what follows from that and from
+//! the agreed state, and has it done.
 //!
-//! Of the steps that the agent names, it carries out two: writing the record, and telling voters
-//! that a right is given up. So a primary that runs here holds the primary's lease. One thread
-//! looks ([`look`]), one waits for the postmaster's end, one decides, and some ask PostgreSQL
-//! whether it still works ([`probe`]); of those who look and ask, each may hang alone.
+//! One thread looks ([`look`]), one waits for the postmaster's end, one decides, one at a time
+//! carries steps out ([`carry`]), and some ask PostgreSQL whether it still works ([`probe`]). Each
+//! may hang alone: the one that decides waits for nothing but its own disk, where its record is.
+//! What is looked at counts only if nothing was done since the look began.
+//!
+//! A directory that pgx has neither founded nor taken over is watched, and nothing is done to it.
 
+mod carry;
 mod look;
+mod place;
 mod probe;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgx_control::agent::{Agent, Local, Process, Record, Step};
-use pgx_control::cluster::State;
 use pgx_control::cluster::history::{History, Switch};
+use pgx_control::cluster::{Stage, State};
 use pgx_control::facts::AgentFacts;
 use pgx_control::ids::{BootTime, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline};
 use pgx_control::lease::{Kind, Right, Wants};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use self::look::{Found, Postmaster};
+use self::carry::{Change, Job, Task};
+use self::look::{Ask, Found, Postmaster, Sight};
+pub(crate) use self::place::place;
 pub(super) use self::probe::Shared as Answers;
 use self::probe::{Part, Probe};
 pub(crate) use self::probe::{Verdict, ask_once};
@@ -34,8 +39,11 @@ use super::lease::{self, Board};
 use super::storage::{Files, Kept, Owner};
 use super::{driver, spawn};
 use crate::config;
-use crate::limits::control::LOOK_EVERY;
-use crate::postgres::control_file::ControlFile;
+use crate::limits::control::{
+    LOOK_CLOSELY_EVERY, LOOK_EVERY, LOOK_REFUSED_EVERY, TEND_EVERY, TRY_AGAIN,
+};
+use crate::postgres::settings::Managed;
+use crate::postgres::{Peer, Place};
 
 /// How often the record may be written in one round: a write may make the next step possible.
 const ROUNDS_MAX: usize = 4;
@@ -45,13 +53,15 @@ const ROUNDS_MAX: usize = 4;
 const EXCUSES_MAX: usize = 16;
 
 /// What the agent is told.
-pub(super) enum Input {
+pub(in crate::controller) enum Input {
     /// The state has changed.
     State(Arc<State>),
-    /// Somebody has looked at PostgreSQL.
-    Looked(Box<Result<Found, String>>),
+    /// Somebody has looked at PostgreSQL, after what counts so far.
+    Looked { generation: u64, looked: Box<Result<Found, String>> },
     /// A postmaster has ended.
     Ended(i32),
+    /// A list of steps is over.
+    Done { number: u64, outcome: Result<Change, String> },
 }
 
 /// Where the agent's outputs go.
@@ -91,9 +101,11 @@ pub(super) fn start(
             ));
         }
     };
+    let place = place(&postgres, me)?;
     let (sender, inbox) = channel();
-    let looking = sender.clone();
-    spawn("pgx-look", move || look::run(&postgres, &looking))?;
+    let (asks, asked) = channel();
+    let (looking, looked_at) = (sender.clone(), place.clone());
+    spawn("pgx-look", move || look::run(&postgres, &looked_at, &asked, &looking))?;
     let probe = Probe::start()?;
     let answers = probe.answers.clone();
     let watcher = Watcher {
@@ -102,12 +114,26 @@ pub(super) fn start(
         owner,
         path: files.agent.clone(),
         outlets,
-        ended: sender.clone(),
+        inputs: sender.clone(),
+        asks,
+        asked: Ask { generation: 0, every: LOOK_EVERY },
+        place,
         state: None,
         memory: kept,
         agent: None,
         local: None,
+        managed: None,
+        is_managed: false,
         postmaster: None,
+        ends: None,
+        has_exited: false,
+        job: None,
+        jobs: 0,
+        stamp: Stamp::default(),
+        copying: None,
+        trouble: None,
+        refuses: false,
+        tended: None,
         probe,
         silent: None,
         excuses: Vec::new(),
@@ -119,18 +145,65 @@ pub(super) fn start(
     Ok((sender, answers))
 }
 
+/// By what of the state steps are carried out: when it changes, what runs is interrupted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Stamp {
+    epoch: Option<Epoch>,
+    is_sealed: bool,
+    stage: Option<Stage>,
+}
+
+impl Stamp {
+    fn of(state: &State) -> Self {
+        Self {
+            epoch: state.tenure().map(|tenure| tenure.epoch),
+            is_sealed: state.sealed().is_some(),
+            stage: state.stage(),
+        }
+    }
+}
+
+/// A failure, and when it is tried again.
+struct Trouble {
+    pause: Duration,
+    until: Instant,
+}
+
 struct Watcher {
     me: NodeId,
     priority: u32,
     owner: Owner,
     path: PathBuf,
     outlets: Outlets,
-    ended: Sender<Input>,
+    inputs: Sender<Input>,
+    asks: Sender<Ask>,
+    /// What the thread that looks was asked for last.
+    asked: Ask,
+    place: Place,
     state: Option<Arc<State>>,
     memory: Option<Memory>,
     agent: Option<Agent>,
+    /// As it was found since the last thing was done.
     local: Option<Local>,
+    managed: Option<Managed>,
+    /// Whether pgx may touch the directory.
+    is_managed: bool,
     postmaster: Option<i32>,
+    /// The postmaster that a list of steps ends, or may end.
+    ends: Option<i32>,
+    /// Whether it ended unasked, and has not run since.
+    has_exited: bool,
+    job: Option<Job>,
+    jobs: u64,
+    /// By what the job was begun.
+    stamp: Stamp,
+    /// The state by which a copy is made or was made, until it is looked at.
+    copying: Option<(Arc<State>, Option<Incarnation>)>,
+    trouble: Option<Trouble>,
+    /// Whether the server could not be asked when it was looked at last.
+    refuses: bool,
+    /// When slots were seen to, and for what.
+    tended: Option<(Instant, (Vec<NodeId>, Process))>,
     probe: Probe,
     /// What was logged of the probe last: who is silent and whether that counts as hung, and what
     /// is not asked.
@@ -146,20 +219,30 @@ impl Watcher {
     fn run(mut self, inbox: &Receiver<Input>) {
         loop {
             match inbox.recv_timeout(self.wait()) {
-                Ok(Input::State(state)) => self.state = Some(state),
-                Ok(Input::Looked(looked)) => self.looked(*looked),
-                Ok(Input::Ended(pid)) if self.postmaster == Some(pid) => {
-                    warn!(pid, "PostgreSQL has ended");
-                    self.postmaster = None;
-                    self.probe.set_target(None);
-                    if let Some(local) = &mut self.local {
-                        local.process = Process::Exited;
-                    }
-                }
-                Ok(Input::Ended(_)) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(input) => self.take(input),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.step();
+            self.ask();
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::State(state) => self.state = Some(state),
+            Input::Looked { generation, looked } => {
+                if generation == self.asked.generation && self.job.is_none() {
+                    self.looked(*looked);
+                }
+            }
+            Input::Ended(pid) if self.postmaster == Some(pid) => self.ended(pid),
+            Input::Ended(_) => {}
+            Input::Done { number, outcome } => {
+                if self.job.as_ref().is_some_and(|job| job.number == number) {
+                    self.done(outcome);
+                }
+            }
         }
     }
 
@@ -174,68 +257,223 @@ impl Watcher {
         left.filter(|left| !left.is_zero()).map_or(LOOK_EVERY, |left| left.min(LOOK_EVERY))
     }
 
+    /// Has PostgreSQL looked at as often as it is worth now.
+    fn ask(&mut self) {
+        let every = match self.is_waiting() {
+            // Each look would be a line in its log.
+            true if self.refuses => LOOK_REFUSED_EVERY,
+            true => LOOK_CLOSELY_EVERY,
+            false => LOOK_EVERY,
+        };
+        if self.asked.every != every {
+            self.asked.every = every;
+            // It lives as long as this one.
+            let _ = self.asks.send(self.asked);
+        }
+    }
+
+    /// Whether something is about to happen with PostgreSQL that others wait for.
+    fn is_waiting(&self) -> bool {
+        let Some(state) = self.state.as_ref().filter(|_| self.is_managed) else { return false };
+        let Some(tenure) = state.tenure() else { return false };
+        let is_changing = |local: &Local| match local.process {
+            Process::Standby => local.upstream.is_some() && !local.is_streaming,
+            Process::Primary => {
+                state.established().is_some_and(|established| established.rules.len() > 1)
+            }
+            Process::Stopped | Process::Exited => false,
+        };
+        state.sealed().is_some()
+            || !tenure.is_established
+            || state.handover().is_some()
+            || self.local.as_ref().is_some_and(is_changing)
+    }
+
+    /// What was seen before counts no more.
+    fn look_again(&mut self) {
+        self.asked.generation += 1;
+        self.local = None;
+        // It lives as long as this one.
+        let _ = self.asks.send(self.asked);
+    }
+
+    fn ended(&mut self, pid: i32) {
+        self.postmaster = None;
+        self.probe.set_target(None);
+        if self.ends != Some(pid) {
+            warn!(pid, "PostgreSQL has ended");
+            self.has_exited = true;
+        }
+        // A look that began before would say that it runs.
+        self.asked.generation += 1;
+        let _ = self.asks.send(self.asked);
+        if let Some(local) = &mut self.local {
+            local.process = if self.has_exited { Process::Exited } else { Process::Stopped };
+        }
+    }
+
+    fn done(&mut self, outcome: Result<Change, String>) {
+        self.job = None;
+        match outcome {
+            Ok(change) => {
+                self.trouble = None;
+                self.said.clear();
+                match change {
+                    Change::None => self.copying = None,
+                    Change::Rebuilt(directory) => {
+                        if let Some((_, made)) = &mut self.copying {
+                            *made = Some(directory);
+                        }
+                    }
+                    Change::Checkpointed(epoch) => {
+                        if let Some(agent) = &mut self.agent {
+                            agent.handle_checkpointed(epoch);
+                        }
+                    }
+                    Change::Restored => {
+                        self.copying = None;
+                        if let Some(agent) = &mut self.agent {
+                            agent.handle_restored();
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                self.copying = None;
+                let (first, last) = TRY_AGAIN;
+                let before = self.trouble.as_ref().map(|trouble| trouble.pause * 2);
+                let pause = before.unwrap_or(first).min(last);
+                self.trouble = Some(Trouble { pause, until: Instant::now() + pause });
+                self.say(&error);
+            }
+        }
+        self.look_again();
+    }
+
     fn looked(&mut self, looked: Result<Found, String>) {
-        let found = match looked {
+        let Found { sight, postmaster, trouble } = match looked {
             Ok(found) => found,
             Err(error) => return self.say(&format!("cannot look at PostgreSQL: {error}")),
         };
-        let Found { control, is_standby, postmaster } = found;
-        let ControlFile { system, timeline, end, was_primary, .. } = control;
-        if self.agent.is_none() {
-            self.begin(system, timeline);
-        }
-        if self.memory.as_ref().is_some_and(|memory| memory.system != system) {
-            self.agent = None;
-            return self.say(&format!(
-                "the directory is of another database system ({}) than {} tells of; it is left out",
-                system.0,
-                self.path.display()
-            ));
-        }
-        let was = self.local.as_ref().map_or(Process::Stopped, |local| local.process);
-        let process = match postmaster {
-            Some(postmaster) => {
-                self.watch(postmaster);
-                if is_standby { Process::Standby } else { Process::Primary }
-            }
-            // Whose end was seen is told by the thread that waits for it.
-            None if self.postmaster.is_some() => was,
-            None if was == Process::Exited => Process::Exited,
-            None => Process::Stopped,
+        self.is_managed = !matches!(sight, Sight::Foreign(_));
+        let (local, managed) = match sight {
+            Sight::Nothing => return self.find_nothing(),
+            Sight::Half(local) => (local, None),
+            Sight::Foreign(local) => (local, None),
+            Sight::Managed(local, managed) => (local, Some(managed)),
         };
-        self.local = Some(Local {
-            system,
-            process,
-            // Told anew at each step.
-            answered: boot_time(),
-            upstream: None,
-            is_streaming: false,
-            is_drained: false,
-            end,
-            timeline,
-            switch: Lsn(0),
-            recovery_end: None,
-            runs_rule: None,
-            rule_flushed: Lsn(0),
-            rule_since: Lsn(0),
-            was_primary,
-            shut_down: None,
+        self.refuses = trouble.is_some();
+        if let Some(trouble) = trouble {
+            self.say(&trouble);
+        }
+        self.managed = managed;
+        let is_half = self.is_managed && self.managed.is_none();
+        let mut local = local;
+        if is_half {
+            let Some(memory) = &self.memory else {
+                return self.say("the directory is half built; see 'pgx init postgres'");
+            };
+            local.system = memory.system;
+        }
+        if self.agent.is_none() {
+            self.begin(local.system, local.timeline);
+        }
+        self.end_copy(&local);
+        if let Err(text) = self.check(&local) {
+            self.agent = None;
+            return self.say(&text);
+        }
+        if let Some(postmaster) = postmaster {
+            self.watch(postmaster);
+            self.has_exited = false;
+        }
+        let process = match local.process {
+            Process::Standby | Process::Primary => local.process,
+            // Whose end was seen is told by the thread that waits for it.
+            _ if self.postmaster.is_some() => return,
+            _ if self.has_exited => Process::Exited,
+            _ => Process::Stopped,
+        };
+        self.local = Some(Local { process, ..local });
+    }
+
+    /// There is no directory: a new node's, or one that somebody has removed.
+    fn find_nothing(&mut self) {
+        self.managed = None;
+        let Some(system) = self.state.as_ref().and_then(|state| state.system()) else {
+            return self.say("there is no data directory; it is cloned when the cluster has begun");
+        };
+        let memory = self.memory.get_or_insert_with(|| {
+            let directory = Incarnation(u128::from_be_bytes(random()));
+            let record = Record::new(directory, History::default());
+            Memory { system, record: Record { is_whole: false, ..record } }
         });
+        let (me, priority) = (self.me, self.priority);
+        let record = memory.record.clone();
+        let agent = self.agent.get_or_insert_with(|| Agent::new(me, priority, record));
+        agent.handle_lost();
+        self.local = Some(Local { system, ..look::nothing() });
     }
 
     /// The agent of the directory, with the record of earlier lives or a first one.
     fn begin(&mut self, system: SystemId, timeline: Timeline) {
+        let managed = self.managed.as_ref().map(|managed| managed.directory);
         let memory = self.memory.get_or_insert_with(|| {
-            let directory = Incarnation(u128::from_be_bytes(random()));
+            let new = || Incarnation(u128::from_be_bytes(random()));
             info!(system = system.0, "a data directory that nothing is known of: a new record");
             // As a cluster begins with it.
             let first = Switch { timeline, at: Lsn(0), epoch: Epoch(0) };
-            Memory { system, record: Record::new(directory, History(vec![first])) }
+            let record = Record::new(managed.unwrap_or_else(new), History(vec![first]));
+            Memory { system, record }
         });
         let (kept, agent) =
             (memory.clone(), Agent::new(self.me, self.priority, memory.record.clone()));
         if self.persist(kept) {
             self.agent = Some(agent);
+        }
+    }
+
+    /// Whether what was found is what is known of.
+    fn check(&self, local: &Local) -> Result<(), String> {
+        let Some(Memory { system, record }) = &self.memory else { return Ok(()) };
+        if *system != local.system {
+            return Err(format!(
+                "the directory is of another database system ({}) than {} tells of; it is left out",
+                local.system.0,
+                self.path.display()
+            ));
+        }
+        let found = self.managed.as_ref().map(|managed| managed.directory);
+        // One that was being built is built once more.
+        let is_other = found.is_some_and(|found| found != record.directory) && record.is_whole;
+        if is_other {
+            return Err(format!(
+                "somebody has put another directory into the place of the one that {} tells of; \
+                 it is left out: put that one back, or remove this one and it is cloned anew",
+                self.path.display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// A copy that was made gets its name and its history.
+    fn end_copy(&mut self, local: &Local) {
+        if !matches!(self.copying, Some((_, Some(_)))) {
+            return;
+        }
+        let Some((state, Some(directory))) = self.copying.take() else { return };
+        let (Some(tenure), Some(agent)) = (state.tenure(), &mut self.agent) else { return };
+        let recorded = state.established().filter(|_| tenure.is_established);
+        let mut history = recorded.map_or(&tenure.history, |recorded| &recorded.history).clone();
+        let known = history.0.last().map(|switch| switch.timeline);
+        if !tenure.is_established && known < Some(local.timeline) {
+            // That of the epoch, which nobody has recorded yet.
+            let (timeline, at, epoch) = (local.timeline, local.switch, tenure.epoch);
+            history.0.push(Switch { timeline, at, epoch });
+        }
+        agent.handle_rebuilt(directory, history, tenure.epoch);
+        if let Some(memory) = &mut self.memory {
+            memory.system = local.system;
         }
     }
 
@@ -247,7 +485,7 @@ impl Watcher {
             return;
         }
         info!(pid, "PostgreSQL runs");
-        let ended = self.ended.clone();
+        let ended = self.inputs.clone();
         let waiting = spawn("pgx-postmaster", move || {
             look::wait_for_end(&handle);
             // The agent lives as long as the process.
@@ -260,10 +498,13 @@ impl Watcher {
     }
 
     fn step(&mut self) {
-        let (Some(state), Some(mut local)) = (self.state.clone(), self.local.clone()) else {
-            return;
-        };
-        let mut others = Vec::new();
+        let Some(state) = self.state.clone() else { return };
+        if let Some(job) = &self.job
+            && self.stamp != Stamp::of(&state)
+        {
+            job.interrupt();
+        }
+        let Some(mut local) = self.local.clone().filter(|_| self.job.is_none()) else { return };
         for _ in 0..ROUNDS_MAX {
             let held = self.held();
             // In each round, for writing the record may have taken long.
@@ -271,32 +512,159 @@ impl Watcher {
             let Some(agent) = &mut self.agent else { return };
             let steps = agent.next(&state, &local, held, boot_time());
             let mut has_written = false;
-            others.clear();
+            let mut work = Vec::new();
+            let mut record = None;
             for step in steps {
                 match step {
-                    Step::Persist(record) => {
-                        let memory = Memory { system: local.system, record: record.clone() };
-                        if self.persist(memory)
-                            && let Some(agent) = &mut self.agent
-                        {
-                            agent.handle_persisted(record);
-                            has_written = true;
-                        }
-                    }
+                    Step::Persist(wanted) => record = Some(wanted),
                     Step::Close(epoch) => self.close(epoch, &state),
-                    other => others.push(format!("{other:?}")),
+                    // Nothing in the kernel is opened or shut yet: proxies go by the state.
+                    Step::Open(_) | Step::OpenToPeers(_) => {}
+                    step => work.push(step),
                 }
             }
-            if !has_written {
+            // Ending a server does not wait for the record.
+            self.carry_out(work, &state, &local);
+            if let Some(record) = record {
+                let memory = Memory { system: local.system, record: record.clone() };
+                if self.persist(memory)
+                    && let Some(agent) = &mut self.agent
+                {
+                    agent.handle_persisted(record);
+                    has_written = true;
+                }
+            }
+            if self.job.is_some() || !has_written {
                 break;
             }
         }
-        if others.is_empty() {
-            self.said.clear();
-        } else {
-            self.say(&format!("not carried out, pgx only watches for now: {}", others.join(", ")));
+        if self.job.is_none() {
+            self.tend(&state, &local);
         }
         self.tell(&state);
+    }
+
+    /// Begins to carry out what of these steps is not done already.
+    fn carry_out(&mut self, steps: Vec<Step>, state: &Arc<State>, local: &Local) {
+        if steps.is_empty() {
+            return;
+        }
+        if !self.is_managed {
+            return self.say(&format!(
+                "not carried out: {steps:?}; this directory is not pgx's, which only watches it; \
+                 see 'pgx init postgres'"
+            ));
+        }
+        let stamp = Stamp::of(state);
+        let is_new = stamp != self.stamp;
+        if self.trouble.as_ref().is_some_and(|known| !is_new && Instant::now() < known.until) {
+            return;
+        }
+        let mut tasks = Vec::new();
+        for step in steps {
+            match self.task(step, state, local) {
+                Ok(task) => tasks.extend(task),
+                Err(text) => return self.say(&text),
+            }
+        }
+        if tasks.is_empty() {
+            return;
+        }
+        let ends = tasks.iter().any(|task| {
+            !matches!(
+                task,
+                Task::SetRule(_) | Task::Follow(_) | Task::Promote { .. } | Task::Checkpoint(_)
+            )
+        });
+        let copies =
+            tasks.iter().any(|task| matches!(task, Task::Rebuild { .. } | Task::Copy { .. }));
+        self.ends = self.postmaster.filter(|_| ends);
+        self.copying = copies.then(|| (Arc::clone(state), None));
+        self.begin_job(tasks, stamp);
+    }
+
+    fn begin_job(&mut self, tasks: Vec<Task>, stamp: Stamp) {
+        self.jobs += 1;
+        match Job::start(self.jobs, &self.place, tasks, &self.inputs) {
+            Ok(job) => {
+                self.stamp = stamp;
+                self.local = None;
+                self.job = Some(job);
+            }
+            Err(error) => self.say(&error),
+        }
+    }
+
+    /// What it takes to carry a step out; nothing if it is done already.
+    fn task(&self, step: Step, state: &State, local: &Local) -> Result<Option<Task>, String> {
+        let managed = self.managed.as_ref();
+        let kept = || {
+            let record = self.agent.as_ref().map(|agent| agent.record());
+            let kept = record.and_then(|record| record.kept.as_ref());
+            kept.map(|kept| kept.directory).ok_or("nothing is put aside by the record".to_owned())
+        };
+        let new = || Incarnation(u128::from_be_bytes(random()));
+        let runs = matches!(local.process, Process::Standby | Process::Primary);
+        let task = match step {
+            Step::Kill => runs.then_some(Task::Kill),
+            Step::Checkpoint(epoch) => runs.then_some(Task::Checkpoint(epoch)),
+            Step::ShutDown => runs.then_some(Task::ShutDown),
+            Step::Detach => Some(Task::Detach),
+            Step::StartStandby => (!runs && managed.is_some()).then_some(Task::StartStandby),
+            Step::Promote(rule) => {
+                let members = state.members().keys().copied().collect();
+                Some(Task::Promote { rule, members })
+            }
+            Step::SetRule(rule) => {
+                let is_set = managed.is_some_and(|managed| managed.rule == rule);
+                (!is_set).then_some(Task::SetRule(rule))
+            }
+            Step::Follow(upstream) => {
+                let upstream = self.peer(upstream, state)?;
+                let is_set = managed.and_then(|managed| managed.upstream.as_ref());
+                (is_set != Some(&upstream)).then_some(Task::Follow(upstream))
+            }
+            Step::Rebuild(upstream) => {
+                let upstream = self.peer(upstream, state)?;
+                Some(Task::Rebuild { upstream, directory: new() })
+            }
+            Step::Copy(upstream) => {
+                let upstream = self.peer(upstream, state)?;
+                Some(Task::Copy { upstream, kept: kept()?, directory: new() })
+            }
+            Step::Restore => Some(Task::Restore(kept()?)),
+            Step::Persist(_) | Step::Close(_) | Step::Open(_) | Step::OpenToPeers(_) => None,
+        };
+        Ok(task)
+    }
+
+    /// Another member, as PostgreSQL reaches it: on the same port as here.
+    fn peer(&self, node: NodeId, state: &State) -> Result<Peer, String> {
+        let named = state.nodes().get(&node).and_then(|known| known.address.rsplit_once(':'));
+        let (host, _) = named.ok_or_else(|| format!("the address of node {node} is not known"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Peer { node, host, port: self.place.port })
+    }
+
+    /// Now and then, while nothing else is to be done: slots of members, and what was put aside.
+    fn tend(&mut self, state: &State, local: &Local) {
+        let members: Vec<_> = state.members().keys().copied().collect();
+        let is_due = self.tended.as_ref().is_none_or(|(tended, known)| {
+            tended.elapsed() >= TEND_EVERY || *known != (members.clone(), local.process)
+        });
+        let Some(agent) = self.agent.as_ref().filter(|_| is_due) else { return };
+        let is_calm = state.tenure().is_some_and(|tenure| tenure.is_established)
+            && state.sealed().is_none()
+            && state.handover().is_none();
+        if !is_calm || self.managed.is_none() || self.trouble.is_some() {
+            return;
+        }
+        self.tended = Some((Instant::now(), (members.clone(), local.process)));
+        let kept = agent.record().kept.as_ref().map(|kept| kept.directory);
+        let runs = matches!(local.process, Process::Standby | Process::Primary);
+        let members = runs.then_some(members);
+        self.ends = None;
+        self.begin_job(vec![Task::Tend { members, kept }], Stamp::of(state));
     }
 
     /// When PostgreSQL last answered in full; what is out of the ordinary about that is logged.
@@ -349,16 +717,20 @@ impl Watcher {
                 self.told.0 = facts;
             }
         }
-        // Nobody serves from a PostgreSQL that does not run.
-        let runs = self.postmaster.is_some();
-        let wants = if runs { wants } else { Wants::default() };
+        // One that is watched only, and does not run, nobody starts.
+        let is_of_use = self.is_managed || self.postmaster.is_some();
+        let wants = if is_of_use { wants } else { Wants::default() };
         if wants != self.told.1 && self.outlets.lease.send(lease::Input::Wants(wants)).is_ok() {
             self.told.1 = wants;
         }
     }
 
-    /// Tells the voters that this node has given its epoch up: only of one that it holds.
+    /// Tells the voters that this node has given its epoch up: only of one that it holds, and when
+    /// nobody is there any more who could go on with it.
     fn close(&mut self, epoch: Epoch, state: &State) {
+        if self.postmaster.is_some() {
+            return;
+        }
         let Some(tenure) = state.tenure() else { return };
         if self.closed >= Some(epoch) || tenure.epoch != epoch || tenure.holder != self.me {
             return;

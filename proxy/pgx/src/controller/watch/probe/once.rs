@@ -49,13 +49,7 @@ mod tests {
     #[test]
     fn directory_without_a_postmaster_is_told_as_stopped() {
         let folder = tempfile::tempdir().unwrap();
-        let postgres = Postgres {
-            data_directory: folder.path().to_owned(),
-            bin_directory: "/".into(),
-            user: "postgres".to_owned(),
-            database: "postgres".to_owned(),
-            password_file: None,
-        };
+        let postgres = Postgres::of(folder.path());
         assert_eq!(ask_once(&postgres), Verdict::Stopped);
     }
 }

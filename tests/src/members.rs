@@ -1,0 +1,247 @@
+//! Clusters of real `pgx serve` on loopback, each node with a PostgreSQL that pgx runs and a proxy
+//! that leads to the primary. Each node has an address of its own, and all have the same ports.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, chown};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cluster::{Cluster, WAIT_MAX, ask, control};
+use crate::lab::{postgres, wait_for, wait_for_some};
+use crate::node::Node;
+
+/// What the operator of each PostgreSQL has set: little memory, and few that need it.
+const SETTINGS: &str = "shared_buffers = 16MB\nmax_connections = 50\nmin_wal_size = 32MB\n\
+    log_line_prefix = '%m [%p] '\n";
+
+/// A cluster whose nodes all have a PostgreSQL; its servers end with it.
+#[derive(Debug)]
+pub struct Members {
+    cluster: Cluster,
+    /// The nodes, the first of which is node 1.
+    pub nodes: Vec<Node>,
+    folder: TempDir,
+    port: u16,
+    programs: PathBuf,
+}
+
+impl Members {
+    /// Begins a cluster of so many, and waits until all of them stream and commits wait for the
+    /// standbys.
+    ///
+    /// # Errors
+    /// When PostgreSQL is missing, or it does not come about in time.
+    pub fn start(binary: &Path, count: usize) -> anyhow::Result<Self> {
+        let mut members = Self::found(binary, count)?;
+        members.begin()?;
+        Ok(members)
+    }
+
+    fn found(binary: &Path, count: usize) -> anyhow::Result<Self> {
+        let programs = postgres::find_programs(None)?;
+        let user = User::from_name("postgres")?.context("there is no user postgres")?;
+        let folder = tempfile::tempdir().context("cannot make a folder")?;
+        chown(folder.path(), Some(user.uid), Some(user.gid))?;
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let cluster = Cluster::new(binary, count)?;
+        let mut members = Self { cluster, nodes: Vec::new(), folder, port, programs };
+        for id in 1..=count {
+            let sections = members.sections(id);
+            members.cluster.configure(id, &sections);
+        }
+        Ok(members)
+    }
+
+    fn sections(&self, id: usize) -> String {
+        let Self { port, programs, .. } = self;
+        format!(
+            "[postgres]\ndata_directory = {:?}\nbin_directory = {programs:?}\nport = {port}\n\
+             listen_addresses = \"127.0.0.{id}\"\nreplication_password_file = {:?}\n\
+             [proxy]\nlisten = [\"127.0.0.{id}:0\"]\npool_mode = \"transaction\"\n\
+             auth_type = \"trust\"\nthreads = 1\ncluster_port = {port}\n",
+            self.data(id),
+            self.path("password"),
+        )
+    }
+
+    fn begin(&mut self) -> anyhow::Result<()> {
+        let count = self.count();
+        self.nodes = self.cluster.begin(1)?;
+        let config = self.cluster.path("pgx1.toml").display().to_string();
+        let words = ["init", "postgres", "--config", &config, "--initdb", "--auth=trust"];
+        let output = Command::new(self.cluster.binary()).args(words).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let file = self.data(1).join("postgresql.conf");
+        let text = std::fs::read_to_string(&file)?;
+        std::fs::write(&file, format!("{SETTINGS}{text}"))?;
+        self.trust(1)?;
+        wait_for("the agent tells of its directory", WAIT_MAX, || {
+            control(&self.nodes[0]).is_some_and(|seen| seen["agent"]["postgres"] == "stopped")
+        })
+        .with_context(|| self.nodes[0].log())?;
+        wait_for("the cluster begins", WAIT_MAX, || {
+            ask(&self.nodes[0], &["bootstrap", "--node", "1"]).is_ok()
+        })?;
+        self.cluster.grow(&mut self.nodes, count)?;
+        self.wait_for_calm(1)
+    }
+
+    /// Lets everybody in without a password: proxies and tests are on this host.
+    fn trust(&self, id: usize) -> anyhow::Result<()> {
+        let file = self.data(id).join("pg_hba.conf");
+        let text = std::fs::read_to_string(&file)?;
+        std::fs::write(&file, format!("{text}host all all 127.0.0.0/8 trust\n"))?;
+        Ok(())
+    }
+
+    fn count(&self) -> usize {
+        self.cluster.count()
+    }
+
+    /// A path in the folder of the data directories.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A node's data directory.
+    #[must_use]
+    pub fn data(&self, id: usize) -> PathBuf {
+        self.path(&format!("pg{id}"))
+    }
+
+    /// A node.
+    #[must_use]
+    pub fn node(&self, id: usize) -> &Node {
+        &self.nodes[id - 1]
+    }
+
+    /// Waits until an epoch serves, of this number at least, in which every node's PostgreSQL takes
+    /// part and commits wait for a standby. Gives the epoch's number and its primary.
+    ///
+    /// # Errors
+    /// When it does not come about in time; with what the nodes say.
+    pub fn wait_for_calm(&self, epoch: u64) -> anyhow::Result<()> {
+        let mut seen = Vec::new();
+        let waited = wait_for("the cluster is calm", WAIT_MAX, || {
+            seen = self.nodes.iter().map(control).collect();
+            let all: Option<Vec<_>> = seen.iter().cloned().collect();
+            all.is_some_and(|all| all.iter().all(|one| self.is_calm(one, epoch)))
+        });
+        if waited.is_ok() {
+            return Ok(());
+        }
+        let told: Vec<_> = seen
+            .iter()
+            .map(|seen| seen.as_ref().map(|seen| (&seen["epoch"], &seen["agent"], &seen["waits"])))
+            .collect();
+        let logs: Vec<_> = (1..=self.count()).map(|id| self.log(id)).collect();
+        bail!("{waited:?}: {told:?}\n{}", logs.join("\n"))
+    }
+
+    fn is_calm(&self, seen: &Value, least: u64) -> bool {
+        let epoch = &seen["epoch"];
+        let others = self.nodes.len() - 1;
+        epoch["epoch"].as_u64() >= Some(least)
+            && epoch["is_established"] == true
+            && epoch["sealed"].is_null()
+            && epoch["handover"].is_null()
+            && epoch["sync_candidates"].as_array().is_some_and(|all| all.len() == others)
+    }
+
+    /// The node that the quorum calls primary, and its epoch, as some node sees it.
+    ///
+    /// # Errors
+    /// When nobody says so in time.
+    pub fn primary(&self) -> anyhow::Result<(usize, u64)> {
+        wait_for_some("a primary", WAIT_MAX, || {
+            self.nodes.iter().find_map(|node| {
+                let seen = control(node)?;
+                let holder = usize::try_from(seen["epoch"]["holder"].as_u64()?).ok()?;
+                Some((holder, seen["epoch"]["epoch"].as_u64()?))
+            })
+        })
+    }
+
+    /// Runs a text through a node's proxy.
+    ///
+    /// # Errors
+    /// When it fails, with what was said.
+    pub fn sql(&self, id: usize, text: &str) -> anyhow::Result<String> {
+        let address = self.node(id).address()?;
+        said(psql(&address.ip().to_string(), address.port(), text)?)
+    }
+
+    /// Runs a text at a node's PostgreSQL itself.
+    ///
+    /// # Errors
+    /// When it fails, with what was said.
+    pub fn sql_at(&self, id: usize, text: &str) -> anyhow::Result<String> {
+        said(psql(&format!("127.0.0.{id}"), self.port, text)?)
+    }
+
+    /// Where a node's PostgreSQL listens.
+    #[must_use]
+    pub fn server(&self, id: usize) -> (String, u16) {
+        (format!("127.0.0.{id}"), self.port)
+    }
+
+    /// The postmaster of a node.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn postmaster(&self, id: usize) -> anyhow::Result<i32> {
+        let text = std::fs::read_to_string(self.data(id).join("postmaster.pid"))?;
+        Ok(text.lines().next().context("an empty postmaster.pid")?.trim().parse()?)
+    }
+
+    /// Ends a node's postmaster at once.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_postmaster(&self, id: usize) -> anyhow::Result<()> {
+        kill(Pid::from_raw(self.postmaster(id)?), Signal::SIGKILL).context("no such process")
+    }
+
+    /// What a node and its PostgreSQL have logged.
+    #[must_use]
+    pub fn log(&self, id: usize) -> String {
+        let server = self.path(&format!("pg{id}.pgx/server.log"));
+        let server = std::fs::read_to_string(server).unwrap_or_default();
+        let end = server.char_indices().rev().nth(6_000).map_or(0, |(at, _)| at);
+        let node = self.nodes.get(id - 1).map(Node::log).unwrap_or_default();
+        format!("--- node {id}\n{node}\n--- its server\n{}\n", &server[end..])
+    }
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        // First those who would start them again.
+        self.nodes.clear();
+        for id in 1..=self.count() {
+            if let Ok(pid) = self.postmaster(id) {
+                // As in a crash, with all its children.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
+            }
+        }
+    }
+}
+
+fn psql(host: &str, port: u16, text: &str) -> anyhow::Result<Output> {
+    Command::new("psql")
+        .args(["--no-psqlrc", "--tuples-only", "--no-align", "--command", text])
+        .arg(format!("host={host} port={port} user=postgres dbname=postgres connect_timeout=10"))
+        .env("HOME", "/nonexistent")
+        .output()
+        .context("cannot run psql")
+}
+
+fn said(output: Output) -> anyhow::Result<String> {
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+}
