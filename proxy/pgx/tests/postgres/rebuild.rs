@@ -24,6 +24,7 @@ pub(crate) fn tests() -> Vec<(&'static str, Test)> {
         ("primary_whose_processes_were_killed_in_the_middle_of_work_is_rewound", crashed),
         ("standby_that_has_more_than_the_next_primary_is_rewound", ahead),
         ("directory_that_cannot_be_rewound_is_cloned", cloned),
+        ("directory_whose_source_has_no_log_since_they_parted_is_cloned", log_gone),
         ("source_that_dies_half_way_is_told_and_the_next_try_goes_on", source_dies),
         ("source_that_is_not_there_leaves_a_whole_directory_as_it_is", source_gone),
         ("source_that_lets_nobody_in_leaves_a_whole_directory_as_it_is", source_refuses),
@@ -143,6 +144,25 @@ fn cloned() -> anyhow::Result<()> {
     let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |told| last = Some(told))?;
     ensure!(means == Means::Cloned);
     ensure!(last.is_some_and(|told| told.done_kb > 0 && told.total_kb >= told.done_kb), "{last:?}");
+    check_follows(&mut nodes)
+}
+
+fn log_gone() -> anyhow::Result<()> {
+    let mut nodes = diverged()?;
+    let source = &nodes.all[1];
+    // The slots are for members that are not away for too long.
+    source.hands().keep_slots(&[])?;
+    ensure!(source.sql("select count(*) from pg_replication_slots")? == "0");
+    source.sql("create table filler(x int)")?;
+    for _ in 0..4 {
+        source.sql("insert into filler values (1)")?;
+        source.sql("select pg_switch_wal()")?;
+        source.sql("checkpoint")?;
+    }
+    source.hands().keep_slots(&[(NodeId(0), None)])?;
+    let upstream = source.peer();
+    let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
+    ensure!(means == Means::Cloned);
     check_follows(&mut nodes)
 }
 

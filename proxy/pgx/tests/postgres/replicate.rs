@@ -260,6 +260,7 @@ fn promoted() -> anyhow::Result<()> {
     let rule = nodes.rule(1, &[2]);
     let members = [NodeId(0), NodeId(1), NodeId(2)];
     nodes.all[1].hands().promote(&rule, &members)?;
+    nodes.all[1].sql("checkpoint")?;
     nodes.all[1].hands().promote(&rule, &members)?;
     let upstream = nodes.all[1].peer();
     nodes.all[2].hands().follow(&upstream)?;
@@ -270,8 +271,15 @@ fn promoted() -> anyhow::Result<()> {
     })?;
     ensure!(local.process == Process::Primary && local.timeline == Timeline(2), "{local:?}");
     ensure!(local.switch >= ends[0] && local.switch <= local.end, "{local:?}");
+    // What the dead one needs to be rewound is kept for it.
+    primary.hands().keep_slots(&members.map(|member| (member, None)))?;
     let slots = "select string_agg(slot_name, ' ' order by slot_name) from pg_replication_slots";
     ensure!(primary.sql(slots)? == "pgx_node_0 pgx_node_2");
+    let keeps = format!(
+        "select restart_lsn < '{}' from pg_replication_slots where slot_name = 'pgx_node_0'",
+        local.switch
+    );
+    ensure!(primary.sql(&keeps)? == "t");
     let follower = &mut nodes.all[2];
     let theirs = follower.wait_local("its timeline", |local| local.timeline == Timeline(2))?;
     ensure!(theirs.is_streaming && theirs.switch == local.switch, "{theirs:?}");
