@@ -91,8 +91,7 @@ impl Eyes {
         if let Some(postmaster) = &postmaster {
             local.shut_down = None;
             local.is_drained = false;
-            let is_standby = place.data.join("standby.signal").exists();
-            local.process = if is_standby { Process::Standby } else { Process::Primary };
+            local.process = runs_as(place);
             if let Err(error) = self.examine(postmaster, managed.as_ref(), &mut local) {
                 trouble = Some(error.to_string());
                 if !matches!(error, Error::Overridden { .. }) {
@@ -114,9 +113,14 @@ impl Eyes {
         let control = self.cache.read(&place.programs, &place.data).ok();
         let told = control.and_then(|control| stopped(place, &control, None).ok());
         let postmaster = postmaster::find(&place.data);
-        let (local, half) = (told.unwrap_or_else(nothing), Some(half));
-        // Nothing in it may count as drained, or as a primary's.
-        let local = Local { is_drained: false, shut_down: None, ..local };
+        let told = told.unwrap_or_else(nothing);
+        let process = match &postmaster {
+            None => Process::Stopped,
+            Some(_) => runs_as(place),
+        };
+        // Nothing in it may count as drained, or as a primary's end.
+        let local = Local { process, is_drained: false, shut_down: None, ..told };
+        let half = Some(half);
         Found { local, postmaster, directory: None, half, lost_wal: false, trouble: None }
     }
 
@@ -279,6 +283,12 @@ impl Eyes {
         local.rule_since = runs.unwrap_or(Lsn(u64::MAX));
         Ok(())
     }
+}
+
+/// As what a server runs, by its files.
+fn runs_as(place: &Place) -> Process {
+    let is_standby = place.data.join("standby.signal").exists();
+    if is_standby { Process::Standby } else { Process::Primary }
 }
 
 /// A directory of which nothing is known.

@@ -236,6 +236,12 @@ fn source_gone() -> anyhow::Result<()> {
     ensure!(outcome.is_err(), "{outcome:?}");
     ensure!(node.look()?.half.is_none(), "it can still be rewound: {:?}", node.look()?);
     let upstream = nodes.all[1].peer();
+    let abort = Abort::default();
+    abort.abort();
+    let node = &mut nodes.all[0];
+    let outcome = Hands::new(node.place.clone(), abort).rebuild(&upstream, SECOND, &mut |_| {});
+    ensure!(matches!(outcome, Err(Error::Aborted)), "{outcome:?}");
+    ensure!(node.look()?.half.is_none(), "nor has this changed anything");
     let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
     ensure!(means == Means::Rewound);
     check_follows(&mut nodes)
