@@ -202,7 +202,7 @@ fn replay(
 /// Ends the sessions that are in a transaction, and by that what they hold.
 fn end_queries(session: Option<&Session>) -> Result<(), Error> {
     let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-               WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() \
+               WHERE backend_type = 'client backend' AND application_name NOT LIKE 'pgx %' \
                AND state IS DISTINCT FROM 'idle'";
     session.map_or(Ok(()), |session| session.ask(sql).map(drop))
 }

@@ -330,14 +330,20 @@ impl Hands {
     /// Why a program failed, by what can be seen of it: not by its words.
     fn explain(&self, error: Error, upstream: &Peer) -> Error {
         let Error::Program { said, .. } = &error else { return error };
-        let path = self.place.data.clone();
+        let (path, said) = (self.place.data.clone(), said.clone());
         let space = statvfs(&path).map(|found| found.f_bavail.saturating_mul(found.f_frsize));
-        match space {
-            Ok(free) if free < FULL_BELOW_BYTES => {
-                Error::DiskFull { path, free, said: said.clone() }
-            }
-            _ => lost(error, upstream),
+        if let Ok(free) = space
+            && free < FULL_BELOW_BYTES
+        {
+            return Error::DiskFull { path, free, said };
         }
+        let error = lost(error, upstream);
+        if !matches!(error, Error::Program { .. }) || self.knock(upstream).is_ok() {
+            return error;
+        }
+        // It is about to end, and accepts connections that it never answers.
+        let (host, port) = (upstream.host.clone(), upstream.port);
+        Error::SourceLost { host, port, error: ErrorKind::ConnectionAborted.into(), said }
     }
 }
 
