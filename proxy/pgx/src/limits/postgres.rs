@@ -62,9 +62,9 @@ pub(crate) const FULL_BELOW_BYTES: u64 = 16 << 20;
 /// How much of what a program has said goes into an error.
 pub(crate) const SAID_BYTES_MAX: usize = 2048;
 
-/// How soon a standby tries its upstream again. Members that follow a new primary meet a closed gate
-/// until it holds its lease, and commits wait for them then; each try costs a process and some lines
-/// of the log, also where there is nobody to follow for hours.
+/// How soon a standby tries its upstream again. Members that follow a new primary meet a closed
+/// gate until it holds its lease, and commits wait for them then; each try costs a process and some
+/// lines of the log, also where there is nobody to follow for hours.
 pub(crate) const RETRIEVE_RETRY_MS: u64 = 200;
 
 /// How often a standby's TCP connection to its upstream is tried before it counts as dead, and how
