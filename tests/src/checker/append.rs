@@ -18,6 +18,8 @@ enum Form {
     Autocommit,
     /// BEGIN, INSERT, COMMIT, each after the answer to the one before.
     Block,
+    /// The same three in one simple query.
+    Batch,
     /// Parse, Bind, Execute, Sync at once.
     Pipeline,
     /// The same, with a statement that is prepared once for the session.
@@ -25,13 +27,15 @@ enum Form {
 }
 
 impl Form {
-    const ALL: [Self; 4] = [Self::Autocommit, Self::Block, Self::Pipeline, Self::Prepared];
+    const ALL: [Self; 5] =
+        [Self::Autocommit, Self::Block, Self::Batch, Self::Pipeline, Self::Prepared];
 
     /// What is written into the row.
     fn name(self) -> &'static str {
         match self {
             Self::Autocommit => "autocommit",
             Self::Block => "block",
+            Self::Batch => "batch",
             Self::Pipeline => "pipeline",
             Self::Prepared => "prepared",
         }
@@ -63,25 +67,27 @@ pub(super) async fn run(mut client: Client, id: i32, index: usize) {
 
 /// Inserts one number. Says also whether a server had it already.
 async fn append(client: &mut Client, form: Form, id: i32, number: i64) -> (Fate, bool) {
-    let (answer, fate) = match form {
-        Form::Autocommit => {
-            let answer = client.ask(&insert(form, id, number, Status::Idle)).await;
-            let fate = of_commit(&answer, INSERTED);
-            (answer, fate)
-        }
+    let (answer, tag) = match form {
         Form::Block => return block(client, id, number).await,
-        Form::Pipeline | Form::Prepared => {
-            let answer = pipeline(client, form, id, number).await;
-            let fate = of_commit(&answer, INSERTED);
-            (answer, fate)
+        Form::Batch => {
+            let text = format!("begin; {}; commit", insert(form, id, number));
+            (client.ask(&Request::simple(text, "COMMIT", Status::Idle)).await, "COMMIT")
         }
+        Form::Autocommit => {
+            let text = insert(form, id, number);
+            (client.ask(&Request::simple(text, INSERTED, Status::Idle)).await, INSERTED)
+        }
+        Form::Pipeline | Form::Prepared => (pipeline(client, form, id, number).await, INSERTED),
     };
-    (fate, is_repeated(&answer))
+    let fate = (of_commit(&answer, tag), is_repeated(&answer));
+    client.roll_back_after(&answer).await;
+    fate
 }
 
 async fn block(client: &mut Client, id: i32, number: i64) -> (Fate, bool) {
     let begin = Request::simple("begin", "BEGIN", Status::Block);
-    let (insert, mut is_repeat) = (insert(Form::Block, id, number, Status::Block), false);
+    let insert = Request::simple(insert(Form::Block, id, number), INSERTED, Status::Block);
+    let mut is_repeat = false;
     for request in [begin, insert] {
         let answer = client.ask(&request).await;
         is_repeat |= is_repeated(&answer);
@@ -138,9 +144,8 @@ fn bind(out: &mut Vec<u8>, name: &str, values: &[String; 3]) {
     out.extend_from_slice(&rest);
 }
 
-fn insert(form: Form, id: i32, number: i64, status: Status) -> Request {
-    let text = format!("insert into appends values ({id}, {number}, '{}')", form.name());
-    Request::simple(text, INSERTED, status)
+fn insert(form: Form, id: i32, number: i64) -> String {
+    format!("insert into appends values ({id}, {number}, '{}')", form.name())
 }
 
 /// A row with a number that was sent once can be there only if the statement ran twice.

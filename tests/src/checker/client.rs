@@ -177,6 +177,13 @@ impl Client {
         }
     }
 
+    /// Ends a block that failed in the midst of a request for all of it.
+    pub(super) async fn roll_back_after(&mut self, answer: &Answer) {
+        if let Answer::Error { status: Some(Status::Failed), .. } = answer {
+            self.roll_back().await;
+        }
+    }
+
     /// The statement that is prepared once for the session that there is.
     pub(super) fn prepared(&mut self) -> Option<&mut Option<String>> {
         self.session.as_mut().map(|session| &mut session.prepared)

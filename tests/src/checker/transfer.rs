@@ -1,6 +1,7 @@
 //! Movers and the reader: money goes from account to account, and nobody may see some of it missing.
 
 use pgx_wire::backend::Status;
+use pgx_wire::frontend::write;
 
 use super::client::{Client, Request};
 use super::fate::{Fate, of_commit};
@@ -38,7 +39,7 @@ async fn transfer(client: &mut Client) -> Fate {
         format!("update accounts set balance = balance + {change} where id = {id}")
     });
     if client.random.below(2) == 0 {
-        return batch(client, &updates).await;
+        return pipeline(client, &updates).await;
     }
     let [first, second] = updates.map(|text| Request::simple(text, "UPDATE 1", Status::Block));
     for request in [Request::simple("begin", "BEGIN", Status::Block), first, second] {
@@ -53,13 +54,20 @@ async fn transfer(client: &mut Client) -> Fate {
     of_commit(&answer, "COMMIT")
 }
 
-/// The whole block in one message.
-async fn batch(client: &mut Client, updates: &[String; 2]) -> Fate {
-    let text = format!("begin; {}; commit", updates.join("; "));
-    let answer = client.ask(&Request::simple(text, "COMMIT", Status::Idle)).await;
-    if let Answer::Error { status: Some(Status::Failed), .. } = answer {
-        client.roll_back().await;
+/// The whole block in one pipeline with one Sync.
+async fn pipeline(client: &mut Client, updates: &[String; 2]) -> Fate {
+    let mut bytes = Vec::new();
+    let texts = ["begin", &updates[0], &updates[1], "commit"];
+    for text in texts {
+        write::parse(&mut bytes, b"", text.as_bytes(), &[]);
+        write::bind(&mut bytes, &[]);
+        write::execute(&mut bytes, b"", 0);
     }
+    write::sync(&mut bytes);
+    let text = format!("pipeline of {}", texts.join("; "));
+    let request = Request { text, bytes, tag: "COMMIT", status: Status::Idle };
+    let answer = client.ask(&request).await;
+    client.roll_back_after(&answer).await;
     of_commit(&answer, "COMMIT")
 }
 
