@@ -81,10 +81,6 @@ fn next_proxy(server: &Server) -> anyhow::Result<()> {
     ensure!(checker.commits_through(0) == 0);
     let record = checker.stop()?;
 
-    eprintln!("{}", serde_json::to_string(&record.summary())?);
-    for e in &record.errors {
-        eprintln!("{} {} {} {} {}", e.at_us, e.client, e.kind, e.request, e.text);
-    }
     record.check()?;
     // Half of the clients began there.
     ensure!(record.error_counts.get("refused") == Some(&4), "{:?}", record.error_counts);
