@@ -98,8 +98,8 @@ impl Client {
         }
     }
 
-    /// Waits until the next transaction is due and there is a session for it. False when the clients
-    /// are to end.
+    /// Waits until the next transaction is due and there is a session for it. False when the
+    /// clients are to end.
     pub(super) async fn turn(&mut self) -> bool {
         loop {
             tokio::select! {

@@ -219,8 +219,8 @@ impl Record {
         longest_gap(self.commits.iter(), from, to)
     }
 
-    /// The same for commits through one of the addresses. Clients that left it, because a connection
-    /// broke, come back only when they lose the next.
+    /// The same for commits through one of the addresses. Clients that left it, because a
+    /// connection broke, come back only when they lose the next.
     #[must_use]
     pub fn longest_gap_through(&self, address: usize, from: Duration, to: Duration) -> Gap {
         longest_gap(self.commits.iter().filter(|commit| commit.address == address), from, to)

@@ -224,7 +224,8 @@ impl Session {
         }
     }
 
-    /// Looks at what came since the last answer; nothing is waited for. Gives what ends the session.
+    /// Looks at what came since the last answer, and waits for nothing. Gives what ends the
+    /// session.
     pub(super) fn look(&mut self) -> Option<Answer> {
         let end = loop {
             self.held.reserve(READ_BYTES);

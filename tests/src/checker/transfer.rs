@@ -1,4 +1,4 @@
-//! Movers and the reader: money goes from account to account, and nobody may see some of it missing.
+//! Movers and the reader: money goes from account to account, and nobody may see some missing.
 
 use pgx_wire::backend::Status;
 use pgx_wire::frontend::write;
