@@ -36,6 +36,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     step("clusters of real nodes on loopback");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "control"])?;
+    step("the search for lost commits, on what it has to find");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "checker"])?;
     step("a pool before a real PostgreSQL");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "pool"])?;
     step("logins by libpq, at a pool before a real PostgreSQL");
