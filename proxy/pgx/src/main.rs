@@ -26,7 +26,7 @@ mod limits;
 mod metrics;
 mod pause;
 mod peer;
-#[allow(dead_code, reason = "the agent only watches yet, and is to use all of it")]
+
 mod postgres;
 mod private;
 mod reloads;

@@ -259,6 +259,7 @@ fn local(host: &Host, shown: BootTime) -> Local {
         answered,
         upstream: directory.upstream,
         is_streaming: run.and_then(|run| run.receiver).is_some_and(|receiver| receiver.is_up),
+        lacks_log: false,
         is_drained,
         end: lsn(directory.flushed),
         timeline: Timeline(timeline),

@@ -25,6 +25,7 @@ fn local(process: Process) -> Local {
         rule_since: Lsn(0),
         was_primary: false,
         is_busy: false,
+        lacks_log: false,
         shut_down: None,
     }
 }

@@ -55,6 +55,8 @@ pub struct Local {
     pub upstream: Option<NodeId>,
     /// Whether it receives from there now.
     pub is_streaming: bool,
+    /// Whether its upstream has not the log any more that it needs next.
+    pub lacks_log: bool,
     /// Without an upstream: whether its local log is replayed to the end, and nothing receives.
     pub is_drained: bool,
     /// How far it has flushed or replayed, whichever is further.
@@ -318,7 +320,9 @@ impl Agent {
             // The epoch is that of a directory which was here before; the next one goes on.
             return steps;
         }
-        let may_follow = self.draft.is_whole && state.may_follow(&self.draft.history, local.end);
+        let lacks_log = local.lacks_log && local.upstream == Some(upstream);
+        let may_follow =
+            self.draft.is_whole && !lacks_log && state.may_follow(&self.draft.history, local.end);
         if !may_follow {
             steps.extend(self.rebuild(epoch, upstream, may_rebuild, state));
             return steps;

@@ -47,9 +47,6 @@ pub(crate) enum Error {
     /// It ended while it started.
     #[error("PostgreSQL did not start: {0}")]
     NotStarted(String),
-    /// It runs, where that must not be.
-    #[error("a postmaster with pid {0} runs in the directory; it has to end first")]
-    Runs(i32),
     /// The directory is half rebuilt.
     #[error("{} is half rebuilt ({what}) and is not started; it has to be rebuilt, or put back",
         path.display())]

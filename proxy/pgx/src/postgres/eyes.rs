@@ -31,8 +31,8 @@ pub(crate) struct Found {
     pub(crate) local: Local,
     /// The postmaster, if it runs.
     pub(crate) postmaster: Option<Postmaster>,
-    /// The directory, by the name under which it receives; `None` where pgx manages nothing yet.
-    pub(crate) directory: Option<Incarnation>,
+    /// What pgx has set in it; `None` where pgx manages nothing yet.
+    pub(crate) managed: Option<Managed>,
     /// What is half done to the directory, if something is: it must not be started. Then `local`
     /// tells what can be told, which may be nothing, and its settings may be another node's.
     pub(crate) half: Option<String>,
@@ -101,9 +101,8 @@ impl Eyes {
         } else {
             (self.session, self.known) = (None, Known::default());
         }
-        let directory = managed.map(|managed| managed.directory);
         let lost_wal = self.has_lost_wal;
-        Ok(Found { local, postmaster, directory, half: None, lost_wal, trouble })
+        Ok(Found { local, postmaster, managed, half: None, lost_wal, trouble })
     }
 
     /// What is half built has no control file, or one that fits nothing else.
@@ -121,7 +120,7 @@ impl Eyes {
         // Nothing in it may count as drained, or as a primary's end.
         let local = Local { process, is_drained: false, shut_down: None, ..told };
         let half = Some(half);
-        Found { local, postmaster, directory: None, half, lost_wal: false, trouble: None }
+        Found { local, postmaster, managed: None, half, lost_wal: false, trouble: None }
     }
 
     fn examine(
@@ -292,13 +291,14 @@ fn runs_as(place: &Place) -> Process {
 }
 
 /// A directory of which nothing is known.
-fn nothing() -> Local {
+pub(crate) fn nothing() -> Local {
     Local {
         system: SystemId(0),
         process: Process::Stopped,
         answered: BootTime(0),
         upstream: None,
         is_streaming: false,
+        lacks_log: false,
         is_drained: false,
         end: Lsn(0),
         timeline: Timeline(0),

@@ -20,6 +20,7 @@ use crate::limits::postgres::{QUIT_GRACE, SHUTDOWN_MAX, START_MAX};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Standby,
+    #[allow(dead_code, reason = "only tests of the hands begin with a primary")]
     Primary,
 }
 
@@ -38,6 +39,7 @@ impl Hands {
     ///
     /// # Errors
     /// As for [`Self::start_standby`].
+    #[allow(dead_code, reason = "only tests of the hands begin with a primary")]
     pub(crate) fn start_founder(&self) -> Result<(), Error> {
         self.start(Role::Primary)
     }

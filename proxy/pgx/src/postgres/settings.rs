@@ -5,7 +5,6 @@
 //! `postgresql.auto.conf` comes after every file, so what ALTER SYSTEM has put there under one of
 //! these names is taken out.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use pgx_control::cluster::sync::Rule;
@@ -248,18 +247,13 @@ fn text(place: &Place, managed: &Managed, version: u32) -> Result<String, Error>
     Ok(out)
 }
 
-/// The members of a rule.
-pub(crate) fn rule(k: usize, members: &[Incarnation]) -> Rule {
-    Rule { k, members: members.iter().copied().collect::<BTreeSet<_>>() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn rule_names_directories_and_is_empty_only_if_it_is_degraded() {
-        let two = rule(1, &[Incarnation(0xab), Incarnation(7)]);
+        let two = Rule { k: 1, members: [Incarnation(0xab), Incarnation(7)].into() };
         assert_eq!(
             names(&two),
             "ANY 1 (\"00000000000000000000000000000007\", \"000000000000000000000000000000ab\")"
@@ -273,7 +267,7 @@ mod tests {
     #[test]
     fn what_changes_is_read_back_as_it_was_written() {
         let upstream = Some(Peer { node: NodeId(2), host: "db'2".to_owned(), port: 5433 });
-        let rule = rule(1, &[Incarnation(u128::MAX), Incarnation(1)]);
+        let rule = Rule { k: 1, members: [Incarnation(u128::MAX), Incarnation(1)].into() };
         let managed = Managed { serial: 3, directory: Incarnation(u128::MAX - 1), upstream, rule };
         let text = serde_json::to_string(&managed).unwrap();
         assert_eq!(serde_json::from_str::<Managed>(&text).unwrap(), managed);

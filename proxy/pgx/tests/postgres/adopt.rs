@@ -7,7 +7,7 @@ use anyhow::ensure;
 use pgx_control::agent::Process;
 
 use crate::Test;
-use crate::nodes::{Node, Nodes, incarnation};
+use crate::nodes::{Node, Nodes, directory, incarnation};
 use crate::postgres::adopt::Remedy;
 use crate::postgres::settings::Managed;
 
@@ -46,7 +46,7 @@ fn adopted() -> anyhow::Result<()> {
     run(node, "pg_ctl", &["-D", &data, "-l", &log, "-w", "start"])?;
     let postmaster = node.postmaster()?;
     let found = node.look()?;
-    ensure!(found.directory.is_none() && found.local.process == Process::Primary, "{found:?}");
+    ensure!(directory(&found).is_none() && found.local.process == Process::Primary, "{found:?}");
 
     let managed = Managed::new(incarnation(0));
     let adoption = node.hands().adopt(&managed)?;

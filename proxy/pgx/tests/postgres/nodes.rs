@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::postgres::eyes::{Eyes, Found};
 use crate::postgres::hands::Hands;
-use crate::postgres::{Abort, Peer, Place, settings};
+use crate::postgres::{Abort, Peer, Place};
 
 /// Long enough for a loaded machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -119,8 +119,13 @@ impl Nodes {
 
     /// The rule that names all other nodes.
     pub(crate) fn rule(&self, k: usize, of: &[usize]) -> Rule {
-        settings::rule(k, &of.iter().map(|number| incarnation(*number)).collect::<Vec<_>>())
+        Rule { k, members: of.iter().map(|number| incarnation(*number)).collect() }
     }
+}
+
+/// The directory that was found, by the name under which it receives.
+pub(crate) fn directory(found: &Found) -> Option<Incarnation> {
+    found.managed.as_ref().map(|managed| managed.directory)
 }
 
 impl Drop for Nodes {

@@ -12,7 +12,7 @@ use pgx_control::ids::{Incarnation, NodeId};
 use pgx_tests::lab::wait_for;
 
 use crate::Test;
-use crate::nodes::{Node, Nodes, SOON, incarnation};
+use crate::nodes::{Node, Nodes, SOON, directory, incarnation};
 use crate::postgres::error::Error;
 use crate::postgres::hands::Hands;
 use crate::postgres::rebuild::Means;
@@ -65,7 +65,7 @@ pub(crate) fn check_follows(nodes: &mut Nodes) -> anyhow::Result<()> {
     ensure!(old.sql("show port")? == old.place.port.to_string());
     ensure!(old.sql("show max_connections")? == "40");
     let found = old.look()?;
-    ensure!(found.directory == Some(SECOND) && found.half.is_none(), "{found:?}");
+    ensure!(directory(&found) == Some(SECOND) && found.half.is_none(), "{found:?}");
     nodes.all[1].sql("insert into kept values (0)")?;
     nodes.all[0].wait_sql("select count(*) from kept", "1501")
 }
@@ -221,7 +221,7 @@ fn source_dies() -> anyhow::Result<()> {
 fn check_half(node: &mut Node) -> anyhow::Result<()> {
     let found = node.look()?;
     ensure!(found.half.as_ref().is_some_and(|what| what.contains("cloning")), "{found:?}");
-    ensure!(found.directory.is_none() && found.postmaster.is_none(), "{found:?}");
+    ensure!(directory(&found).is_none() && found.postmaster.is_none(), "{found:?}");
     let local = found.local;
     ensure!(local.process == Process::Stopped && !local.is_drained, "{local:?}");
     ensure!(local.upstream.is_none() && local.shut_down.is_none(), "{local:?}");
@@ -269,7 +269,7 @@ fn source_refuses() -> anyhow::Result<()> {
     }
     std::fs::rename(&aside, &log)?;
     let found = nodes.all[0].look()?;
-    ensure!(found.half.is_none() && found.directory == Some(incarnation(0)), "{found:?}");
+    ensure!(found.half.is_none() && directory(&found) == Some(incarnation(0)), "{found:?}");
     set(&nodes, &known)?;
     let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
     ensure!(means == Means::Rewound);
@@ -380,7 +380,7 @@ fn kept() -> anyhow::Result<()> {
 /// The directory is the first one again, with all that it had.
 pub(crate) fn check_restored(old: &mut Node) -> anyhow::Result<()> {
     let found = old.look()?;
-    ensure!(found.directory == Some(incarnation(0)) && found.half.is_none(), "{found:?}");
+    ensure!(directory(&found) == Some(incarnation(0)) && found.half.is_none(), "{found:?}");
     ensure!(found.local.upstream.is_none(), "{found:?}");
     old.hands().start_standby()?;
     let local = old.wait_local("all of its log replayed", |local| local.is_drained)?;

@@ -6,7 +6,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use pgx_control::agent::{Local, Process};
-use pgx_control::ids::{BootTime, Lsn, SystemId, Timeline};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::Input;
@@ -14,7 +13,7 @@ use super::probe::Target;
 use crate::config::Postgres;
 use crate::limits::control::LOOK_EVERY;
 use crate::postgres::control_file::{Cache, ControlFile};
-use crate::postgres::eyes::Eyes;
+use crate::postgres::eyes::{Eyes, nothing};
 use crate::postgres::owner::owner_of;
 use crate::postgres::settings::{self, Managed};
 use crate::postgres::{Place, postmaster};
@@ -93,19 +92,29 @@ struct Looker<'a> {
 
 impl Looker<'_> {
     fn look(&mut self) -> Result<Found, String> {
-        let managed = settings::read(self.place).map_err(|error| error.to_string())?;
         let is_half = crate::postgres::is_half_built(self.place);
-        if is_half.map_err(|error| error.to_string())? {
-            return Ok(Found { sight: Sight::Half(nothing()), postmaster: None, trouble: None });
-        }
-        if !self.place.data.join("PG_VERSION").exists() {
+        let is_half = is_half.map_err(|error| error.to_string())?;
+        if !is_half && !self.place.data.join("PG_VERSION").exists() {
             return Ok(Found { sight: Sight::Nothing, postmaster: None, trouble: None });
         }
-        let Some(managed) = managed else { return self.look_from_outside() };
+        let managed = settings::read(self.place).map_err(|error| error.to_string());
+        if !is_half && matches!(managed, Ok(None)) {
+            return self.look_from_outside();
+        }
         let found = self.eyes.look().map_err(|error| error.to_string())?;
         let postmaster = found.postmaster.map(|found| postmaster_of(self.postgres, found));
-        let sight = Sight::Managed(found.local, managed);
-        Ok(Found { sight, postmaster: postmaster.transpose()?, trouble: found.trouble })
+        let (postmaster, trouble) = (postmaster.transpose()?, found.trouble);
+        let sight = match found.half {
+            // What pgx has set in it may be the source's.
+            Some(_) => Sight::Half(found.local),
+            None => match found.managed {
+                Some(managed) => {
+                    Sight::Managed(Local { lacks_log: found.lost_wal, ..found.local }, managed)
+                }
+                None => return Err("what pgx has set in the directory is gone".to_owned()),
+            },
+        };
+        Ok(Found { sight, postmaster, trouble })
     }
 
     /// By files and process alone.
@@ -121,28 +130,6 @@ impl Looker<'_> {
         };
         let local = Local { system, process, end, timeline, was_primary, ..nothing() };
         Ok(Found { sight: Sight::Foreign(local), postmaster, trouble: None })
-    }
-}
-
-/// A directory of which nothing is known.
-pub(super) fn nothing() -> Local {
-    Local {
-        system: SystemId(0),
-        process: Process::Stopped,
-        answered: BootTime(0),
-        upstream: None,
-        is_streaming: false,
-        is_drained: false,
-        end: Lsn(0),
-        timeline: Timeline(0),
-        switch: Lsn(0),
-        recovery_end: None,
-        runs_rule: None,
-        rule_flushed: Lsn(0),
-        rule_since: Lsn(0),
-        was_primary: false,
-        is_busy: false,
-        shut_down: None,
     }
 }
 

@@ -42,6 +42,7 @@ use crate::config;
 use crate::limits::control::{
     LOOK_CLOSELY_EVERY, LOOK_EVERY, LOOK_REFUSED_EVERY, TEND_EVERY, TRY_AGAIN,
 };
+use crate::postgres::eyes::nothing;
 use crate::postgres::settings::Managed;
 use crate::postgres::{Peer, Place};
 
@@ -412,7 +413,7 @@ impl Watcher {
         let record = memory.record.clone();
         let agent = self.agent.get_or_insert_with(|| Agent::new(me, priority, record));
         agent.handle_lost();
-        self.local = Some(Local { system, ..look::nothing() });
+        self.local = Some(Local { system, ..nothing() });
     }
 
     /// The agent of the directory, with the record of earlier lives or a first one.
