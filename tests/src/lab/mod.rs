@@ -12,6 +12,7 @@ mod fault;
 pub mod helper;
 mod host;
 mod init;
+mod members;
 mod network;
 pub mod pgx;
 pub mod postgres;
@@ -32,6 +33,7 @@ use anyhow::{Context, bail};
 
 pub use fault::{Active, Direction, Fault, FaultId, KillTarget, PauseTarget};
 pub use host::Host;
+pub use members::Epoch;
 pub use procs::ProcId;
 pub use spec::Spec;
 pub use wait::{wait_for, wait_for_some};

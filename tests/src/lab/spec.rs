@@ -44,6 +44,8 @@ pub struct Spec {
     pub postgres: Option<String>,
     /// Whether data hosts run PostgreSQL at all; without it a lab is only a network of hosts.
     pub run_postgres: bool,
+    /// Whether pgx runs the data hosts' PostgreSQL, as one cluster; they have its proxies too.
+    pub control: bool,
     /// The `pgx` that data and proxy hosts run; none runs none.
     pub pgx: Option<PathBuf>,
     /// The library that slows fsync; without it `slow-fsync` is refused.
@@ -65,6 +67,7 @@ impl Spec {
             disk_mb: DISK_MB_DEFAULT,
             postgres: None,
             run_postgres: true,
+            control: false,
             pgx: None,
             shim: None,
             plain_vip: true,
@@ -85,6 +88,9 @@ impl Spec {
         }
         if self.disk_mb < DISK_MB_MIN {
             bail!("a disk of {} MB is too small; give {DISK_MB_MIN} or more", self.disk_mb);
+        }
+        if self.control && (self.pgx.is_none() || !self.run_postgres || self.proxies > 0) {
+            bail!("a lab whose PostgreSQL is run by pgx needs both, and has no hosts of proxies");
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::run::run;
 use super::spec::{Kind, Plan, Spec, check_name, vip_v4, vip_v6};
 use super::state::{HostState, Lock, State, StateDir};
 use super::wait::wait_for;
-use super::{Lab, network, pgx, postgres};
+use super::{Lab, members, network, pgx, postgres};
 
 /// The kernel frees a loop device soon after its last mount is gone.
 const FREE: Duration = Duration::from_secs(10);
@@ -98,10 +98,12 @@ fn make(
                 .with_context(|| format!("cannot copy {}", shim.display()))?;
         }
     }
-    if spec.run_postgres {
+    if spec.control {
+        members::make(&lab, &state.postgres_bin, &password, watch)?;
+    } else if spec.run_postgres {
         make_cluster(&lab, &password, watch)?;
     }
-    if spec.pgx.is_some() {
+    if spec.pgx.is_some() && !spec.control {
         watch("starting pgx");
         let primary = lab.host("n1")?.plan();
         for host in lab.hosts().iter().filter(|host| host.plan().kind.runs_pgx()) {

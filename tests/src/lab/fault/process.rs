@@ -35,6 +35,8 @@ pub(super) fn kill(victims: &[ProcId]) -> anyhow::Result<()> {
 pub(super) fn revive(lab: &Lab, host: &Host, target: KillTarget) -> anyhow::Result<()> {
     let name = &host.plan().name;
     match target {
+        // pgx has started it again, or will.
+        KillTarget::Postmaster if lab.spec().control => Ok(()),
         KillTarget::Postmaster if postgres::postmaster(host).is_none() => {
             postgres::wait_until_gone(host)?;
             lab.start_postgres(name)
