@@ -3,7 +3,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -11,6 +11,7 @@ use nix::unistd::{Pid, User, chown};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::checker::{Checker, Place, Plan, Record};
 use crate::cluster::{Cluster, WAIT_MAX, ask, control};
 use crate::lab::{postgres, wait_for, wait_for_some};
 use crate::node::Node;
@@ -208,6 +209,113 @@ impl Members {
         kill(Pid::from_raw(self.postmaster(id)?), Signal::SIGKILL).context("no such process")
     }
 
+    /// A node, to end it and to start it again.
+    pub fn node_mut(&mut self, id: usize) -> &mut Node {
+        &mut self.nodes[id - 1]
+    }
+
+    /// Starts pgx again on a node where it was ended.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_again(&mut self, id: usize) -> anyhow::Result<()> {
+        let sections = self.cluster.sections(id);
+        self.nodes[id - 1].start_again(&sections)
+    }
+
+    /// Waits until another than this one serves, in a later epoch. Gives its number.
+    ///
+    /// # Errors
+    /// When nobody does in time.
+    pub fn wait_for_another(&self, than: usize, epoch: u64) -> anyhow::Result<usize> {
+        wait_for_some("another primary", WAIT_MAX, || {
+            let others = (1..=self.count()).filter(|id| *id != than);
+            others.filter_map(|id| control(self.node(id))).find_map(|seen| {
+                let seen = &seen["epoch"];
+                let serves = seen["is_established"] == true && seen["epoch"].as_u64() > Some(epoch);
+                usize::try_from(seen["holder"].as_u64()?).ok().filter(|_| serves)
+            })
+        })
+        .with_context(|| (1..=self.count()).map(|id| self.log(id)).collect::<String>())
+    }
+
+    /// Clients that write through all proxies, a little.
+    ///
+    /// # Errors
+    /// When the tables for it cannot be made.
+    pub fn load(&self) -> anyhow::Result<Checker> {
+        let addresses: Result<Vec<_>, _> = self.nodes.iter().map(Node::address).collect();
+        let addresses = addresses?;
+        let plan = Plan { appenders: 3, rate_per_client: Some(15.0), ..Plan::new(&addresses) };
+        Checker::prepare(&Place::at(addresses[0], &plan), &plan)?;
+        Checker::start(plan)
+    }
+
+    /// Ends the clients, and compares what they were told with what every node has.
+    ///
+    /// # Errors
+    /// When a commit is lost, a client hung, or a standby does not catch up.
+    pub fn end(&self, load: Checker) -> anyhow::Result<Record> {
+        let record = load.stop()?;
+        record.check()?;
+        let (primary, _) = self.primary()?;
+        let end = self.sql_at(primary, "select pg_current_wal_flush_lsn()")?;
+        let text = format!("select pg_is_in_recovery() and pg_last_wal_replay_lsn() >= '{end}'");
+        for id in 1..=self.count() {
+            if id != primary {
+                wait_for("the standby has all", WAIT_MAX, || {
+                    self.sql_at(id, &text).is_ok_and(|said| said == "t")
+                })
+                .with_context(|| self.log(id))?;
+            }
+            let address = format!("127.0.0.{id}:{}", self.port).parse()?;
+            let place = Place::at(address, &Plan::new(&[]));
+            let verdict = record.compare(&place)?;
+            verdict.check().with_context(|| format!("on node {id}: {:?}", record.summary()))?;
+        }
+        Ok(record)
+    }
+
+    /// A session with a node's PostgreSQL itself that runs a text.
+    ///
+    /// # Errors
+    /// When psql is missing.
+    pub fn session(&self, id: usize, text: &str) -> anyhow::Result<Child> {
+        let mut command = psql_command(&format!("127.0.0.{id}"), self.port, text);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot run psql")
+    }
+
+    /// By which name a node's directory receives: another one after it was built anew.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn directory(&self, id: usize) -> anyhow::Result<String> {
+        let text = std::fs::read_to_string(self.data(id).join("pgx.conf"))?;
+        let head = text.lines().next().context("an empty pgx.conf")?;
+        let json: Value = serde_json::from_str(head.trim_start_matches("# pgx: "))?;
+        Ok(json["directory"].to_string())
+    }
+
+    /// Promotes a node's PostgreSQL, as somebody who does not know of pgx does.
+    ///
+    /// # Errors
+    /// When it does not run, or is none.
+    pub fn promote_by_hand(&self, id: usize) -> anyhow::Result<()> {
+        self.sql_at(id, "select pg_promote(false)").map(drop)
+    }
+
+    /// The processes that work in a node's data directory.
+    #[must_use]
+    pub fn processes(&self, id: usize) -> Vec<i32> {
+        let data = self.data(id);
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let works = |pid: &i32| {
+            std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder == data)
+        };
+        pids.filter(works).collect()
+    }
+
     /// What a node and its PostgreSQL have logged.
     #[must_use]
     pub fn log(&self, id: usize) -> String {
@@ -233,12 +341,16 @@ impl Drop for Members {
 }
 
 fn psql(host: &str, port: u16, text: &str) -> anyhow::Result<Output> {
-    Command::new("psql")
+    psql_command(host, port, text).output().context("cannot run psql")
+}
+
+fn psql_command(host: &str, port: u16, text: &str) -> Command {
+    let mut command = Command::new("psql");
+    command
         .args(["--no-psqlrc", "--tuples-only", "--no-align", "--command", text])
         .arg(format!("host={host} port={port} user=postgres dbname=postgres connect_timeout=10"))
-        .env("HOME", "/nonexistent")
-        .output()
-        .context("cannot run psql")
+        .env("HOME", "/nonexistent");
+    command
 }
 
 fn said(output: Output) -> anyhow::Result<String> {
