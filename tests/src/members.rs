@@ -64,7 +64,7 @@ impl Members {
             "[postgres]\ndata_directory = {:?}\nbin_directory = {programs:?}\nport = {port}\n\
              listen_addresses = \"127.0.0.{id}\"\nreplication_password_file = {:?}\n\
              [proxy]\nlisten = [\"127.0.0.{id}:0\"]\npool_mode = \"transaction\"\n\
-             auth_type = \"trust\"\nthreads = 1\ncluster_port = {port}\n",
+             auth_type = \"trust\"\nthreads = 1\ndrain_timeout = 1\ncluster_port = {port}\n",
             self.data(id),
             self.path("password"),
         )
