@@ -2,6 +2,7 @@
 //! that leads to the primary. Each node has an address of its own, and all have the same ports.
 
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -39,7 +40,36 @@ impl Members {
     /// When PostgreSQL is missing, or it does not come about in time.
     pub fn start(binary: &Path, count: usize) -> anyhow::Result<Self> {
         let mut members = Self::found(binary, count)?;
-        members.begin()?;
+        members.nodes = members.cluster.begin(1)?;
+        members.init()?;
+        members.tune(SETTINGS)?;
+        members.begin("stopped")?;
+        Ok(members)
+    }
+
+    /// The same around a PostgreSQL that runs already, and that pgx has only watched until now.
+    ///
+    /// # Errors
+    /// As for [`Self::start`], or when that PostgreSQL starts anew on the way.
+    pub fn take_over(binary: &Path, count: usize) -> anyhow::Result<Self> {
+        let mut members = Self::found(binary, count)?;
+        let data = members.data(1);
+        members.run("initdb", &["--auth=trust", "--no-sync", "--pgdata", text(&data)?])?;
+        let own = format!("{SETTINGS}port = {}\nwal_log_hints = on\n", members.port);
+        members.tune(&own)?;
+        let (log, sockets) = (members.path("log"), members.folder.path().display());
+        let options = format!("-c listen_addresses=127.0.0.1 -k {sockets}");
+        let words = ["--pgdata", text(&data)?, "--log", text(&log)?, "--options", &options];
+        members.run("pg_ctl", &[&words[..], &["--wait", "start"]].concat())?;
+        let postmaster = members.postmaster(1)?;
+        members.nodes = members.cluster.begin(1)?;
+        wait_for("it is watched", WAIT_MAX, || {
+            control(&members.nodes[0]).is_some_and(|seen| seen["agent"]["postgres"] == "primary")
+        })?;
+        let said = members.init()?;
+        ensure!(said.contains("took over"), "{said}");
+        members.begin("primary")?;
+        ensure!(members.postmaster(1)? == postmaster, "it was started anew: {said}");
         Ok(members)
     }
 
@@ -70,34 +100,50 @@ impl Members {
         )
     }
 
-    fn begin(&mut self) -> anyhow::Result<()> {
-        let count = self.count();
-        self.nodes = self.cluster.begin(1)?;
+    /// Makes the directory of node 1 pgx's.
+    fn init(&self) -> anyhow::Result<String> {
         let config = self.cluster.path("pgx1.toml").display().to_string();
         let words = ["init", "postgres", "--config", &config, "--initdb", "--auth=trust"];
-        let output = Command::new(self.cluster.binary()).args(words).output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let file = self.data(1).join("postgresql.conf");
-        let text = std::fs::read_to_string(&file)?;
-        std::fs::write(&file, format!("{SETTINGS}{text}"))?;
-        self.trust(1)?;
+        said(Command::new(self.cluster.binary()).args(words).output()?)
+    }
+
+    /// Sets what operators set, and lets everybody in without a password: proxies and tests are on
+    /// this host.
+    fn tune(&self, settings: &str) -> anyhow::Result<()> {
+        for (name, before, after) in [
+            ("postgresql.conf", settings, ""),
+            ("pg_hba.conf", "", "host all all 127.0.0.0/8 trust\n"),
+        ] {
+            let file = self.data(1).join(name);
+            let text = std::fs::read_to_string(&file)?;
+            std::fs::write(&file, format!("{before}{text}{after}"))?;
+        }
+        Ok(())
+    }
+
+    fn run(&self, program: &str, words: &[&str]) -> anyhow::Result<()> {
+        let user = User::from_name("postgres")?.context("there is no user postgres")?;
+        let mut command = Command::new(self.programs.join(program));
+        command.args(words).uid(user.uid.as_raw()).gid(user.gid.as_raw()).current_dir("/");
+        // A daemon keeps what it inherits, and with a pipe the wait for its end would not end.
+        let log = self.path("said");
+        let out = std::fs::File::create(&log)?;
+        let status = command.stdout(out.try_clone()?).stderr(out).status()?;
+        ensure!(status.success(), "{program}: {}", std::fs::read_to_string(&log)?);
+        Ok(())
+    }
+
+    fn begin(&mut self, postgres: &str) -> anyhow::Result<()> {
+        let count = self.count();
         wait_for("the agent tells of its directory", WAIT_MAX, || {
-            control(&self.nodes[0]).is_some_and(|seen| seen["agent"]["postgres"] == "stopped")
+            control(&self.nodes[0]).is_some_and(|seen| seen["agent"]["postgres"] == postgres)
         })
         .with_context(|| self.nodes[0].log())?;
         wait_for("the cluster begins", WAIT_MAX, || {
             ask(&self.nodes[0], &["bootstrap", "--node", "1"]).is_ok()
         })?;
         self.cluster.grow(&mut self.nodes, count)?;
-        self.wait_for_calm(1)
-    }
-
-    /// Lets everybody in without a password: proxies and tests are on this host.
-    fn trust(&self, id: usize) -> anyhow::Result<()> {
-        let file = self.data(id).join("pg_hba.conf");
-        let text = std::fs::read_to_string(&file)?;
-        std::fs::write(&file, format!("{text}host all all 127.0.0.0/8 trust\n"))?;
-        Ok(())
+        self.wait_for_calm(0)
     }
 
     fn count(&self) -> usize {
@@ -338,6 +384,10 @@ impl Drop for Members {
             }
         }
     }
+}
+
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
 }
 
 fn psql(host: &str, port: u16, text: &str) -> anyhow::Result<Output> {

@@ -109,3 +109,10 @@ pub(crate) fn restarts() -> anyhow::Result<()> {
     ensure!(members.sql(1, "select 'served'")? == "served");
     Ok(())
 }
+
+pub(crate) fn taken_over() -> anyhow::Result<()> {
+    let mut members = Members::take_over(binary(), 3)?;
+    under_load(&mut members, "the postmaster ends that was taken over", |members, primary| {
+        members.kill_postmaster(primary)
+    })
+}

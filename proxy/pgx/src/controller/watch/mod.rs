@@ -79,6 +79,18 @@ struct Memory {
     record: Record,
 }
 
+/// By which name the record of a node tells of its directory; `None` where there is no record.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn recorded_directory(control: &config::Control) -> Result<Option<Incarnation>, String> {
+    match durable::read::<Kept<Memory>>(&Files::of(control).agent) {
+        Ok(kept) => Ok(Some(kept.value.record.directory)),
+        Err(ReadError::Missing(_)) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Starts to watch.
 ///
 /// # Errors
