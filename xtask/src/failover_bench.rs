@@ -1,8 +1,8 @@
 //! `cargo xtask failover-bench`: how long nobody can write when a primary dies, and when operators
 //! change it; what clients are told; and whether anything is lost.
 //!
-//! Three nodes on loopback, each with a PostgreSQL and a proxy, and clients at a low rate, so that a
-//! small machine is not measured instead. The gap is between two commits of whatever clients.
+//! Three nodes on loopback, each with a PostgreSQL and a proxy, and clients at a low rate, so that
+//! a small machine is not measured instead. The gap is between two commits of whatever clients.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
