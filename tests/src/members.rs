@@ -331,6 +331,16 @@ impl Members {
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot run psql")
     }
 
+    /// A session through a node's proxy that runs a text.
+    ///
+    /// # Errors
+    /// When psql is missing, or the proxy does not listen.
+    pub fn session_by_proxy(&self, id: usize, text: &str) -> anyhow::Result<Child> {
+        let address = self.node(id).address()?;
+        let mut command = psql_command(&address.ip().to_string(), address.port(), text);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot run psql")
+    }
+
     /// By which name a node's directory receives: another one after it was built anew.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! What operators do to a cluster under load.
 
 use anyhow::ensure;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pgx_tests::cluster::{WAIT_MAX, ask, control};
 use pgx_tests::lab::wait_for;
 use pgx_tests::members::Members;
@@ -49,5 +51,31 @@ pub(crate) fn stuck() -> anyhow::Result<()> {
     ensure!(open.try_wait()?.is_none(), "whoever was there goes on");
     open.kill()?;
     open.wait()?;
+    Ok(())
+}
+
+pub(crate) fn cancelled() -> anyhow::Result<()> {
+    let members = Members::start(binary(), 3)?;
+    let (primary, _) = members.primary()?;
+    members.sql(1, "create table kept (number int)")?;
+    let mut receivers = Vec::new();
+    for standby in (1..=3).filter(|id| *id != primary) {
+        let pid = members.sql_at(standby, "select pid from pg_stat_wal_receiver")?.parse()?;
+        kill(Pid::from_raw(pid), Signal::SIGSTOP)?;
+        receivers.push(Pid::from_raw(pid));
+    }
+    let commit = members.session_by_proxy(1, "insert into kept values (1)")?;
+    let waits = "pg_stat_activity where wait_event = 'SyncRep'";
+    wait_for("the commit waits for standbys", WAIT_MAX, || {
+        let said = members.sql_at(primary, &format!("select count(*) from {waits}"));
+        said.is_ok_and(|said| said == "1")
+    })?;
+    members.sql_at(primary, &format!("select pg_cancel_backend(pid) from {waits}"))?;
+    let output = commit.wait_with_output()?;
+    for receiver in receivers {
+        kill(receiver, Signal::SIGCONT)?;
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && said.contains("not known"), "{said}");
     Ok(())
 }
