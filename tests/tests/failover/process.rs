@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgx_tests::cluster::WAIT_MAX;
+use pgx_tests::cluster::{WAIT_MAX, ask, control};
 use pgx_tests::lab::wait_for;
 use pgx_tests::members::Members;
 
@@ -48,6 +48,14 @@ pub(crate) fn ends() -> anyhow::Result<()> {
         members.wait_for_another(primary, epoch)?;
         ensure!(members.postmaster(primary)? == postmaster, "PostgreSQL went with pgx");
         members.start_again(primary)
+    })?;
+    under_load(&mut members, "pgx is stopped, and PostgreSQL goes on", |members, primary| {
+        let (_, epoch) = members.primary()?;
+        members.node(primary).signal(Signal::SIGSTOP)?;
+        // Its own clients wait with it, and are told when it goes on.
+        let another = members.wait_for_another(primary, epoch);
+        members.node(primary).signal(Signal::SIGCONT)?;
+        another.map(drop)
     })?;
     under_load(&mut members, "two primaries end, one after the other", |members, primary| {
         let (_, epoch) = members.primary()?;
@@ -115,4 +123,33 @@ pub(crate) fn taken_over() -> anyhow::Result<()> {
     under_load(&mut members, "the postmaster ends that was taken over", |members, primary| {
         members.kill_postmaster(primary)
     })
+}
+
+pub(crate) fn lost() -> anyhow::Result<()> {
+    let members = Members::start(binary(), 3)?;
+    let (primary, epoch) = members.primary()?;
+    members.sql(1, "create table kept (number int); insert into kept values (1)")?;
+    let left = (1..=3).rfind(|id| *id != primary).context("a standby")?;
+    for id in (1..=3).filter(|id| *id != left) {
+        members.kill_postmaster(id)?;
+        std::fs::remove_dir_all(members.data(id))?;
+    }
+    // What the last one has may lack a commit that the other standby had.
+    let waits = |text: &str| {
+        let seen = members.nodes.iter().filter_map(control);
+        seen.filter_map(|seen| seen["waits"].as_str().map(str::to_owned))
+            .any(|said| said.contains(text))
+    };
+    wait_for("status says what is missing", WAIT_MAX, || waits("may lack an acknowledged commit"))
+        .with_context(|| members.log(left))?;
+    let seen = control(members.node(left)).context("its status")?;
+    ensure!(seen["epoch"]["epoch"] == epoch && !seen["epoch"]["sealed"].is_null(), "{seen}");
+    ensure!(members.sql_at(left, "select pg_is_in_recovery()")? == "t", "nobody promotes it");
+
+    // Only an operator can go on, and then all take part again.
+    ask(members.node(1), &["failover", "--accept-loss"])?;
+    members.wait_for_calm(epoch + 1)?;
+    ensure!(members.primary()?.0 == left, "{}", members.log(left));
+    ensure!(members.sql(1, "select number from kept")? == "1");
+    Ok(())
 }
