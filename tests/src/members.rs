@@ -2,8 +2,9 @@
 //! that leads to the primary. Each node has an address of its own, and all have the same ports.
 
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -11,6 +12,7 @@ use nix::unistd::{Pid, User, chown};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::checker::{Checker, Place, Plan, Record};
 use crate::cluster::{Cluster, WAIT_MAX, ask, control};
 use crate::lab::{postgres, wait_for, wait_for_some};
 use crate::node::Node;
@@ -38,7 +40,36 @@ impl Members {
     /// When PostgreSQL is missing, or it does not come about in time.
     pub fn start(binary: &Path, count: usize) -> anyhow::Result<Self> {
         let mut members = Self::found(binary, count)?;
-        members.begin()?;
+        members.nodes = members.cluster.begin(1)?;
+        members.init()?;
+        members.tune(SETTINGS)?;
+        members.begin("stopped")?;
+        Ok(members)
+    }
+
+    /// The same around a PostgreSQL that runs already, and that pgx has only watched until now.
+    ///
+    /// # Errors
+    /// As for [`Self::start`], or when that PostgreSQL starts anew on the way.
+    pub fn take_over(binary: &Path, count: usize) -> anyhow::Result<Self> {
+        let mut members = Self::found(binary, count)?;
+        let data = members.data(1);
+        members.run("initdb", &["--auth=trust", "--no-sync", "--pgdata", text(&data)?])?;
+        let own = format!("{SETTINGS}port = {}\nwal_log_hints = on\n", members.port);
+        members.tune(&own)?;
+        let (log, sockets) = (members.path("log"), members.folder.path().display());
+        let options = format!("-c listen_addresses=127.0.0.1 -k {sockets}");
+        let words = ["--pgdata", text(&data)?, "--log", text(&log)?, "--options", &options];
+        members.run("pg_ctl", &[&words[..], &["--wait", "start"]].concat())?;
+        let postmaster = members.postmaster(1)?;
+        members.nodes = members.cluster.begin(1)?;
+        wait_for("it is watched", WAIT_MAX, || {
+            control(&members.nodes[0]).is_some_and(|seen| seen["agent"]["postgres"] == "primary")
+        })?;
+        let said = members.init()?;
+        ensure!(said.contains("took over"), "{said}");
+        members.begin("primary")?;
+        ensure!(members.postmaster(1)? == postmaster, "it was started anew: {said}");
         Ok(members)
     }
 
@@ -63,40 +94,56 @@ impl Members {
             "[postgres]\ndata_directory = {:?}\nbin_directory = {programs:?}\nport = {port}\n\
              listen_addresses = \"127.0.0.{id}\"\nreplication_password_file = {:?}\n\
              [proxy]\nlisten = [\"127.0.0.{id}:0\"]\npool_mode = \"transaction\"\n\
-             auth_type = \"trust\"\nthreads = 1\ncluster_port = {port}\n",
+             auth_type = \"trust\"\nthreads = 1\ndrain_timeout = 1\ncluster_port = {port}\n",
             self.data(id),
             self.path("password"),
         )
     }
 
-    fn begin(&mut self) -> anyhow::Result<()> {
-        let count = self.count();
-        self.nodes = self.cluster.begin(1)?;
+    /// Makes the directory of node 1 pgx's.
+    fn init(&self) -> anyhow::Result<String> {
         let config = self.cluster.path("pgx1.toml").display().to_string();
         let words = ["init", "postgres", "--config", &config, "--initdb", "--auth=trust"];
-        let output = Command::new(self.cluster.binary()).args(words).output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let file = self.data(1).join("postgresql.conf");
-        let text = std::fs::read_to_string(&file)?;
-        std::fs::write(&file, format!("{SETTINGS}{text}"))?;
-        self.trust(1)?;
+        said(Command::new(self.cluster.binary()).args(words).output()?)
+    }
+
+    /// Sets what operators set, and lets everybody in without a password: proxies and tests are on
+    /// this host.
+    fn tune(&self, settings: &str) -> anyhow::Result<()> {
+        for (name, before, after) in [
+            ("postgresql.conf", settings, ""),
+            ("pg_hba.conf", "", "host all all 127.0.0.0/8 trust\n"),
+        ] {
+            let file = self.data(1).join(name);
+            let text = std::fs::read_to_string(&file)?;
+            std::fs::write(&file, format!("{before}{text}{after}"))?;
+        }
+        Ok(())
+    }
+
+    fn run(&self, program: &str, words: &[&str]) -> anyhow::Result<()> {
+        let user = User::from_name("postgres")?.context("there is no user postgres")?;
+        let mut command = Command::new(self.programs.join(program));
+        command.args(words).uid(user.uid.as_raw()).gid(user.gid.as_raw()).current_dir("/");
+        // A daemon keeps what it inherits, and with a pipe the wait for its end would not end.
+        let log = self.path("said");
+        let out = std::fs::File::create(&log)?;
+        let status = command.stdout(out.try_clone()?).stderr(out).status()?;
+        ensure!(status.success(), "{program}: {}", std::fs::read_to_string(&log)?);
+        Ok(())
+    }
+
+    fn begin(&mut self, postgres: &str) -> anyhow::Result<()> {
+        let count = self.count();
         wait_for("the agent tells of its directory", WAIT_MAX, || {
-            control(&self.nodes[0]).is_some_and(|seen| seen["agent"]["postgres"] == "stopped")
+            control(&self.nodes[0]).is_some_and(|seen| seen["agent"]["postgres"] == postgres)
         })
         .with_context(|| self.nodes[0].log())?;
         wait_for("the cluster begins", WAIT_MAX, || {
             ask(&self.nodes[0], &["bootstrap", "--node", "1"]).is_ok()
         })?;
         self.cluster.grow(&mut self.nodes, count)?;
-        self.wait_for_calm(1)
-    }
-
-    /// Lets everybody in without a password: proxies and tests are on this host.
-    fn trust(&self, id: usize) -> anyhow::Result<()> {
-        let file = self.data(id).join("pg_hba.conf");
-        let text = std::fs::read_to_string(&file)?;
-        std::fs::write(&file, format!("{text}host all all 127.0.0.0/8 trust\n"))?;
-        Ok(())
+        self.wait_for_calm(0)
     }
 
     fn count(&self) -> usize {
@@ -208,6 +255,123 @@ impl Members {
         kill(Pid::from_raw(self.postmaster(id)?), Signal::SIGKILL).context("no such process")
     }
 
+    /// A node, to end it and to start it again.
+    pub fn node_mut(&mut self, id: usize) -> &mut Node {
+        &mut self.nodes[id - 1]
+    }
+
+    /// Starts pgx again on a node where it was ended.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_again(&mut self, id: usize) -> anyhow::Result<()> {
+        let sections = self.cluster.sections(id);
+        self.nodes[id - 1].start_again(&sections)
+    }
+
+    /// Waits until another than this one serves, in a later epoch. Gives its number.
+    ///
+    /// # Errors
+    /// When nobody does in time.
+    pub fn wait_for_another(&self, than: usize, epoch: u64) -> anyhow::Result<usize> {
+        wait_for_some("another primary", WAIT_MAX, || {
+            let others = (1..=self.count()).filter(|id| *id != than);
+            others.filter_map(|id| control(self.node(id))).find_map(|seen| {
+                let seen = &seen["epoch"];
+                let serves = seen["is_established"] == true && seen["epoch"].as_u64() > Some(epoch);
+                usize::try_from(seen["holder"].as_u64()?).ok().filter(|_| serves)
+            })
+        })
+        .with_context(|| (1..=self.count()).map(|id| self.log(id)).collect::<String>())
+    }
+
+    /// Clients that write through all proxies, a little.
+    ///
+    /// # Errors
+    /// When the tables for it cannot be made.
+    pub fn load(&self) -> anyhow::Result<Checker> {
+        let addresses: Result<Vec<_>, _> = self.nodes.iter().map(Node::address).collect();
+        let addresses = addresses?;
+        let plan = Plan { appenders: 3, rate_per_client: Some(15.0), ..Plan::new(&addresses) };
+        Checker::prepare(&Place::at(addresses[0], &plan), &plan)?;
+        Checker::start(plan)
+    }
+
+    /// Ends the clients, and compares what they were told with what every node has.
+    ///
+    /// # Errors
+    /// When a commit is lost, a client hung, or a standby does not catch up.
+    pub fn end(&self, load: Checker) -> anyhow::Result<Record> {
+        let record = load.stop()?;
+        record.check()?;
+        let (primary, _) = self.primary()?;
+        let end = self.sql_at(primary, "select pg_current_wal_flush_lsn()")?;
+        let text = format!("select pg_is_in_recovery() and pg_last_wal_replay_lsn() >= '{end}'");
+        for id in 1..=self.count() {
+            if id != primary {
+                wait_for("the standby has all", WAIT_MAX, || {
+                    self.sql_at(id, &text).is_ok_and(|said| said == "t")
+                })
+                .with_context(|| self.log(id))?;
+            }
+            let address = format!("127.0.0.{id}:{}", self.port).parse()?;
+            let place = Place::at(address, &Plan::new(&[]));
+            let verdict = record.compare(&place)?;
+            verdict.check().with_context(|| format!("on node {id}: {:?}", record.summary()))?;
+        }
+        Ok(record)
+    }
+
+    /// A session with a node's PostgreSQL itself that runs a text.
+    ///
+    /// # Errors
+    /// When psql is missing.
+    pub fn session(&self, id: usize, text: &str) -> anyhow::Result<Child> {
+        let mut command = psql_command(&format!("127.0.0.{id}"), self.port, text);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot run psql")
+    }
+
+    /// A session through a node's proxy that runs a text.
+    ///
+    /// # Errors
+    /// When psql is missing, or the proxy does not listen.
+    pub fn session_by_proxy(&self, id: usize, text: &str) -> anyhow::Result<Child> {
+        let address = self.node(id).address()?;
+        let mut command = psql_command(&address.ip().to_string(), address.port(), text);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot run psql")
+    }
+
+    /// By which name a node's directory receives: another one after it was built anew.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn directory(&self, id: usize) -> anyhow::Result<String> {
+        let text = std::fs::read_to_string(self.data(id).join("pgx.conf"))?;
+        let head = text.lines().next().context("an empty pgx.conf")?;
+        let json: Value = serde_json::from_str(head.trim_start_matches("# pgx: "))?;
+        Ok(json["directory"].to_string())
+    }
+
+    /// Promotes a node's PostgreSQL, as somebody who does not know of pgx does.
+    ///
+    /// # Errors
+    /// When it does not run, or is none.
+    pub fn promote_by_hand(&self, id: usize) -> anyhow::Result<()> {
+        self.sql_at(id, "select pg_promote(false)").map(drop)
+    }
+
+    /// The processes that work in a node's data directory.
+    #[must_use]
+    pub fn processes(&self, id: usize) -> Vec<i32> {
+        let data = self.data(id);
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let works = |pid: &i32| {
+            std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder == data)
+        };
+        pids.filter(works).collect()
+    }
+
     /// What a node and its PostgreSQL have logged.
     #[must_use]
     pub fn log(&self, id: usize) -> String {
@@ -232,13 +396,21 @@ impl Drop for Members {
     }
 }
 
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
+}
+
 fn psql(host: &str, port: u16, text: &str) -> anyhow::Result<Output> {
-    Command::new("psql")
+    psql_command(host, port, text).output().context("cannot run psql")
+}
+
+fn psql_command(host: &str, port: u16, text: &str) -> Command {
+    let mut command = Command::new("psql");
+    command
         .args(["--no-psqlrc", "--tuples-only", "--no-align", "--command", text])
         .arg(format!("host={host} port={port} user=postgres dbname=postgres connect_timeout=10"))
-        .env("HOME", "/nonexistent")
-        .output()
-        .context("cannot run psql")
+        .env("HOME", "/nonexistent");
+    command
 }
 
 fn said(output: Output) -> anyhow::Result<String> {

@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod failover_bench;
 mod fuzz;
 mod lab;
 mod model;
@@ -38,6 +39,8 @@ enum Verb {
     Demo(demo::Args),
     /// Measures what the documentation states
     Bench(bench::Args),
+    /// Measures how long nobody can write when the primary changes, and looks for lost commits
+    FailoverBench(failover_bench::Args),
     /// Passes the tests: unit, BPF, lab and end to end
     Test(test::Args),
     /// Simulates whole clusters with virtual time; prints how to repeat a run that fails
@@ -78,6 +81,7 @@ fn task() -> anyhow::Result<()> {
     match Task::parse().verb {
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::FailoverBench(args) => failover_bench::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Sim(args) => sim::run(&args),
         Verb::Verify => verify::verify(),

@@ -21,7 +21,10 @@ pub(crate) struct Args {
 /// # Errors
 /// When one fails, or something they need cannot be installed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    step("unit tests");
+    if nix::unistd::geteuid().is_root() {
+        setup::ensure(setup::LAB)?;
+    }
+    step("unit tests, and what is done to a real PostgreSQL");
     run_cargo(&["test", "--workspace", "--exclude", "pgx-tests"])?;
     run_cargo(&["test", "--package", "pgx-tests", "--lib"])?;
 
@@ -31,13 +34,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     step("simulated clusters");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "sim"])?;
 
-    if nix::unistd::geteuid().is_root() {
-        setup::ensure(setup::LAB)?;
-    }
     step("clusters of real nodes on loopback");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "control"])?;
     step("the search for lost commits, on what it has to find");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "checker"])?;
+    step("failovers and switchovers of real clusters on loopback");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "failover"])?;
     step("a pool before a real PostgreSQL");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "pool"])?;
     step("logins by libpq, at a pool before a real PostgreSQL");

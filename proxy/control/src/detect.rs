@@ -8,7 +8,7 @@ use alloc::collections::BTreeMap;
 
 use crate::cluster::State;
 use crate::facts::{Facts, Observation};
-use crate::ids::{BootTime, NodeId};
+use crate::ids::{BootTime, Epoch, NodeId};
 use crate::limits::FLAPS_MAX;
 
 /// The coordinator's memory.
@@ -23,7 +23,12 @@ pub struct Observer {
 struct Stream {
     /// Since when it streams without a break.
     since: Option<BootTime>,
-    /// How often it broke off soon after it had begun; halves the trust each time.
+    /// In which epoch.
+    epoch: Option<Epoch>,
+    /// The epoch in which it broke off soon after it had begun. That counts against it when it
+    /// comes back in the same one: when the epoch ends, its primary was the cause.
+    broke: Option<Epoch>,
+    /// How often it did; halves the trust each time.
     flaps: u32,
 }
 
@@ -60,6 +65,14 @@ impl Observer {
             let stream = self.streams.entry(*node).or_default();
             let wait_ms = policy.steady_ms_min << stream.flaps.min(FLAPS_MAX);
             if is_heard && newest.is_some() && streams == newest {
+                let epoch = newest.map(|(_, epoch)| epoch);
+                // It may have gone over to another primary between two looks.
+                if stream.epoch != epoch {
+                    (stream.since, stream.epoch) = (None, epoch);
+                }
+                if stream.since.is_none() && stream.broke.take() == epoch {
+                    stream.flaps += 1;
+                }
                 let since = *stream.since.get_or_insert(now);
                 if now >= since.after_ms(wait_ms.saturating_mul(8)) {
                     stream.flaps = 0;
@@ -68,7 +81,7 @@ impl Observer {
             } else {
                 if let Some(since) = stream.since.take() {
                     let was_short = now < since.after_ms(wait_ms.saturating_mul(4));
-                    stream.flaps = if was_short { stream.flaps + 1 } else { stream.flaps };
+                    stream.broke = stream.epoch.filter(|_| was_short);
                 }
                 seen.is_steady = false;
             }
@@ -87,9 +100,9 @@ mod tests {
     use alloc::vec::Vec;
 
     use super::*;
-    use crate::cluster::testing::{directory, three_nodes};
+    use crate::cluster::testing::{apply_all, directory, elect, report, seal, three_nodes};
     use crate::facts::{AgentFacts, Postgres};
-    use crate::ids::{Epoch, Incarnation, Lsn, SystemId, Timeline};
+    use crate::ids::{Incarnation, Lsn, SystemId, Timeline};
 
     fn facts(sequence: u64, is_streaming: bool) -> Facts {
         let agent = AgentFacts {
@@ -131,7 +144,10 @@ mod tests {
             for at in (0..=ms).step_by(500) {
                 self.now = self.now.after_ms(500);
                 self.sequence += 1;
-                let facts = facts(self.sequence, is_streaming);
+                let mut facts = facts(self.sequence, is_streaming);
+                let tenure = self.state.tenure().unwrap();
+                let streams = is_streaming.then_some((tenure.holder, tenure.epoch));
+                facts.agent.as_mut().unwrap().streams = streams;
                 self.observer.handle_facts(NodeId(2), facts, self.now);
                 self.observer.handle_timeout(&self.state, |_| true, self.now);
                 if self.observer.nodes()[&NodeId(2)].is_steady {
@@ -166,6 +182,20 @@ mod tests {
             scene.say(false, 500);
         }
         assert!(waits.is_sorted() && waits[0] < waits[3], "{waits:?}");
+    }
+
+    #[test]
+    fn standby_whose_primary_was_replaced_does_not_wait_longer() {
+        let mut scene = scene();
+        assert_eq!(scene.say(true, 2_500), Some(1_000));
+        scene.say(false, 500);
+        seal(&mut scene.state, 1, &[1, 2, 3]);
+        let reports = [1, 3].map(|node| report(&scene.state, node, 100)).to_vec();
+        let entry = elect(&scene.state, 3, reports);
+        apply_all(&mut scene.state, [entry]);
+        assert_eq!(scene.say(true, 2_500), Some(1_000));
+        scene.say(false, 500);
+        assert!(scene.say(true, 2_500) > Some(1_000), "that was its own doing");
     }
 
     #[test]

@@ -260,8 +260,8 @@ pub(crate) enum InitVerb {
     Node(InitNode),
     /// Makes what the node must not forget about the cluster: once, before its first start
     Store(InitStore),
-    /// Makes the data directory of [postgres] pgx's: founds a cluster in an empty one, or takes a
-    /// PostgreSQL over that runs. Hosts without one get a copy by themselves
+    /// Makes postgres.data_directory pgx's: founds a cluster where it is empty, or takes over a
+    /// PostgreSQL that runs. Hosts without one get a copy by themselves
     Postgres(InitPostgres),
     /// Says whom the certificates in a file name, and until when they are valid
     Show {

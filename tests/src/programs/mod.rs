@@ -8,10 +8,11 @@ mod fixtures;
 mod measure;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 
 use anyhow::{Context as _, ensure};
 use aya::Ebpf;
-use aya::programs::Program as Loaded;
+use aya::programs::{Program as Loaded, ProgramError};
 use pgx_abi::{
     FENCE, FENCE_CGROUP_IN, FENCE_CGROUP_OUT, FENCE_IN, FENCE_OUT, PGX_ROOT, REFUSE, STEER,
     STEER_AWAY, VIP,
@@ -50,20 +51,38 @@ fn load(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<u32> {
     let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
     let info = match program {
         Loaded::Xdp(xdp) => {
-            xdp.load()?;
+            again(|| xdp.load())?;
             xdp.info()?
         }
         Loaded::SchedClassifier(classifier) => {
-            classifier.load()?;
+            again(|| classifier.load())?;
             classifier.info()?
         }
         Loaded::CgroupSkb(cgroup) => {
-            cgroup.load()?;
+            again(|| cgroup.load())?;
             cgroup.info()?
         }
         other => anyhow::bail!("{name} is a {:?}", other.prog_type()),
     };
     info.verified_instruction_count().context("this kernel does not tell what it verified")
+}
+
+/// Does it again while the verifier says that it was interrupted, by a signal.
+fn again(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const TRIES_MAX: usize = 5;
+    let mut outcome = load();
+    for _ in 1..TRIES_MAX {
+        let is_interrupted = matches!(
+            &outcome,
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == ErrorKind::WouldBlock
+        );
+        if !is_interrupted {
+            break;
+        }
+        outcome = load();
+    }
+    outcome
 }
 
 /// Compares what the verifier walks with what was recorded: a fifth more is too much.

@@ -77,7 +77,14 @@ fn elect(
 ) -> Result<Entry, Void> {
     let old = view.state.tenure().map(|tenure| tenure.holder);
     let wanted = view.state.handover();
-    let patience = view.sealed_since.after_ms(view.state.policy().attempt_ms_max);
+    let policy = view.state.policy();
+    let patience = view.sealed_since.after_ms(policy.attempt_ms_max);
+    // Whom operators have named is about to report, too; others may have been faster.
+    let may_come = now < view.sealed_since.after_ms(policy.silent_ms_max);
+    let is_late = |node| !reports.iter().any(|report| report.node == node);
+    if wanted.is_some_and(|node| is_late(node) && view.agent(node, now).is_some()) && may_come {
+        return Err(Void::ReportsTooFew);
+    }
     let mut candidates: Vec<_> = reports.iter().collect();
     candidates.sort_by_key(|report| {
         let member = view.state.members().get(&report.node);

@@ -526,9 +526,14 @@ fn switchover_waits_for_the_clean_end_and_for_the_next_one_to_have_all() {
     assert_eq!(scene.proposed(), [Entry::Seal { epoch: Epoch(0), attempt: Attempt(1) }]);
 
     seal(&mut scene.state, 1, &[1, 2, 3]);
-    for (node, end) in [(1, 150), (2, 150), (3, 150)] {
+    for (node, end) in [(1, 150), (2, 150)] {
         scene.reports(node, end);
     }
+    assert_eq!(elected(&scene.decide()), None, "they are enough, and it is about to report");
+    scene.sealed_since = BootTime(NOW.0 - 1_600_000_000);
+    assert_eq!(elected(&scene.decide()).unwrap().0, NodeId(2), "it has had its time");
+    scene.sealed_since = NOW;
+    scene.reports(3, 150);
     assert_eq!(elected(&scene.decide()).unwrap().0, to, "not the lower node");
 }
 

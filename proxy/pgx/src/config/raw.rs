@@ -27,7 +27,7 @@ pub(super) struct Config {
     /// This node's part in the cluster: who it is, and who the others are.
     #[toml_example(nesting)]
     pub(super) control: Option<Control>,
-    /// This host's PostgreSQL. For now pgx watches and probes it, and steers nothing.
+    /// This host's PostgreSQL, which pgx runs; docs/POSTGRES.md says what it does to it.
     #[toml_example(nesting)]
     pub(super) postgres: Option<Postgres>,
     /// The kernel's fence around this host's PostgreSQL: its port is shut until a lease opens it.

@@ -38,7 +38,7 @@ use self::message::Said;
 pub(crate) use self::message::{Outcome, Question};
 pub(crate) use self::routes::Followed;
 use self::storage::Opened;
-pub(crate) use self::watch::{Verdict, ask_once, place};
+pub(crate) use self::watch::{Verdict, ask_once, place, recorded_directory};
 use crate::config::{self, Config};
 use crate::exit::Failure;
 use crate::limits::control::{ANSWER_MAX, INBOX_MAX, LEASE_INBOX_MAX, STATUS_MAX};

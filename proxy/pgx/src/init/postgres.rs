@@ -6,7 +6,7 @@ use pgx_control::ids::Incarnation;
 
 use crate::cli::InitPostgres;
 use crate::config;
-use crate::controller::{clock, place};
+use crate::controller::{clock, place, recorded_directory};
 use crate::exit::Failure;
 use crate::postgres::adopt::{Adoption, Remedy};
 use crate::postgres::error::Error;
@@ -30,6 +30,9 @@ pub(super) fn make(wanted: &InitPostgres) -> Result<String, Failure> {
     let hands = Hands::new(place.clone(), Abort::default());
     let directory = Incarnation(u128::from_be_bytes(clock::random()));
     if postmaster::find(&place.data).is_some() {
+        // A pgx that has watched it has given it a name already.
+        let known = recorded_directory(&control).map_err(Failure::Failed)?;
+        let directory = known.unwrap_or(directory);
         let adoption = hands.adopt(&Managed::new(directory)).map_err(failed)?;
         return Ok(adopted(&place, &adoption));
     }

@@ -105,11 +105,17 @@ impl Place {
         self.make_own_directory(&self.folder())
     }
 
-    /// Makes a directory that only PostgreSQL's user may enter. Its parent may be root's.
+    /// Makes a directory that only PostgreSQL's user may enter. Its parents may be root's; he must
+    /// be able to pass those that are made.
     fn make_own_directory(&self, path: &Path) -> Result<(), Error> {
         use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-        let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(path);
-        made.map_err(system("cannot make", path))?;
+        let parents = path.parent().filter(|parent| !parent.exists());
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true);
+        parents
+            .map_or(Ok(()), |parent| builder.mode(0o755).create(parent))
+            .and_then(|()| builder.mode(0o700).create(path))
+            .map_err(system("cannot make", path))?;
         let found = std::fs::symlink_metadata(path).map_err(system("cannot look at", path))?;
         if !found.is_dir() {
             return Err(Error::NotADirectory(path.to_owned()));

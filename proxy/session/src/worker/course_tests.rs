@@ -4,8 +4,9 @@ use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use pgx_wire::backend::Status;
+use pgx_wire::backend::{Status, tag};
 
+use super::rewrite;
 use super::testing::{Bench, done, query, tags};
 use super::tests::states;
 use crate::config::{AuthMethod, Config, Database, PoolMode};
@@ -165,4 +166,40 @@ fn pause_of_an_operator_stays_in_force_whatever_the_cluster_says() {
     assert!(bench.wire.connects.is_empty());
     bench.worker.resume(&mut bench.wire, scope, bench.now);
     assert_eq!(bench.last(), "b:1");
+}
+
+/// A warning of the server's from this routine, all of whose other words may be in any language.
+fn warning(routine: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (field, text) in [(b'S', &b"WARNUNG"[..]), (b'V', b"WARNING"), (b'R', routine)] {
+        body.push(field);
+        body.extend_from_slice(text);
+        body.push(0);
+    }
+    body.push(0);
+    rewrite::message(tag::NOTICE, &body)
+}
+
+#[test]
+fn commit_that_waits_for_standbys_no_more_is_not_told_as_done() {
+    let answer = [&warning(b"SyncRepWaitForLSN")[..], &done("COMMIT", Status::Idle)].concat();
+    for at in 0..answer.len() {
+        let (mut bench, client, server) = begin();
+        bench.say(client, &query("commit"));
+        bench.say(server, &answer[..at]);
+        if !bench.is_closed(server) {
+            bench.say(server, &answer[at..]);
+        }
+        let told = bench.take(client);
+        assert_eq!((tags(&told).as_str(), states(&told)), ("EZ", [*b"08007"].to_vec()), "{at}");
+        assert!(bench.is_closed(server) && !bench.is_closed(client));
+    }
+}
+
+#[test]
+fn other_warnings_are_passed_on() {
+    let (mut bench, client, server) = begin();
+    bench.say(client, &query("commit"));
+    bench.say(server, &[&warning(b"BeginTransactionBlock")[..], &done("A", Status::Idle)].concat());
+    assert_eq!(bench.tags(client), "NCZ");
 }

@@ -27,6 +27,10 @@ use crate::time::Now;
 /// What a server says when it has discarded a session's state.
 const DISCARD_ALL: &[u8] = b"DISCARD ALL";
 
+/// Where a commit waits for standbys in PostgreSQL: what it says from there is that it waits no
+/// more, because somebody has cancelled it or ends the session, and that it counts as committed.
+const WAIT_FOR_STANDBYS: &[u8] = b"SyncRepWaitForLSN";
+
 /// Where in PostgreSQL it is noticed that a statement's result would have other types than when it
 /// was prepared. The error's code is one of many, and its words are in the server's language.
 const STALE_PLAN: &[u8] = b"RevalidateCachedQuery";
@@ -112,7 +116,10 @@ impl Worker {
     ) -> Step {
         let Self { clients, servers, statements, scratch, entries, stats, now, .. } = self;
         let Some(server) = servers.get_mut(id) else { return Step::On };
-        let totals = stats.at(entries[server.pool].stats);
+        let (totals, is_clusters) = {
+            let entry = &entries[server.pool];
+            (stats.at(entry.stats), entry.settings.is_clusters)
+        };
         let mut client = server.client.and_then(|client| clients.get_mut(client));
         let mut flow = Flow::new(net, piece, true);
         flow.aim(client.as_ref().map(|client| client.socket));
@@ -128,7 +135,7 @@ impl Worker {
                 }
             };
             let client = client.as_deref_mut();
-            let mut side = Side { client, server, statements, scratch, totals };
+            let mut side = Side { client, server, statements, scratch, totals, is_clusters };
             step = side.share(&mut flow, &share, *now);
         }
         flow.flush();
@@ -181,6 +188,8 @@ struct Side<'a> {
     statements: &'a mut Statements,
     scratch: &'a mut Vec<u8>,
     totals: &'a mut Totals,
+    /// Whether commits wait for standbys that could take over.
+    is_clusters: bool,
 }
 
 impl Side<'_> {
@@ -224,6 +233,8 @@ impl Side<'_> {
                 let is_asked = self.server.lag == Some(Lag::Asked) || self.server.lookup.is_some();
                 is_asked && self.client.is_none()
             }
+            // It may say that a commit has not waited.
+            tag::NOTICE => self.is_clusters,
             _ => false,
         };
         if is_read && body_bytes <= COLLECT_BYTES_MAX {
@@ -281,6 +292,14 @@ impl Side<'_> {
                 Fate::Swallow
             }
             tag::NOTIFICATION => self.notification(body),
+            tag::NOTICE if Fields::new(body).routine() == Some(WAIT_FOR_STANDBYS) => {
+                // It would be told as done now. Nobody knows what becomes of it.
+                return Step::Broken("a commit was let go before standbys had it");
+            }
+            tag::NOTICE => {
+                let mut none = Vec::new();
+                self.server.exchange.receive(kind, &mut none)
+            }
             _ => {
                 self.complete(body);
                 let mut lost = Vec::new();
@@ -326,7 +345,7 @@ impl Side<'_> {
         fate: Fate,
         now: Now,
     ) {
-        let is_answer = !matches!(kind, tag::PARAMETER_STATUS | tag::NOTIFICATION);
+        let is_answer = !matches!(kind, tag::PARAMETER_STATUS | tag::NOTIFICATION | tag::NOTICE);
         if is_answer && fate != Fate::Swallow {
             self.release(flow);
             self.server.replied.get_or_insert(now);

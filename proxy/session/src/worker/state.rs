@@ -103,16 +103,53 @@ pub(super) fn refusal_by_size(bytes: usize) -> Vec<u8> {
     ErrorResponse { hint: &hint, ..error }.to_bytes()
 }
 
-/// Whether a text is one statement that sets nothing but a setting that servers report, or one of
-/// its transaction: then the proxy carries it to other servers, or there is nothing to carry. The
-/// words that led here may be about something else.
+/// Whether a text sets nothing but settings that servers report, or those of its transaction: then
+/// the proxy carries them to other servers, or there is nothing to carry. The words that led here
+/// may be about something else.
+///
+/// Where a text is taken apart at a semicolon that is in a literal, what is behind it is judged as a
+/// statement, too: that only errs by finding too much.
 fn is_tracked(text: &[u8], reported: &Settings) -> bool {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     let text = skip_comments(text).trim_ascii_end();
     let text = text.strip_suffix(b";").unwrap_or(text);
-    if text.contains(&b';') {
-        return false;
+    if !text.contains(&b';') {
+        return is_tracked_statement(text, reported);
     }
+    // A comment could hide where a statement begins.
+    let has_comment = text.windows(2).any(|at| at == b"--" || at == b"/*");
+    let mut statements = text.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    !has_comment
+        && statements.all(|one| {
+            one.is_empty() || is_of_its_transaction(one) || is_tracked_statement(one, reported)
+        })
+}
+
+/// Whether a statement leaves nothing behind, or what ends with its transaction.
+fn is_of_its_transaction(statement: &[u8]) -> bool {
+    const VERBS: [&[u8]; 11] = [
+        b"begin",
+        b"start",
+        b"commit",
+        b"end",
+        b"rollback",
+        b"abort",
+        b"savepoint",
+        b"release",
+        b"select",
+        b"delete",
+        b"values",
+    ];
+    let end = statement.iter().position(|byte| !byte.is_ascii_alphabetic());
+    let verb = &statement[..end.unwrap_or(statement.len())];
+    VERBS.iter().any(|known| known.eq_ignore_ascii_case(verb)) && !has_set_config(statement)
+}
+
+fn has_set_config(text: &[u8]) -> bool {
+    text.to_ascii_lowercase().windows(10).any(|at| at == b"set_config")
+}
+
+fn is_tracked_statement(text: &[u8], reported: &Settings) -> bool {
     let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
     let mut words = text.split(|byte| !is_word(byte)).filter(|word| !word.is_empty());
     let mut next = || words.next().unwrap_or_default().to_ascii_lowercase();
@@ -133,7 +170,7 @@ fn is_tracked(text: &[u8], reported: &Settings) -> bool {
         (b"deallocate", _) => true,
         // These set columns, or what others will begin with.
         (b"update" | b"insert" | b"merge" | b"with" | b"create" | b"alter", _) => {
-            !text.to_ascii_lowercase().windows(10).any(|at| at == b"set_config")
+            !has_set_config(text)
         }
         (b"set", b"names") => true,
         (b"set" | b"reset", b"time") => next() == b"zone",
@@ -191,6 +228,9 @@ mod tests {
             "deallocate all",
             "create trigger t after insert on t execute function f()",
             "/* a /* set */ */ -- set\n update t set a = 1 -- b",
+            "BEGIN; update t set a = a - 1 where b = 'x'; update t set a = 2;; COMMIT;",
+            "set datestyle = iso; select 1",
+            "begin; set local work_mem = 1; insert into t values (1); end",
         ] {
             assert!(is(text), "{text}");
         }
@@ -208,6 +248,13 @@ mod tests {
             "set /* local */ role ann",
             "set -- local\n role ann",
             "/* update",
+            "begin; update t set a = 1; set work_mem = 1; commit",
+            "begin; select set_config('a.b', '1', false); commit",
+            "begin; /* a; */ set role ann; commit",
+            "begin; -- a\n set role ann; commit",
+            "update t set a = ';set role ann;'; commit",
+            "do $$ begin perform 1; end $$; update t set a = 1",
+            "begin; prepare p as select 1; commit",
         ] {
             assert!(!is(text), "{text}");
         }

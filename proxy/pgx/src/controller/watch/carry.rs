@@ -60,6 +60,8 @@ pub(in crate::controller) enum Change {
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) number: u64,
+    /// Whether it was begun because nothing else was to be done.
+    pub(super) tends: bool,
     abort: Abort,
 }
 
@@ -74,6 +76,7 @@ impl Job {
         tasks: Vec<Task>,
         done: &Sender<Input>,
     ) -> Result<Self, String> {
+        let tends = matches!(tasks[..], [Task::Tend { .. }]);
         let abort = Abort::default();
         let hands = Hands::new(place.clone(), abort.clone());
         let done = done.clone();
@@ -82,7 +85,7 @@ impl Job {
             // The agent lives as long as the process.
             let _ = done.send(Input::Done { number, outcome });
         })?;
-        Ok(Self { number, abort })
+        Ok(Self { number, tends, abort })
     }
 
     /// Ends it where it can be ended; that it is over is told as always.

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use pgx_control::agent::{Agent, Local, Process, Record, Step};
 use pgx_control::cluster::history::{History, Switch};
 use pgx_control::cluster::{Stage, State};
-use pgx_control::facts::AgentFacts;
+use pgx_control::facts::{AgentFacts, Postgres};
 use pgx_control::ids::{BootTime, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline};
 use pgx_control::lease::{Kind, Right, Wants};
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,18 @@ pub(super) struct Outlets {
 struct Memory {
     system: SystemId,
     record: Record,
+}
+
+/// By which name the record of a node tells of its directory; `None` where there is no record.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn recorded_directory(control: &config::Control) -> Result<Option<Incarnation>, String> {
+    match durable::read::<Kept<Memory>>(&Files::of(control).agent) {
+        Ok(kept) => Ok(Some(kept.value.record.directory)),
+        Err(ReadError::Missing(_)) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Starts to watch.
@@ -314,8 +326,11 @@ impl Watcher {
     }
 
     fn done(&mut self, outcome: Result<Change, String>) {
-        self.job = None;
+        let tends = self.job.take().is_some_and(|job| job.tends);
         match outcome {
+            // It is done again soon, and keeps nothing else waiting.
+            Err(error) if tends => self.say(&error),
+            Ok(_) if tends => {}
             Ok(change) => {
                 self.trouble = None;
                 self.said.clear();
@@ -505,7 +520,13 @@ impl Watcher {
         {
             job.interrupt();
         }
-        let Some(mut local) = self.local.clone().filter(|_| self.job.is_none()) else { return };
+        let Some(mut local) = self.local.clone().filter(|_| self.job.is_none()) else {
+            // A disk that is dead may hold up who looks or carries out, and must not hide that
+            // PostgreSQL is silent.
+            let answered = self.answered(&state);
+            let is_hung = boot_time() >= answered.after_ms(state.policy().hung_ms_max);
+            return self.tell(&state, self.postmaster.is_some() && is_hung);
+        };
         for _ in 0..ROUNDS_MAX {
             let held = self.held();
             // In each round, for writing the record may have taken long.
@@ -518,11 +539,14 @@ impl Watcher {
             for step in steps {
                 match step {
                     Step::Persist(wanted) => record = Some(wanted),
-                    Step::Close(epoch) => self.close(epoch, &state),
+                    Step::Close(epoch) => self.close(epoch, &state, &local),
                     // Nothing in the kernel is opened or shut yet: proxies go by the state.
                     Step::Open(_) | Step::OpenToPeers(_) => {}
                     step => work.push(step),
                 }
+            }
+            if work.is_empty() {
+                work.extend(self.moved_upstream(&state));
             }
             // Ending a server does not wait for the record.
             self.carry_out(work, &state, &local);
@@ -542,7 +566,7 @@ impl Watcher {
         if self.job.is_none() {
             self.tend(&state, &local);
         }
-        self.tell(&state);
+        self.tell(&state, false);
     }
 
     /// Begins to carry out what of these steps is not done already.
@@ -639,6 +663,14 @@ impl Watcher {
         Ok(task)
     }
 
+    /// The primary is reached under another address than the one that is set.
+    fn moved_upstream(&self, state: &State) -> Option<Step> {
+        let known = self.managed.as_ref()?.upstream.as_ref()?;
+        let holds = state.tenure().is_some_and(|tenure| tenure.holder == known.node);
+        let is_other = self.peer(known.node, state).is_ok_and(|found| found != *known);
+        (holds && is_other && state.sealed().is_none()).then_some(Step::Follow(known.node))
+    }
+
     /// Another member, as PostgreSQL reaches it: on the same port as here.
     fn peer(&self, node: NodeId, state: &State) -> Result<Peer, String> {
         let named = state.nodes().get(&node).and_then(|known| known.address.rsplit_once(':'));
@@ -709,9 +741,12 @@ impl Watcher {
         answered
     }
 
-    fn tell(&mut self, state: &State) {
+    fn tell(&mut self, state: &State, is_hung: bool) {
         let Some(agent) = &self.agent else { return };
-        let (facts, wants) = (agent.facts().cloned(), agent.wants(state));
+        let (mut facts, wants) = (agent.facts().cloned(), agent.wants(state));
+        if let Some(facts) = facts.as_mut().filter(|_| is_hung) {
+            facts.postgres = Postgres::Hung;
+        }
         if facts != self.told.0 {
             let input = driver::Input::Agent(facts.clone());
             if self.outlets.driver.try_send(input).is_ok() {
@@ -728,8 +763,9 @@ impl Watcher {
 
     /// Tells the voters that this node has given its epoch up: only of one that it holds, and when
     /// nobody is there any more who could go on with it.
-    fn close(&mut self, epoch: Epoch, state: &State) {
-        if self.postmaster.is_some() {
+    fn close(&mut self, epoch: Epoch, state: &State, local: &Local) {
+        let runs = matches!(local.process, Process::Standby | Process::Primary);
+        if runs || self.postmaster.is_some() {
             return;
         }
         let Some(tenure) = state.tenure() else { return };

@@ -1,0 +1,155 @@
+//! Processes and directories that go.
+
+use anyhow::{Context, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgx_tests::cluster::{WAIT_MAX, ask, control};
+use pgx_tests::lab::wait_for;
+use pgx_tests::members::Members;
+
+use crate::binary;
+
+/// Ends something of the primary's node under load, and compares what clients know with what is
+/// there once all take part again.
+fn under_load(
+    members: &mut Members,
+    what: &str,
+    act: impl FnOnce(&mut Members, usize) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let load = members.load()?;
+    load.wait_for_commits(50, WAIT_MAX)?;
+    let (primary, epoch) = members.primary()?;
+    let from = load.clock();
+    act(members, primary).with_context(|| what.to_owned())?;
+    members.wait_for_calm(epoch + 1).with_context(|| what.to_owned())?;
+    load.wait_for_commits(50, WAIT_MAX).with_context(|| what.to_owned())?;
+    let to = load.clock();
+    let record = members.end(load).with_context(|| what.to_owned())?;
+    eprintln!("{what}: no write for {:?}", record.longest_gap(from, to).length());
+    Ok(())
+}
+
+pub(crate) fn ends() -> anyhow::Result<()> {
+    let mut members = Members::start(binary(), 3)?;
+    under_load(&mut members, "the postmaster ends", |members, primary| {
+        members.kill_postmaster(primary)
+    })?;
+    under_load(&mut members, "a backend ends", |members, primary| {
+        // A crash under a living postmaster is a crash.
+        let text = "select pid from pg_stat_activity where backend_type = 'client backend' and \
+                    pid <> pg_backend_pid() and application_name not like 'pgx%' limit 1";
+        let pid = members.sql_at(primary, text)?.parse()?;
+        kill(Pid::from_raw(pid), Signal::SIGKILL).context("no such backend")
+    })?;
+    under_load(&mut members, "pgx ends, and PostgreSQL goes on", |members, primary| {
+        let (_, epoch) = members.primary()?;
+        let postmaster = members.postmaster(primary)?;
+        members.node_mut(primary).end(Signal::SIGKILL)?;
+        members.wait_for_another(primary, epoch)?;
+        ensure!(members.postmaster(primary)? == postmaster, "PostgreSQL went with pgx");
+        members.start_again(primary)
+    })?;
+    under_load(&mut members, "pgx is stopped, and PostgreSQL goes on", |members, primary| {
+        let (_, epoch) = members.primary()?;
+        members.node(primary).signal(Signal::SIGSTOP)?;
+        // Its own clients wait with it, and are told when it goes on.
+        let another = members.wait_for_another(primary, epoch);
+        members.node(primary).signal(Signal::SIGCONT)?;
+        another.map(drop)
+    })?;
+    under_load(&mut members, "two primaries end, one after the other", |members, primary| {
+        let (_, epoch) = members.primary()?;
+        members.kill_postmaster(primary)?;
+        let second = members.wait_for_another(primary, epoch)?;
+        members.kill_postmaster(second)
+    })
+}
+
+pub(crate) fn astray() -> anyhow::Result<()> {
+    let mut members = Members::start(binary(), 3)?;
+    let load = members.load()?;
+    load.wait_for_commits(50, WAIT_MAX)?;
+    let (primary, epoch) = members.primary()?;
+    let standby = (1..=3).find(|id| *id != primary).context("a standby")?;
+
+    // What somebody promotes by hand is nobody's primary, and made a standby again.
+    let before = members.directory(standby)?;
+    members.promote_by_hand(standby)?;
+    wait_for("it is another directory", WAIT_MAX, || {
+        members.directory(standby).is_ok_and(|found| found != before)
+    })
+    .with_context(|| members.log(standby))?;
+    members.wait_for_calm(epoch)?;
+    ensure!(members.primary()? == (primary, epoch), "{}", members.log(standby));
+
+    // One that is wiped is cloned, and the primary may die right after it has come back.
+    members.node_mut(standby).end(Signal::SIGTERM)?;
+    members.kill_postmaster(standby)?;
+    wait_for("its processes end", WAIT_MAX, || members.processes(standby).is_empty())?;
+    std::fs::remove_dir_all(members.data(standby))?;
+    members.start_again(standby)?;
+    wait_for("it streams again", WAIT_MAX, || {
+        members
+            .sql_at(standby, "select status from pg_stat_wal_receiver")
+            .is_ok_and(|said| said == "streaming")
+    })
+    .with_context(|| members.log(standby))?;
+    members.kill_postmaster(primary)?;
+    members.wait_for_calm(epoch + 1)?;
+    load.wait_for_commits(50, WAIT_MAX)?;
+    members.end(load).map(drop)
+}
+
+pub(crate) fn restarts() -> anyhow::Result<()> {
+    let mut members = Members::start(binary(), 3)?;
+    let (primary, epoch) = members.primary()?;
+    for id in 1..=3 {
+        let postmaster = members.postmaster(id)?;
+        members.node_mut(id).end(Signal::SIGTERM)?;
+        ensure!(members.postmaster(id)? == postmaster, "PostgreSQL went with pgx");
+        members.start_again(id)?;
+        // A primary whose pgx was away for longer than its lease would be another by now.
+        if id != primary {
+            ensure!(members.postmaster(id)? == postmaster, "{}", members.log(id));
+        }
+        members.wait_for_calm(epoch)?;
+    }
+    ensure!(members.sql(1, "select 'served'")? == "served");
+    Ok(())
+}
+
+pub(crate) fn taken_over() -> anyhow::Result<()> {
+    let mut members = Members::take_over(binary(), 3)?;
+    under_load(&mut members, "the postmaster ends that was taken over", |members, primary| {
+        members.kill_postmaster(primary)
+    })
+}
+
+pub(crate) fn lost() -> anyhow::Result<()> {
+    let members = Members::start(binary(), 3)?;
+    let (primary, epoch) = members.primary()?;
+    members.sql(1, "create table kept (number int); insert into kept values (1)")?;
+    let left = (1..=3).rfind(|id| *id != primary).context("a standby")?;
+    for id in (1..=3).filter(|id| *id != left) {
+        members.kill_postmaster(id)?;
+        std::fs::remove_dir_all(members.data(id))?;
+    }
+    // What the last one has may lack a commit that the other standby had.
+    let waits = |text: &str| {
+        let seen = members.nodes.iter().filter_map(control);
+        seen.filter_map(|seen| seen["waits"].as_str().map(str::to_owned))
+            .any(|said| said.contains(text))
+    };
+    wait_for("status says what is missing", WAIT_MAX, || waits("may lack an acknowledged commit"))
+        .with_context(|| members.log(left))?;
+    let seen = control(members.node(left)).context("its status")?;
+    ensure!(seen["epoch"]["epoch"] == epoch && !seen["epoch"]["sealed"].is_null(), "{seen}");
+    ensure!(members.sql_at(left, "select pg_is_in_recovery()")? == "t", "nobody promotes it");
+
+    // Only an operator can go on, and then all take part again.
+    ask(members.node(1), &["failover", "--accept-loss"])?;
+    members.wait_for_calm(epoch + 1)?;
+    ensure!(members.primary()?.0 == left, "{}", members.log(left));
+    ensure!(members.sql(1, "select number from kept")? == "1");
+    Ok(())
+}
