@@ -204,7 +204,7 @@ fn certify(lab: &Lab, hosts: &[&Host], folder: &Path) -> anyhow::Result<()> {
     for host in hosts {
         let own = path(&host.plan().name);
         let mut command = Command::new(&program);
-        command.args(["init", "node", "--node", &host.plan().name, "--address", &address(host)]);
+        command.args(["init", "node", "--node", "node", "--address", &address(host)]);
         command.args(["--id", &node(host).to_string(), "--ca"]).arg(path("ca"));
         run(command.arg("--out").arg(&own))?;
         for file in [own.join("node.pem"), own.join("node.key"), path("ca").join("ca.pem")] {
