@@ -168,11 +168,11 @@ fn found(lab: &Lab, first: &Host) -> anyhow::Result<String> {
     let cluster = cluster.context("it printed no cluster id")?.to_owned();
     lab.start_pgx("n1")?;
     lab.ask("n1", &["node", "add", "1", &address(first)])?;
-    watch_founding(lab, first)?;
+    begin(lab, first)?;
     Ok(cluster)
 }
 
-fn watch_founding(lab: &Lab, first: &Host) -> anyhow::Result<()> {
+fn begin(lab: &Lab, first: &Host) -> anyhow::Result<()> {
     init(lab, first, &["postgres", "--initdb", "--auth=trust"])?;
     let data = first.file(PGDATA);
     let edit = |name: &str, text: &dyn Fn(String) -> String| -> anyhow::Result<()> {
@@ -181,7 +181,8 @@ fn watch_founding(lab: &Lab, first: &Host) -> anyhow::Result<()> {
         Ok(std::fs::write(path, text(old))?)
     };
     edit("postgresql.conf", &|old| format!("{SETTINGS}{old}"))?;
-    edit("pg_hba.conf", &|old| format!("{old}host all all 10.77.0.0/24 trust\n"))?;
+    let trusted = "host all all 10.77.0.0/24 trust\nhost all all fd77::/64 trust\n";
+    edit("pg_hba.conf", &|old| format!("{old}{trusted}"))?;
     wait_for("the agent tells of its directory", CALM, || {
         lab.control("n1").is_ok_and(|seen| seen["agent"]["postgres"] == "stopped")
     })?;
