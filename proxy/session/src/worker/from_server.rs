@@ -181,6 +181,12 @@ impl Worker {
     }
 }
 
+/// Whether a notice says that a commit waits for standbys no more. It would be told as done now, and
+/// nobody knows what becomes of it.
+fn lets_go(notice: &[u8]) -> bool {
+    Fields::new(notice).routine() == Some(WAIT_FOR_STANDBYS)
+}
+
 /// A server with its client while a piece of its bytes is looked at.
 struct Side<'a> {
     client: Option<&'a mut Client>,
@@ -292,14 +298,10 @@ impl Side<'_> {
                 Fate::Swallow
             }
             tag::NOTIFICATION => self.notification(body),
-            tag::NOTICE if Fields::new(body).routine() == Some(WAIT_FOR_STANDBYS) => {
-                // It would be told as done now. Nobody knows what becomes of it.
-                return Step::Broken("a commit was let go before standbys had it");
+            tag::NOTICE if lets_go(body) => {
+                return Step::Broken("a commit did not wait for standbys");
             }
-            tag::NOTICE => {
-                let mut none = Vec::new();
-                self.server.exchange.receive(kind, &mut none)
-            }
+            tag::NOTICE => self.server.exchange.receive(kind, &mut Vec::new()),
             _ => {
                 self.complete(body);
                 let mut lost = Vec::new();

@@ -107,8 +107,8 @@ pub(super) fn refusal_by_size(bytes: usize) -> Vec<u8> {
 /// the proxy carries them to other servers, or there is nothing to carry. The words that led here
 /// may be about something else.
 ///
-/// Where a text is taken apart at a semicolon that is in a literal, what is behind it is judged as a
-/// statement, too: that only errs by finding too much.
+/// Where a text is taken apart at a semicolon that is in a literal, what is behind it is judged as
+/// a statement, too: that only errs by finding too much.
 fn is_tracked(text: &[u8], reported: &Settings) -> bool {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     let text = skip_comments(text).trim_ascii_end();

@@ -12,6 +12,7 @@ mod carry;
 mod look;
 mod place;
 mod probe;
+mod tell;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,9 +22,9 @@ use std::time::{Duration, Instant};
 use pgx_control::agent::{Agent, Local, Process, Record, Step};
 use pgx_control::cluster::history::{History, Switch};
 use pgx_control::cluster::{Stage, State};
-use pgx_control::facts::{AgentFacts, Postgres};
+use pgx_control::facts::AgentFacts;
 use pgx_control::ids::{BootTime, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline};
-use pgx_control::lease::{Kind, Right, Wants};
+use pgx_control::lease::{Kind, Wants};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
@@ -48,10 +49,6 @@ use crate::postgres::{Peer, Place};
 
 /// How often the record may be written in one round: a write may make the next step possible.
 const ROUNDS_MAX: usize = 4;
-
-/// Texts about what is not probed that are remembered, so that each is logged once in the life of a
-/// postmaster; beyond them, the memory is emptied.
-const EXCUSES_MAX: usize = 16;
 
 /// What the agent is told.
 pub(in crate::controller) enum Input {
@@ -698,84 +695,6 @@ impl Watcher {
         let members = runs.then_some(members);
         self.ends = None;
         self.begin_job(vec![Task::Tend { members, kept }], Stamp::of(state));
-    }
-
-    /// When PostgreSQL last answered in full; what is out of the ordinary about that is logged.
-    fn answered(&mut self, state: &State) -> BootTime {
-        let hung_ms_max = state.policy().hung_ms_max;
-        let now = boot_time();
-        let mut answers = self.probe.answers.lock();
-        answers.beat(now);
-        answers.set_hung_ms_max(hung_ms_max);
-        let (answered, silence, excuses) =
-            (answers.in_full(now), answers.silence(now), answers.excuses());
-        drop(answers);
-        if self.postmaster.is_none() {
-            (self.silent, self.excuses) = (None, Vec::new());
-            return answered;
-        }
-        let silent = silence.as_ref().map(|silence| (silence.part, silence.ms >= hung_ms_max));
-        match silence {
-            _ if silent == self.silent => {}
-            Some(silence) if silence.ms >= hung_ms_max => {
-                warn!(hung_ms_max, "{silence}; it counts as hung");
-            }
-            Some(silence) => warn!(hung_ms_max, "{silence}"),
-            None => info!("PostgreSQL answers in full again"),
-        }
-        self.silent = silent;
-        for (text, passes) in excuses {
-            if self.excuses.contains(&text) {
-                continue;
-            }
-            if passes {
-                info!("{text}");
-            } else {
-                warn!("{text}; that it hangs there would not be noticed, see 'pgx doctor'");
-            }
-            if self.excuses.len() >= EXCUSES_MAX {
-                self.excuses.clear();
-            }
-            self.excuses.push(text);
-        }
-        answered
-    }
-
-    fn tell(&mut self, state: &State, is_hung: bool) {
-        let Some(agent) = &self.agent else { return };
-        let (mut facts, wants) = (agent.facts().cloned(), agent.wants(state));
-        if let Some(facts) = facts.as_mut().filter(|_| is_hung) {
-            facts.postgres = Postgres::Hung;
-        }
-        if facts != self.told.0 {
-            let input = driver::Input::Agent(facts.clone());
-            if self.outlets.driver.try_send(input).is_ok() {
-                self.told.0 = facts;
-            }
-        }
-        // One that is watched only, and does not run, nobody starts.
-        let is_of_use = self.is_managed || self.postmaster.is_some();
-        let wants = if is_of_use { wants } else { Wants::default() };
-        if wants != self.told.1 && self.outlets.lease.send(lease::Input::Wants(wants)).is_ok() {
-            self.told.1 = wants;
-        }
-    }
-
-    /// Tells the voters that this node has given its epoch up: only of one that it holds, and when
-    /// nobody is there any more who could go on with it.
-    fn close(&mut self, epoch: Epoch, state: &State, local: &Local) {
-        let runs = matches!(local.process, Process::Standby | Process::Primary);
-        if runs || self.postmaster.is_some() {
-            return;
-        }
-        let Some(tenure) = state.tenure() else { return };
-        if self.closed >= Some(epoch) || tenure.epoch != epoch || tenure.holder != self.me {
-            return;
-        }
-        let right = Right::primary(epoch, self.me, tenure.incarnation);
-        if self.outlets.lease.send(lease::Input::Closed(right)).is_ok() {
-            self.closed = Some(epoch);
-        }
     }
 
     fn held(&self) -> Option<(Epoch, BootTime)> {
