@@ -181,8 +181,8 @@ impl Worker {
     }
 }
 
-/// Whether a notice says that a commit waits for standbys no more. It would be told as done now, and
-/// nobody knows what becomes of it.
+/// Whether a notice says that a commit waits for standbys no more. It would be told as done now,
+/// and nobody knows what becomes of it.
 fn lets_go(notice: &[u8]) -> bool {
     Fields::new(notice).routine() == Some(WAIT_FOR_STANDBYS)
 }
