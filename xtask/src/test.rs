@@ -64,6 +64,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
     step("lab tests");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "lab"])?;
+    step("hosts of a cluster that fail");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "chaos"])?;
     step("end-to-end tests");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "e2e"])
 }
