@@ -1,5 +1,6 @@
 //! Support for the tests: the lab and what tests share.
 
+pub mod chaos;
 pub mod checker;
 pub mod cluster;
 pub mod crowd;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chaos;
 mod demo;
 mod ebpf;
 mod failover_bench;
@@ -41,6 +42,8 @@ enum Verb {
     Bench(bench::Args),
     /// Measures how long nobody can write when the primary changes, and looks for lost commits
     FailoverBench(failover_bench::Args),
+    /// Tries random sequences of faults on a cluster in a lab; prints how to repeat one that fails
+    Chaos(chaos::Args),
     /// Passes the tests: unit, BPF, lab and end to end
     Test(test::Args),
     /// Simulates whole clusters with virtual time; prints how to repeat a run that fails
@@ -82,6 +85,7 @@ fn task() -> anyhow::Result<()> {
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::FailoverBench(args) => failover_bench::run(&args),
+        Verb::Chaos(args) => chaos::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Sim(args) => sim::run(&args),
         Verb::Verify => verify::verify(),

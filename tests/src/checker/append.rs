@@ -5,7 +5,7 @@ use pgx_wire::frontend::write;
 
 use super::client::{Client, Request};
 use super::fate::{Fate, of_commit};
-use super::record::Appender;
+use super::record::{Appender, Span};
 use super::session::Answer;
 
 const INSERT: &str = "insert into appends values ($1, $2, $3)";
@@ -50,11 +50,14 @@ pub(super) async fn run(mut client: Client, id: i32, index: usize) {
         let (form, address) = (Form::ALL[client.random.below(Form::ALL.len())], client.address());
         // In doubt from before the first byte is sent.
         client.shared.record().appenders[index].sent = number;
+        let sent_us = client.shared.now_us();
         let (fate, is_repeated) = append(&mut client, form, id, number).await;
-        client.settle(fate, address, |record, fate| {
+        client.settle(fate, address, |record, at_us| {
             let Appender { acknowledged, refused, .. } = &mut record.appenders[index];
             match fate {
-                Fate::Acknowledged => drop(acknowledged.insert(number)),
+                Fate::Acknowledged => {
+                    acknowledged.insert(number, Span { sent_us, at_us });
+                }
                 Fate::Refused => drop(refused.insert(number)),
                 Fate::InDoubt => {}
             }

@@ -12,12 +12,14 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Plan;
 use super::fate::Fate;
-use super::record::{Commit, Failure, Hang, Record, micros};
+use super::record::{Commit, Failure, Hang, Record, Slow, Span, micros};
 use super::session::{Answer, Loss, Session};
 use crate::crowd::Who;
 
 /// How long a client waits after it could not log in.
 const RETRY: Duration = Duration::from_millis(100);
+/// Requests that take longer are written down one by one.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// What the clients of a checker share with it.
 pub(super) struct Shared {
@@ -149,7 +151,13 @@ impl Client {
         let Some(session) = &mut self.session else {
             return Answer::Lost(Loss::odd("there is no session"));
         };
+        let sent_us = self.shared.now_us();
         let answer = session.ask(&request.bytes, self.shared.plan.answer_max).await;
+        let span = Span { sent_us, at_us: self.shared.now_us() };
+        if span.at_us - sent_us > micros(SLOW) {
+            let (client, address) = (self.name.clone(), self.address);
+            self.shared.record().add_slow(Slow { span, client, address });
+        }
         if answer.is(request.tag, request.status) {
             return answer;
         }
@@ -190,13 +198,15 @@ impl Client {
     }
 
     /// Writes down the end of a transaction that was begun through this address.
-    pub(super) fn settle(&self, fate: Fate, address: usize, note: impl FnOnce(&mut Record, Fate)) {
+    /// `note` is told the time too.
+    pub(super) fn settle(&self, fate: Fate, address: usize, note: impl FnOnce(&mut Record, u64)) {
         let mut record = self.shared.record();
+        // Read under the lock, so that commits are in order of time.
+        let at_us = self.shared.now_us();
         if fate == Fate::Acknowledged {
-            // Read under the lock, so that commits are in order of time.
-            record.commits.push(Commit { at_us: self.shared.now_us(), address });
+            record.commits.push(Commit { at_us, address });
         }
-        note(&mut record, fate);
+        note(&mut record, at_us);
     }
 
     /// Through which of the addresses the session goes that there is.
@@ -228,10 +238,11 @@ fn pace(plan: &Plan) -> Duration {
 }
 
 /// SplitMix64: the same numbers from the same seed.
-pub(super) struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    fn new(seed: u64) -> Self {
+    /// The numbers of this seed.
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -244,7 +255,7 @@ impl Rng {
     }
 
     /// A number below `bound`, which is not zero.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.draw() % bound as u64).unwrap_or(0)
     }
 

@@ -31,10 +31,12 @@ use tokio::task::JoinSet;
 use crate::lab::wait_for;
 use client::{Client, Shared};
 
+pub(crate) use client::Rng;
 pub use record::{
-    Appender, Commit, Counts, Failure, Gap, Hang, Record, Summary, Transfers, WrongSum,
+    Appender, Commit, Counts, Failure, Gap, Hang, Origin, Record, Served, Slow, Span, Summary,
+    Transfers, WrongSum,
 };
-pub use verdict::{Place, Verdict};
+pub use verdict::{Double, Place, Verdict};
 
 /// What each account has at first.
 const BALANCE: i64 = 1000;
@@ -57,7 +59,7 @@ pub struct Plan {
     pub database: String,
     /// How many clients append numbers.
     pub appenders: usize,
-    /// How many clients move money; if any, one more reads the sum.
+    /// How many clients move money; if any, one more for each proxy reads the sum.
     pub movers: usize,
     /// Between how many accounts; two or more.
     pub accounts: usize,
@@ -225,8 +227,10 @@ async fn clients(shared: &Arc<Shared>) -> anyhow::Result<()> {
         let client = Client::new(shared, format!("mover {index}"), plan.appenders + index);
         tasks.spawn(transfer::run(client));
     }
-    if plan.movers > 0 {
-        let client = Client::new(shared, "reader".to_owned(), plan.appenders + plan.movers);
+    // One for each proxy: any of them could still lead to an old primary.
+    let readers = if plan.movers > 0 { plan.addresses.len() } else { 0 };
+    for index in 0..readers {
+        let client = Client::new(shared, format!("reader {index}"), index);
         tasks.spawn(transfer::read(client));
     }
     while let Some(ended) = tasks.join_next().await {

@@ -36,6 +36,10 @@ pub struct Record {
     pub repeated: Vec<(i32, i64)>,
     /// How often the sum was read.
     pub sums_read: u64,
+    /// Each time when the sum was read: by which server, and when.
+    pub reads: Vec<Served>,
+    /// Requests that took longer than a second, answered or not.
+    pub slow: Vec<Slow>,
     /// Each time when it did not hold.
     pub wrong_sums: Vec<WrongSum>,
     /// How many errors of each SQLSTATE or kind: refused, reset, closed, timeout, unreachable,
@@ -55,10 +59,49 @@ pub struct Record {
 pub struct Appender {
     /// It sent all numbers from one to this.
     pub sent: i64,
-    /// Of which the commit was acknowledged.
-    pub acknowledged: BTreeSet<i64>,
+    /// Of which the commit was acknowledged, and when.
+    pub acknowledged: BTreeMap<i64, Span>,
     /// Which cannot be in the table.
     pub refused: BTreeSet<i64>,
+}
+
+/// From before something was sent until its answer was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// Before the first byte was sent.
+    pub sent_us: u64,
+    /// After the answer was read.
+    pub at_us: u64,
+}
+
+/// Which server did something: a promoted one goes on in a timeline of its own, with a higher
+/// number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Origin {
+    /// The timeline in which it writes.
+    pub timeline: u32,
+    /// Its address.
+    pub server: String,
+}
+
+/// Something that a server did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// When.
+    pub span: Span,
+    /// Which server.
+    pub origin: Origin,
+}
+
+/// A request that took long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slow {
+    /// When.
+    pub span: Span,
+    /// Which client.
+    pub client: String,
+    /// Through which of the addresses.
+    pub address: usize,
 }
 
 /// The fates of transfers between accounts.
@@ -177,13 +220,12 @@ impl Record {
     /// How much there is of everything.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let length = |numbers: &BTreeSet<i64>| numbers.len() as u64;
         let (mut sent, mut refused) = (self.transfers.sent, self.transfers.refused);
         let mut acknowledged = self.transfers.acknowledged;
         for appender in &self.appenders {
             sent += appender.sent.unsigned_abs();
-            refused += length(&appender.refused);
-            acknowledged += length(&appender.acknowledged);
+            refused += appender.refused.len() as u64;
+            acknowledged += appender.acknowledged.len() as u64;
         }
         Counts {
             acknowledged,
@@ -226,6 +268,17 @@ impl Record {
         longest_gap(self.commits.iter().filter(|commit| commit.address == address), from, to)
     }
 
+    /// The longest that a client waited for an answer or an end, of requests through one of the
+    /// addresses that were sent between `from` and `to`; nothing if none took a second.
+    #[must_use]
+    pub fn longest_wait_through(&self, address: usize, from: Duration, to: Duration) -> Duration {
+        let within = micros(from)..micros(to);
+        let slow = self.slow.iter().filter(|slow| slow.address == address);
+        let waits = slow.filter(|slow| within.contains(&slow.span.sent_us));
+        let longest = waits.map(|slow| slow.span.at_us - slow.span.sent_us).max();
+        Duration::from_micros(longest.unwrap_or_default())
+    }
+
     /// An error that tells what no fault excuses: hangs, sums that do not hold, statements that ran
     /// twice, answers that break the protocol.
     ///
@@ -247,6 +300,13 @@ impl Record {
         *count += 1;
         if self.errors.len() < DETAILS_MAX {
             self.errors.push(failure);
+        }
+    }
+
+    /// Adds a request that took long; beyond the first they say nothing new.
+    pub(super) fn add_slow(&mut self, slow: Slow) {
+        if self.slow.len() < DETAILS_MAX {
+            self.slow.push(slow);
         }
     }
 
@@ -306,8 +366,8 @@ mod tests {
 
     #[test]
     fn numbers_without_a_known_fate_are_in_doubt() {
-        let numbers = |range| BTreeSet::from_iter(range);
-        let (acknowledged, refused) = (numbers(1..=5), numbers(8..=9));
+        let acknowledged = (1..=5).map(|number| (number, Span::default())).collect();
+        let refused = BTreeSet::from_iter(8..=9);
         let appenders = vec![Appender { sent: 10, acknowledged, refused }];
         let transfers = Transfers { sent: 7, acknowledged: 3, refused: 0 };
         let counts = Record { appenders, transfers, ..Record::default() }.counts();
@@ -318,6 +378,7 @@ mod tests {
     fn record_comes_back_from_json() {
         let mut record = record(&[(10, 0)]);
         record.appenders = vec![Appender { sent: 1, ..Appender::default() }];
+        record.appenders[0].acknowledged.insert(1, Span { sent_us: 1, at_us: 2 });
         record.repeated = vec![(0, 1)];
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);

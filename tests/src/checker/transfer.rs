@@ -5,8 +5,9 @@ use pgx_wire::frontend::write;
 
 use super::client::{Client, Request};
 use super::fate::{Fate, of_commit};
-use super::record::WrongSum;
+use super::record::{Origin, Served, Span, WrongSum};
 use super::session::Answer;
+use super::verdict::{SERVER, TIMELINE};
 
 /// The most that one transfer moves.
 const AMOUNT_MAX: usize = 100;
@@ -19,7 +20,7 @@ pub(super) async fn run(mut client: Client) {
         let address = client.address();
         client.shared.record().transfers.sent += 1;
         let fate = transfer(&mut client).await;
-        client.settle(fate, address, |record, fate| match fate {
+        client.settle(fate, address, |record, _| match fate {
             Fate::Acknowledged => record.transfers.acknowledged += 1,
             Fate::Refused => record.transfers.refused += 1,
             Fate::InDoubt => {}
@@ -71,18 +72,32 @@ async fn pipeline(client: &mut Client, updates: &[String; 2]) -> Fate {
     of_commit(&answer, "COMMIT")
 }
 
-/// Reads the sum until the clients are to end.
+/// Reads the sum, and who has it, until the clients are to end.
 pub(super) async fn read(mut client: Client) {
-    let query = "select coalesce(sum(balance), 0) from accounts";
+    let query = format!(
+        "select concat_ws(' ', coalesce(sum(balance), 0), {TIMELINE}, {SERVER}) from accounts"
+    );
     while client.turn().await {
         let address = client.address();
-        let answer = client.ask(&Request::simple(query, ONE_ROW, Status::Idle)).await;
-        let Answer::Done { value: Some(sum), .. } = answer else { continue };
-        let at_us = client.shared.now_us();
+        let sent_us = client.shared.now_us();
+        let answer = client.ask(&Request::simple(query.as_str(), ONE_ROW, Status::Idle)).await;
+        let Answer::Done { value: Some(value), .. } = answer else { continue };
+        let span = Span { sent_us, at_us: client.shared.now_us() };
         let mut record = client.shared.record();
         record.sums_read += 1;
+        let (sum, origin) = parse(&value);
         if sum != record.sum.to_string() {
-            record.wrong_sums.push(WrongSum { at_us, address, sum });
+            record.wrong_sums.push(WrongSum { at_us: span.at_us, address, sum: sum.to_owned() });
         }
+        record.reads.extend(origin.map(|origin| Served { span, origin }));
     }
+}
+
+/// The sum, and which server has it.
+fn parse(value: &str) -> (&str, Option<Origin>) {
+    let mut words = value.split(' ');
+    let sum = words.next().unwrap_or_default();
+    let timeline = words.next().and_then(|word| word.parse().ok());
+    let server = words.next().map(str::to_owned);
+    (sum, timeline.zip(server).map(|(timeline, server)| Origin { timeline, server }))
 }

@@ -1,6 +1,6 @@
 //! What a database has, against what clients were told; and the tables, before.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,11 +9,17 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::record::Record;
+use super::record::{Origin, Record, Served, Span};
 use super::{BALANCE, Plan, thread_in};
 
 /// How long reading everything may take on a busy machine.
 const READ_MAX: Duration = Duration::from_secs(120);
+
+/// SQL for the timeline in which a server writes; an error on a standby.
+pub(super) const TIMELINE: &str =
+    "('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int";
+/// SQL for the address of the server itself.
+pub(super) const SERVER: &str = "coalesce(host(inet_server_addr()), 'socket')";
 
 /// Where to reach a database, past the proxies or through one.
 #[derive(Clone, Debug)]
@@ -32,6 +38,8 @@ pub struct Verdict {
     /// Client and number of each row that nobody sent, or whose client was told that it did not
     /// happen.
     pub invented: Vec<(i32, i64)>,
+    /// What was done by a server that could not be the primary any more, or not the only one.
+    pub doubles: Vec<Double>,
     /// What all accounts have together.
     pub sum: i64,
     /// Whether that is what they had at first.
@@ -39,6 +47,19 @@ pub struct Verdict {
     /// How many numbers the table has.
     pub rows: usize,
 }
+
+/// Two primaries at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Double {
+    /// What one of them did.
+    pub served: Served,
+    /// The other, which had acknowledged a commit before this was asked for, or is of the same
+    /// timeline.
+    pub other: Origin,
+}
+
+/// Rows by client and number, and who wrote them.
+type Rows = BTreeMap<(i32, i64), Origin>;
 
 impl Place {
     /// A server at this address, for user, password, database and network of a plan.
@@ -78,7 +99,8 @@ impl Place {
 pub(super) fn prepare(place: &Place, accounts: usize) -> anyhow::Result<()> {
     let text = format!(
         "drop table if exists appends, accounts;
-         create table appends (client int, number bigint, via text, primary key (client, number));
+         create table appends (client int, number bigint, via text, timeline int default {TIMELINE},
+             server text default {SERVER}, primary key (client, number));
          create table accounts (id int primary key, balance bigint);
          insert into accounts select id, {BALANCE} from generate_series(0, {accounts} - 1) id"
     );
@@ -98,20 +120,47 @@ impl Record {
         Ok(self.judge(&found, sum))
     }
 
-    fn judge(&self, found: &BTreeSet<(i32, i64)>, sum: i64) -> Verdict {
-        let (mut lost, mut invented) = (Vec::new(), found.clone());
+    fn judge(&self, found: &Rows, sum: i64) -> Verdict {
+        let mut lost = Vec::new();
+        let mut invented: Vec<_> = found.keys().copied().collect();
+        let mut written = Vec::new();
         for (id, appender) in (0..).zip(&self.appenders) {
-            let own = |number: i64| (id, number);
-            let acknowledged = appender.acknowledged.iter().copied().map(own);
-            lost.extend(acknowledged.filter(|key| !found.contains(key)));
+            for (&number, &span) in &appender.acknowledged {
+                match found.get(&(id, number)) {
+                    Some(origin) => written.push(Served { span, origin: origin.clone() }),
+                    None => lost.push((id, number)),
+                }
+            }
             invented.retain(|&(client, number)| {
                 let is_sent = (1..=appender.sent).contains(&number);
                 client != id || !is_sent || appender.refused.contains(&number)
             });
         }
-        let (invented, rows) = (invented.into_iter().collect(), found.len());
-        Verdict { lost, invented, sum, sum_holds: sum == self.sum, rows }
+        let doubles = doubles(&written, &self.reads);
+        Verdict { lost, invented, doubles, sum, sum_holds: sum == self.sum, rows: found.len() }
     }
+}
+
+/// What was asked of a server after another had acknowledged a commit in a later timeline, and
+/// still done there; and timelines in which two have written.
+fn doubles(written: &[Served], reads: &[Served]) -> Vec<Double> {
+    let mut first: BTreeMap<u32, (Span, &Origin)> = BTreeMap::new();
+    for Served { span, origin } in written {
+        let known = first.entry(origin.timeline).or_insert((*span, origin));
+        if span.at_us < known.0.at_us {
+            *known = (*span, origin);
+        }
+    }
+    let other = |served: &Served| {
+        let Origin { timeline, server } = &served.origin;
+        let later = first.range(timeline + 1..).map(|(_, known)| known);
+        let mut later = later.filter(|(span, _)| span.at_us < served.span.sent_us);
+        let same = first.get(timeline).filter(|(_, origin)| origin.server != *server);
+        same.or(later.next()).map(|(_, origin)| (*origin).clone())
+    };
+    let all = written.iter().chain(reads);
+    all.filter_map(|served| Some(Double { served: served.clone(), other: other(served)? }))
+        .collect()
 }
 
 impl Verdict {
@@ -120,17 +169,22 @@ impl Verdict {
     /// # Errors
     /// When something is wrong.
     pub fn check(&self) -> anyhow::Result<()> {
-        let Self { lost, invented, sum, .. } = self;
+        let Self { lost, invented, doubles, sum, .. } = self;
         ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");
         ensure!(invented.is_empty(), "never sent, or refused, and there: {invented:?}");
+        ensure!(doubles.is_empty(), "two primaries at a time: {doubles:?}");
         ensure!(self.sum_holds, "all accounts together have {sum}, which is not what they had");
         Ok(())
     }
 }
 
-async fn read(client: &Client) -> anyhow::Result<(BTreeSet<(i32, i64)>, i64)> {
-    let rows = client.query("select client, number from appends", &[]).await?;
-    let found = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+async fn read(client: &Client) -> anyhow::Result<(Rows, i64)> {
+    let rows = client.query("select client, number, timeline, server from appends", &[]).await?;
+    let found = rows.iter().map(|row| {
+        let timeline = row.try_get::<_, i32>(2)?.cast_unsigned();
+        let origin = Origin { timeline, server: row.try_get(3)? };
+        Ok(((row.try_get(0)?, row.try_get(1)?), origin))
+    });
     let found = found.collect::<Result<_, tokio_postgres::Error>>()?;
     let sum = "select coalesce(sum(balance), 0)::bigint from accounts";
     Ok((found, client.query_one(sum, &[]).await?.try_get(0)?))
@@ -138,18 +192,53 @@ async fn read(client: &Client) -> anyhow::Result<(BTreeSet<(i32, i64)>, i64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::checker::record::Appender;
 
     /// A record of one client that sent 1 to 9, of which 1 to 4 are acknowledged and 7 is refused.
     fn record() -> Record {
-        let (acknowledged, refused) = (BTreeSet::from_iter(1..=4), BTreeSet::from([7]));
+        let acknowledged = (1..=4).map(|number| (number, Span::default())).collect();
+        let refused = BTreeSet::from([7]);
         let appenders = vec![Appender { sent: 9, acknowledged, refused }];
         Record { appenders, sum: 5, ..Record::default() }
     }
 
     fn judge(numbers: &[(i32, i64)]) -> Verdict {
-        record().judge(&numbers.iter().copied().collect(), 5)
+        record().judge(&rows(numbers), 5)
+    }
+
+    fn rows(numbers: &[(i32, i64)]) -> Rows {
+        numbers.iter().map(|key| (*key, origin(1, "a"))).collect()
+    }
+
+    fn origin(timeline: u32, server: &str) -> Origin {
+        Origin { timeline, server: server.to_owned() }
+    }
+
+    fn served(timeline: u32, server: &str, sent_us: u64, at_us: u64) -> Served {
+        Served { span: Span { sent_us, at_us }, origin: origin(timeline, server) }
+    }
+
+    #[test]
+    fn what_an_old_primary_does_after_a_commit_of_the_new_one_is_told() {
+        let written = [served(1, "a", 0, 1), served(2, "b", 10, 20), served(2, "b", 40, 50)];
+        assert_eq!(doubles(&written, &[]), []);
+        // Asked for before anybody was told of a newer one.
+        assert_eq!(doubles(&written, &[served(1, "a", 19, 90)]), []);
+        let late = served(1, "a", 21, 22);
+        let told = |served: &Served, other| vec![Double { served: served.clone(), other }];
+        assert_eq!(doubles(&written, &[late.clone()]), told(&late, origin(2, "b")));
+        let all = [&written[..], &[late.clone()]].concat();
+        assert_eq!(doubles(&all, &[]), told(&late, origin(2, "b")));
+    }
+
+    #[test]
+    fn two_servers_that_write_in_one_timeline_are_told() {
+        let written = [served(2, "a", 0, 1), served(2, "b", 0, 2)];
+        let told = [Double { served: written[1].clone(), other: origin(2, "a") }];
+        assert_eq!(doubles(&written, &[]), told);
     }
 
     #[test]
@@ -173,7 +262,7 @@ mod tests {
 
     #[test]
     fn sum_that_does_not_hold_is_told() {
-        let verdict = record().judge(&BTreeSet::from_iter((1..=4).map(|number| (0, number))), 4);
+        let verdict = record().judge(&rows(&[(0, 1), (0, 2), (0, 3), (0, 4)]), 4);
         assert!(!verdict.sum_holds);
         assert!(verdict.check().unwrap_err().to_string().contains("have 4"));
     }

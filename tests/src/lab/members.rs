@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::host::{Host, POSTGRES};
 use super::postgres::{PGDATA, SOCKET_DIR};
 use super::run::run;
-use super::spec::{APP, POSTGRES_PORT, PROXY_PORT};
+use super::spec::{APP, Kind, POSTGRES_PORT, PROXY_PORT};
 use super::wait::{wait_for, wait_for_some};
 use super::{Lab, pgx};
 
@@ -72,15 +72,22 @@ impl Lab {
     /// # Errors
     /// When it is refused, or nobody coordinates for long.
     pub fn ask(&self, host: &str, words: &[&str]) -> anyhow::Result<()> {
+        wait_for_some(&format!("an answer to {words:?}"), CALM, || {
+            let done = self.ask_once(host, words);
+            let said = done.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
+            let is_passing = said.contains("no majority") || said.contains("try again");
+            (!is_passing).then_some(done)
+        })?
+    }
+
+    /// The same once, whatever comes of it.
+    ///
+    /// # Errors
+    /// When it is refused, with what was said.
+    pub fn ask_once(&self, host: &str, words: &[&str]) -> anyhow::Result<()> {
         let program = program(self)?;
         let all = [&[&*program, "ctl", "--socket", pgx::ADMIN_SOCKET][..], words].concat();
-        wait_for_some(&format!("an answer to {words:?}"), CALM, || {
-            let output = self.host(host).and_then(|host| host.exec(&all)).ok()?;
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            let is_passing = said.contains("no majority") || said.contains("try again");
-            let done = if output.status.success() { Ok(()) } else { Err(anyhow::anyhow!(said)) };
-            (done.is_ok() || !is_passing).then_some(done)
-        })?
+        self.host(host)?.output(None, &all).map(drop)
     }
 
     /// The epoch as pgx in a host sees it.
@@ -127,7 +134,7 @@ fn is_calm(seen: &Value, least: u64, nodes: usize) -> bool {
         && epoch["sync_candidates"].as_array().is_some_and(|all| all.len() + 1 == nodes)
 }
 
-/// Makes the data hosts one cluster, with the first as the primary, and waits until it is calm.
+/// Makes the hosts one cluster, with the first as the primary, and waits until it is calm.
 pub(super) fn make(
     lab: &Lab,
     programs: &Path,
@@ -136,7 +143,7 @@ pub(super) fn make(
 ) -> anyhow::Result<()> {
     watch("making certificates");
     let folder = lab.state_dir().join("certificates");
-    let hosts: Vec<_> = lab.data_hosts().collect();
+    let hosts: Vec<_> = lab.members().collect();
     let (first, others) = hosts.split_first().context("a lab has at least one data host")?;
     certify(lab, &hosts, &folder)?;
     for host in &hosts {
@@ -146,10 +153,14 @@ pub(super) fn make(
     let cluster = found(lab, first)?;
     watch("joining the others");
     for host in others {
-        std::fs::copy(first.file(PASSWORD), host.file(PASSWORD))?;
+        if is_data(host) {
+            std::fs::copy(first.file(PASSWORD), host.file(PASSWORD))?;
+        }
         init(lab, host, &["store", "--join", "--cluster-id", &cluster])?;
         lab.start_pgx(&host.plan().name)?;
-        lab.ask("n1", &["node", "add", &node(host).to_string(), &address(host)])?;
+        let (id, address) = (node(host).to_string(), address(host));
+        let words = ["node", "add", &id, &address, "--learner"];
+        lab.ask("n1", if is_data(host) { &words[..4] } else { &words })?;
     }
     lab.wait_for_calm(1)?;
     let sql = [
@@ -227,15 +238,20 @@ fn configure(lab: &Lab, host: &Host, programs: &Path) -> anyhow::Result<()> {
         node(host),
         address(host),
     );
-    for other in lab.data_hosts().filter(|other| other.plan() != host.plan()) {
+    for other in lab.members().filter(|other| other.plan() != host.plan()) {
         let (id, address) = (node(other), address(other));
         text += &format!("[[control.peers]]\nid = {id}\naddress = {address:?}\n");
     }
+    if is_data(host) {
+        text += &format!(
+            "[postgres]\ndata_directory = {PGDATA:?}\nbin_directory = {programs:?}\n\
+             port = {POSTGRES_PORT}\nsystem_user = {POSTGRES:?}\n\
+             socket_directory = {SOCKET_DIR:?}\nreplication_password_file = {PASSWORD:?}\n\
+             wal_keep_mb = 256\n",
+        );
+    }
     text += &format!(
-        "[postgres]\ndata_directory = {PGDATA:?}\nbin_directory = {programs:?}\n\
-         port = {POSTGRES_PORT}\nsystem_user = {POSTGRES:?}\nsocket_directory = {SOCKET_DIR:?}\n\
-         replication_password_file = {PASSWORD:?}\nwal_keep_mb = 256\n\
-         [proxy]\nlisten = [\"0.0.0.0:{PROXY_PORT}\"]\npool_mode = \"transaction\"\n\
+        "[proxy]\nlisten = [\"0.0.0.0:{PROXY_PORT}\"]\npool_mode = \"transaction\"\n\
          auth_type = \"trust\"\nthreads = 1\ncluster_port = {POSTGRES_PORT}\ndrain_timeout = 10\n",
     );
     std::fs::write(host.file(pgx::CONFIG), text)
@@ -247,7 +263,11 @@ fn program(lab: &Lab) -> anyhow::Result<String> {
     Ok(path.to_str().context("the path of pgx is not UTF-8")?.to_owned())
 }
 
-/// The number of a data host's node.
+fn is_data(host: &Host) -> bool {
+    host.plan().kind == Kind::Data
+}
+
+/// The number of a host's node.
 fn node(host: &Host) -> u8 {
     host.plan().number - 10
 }

@@ -117,6 +117,11 @@ impl Lab {
         self.hosts.iter().filter(|host| host.plan().kind == Kind::Data)
     }
 
+    /// The hosts that run pgx; those with PostgreSQL first.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.iter().filter(|host| host.plan().kind.runs_pgx())
+    }
+
     /// The host of this name.
     ///
     /// # Errors
@@ -223,6 +228,22 @@ impl Lab {
     /// When it does not end in time.
     pub fn stop_postgres(&self, host: &str) -> anyhow::Result<()> {
         postgres::stop(self.host(host)?)
+    }
+
+    /// Runs a text at a host's PostgreSQL, as its superuser.
+    ///
+    /// # Errors
+    /// When it fails, with what was said.
+    pub fn admin_sql(&self, host: &str, text: &str) -> anyhow::Result<String> {
+        postgres::admin_sql(self.host(host)?, text)
+    }
+
+    /// Waits until a host has no process of PostgreSQL any more.
+    ///
+    /// # Errors
+    /// When some do not end in time.
+    pub fn wait_until_postgres_is_gone(&self, host: &str) -> anyhow::Result<()> {
+        postgres::wait_until_gone(self.host(host)?)
     }
 
     /// Starts pgx in a host and waits until it listens.

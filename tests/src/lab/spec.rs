@@ -44,7 +44,8 @@ pub struct Spec {
     pub postgres: Option<String>,
     /// Whether data hosts run PostgreSQL at all; without it a lab is only a network of hosts.
     pub run_postgres: bool,
-    /// Whether pgx runs the data hosts' PostgreSQL, as one cluster; they have its proxies too.
+    /// Whether pgx runs the data hosts' PostgreSQL, as one cluster. They have its proxies too, and
+    /// proxy hosts belong to it without a vote.
     pub control: bool,
     /// The `pgx` that data and proxy hosts run; none runs none.
     pub pgx: Option<PathBuf>,
@@ -89,8 +90,8 @@ impl Spec {
         if self.disk_mb < DISK_MB_MIN {
             bail!("a disk of {} MB is too small; give {DISK_MB_MIN} or more", self.disk_mb);
         }
-        if self.control && (self.pgx.is_none() || !self.run_postgres || self.proxies > 0) {
-            bail!("a lab whose PostgreSQL is run by pgx needs both, and has no hosts of proxies");
+        if self.control && (self.pgx.is_none() || !self.run_postgres) {
+            bail!("a lab whose PostgreSQL is run by pgx needs both");
         }
         Ok(())
     }

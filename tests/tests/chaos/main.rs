@@ -1,40 +1,35 @@
 //! Hosts of a cluster fail while clients write through all its proxies: service goes on, and no
 //! commit that was acknowledged is lost.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use libtest_mimic::Arguments;
-use pgx_tests::checker::{Checker, Place, Plan, Record};
+use pgx_tests::chaos::{Chaos, LIMIT, logs_of};
 use pgx_tests::lab::helper::dispatch;
-use pgx_tests::lab::spec::{POSTGRES_PORT, PROXY_PORT};
-use pgx_tests::lab::{
-    Direction, Epoch, Fault, FaultId, KillTarget, Lab, PauseTarget, Spec, build, wait_for,
-    wait_for_some,
-};
+use pgx_tests::lab::{Direction, Fault, KillTarget, Lab, PauseTarget, build, wait_for_some};
 use pgx_tests::skip::{Requirement, trial};
 
-const NAME: &str = "chaos";
-/// How long anything may take on a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
-/// That many commits more show that an address serves.
-const SOME: usize = 20;
+const NAME: &str = "chaos-test";
+/// A machine that builds and tests is slower than what operators have.
+const GAP_MAX: Duration = Duration::from_secs(20);
+/// A few of the sequences that `cargo xtask chaos` has many of.
+const SEEDS: std::ops::Range<u64> = 1..4;
 
 /// What happens to the host of the primary.
 type Make = fn(String) -> Fault;
 
-const TESTS: &[(&str, Make)] = &[
+const FAULTS: &[(&str, Make)] = &[
     ("killed_postmaster_of_the_primary", |host| Fault::Kill {
         host,
         target: KillTarget::Postmaster,
     }),
     ("killed_pgx_of_the_primary", |host| Fault::Kill { host, target: KillTarget::Pgx }),
     ("paused_pgx_of_the_primary", |host| Fault::Pause { host, target: PauseTarget::Pgx }),
-    ("stopped_host_of_the_primary", |host| Fault::Stop { host }),
+    ("frozen_host_of_the_primary", |host| Fault::Pause { host, target: PauseTarget::All }),
+    ("primary_without_power", |host| Fault::PowerOff { host }),
     ("cut_host_of_the_primary", |host| Fault::Cut { host, direction: Direction::Both }),
 ];
 
@@ -50,165 +45,127 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let shared = Arc::new(Shared::default());
-    let trials = TESTS
+    let in_lab = |name: String, test: Box<dyn Fn(&Chaos) -> anyhow::Result<()> + Send>| {
+        let shared = Arc::clone(&shared);
+        let of_test = name.clone();
+        trial(&name, &[Requirement::Lab], move || shared.run(&of_test, &*test))
+    };
+    let mut trials: Vec<_> = FAULTS
         .iter()
         .map(|&(name, make)| {
-            let shared = Arc::clone(&shared);
-            trial(name, &[Requirement::Lab], move || shared.run(name, make))
+            in_lab(name.to_owned(), Box::new(move |chaos| survive(chaos, name, make)))
         })
         .collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    if let Err(error) = shared.down() {
-        eprintln!("{error:#}");
+    trials.push(in_lab("cut_host_of_the_coordinator".to_owned(), Box::new(coordinator)));
+    for seed in SEEDS {
+        let name = format!("random_faults_of_seed_{seed}");
+        trials.push(in_lab(name, Box::new(move |chaos| random(chaos, seed))));
     }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    shared.down();
     conclusion.exit_code()
 }
 
 /// One lab for all tests, until one fails.
 #[derive(Default)]
-struct Shared(Mutex<Option<Lab>>);
+struct Shared(Mutex<Option<Chaos>>);
 
 impl Shared {
-    fn run(&self, name: &str, make: Make) -> anyhow::Result<()> {
+    fn run(&self, name: &str, test: &dyn Fn(&Chaos) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lab = match place.take() {
-            Some(lab) => lab,
-            None => up()?,
+        let chaos = match place.take() {
+            Some(chaos) => chaos,
+            None => Chaos::up(NAME, &build::pgx(false)?)?,
         };
-        let outcome = survive(&lab, name, make);
-        let Err(error) = outcome else {
-            *place = Some(lab);
+        let Err(error) = test(&chaos) else {
+            *place = Some(chaos);
             return Ok(());
         };
-        let kept = keep_logs(&lab, name)?;
-        Lab::down(NAME)?;
-        Err(error.context(format!("logs are in {}", kept.display())))
+        let logs = logs_of(name);
+        chaos.keep_logs(&logs)?;
+        Err(error.context(format!("logs are in {}", logs.display())))
     }
 
-    fn down(&self) -> anyhow::Result<()> {
-        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if place.take().is_some() {
-            Lab::down(NAME)?;
-        }
-        Ok(())
+    fn down(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
-}
-
-fn up() -> anyhow::Result<Lab> {
-    let pgx = Some(build::pgx(false)?);
-    // A run that was killed may have left one.
-    Lab::down(NAME)?;
-    Lab::up(&Spec { pgx, control: true, ..Spec::new(NAME) })
-}
-
-/// Copies what pgx and PostgreSQL of each host have logged.
-fn keep_logs(lab: &Lab, test: &str) -> anyhow::Result<PathBuf> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("chaos").join(test);
-    std::fs::create_dir_all(&folder)?;
-    for host in lab.data_hosts() {
-        let name = &host.plan().name;
-        let logs = [
-            ("pgx", lab.log(name, "pgx")),
-            ("postgresql", host.file("/var/lib/pgx/data.pgx/server.log")),
-        ];
-        for (service, path) in logs {
-            // There may be none.
-            let _ = std::fs::copy(path, folder.join(format!("{name}.{service}.log")));
-        }
-    }
-    Ok(folder)
 }
 
 /// Makes the fault under load, waits until the others serve, heals it, and looks what is there.
-fn survive(lab: &Lab, name: &str, make: Make) -> anyhow::Result<()> {
-    let before = lab.wait_for_calm(1)?;
-    let plan = plan(lab)?;
-    let primary = address(lab, &before.host(), POSTGRES_PORT)?;
-    Checker::prepare(&Place::at(primary, &plan), &plan)?;
-    let checker = Checker::start(plan.clone())?;
-    checker.wait_for_commits(50, LIMIT)?;
-
-    let from = checker.clock();
+fn survive(chaos: &Chaos, name: &str, make: Make) -> anyhow::Result<()> {
+    let trial = chaos.begin(1)?;
+    let (lab, before) = (trial.lab(), trial.before);
+    let from = trial.checker.clock();
     let id = lab.fault(&make(before.host()))?;
-    let outcome = fail_over(lab, &checker, before, id);
-    let (gap_to, next) = match outcome {
-        Ok(done) => done,
-        Err(error) => {
-            let record = checker.record();
-            return Err(error.context(format!("clients saw {:?}", record.error_counts)));
-        }
-    };
-    let record = checker.stop()?;
-    let gap = record.longest_gap(from, gap_to).length();
-    eprintln!(
-        "{name}: no commit for {:.2} s; errors {:?}; {} is the primary after {}",
-        gap.as_secs_f64(),
-        record.error_counts,
-        next.host(),
-        before.host()
-    );
-    compare(lab, &plan, &record, next)
-}
-
-/// Gives until when to look for the gap, and the epoch after all.
-fn fail_over(
-    lab: &Lab,
-    checker: &Checker,
-    before: Epoch,
-    id: FaultId,
-) -> anyhow::Result<(Duration, Epoch)> {
-    let others: Vec<usize> = (0..3).filter(|at| at + 1 != usize::from(before.holder)).collect();
-    let witness = format!("n{}", others[0] + 1);
-    wait_for_some("another primary", LIMIT, || {
-        let seen = lab.epoch(&witness).ok()?;
-        (seen.number > before.number && seen.holder != before.holder).then_some(seen)
-    })?;
-    for at in others {
-        let so_far = checker.commits_through(at);
-        let what = format!("commits through n{}", at + 1);
-        wait_for(&what, LIMIT, || checker.commits_through(at) >= so_far + SOME)?;
-    }
-    let gap_to = checker.clock();
+    trial.wait_for_another(other(lab, &before.host())?)?;
+    trial.wait_for_proxies_but(&[&before.host()])?;
+    let to = trial.checker.clock();
     lab.heal(id)?;
-    let next = lab.wait_for_calm(before.number + 1)?;
-    ensure!(next.holder != before.holder, "{next:?} after {before:?}");
-    checker.wait_for_commits(50, LIMIT)?;
-    Ok((gap_to, next))
-}
-
-fn compare(lab: &Lab, plan: &Plan, record: &Record, epoch: Epoch) -> anyhow::Result<()> {
-    record.check()?;
-    let primary = epoch.host();
-    let end = sql(lab, &primary, "select pg_current_wal_insert_lsn()")?;
-    for host in lab.data_hosts() {
-        let name = &host.plan().name;
-        if *name != primary {
-            let query = format!("select pg_last_wal_replay_lsn() >= '{end}'");
-            wait_for(&format!("{name} has all that {primary} has"), LIMIT, || {
-                sql(lab, name, &query).is_ok_and(|said| said == "t")
-            })?;
-        }
-        let place = Place::at(address(lab, name, POSTGRES_PORT)?, plan);
-        record.compare(&place)?.check().with_context(|| format!("on {name}"))?;
-    }
+    let outcome = trial.end()?;
+    outcome.check()?;
+    let (after, record) = (outcome.after, outcome.record);
+    ensure!(after.holder != before.holder, "{after:?} after {before:?}");
+    let gap = record.longest_gap(from, to).length();
+    eprintln!("{name}: no commit for {gap:.2?}; errors {:?}", record.error_counts);
+    ensure!(gap < GAP_MAX, "no commit for {gap:?}");
     Ok(())
 }
 
-fn plan(lab: &Lab) -> anyhow::Result<Plan> {
-    let proxies: anyhow::Result<Vec<_>> =
-        ["n1", "n2", "n3"].iter().map(|host| address(lab, host, PROXY_PORT)).collect();
-    let network = format!("/proc/{}/ns/net", lab.host("client")?.init().pid);
-    let plan = Plan::new(&proxies?);
-    Ok(Plan { network: Some(network.into()), appenders: 6, movers: 2, ..plan })
+/// Who leads the quorum, and is not the primary, loses its network.
+fn coordinator(chaos: &Chaos) -> anyhow::Result<()> {
+    let lab = chaos.lab();
+    let before = lab.wait_for_calm(1)?;
+    if leader(lab, &before.host())? == before.host() {
+        lab.ask("n1", &["switchover"])?;
+        lab.wait_for_calm(before.number + 1)?;
+    }
+    let trial = chaos.begin(1)?;
+    let before = trial.before;
+    let cut = leader(lab, &before.host())?;
+    ensure!(cut != before.host(), "{cut} is both");
+    let from = trial.checker.clock();
+    let id = lab.fault(&Fault::Cut { host: cut.clone(), direction: Direction::Both })?;
+    wait_for_some("another coordinator", LIMIT, || {
+        leader(lab, &before.host()).ok().filter(|host| *host != cut)
+    })?;
+    // Clients of the cut host come to the others, with new connections.
+    trial.wait_for_proxies_but(&[&cut])?;
+    let to = trial.checker.clock();
+    let others: anyhow::Result<Vec<_>> = lab
+        .hosts()
+        .iter()
+        .map(|host| host.plan())
+        .filter(|plan| plan.kind.runs_pgx() && plan.name != cut)
+        .map(|plan| trial.proxy(&plan.name))
+        .collect();
+    let others = others?;
+    lab.heal(id)?;
+    let outcome = trial.end()?;
+    outcome.check()?;
+    ensure!(outcome.after == before, "{:?} after {before:?}", outcome.after);
+    for at in others {
+        let wait = outcome.record.longest_wait_through(at, from, to);
+        ensure!(wait < GAP_MAX, "an answer took {wait:?}");
+    }
+    let gap = outcome.record.longest_gap(from, to).length();
+    eprintln!("no commit for {gap:.2?}; errors {:?}", outcome.record.error_counts);
+    Ok(())
 }
 
-fn address(lab: &Lab, host: &str, port: u16) -> anyhow::Result<SocketAddr> {
-    Ok(SocketAddr::new(IpAddr::V4(lab.host(host)?.plan().v4()), port))
+fn random(chaos: &Chaos, seed: u64) -> anyhow::Result<()> {
+    let run = chaos.run(seed, &mut |step| eprintln!("seed {seed}: {step}"))?;
+    ensure!(run.is_good(), "{run:#?}");
+    Ok(())
 }
 
-/// Asks a host's PostgreSQL itself.
-fn sql(lab: &Lab, host: &str, query: &str) -> anyhow::Result<String> {
-    let at = format!("host={host} port={POSTGRES_PORT} user=postgres dbname=postgres");
-    let said = lab.host("client")?.output(None, &["psql", "-XAtc", query, &at])?;
-    Ok(said.trim_end().to_owned())
+/// The host of who leads the quorum, as another sees it.
+fn leader(lab: &Lab, witness: &str) -> anyhow::Result<String> {
+    let seen = lab.control(witness)?;
+    Ok(format!("n{}", seen["coordinator"].as_u64().context("nobody coordinates")?))
+}
+
+/// A data host but this one.
+fn other<'a>(lab: &'a Lab, host: &str) -> anyhow::Result<&'a str> {
+    let mut names = lab.data_hosts().map(|host| host.plan().name.as_str());
+    names.find(|name| *name != host).context("a lab with one data host")
 }

@@ -32,11 +32,12 @@ fn lost(server: &Server) -> anyhow::Result<()> {
 
     let of_two = record.appenders.iter().position(|one| one.acknowledged.len() >= 2);
     let client = of_two.context("no client has two numbers acknowledged")?;
-    let number = *record.appenders[client].acknowledged.first().context("it has two")?;
+    let (number, _) =
+        record.appenders[client].acknowledged.first_key_value().context("it has two")?;
     server.run(&format!("delete from appends where client = {client} and number = {number}"))?;
 
     let verdict = record.compare(&server.place())?;
-    ensure!(verdict.lost == [(i32::try_from(client)?, number)], "{verdict:?}");
+    ensure!(verdict.lost == [(i32::try_from(client)?, *number)], "{verdict:?}");
     ensure!(verdict.invented.is_empty() && verdict.sum_holds, "{verdict:?}");
     ensure!(verdict.check().is_err());
     Ok(())

@@ -28,6 +28,11 @@ pub(crate) enum Verb {
         /// Which host
         host: String,
     },
+    /// Takes a host's power away; healing boots it
+    PowerOff {
+        /// Which host
+        host: String,
+    },
     /// Cuts a host off, both ways if none is given
     Cut {
         /// Which host
@@ -117,6 +122,7 @@ impl Verb {
                 Fault::Pause { host, target }
             }
             Self::Stop { host } => Fault::Stop { host },
+            Self::PowerOff { host } => Fault::PowerOff { host },
             Self::Cut { host, inbound, outbound } => {
                 let direction = match (inbound, outbound) {
                     (true, _) => Direction::Inbound,

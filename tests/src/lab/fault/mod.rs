@@ -41,6 +41,12 @@ pub enum Fault {
         /// Which host.
         host: String,
     },
+    /// The host loses its power: every process is gone and its link is down. Healing boots it,
+    /// with PostgreSQL and pgx.
+    PowerOff {
+        /// Which host.
+        host: String,
+    },
     /// Nothing passes the host's cable.
     Cut {
         /// Which host.
@@ -187,9 +193,9 @@ impl Fault {
     /// What the fault needs for itself: two faults with the same could not be undone one by one.
     fn exclusive(&self) -> Option<String> {
         match self {
-            Self::Stop { host } | Self::Pause { host, target: PauseTarget::All } => {
-                Some(format!("freezer {host}"))
-            }
+            Self::Stop { host }
+            | Self::PowerOff { host }
+            | Self::Pause { host, target: PauseTarget::All } => Some(format!("freezer {host}")),
             Self::Pause { host, target: PauseTarget::Pgx } => Some(format!("pgx {host}")),
             Self::Pause { host, .. } => Some(format!("postgres {host}")),
             Self::Delay { host, .. } => Some(format!("delay {host}")),
@@ -205,6 +211,7 @@ impl Fault {
             Self::Kill { host, .. }
             | Self::Pause { host, .. }
             | Self::Stop { host }
+            | Self::PowerOff { host }
             | Self::Cut { host, .. }
             | Self::Loss { host, .. }
             | Self::Delay { host, .. }
@@ -215,7 +222,7 @@ impl Fault {
 
     /// Faults that heal by starting something come last: what they start needs the rest to work.
     pub(super) fn heals_last(&self) -> bool {
-        matches!(self, Self::Kill { .. })
+        matches!(self, Self::Kill { .. } | Self::PowerOff { .. })
     }
 }
 
@@ -225,6 +232,7 @@ impl fmt::Display for Fault {
             Self::Kill { host, target } => write!(f, "{host}: {target:?} killed"),
             Self::Pause { host, target } => write!(f, "{host}: {target:?} paused"),
             Self::Stop { host } => write!(f, "{host}: stopped, link down"),
+            Self::PowerOff { host } => write!(f, "{host}: without power"),
             Self::Cut { host, direction } => write!(f, "{host}: cut off, {direction:?}"),
             Self::Part { a, b } => write!(f, "{a} and {b}: cut from each other"),
             Self::Loss { host, percent } => write!(f, "{host}: {percent} % of frames lost"),
@@ -242,6 +250,7 @@ pub(super) fn prepare(lab: &Lab, fault: &Fault) -> anyhow::Result<Vec<ProcId>> {
     match fault {
         Fault::Kill { host, target } => Ok(vec![process::to_kill(lab.host(host)?, *target)?]),
         Fault::Pause { host, target } => process::to_pause(lab.host(host)?, *target),
+        Fault::PowerOff { host } => Ok(process::all_but_init(lab.host(host)?)),
         _ => Ok(Vec::new()),
     }
 }
@@ -254,6 +263,7 @@ pub(super) fn apply(lab: &Lab, active: &Active) -> anyhow::Result<()> {
             process::pause(lab.host(host)?, *target, &active.signalled)
         }
         Fault::Stop { host } => process::stop(lab, lab.host(host)?),
+        Fault::PowerOff { host } => process::power_off(lab, lab.host(host)?),
         Fault::Delay { host, ms, jitter_ms } => delay::apply(lab, lab.host(host)?, *ms, *jitter_ms),
         Fault::FillDisk { host } => storage::fill(lab.host(host)?),
         Fault::SlowFsync { host, ms } => storage::slow_fsync(lab.host(host)?, *ms),
@@ -270,6 +280,7 @@ pub(super) fn undo(lab: &Lab, active: &Active) -> anyhow::Result<()> {
             process::resume(lab.host(host)?, *target, &active.signalled)
         }
         Fault::Stop { host } => process::unstop(lab, lab.host(host)?),
+        Fault::PowerOff { host } => process::boot(lab, lab.host(host)?),
         Fault::Delay { host, .. } => delay::undo(lab, lab.host(host)?),
         Fault::FillDisk { host } => storage::empty(lab.host(host)?),
         Fault::SlowFsync { host, .. } => storage::normal_fsync(lab.host(host)?),

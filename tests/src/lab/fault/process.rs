@@ -10,6 +10,7 @@ use crate::lab::Lab;
 use crate::lab::host::Host;
 use crate::lab::network::ip_batch;
 use crate::lab::procs::{Proc, ProcId};
+use crate::lab::spec::Kind;
 use crate::lab::wait::wait_for;
 use crate::lab::{pgx, postgres};
 
@@ -87,6 +88,45 @@ pub(super) fn stop(lab: &Lab, host: &Host) -> anyhow::Result<()> {
 pub(super) fn unstop(lab: &Lab, host: &Host) -> anyhow::Result<()> {
     host.cgroup().freeze(false)?;
     ip_batch(lab.switch()?, &format!("link set {} up\n", host.plan().name))
+}
+
+/// What a host without power loses.
+pub(super) fn all_but_init(host: &Host) -> Vec<ProcId> {
+    let mut procs = host.processes();
+    procs.retain(|proc| *proc != host.init());
+    procs
+}
+
+/// Ends all at one moment: frozen first, nobody sees another's end, and nothing leaves the host.
+pub(super) fn power_off(lab: &Lab, host: &Host) -> anyhow::Result<()> {
+    stop(lab, host)?;
+    // What was started since the fault was written down is in it too.
+    all_but_init(host).iter().try_for_each(|proc| proc.signal(Signal::SIGKILL))?;
+    host.cgroup().freeze(false)?;
+    wait_for("the host's processes to be gone", SETTLE, || all_but_init(host).is_empty())?;
+    let pins = host.file("/sys/fs/bpf");
+    for pin in std::fs::read_dir(&pins)?.flatten() {
+        let path = pin.path();
+        let removed = match pin.file_type()?.is_dir() {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Starts what a host is there to run, unless it runs.
+pub(super) fn boot(lab: &Lab, host: &Host) -> anyhow::Result<()> {
+    unstop(lab, host)?;
+    let (spec, kind) = (lab.spec(), host.plan().kind);
+    if kind == Kind::Data && spec.run_postgres {
+        revive(lab, host, KillTarget::Postmaster)?;
+    }
+    if kind.runs_pgx() && spec.pgx.is_some() {
+        revive(lab, host, KillTarget::Pgx)?;
+    }
+    Ok(())
 }
 
 fn client_backends(host: &Host) -> Vec<Proc> {
