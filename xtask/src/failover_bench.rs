@@ -1,20 +1,23 @@
-//! `cargo xtask failover-bench`: how long nobody can write when a primary dies, and when operators
-//! change it; what clients are told; and whether anything is lost.
+//! `cargo xtask failover-bench`: how long nobody can write when a primary or its host fails, and
+//! when operators change the primary; what clients are told; and whether anything is lost.
 //!
-//! Three nodes on loopback, each with a PostgreSQL and a proxy, and clients at a low rate, so that
-//! a small machine is not measured instead. The gap is between two commits of whatever clients.
+//! A lab of three data hosts and a proxy host, with clients in a host of their own that write
+//! through all four proxies at a low rate, so that a small machine is not measured instead. The gap
+//! is between two commits of whatever clients. An answer is waited for by a client of a proxy whose
+//! host lives.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use pgx_tests::cluster::{WAIT_MAX, ask};
-use pgx_tests::lab::build;
-use pgx_tests::members::Members;
+use pgx_tests::chaos::{Chaos, Trial};
+use pgx_tests::lab::{Direction, Fault, KillTarget, PauseTarget, build};
 use serde::Serialize;
 
 use crate::setup;
+
+const NAME: &str = "failover-bench";
 
 /// Arguments of `failover-bench`.
 #[derive(clap::Args)]
@@ -30,15 +33,53 @@ pub(crate) struct Args {
     pgx: Option<PathBuf>,
 }
 
+/// What is done in each round, in this order.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Kill,
+    Freeze,
+    PowerOff,
+    Cut,
+    Switchover,
+}
+
 /// What came of all rounds of one kind.
 #[derive(Debug, Default, Serialize)]
 struct Kind {
     gaps_ms: Vec<u64>,
+    /// The longest that a client of a living proxy waited for an answer or an end in each round,
+    /// or zero if that was less than a second.
+    waits_ms: Vec<u64>,
     commits_acknowledged: u64,
     commits_lost: u64,
     hangs: u64,
     /// What clients were told, by SQLSTATE or kind of end.
     client_errors: BTreeMap<String, u64>,
+}
+
+impl Act {
+    const ALL: [Self; 5] = [Self::Kill, Self::Freeze, Self::PowerOff, Self::Cut, Self::Switchover];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill -9 of the primary's postmaster",
+            Self::Freeze => "host of the primary frozen",
+            Self::PowerOff => "host of the primary off",
+            Self::Cut => "host of the primary cut off",
+            Self::Switchover => "planned switchover",
+        }
+    }
+
+    /// What is done to the host of the primary, if it is a fault.
+    fn fault(self, host: String) -> Option<Fault> {
+        Some(match self {
+            Self::Kill => Fault::Kill { host, target: KillTarget::Postmaster },
+            Self::Freeze => Fault::Pause { host, target: PauseTarget::All },
+            Self::PowerOff => Fault::PowerOff { host },
+            Self::Cut => Fault::Cut { host, direction: Direction::Both },
+            Self::Switchover => return None,
+        })
+    }
 }
 
 /// Runs the rounds and prints the figures.
@@ -48,63 +89,74 @@ struct Kind {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     setup::ensure(setup::LAB)?;
     let pgx = args.pgx.clone().map_or_else(|| build::pgx(true), Ok)?;
-    let members = Members::start(&pgx, 3)?;
+    let chaos = Chaos::up(NAME, &pgx)?;
     let mut kinds: BTreeMap<&str, Kind> = BTreeMap::new();
     for round in 1..=args.rounds {
-        for (name, act) in [
-            ("kill -9 of the primary's postmaster", kill as Act),
-            ("planned switchover", switch_over as Act),
-        ] {
+        for act in Act::ALL {
+            let (name, trial) = (act.name(), chaos.begin(round as u64)?);
             let kind = kinds.entry(name).or_default();
-            measure(&members, kind, act).with_context(|| format!("{name}, round {round}"))?;
-            eprintln!("round {round}: {name}: {} ms", kind.gaps_ms.last().unwrap_or(&0));
+            let measured = measure(trial, kind, act);
+            measured.with_context(|| format!("{name}, round {round}"))?;
+            let (gap, wait) = (kind.gaps_ms.last(), kind.waits_ms.last());
+            eprintln!("round {round}: {name}: gap {gap:?} ms, longest wait {wait:?} ms");
+        }
+        // What there is is kept, whatever becomes of the rest.
+        if let Some(path) = &args.json {
+            std::fs::write(path, serde_json::to_vec_pretty(&kinds)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
+    print(&kinds);
+    Ok(())
+}
+
+fn print(kinds: &BTreeMap<&str, Kind>) {
     println!(
-        "{:36} {:>9} {:>9} {:>8} {:>5}  client errors",
-        "", "median", "worst", "commits", "lost"
+        "{:36} {:>9} {:>9} {:>12} {:>8} {:>5}  client errors",
+        "", "median", "worst", "longest wait", "commits", "lost"
     );
-    for (name, kind) in &kinds {
+    for act in Act::ALL {
+        let Some(kind) = kinds.get(act.name()) else { continue };
         let mut gaps = kind.gaps_ms.clone();
         gaps.sort_unstable();
         let median = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
         let worst = gaps.last().copied().unwrap_or_default();
+        let wait = kind.waits_ms.iter().max().copied().unwrap_or_default();
         let Kind { commits_acknowledged, commits_lost, client_errors, .. } = kind;
         println!(
-            "{name:36} {median:>6} ms {worst:>6} ms {commits_acknowledged:>8} {commits_lost:>5}  \
-             {client_errors:?}"
+            "{:36} {median:>6} ms {worst:>6} ms {wait:>9} ms {commits_acknowledged:>8} \
+             {commits_lost:>5}  {client_errors:?}",
+            act.name()
         );
     }
-    if let Some(path) = &args.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&kinds)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+}
+
+fn measure(trial: Trial<'_>, kind: &mut Kind, act: Act) -> anyhow::Result<()> {
+    let (lab, before) = (trial.lab(), trial.before);
+    let primary = before.host();
+    let from = trial.checker.clock();
+    let fault = act.fault(primary.clone()).map(|fault| lab.fault(&fault)).transpose()?;
+    if fault.is_none() {
+        lab.ask(&primary, &["switchover"])?;
     }
-    Ok(())
-}
-
-type Act = fn(&Members, usize) -> anyhow::Result<()>;
-
-fn kill(members: &Members, primary: usize) -> anyhow::Result<()> {
-    members.kill_postmaster(primary)
-}
-
-fn switch_over(members: &Members, _: usize) -> anyhow::Result<()> {
-    ask(members.node(1), &["switchover"]).map(drop)
-}
-
-fn measure(members: &Members, kind: &mut Kind, act: Act) -> anyhow::Result<()> {
-    let load = members.load()?;
-    load.wait_for_commits(50, WAIT_MAX)?;
-    let (primary, epoch) = members.primary()?;
-    let from = load.clock();
-    act(members, primary)?;
-    members.wait_for_calm(epoch + 1)?;
-    load.wait_for_commits(50, WAIT_MAX)?;
-    let to = load.clock();
+    let witness = lab.data_hosts().map(|host| host.plan().name.as_str());
+    let witness = witness.filter(|name| *name != primary).last().context("one data host")?;
+    trial.wait_for_another(witness)?;
+    trial.wait_for_proxies_but(&[&primary])?;
+    let to = trial.checker.clock();
+    fault.map(|id| lab.heal(id)).transpose()?;
+    // The proxy of a host that is off or frozen answers nobody.
+    let all = lab.hosts().iter().map(|host| host.plan()).filter(|plan| plan.kind.runs_pgx());
+    let living = all.filter(|plan| plan.name != primary).map(|plan| trial.proxy(&plan.name));
+    let living: Vec<usize> = living.collect::<anyhow::Result<_>>()?;
+    let outcome = trial.end()?;
     // Fails at the first commit that is lost, and at whoever hangs.
-    let record = members.end(load)?;
-    let gap: Duration = record.longest_gap(from, to).length();
-    kind.gaps_ms.push(u64::try_from(gap.as_millis())?);
+    outcome.check()?;
+    let record = outcome.record;
+    let ms = |time: Duration| u64::try_from(time.as_millis());
+    kind.gaps_ms.push(ms(record.longest_gap(from, to).length())?);
+    let waits = living.iter().map(|at| record.longest_wait_through(*at, from, to));
+    kind.waits_ms.push(ms(waits.max().unwrap_or_default())?);
     let counts = record.counts();
     kind.commits_acknowledged += counts.acknowledged;
     kind.hangs += counts.hangs;

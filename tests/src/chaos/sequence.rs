@@ -176,7 +176,11 @@ impl Trial<'_> {
         };
         let faults = match step.kind {
             Kind::Switchover => {
-                self.lab.ask_once(&host, &["switchover"])?;
+                match step.start {
+                    // There may be nobody who could decide.
+                    Start::During => self.lab.ask_once(&host, &["switchover"])?,
+                    Start::After | Start::Calm => self.lab.ask(&host, &["switchover"])?,
+                }
                 Vec::new()
             }
             Kind::PromoteByHand => {

@@ -229,8 +229,8 @@ mod tests {
         assert_eq!(doubles(&written, &[served(1, "a", 19, 90)]), []);
         let late = served(1, "a", 21, 22);
         let told = |served: &Served, other| vec![Double { served: served.clone(), other }];
-        assert_eq!(doubles(&written, &[late.clone()]), told(&late, origin(2, "b")));
-        let all = [&written[..], &[late.clone()]].concat();
+        assert_eq!(doubles(&written, std::slice::from_ref(&late)), told(&late, origin(2, "b")));
+        let all = [&written[..], std::slice::from_ref(&late)].concat();
         assert_eq!(doubles(&all, &[]), told(&late, origin(2, "b")));
     }
 

@@ -18,6 +18,8 @@ const GAP_MAX: Duration = Duration::from_secs(20);
 /// A few of the sequences that `cargo xtask chaos` has many of.
 const SEEDS: std::ops::Range<u64> = 1..4;
 
+type Test = dyn Fn(&Chaos) -> anyhow::Result<()> + Send;
+
 /// What happens to the host of the primary.
 type Make = fn(String) -> Fault;
 
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let shared = Arc::new(Shared::default());
-    let in_lab = |name: String, test: Box<dyn Fn(&Chaos) -> anyhow::Result<()> + Send>| {
+    let in_lab = |name: String, test: Box<Test>| {
         let shared = Arc::clone(&shared);
         let of_test = name.clone();
         trial(&name, &[Requirement::Lab], move || shared.run(&of_test, &*test))
@@ -71,7 +73,7 @@ fn main() -> ExitCode {
 struct Shared(Mutex<Option<Chaos>>);
 
 impl Shared {
-    fn run(&self, name: &str, test: &dyn Fn(&Chaos) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    fn run(&self, name: &str, test: &Test) -> anyhow::Result<()> {
         let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let chaos = match place.take() {
             Some(chaos) => chaos,

@@ -1,5 +1,6 @@
 //! Processes that die, stop or freeze.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -111,7 +112,11 @@ pub(super) fn power_off(lab: &Lab, host: &Host) -> anyhow::Result<()> {
             true => std::fs::remove_dir_all(&path),
             false => std::fs::remove_file(&path),
         };
-        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+        match removed {
+            // The kernel has files of its own there.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+            removed => removed.with_context(|| format!("cannot remove {}", path.display()))?,
+        }
     }
     Ok(())
 }
