@@ -32,6 +32,8 @@ pub(super) const SHIM: &str = "/run/lab/fsync-shim.so";
 /// What the postmaster's command line ends with.
 const WORDS: [&str; 2] = ["-D", PGDATA];
 const VERSIONS: &str = "/usr/lib/postgresql";
+/// The environment variable that names the folder of other programs.
+const PROGRAMS: &str = "PGX_TEST_POSTGRES";
 /// Recovery of a few segments and a fast shutdown take a second; a loaded machine takes longer.
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(30);
@@ -52,11 +54,15 @@ pub enum Postgres {
     Down,
 }
 
-/// Finds the programs of a version, or of the highest that is installed.
+/// Finds the programs of a version; without one those that the environment names, or of the highest
+/// that is installed.
 ///
 /// # Errors
 /// When they are not installed; the error lists the versions that are.
 pub fn find_programs(version: Option<&str>) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(PROGRAMS).filter(|_| version.is_none()) {
+        return Ok(folder.into());
+    }
     let entries = std::fs::read_dir(VERSIONS).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let mut installed: Vec<(u32, String)> = names
