@@ -138,17 +138,27 @@ fn overridden() -> anyhow::Result<()> {
     node.wait_sql("show synchronous_standby_names", "")?;
     node.wait_local("the rule again", |local| local.runs_rule.as_ref() == Some(&rule))?;
     ensure!(node.sql("show synchronous_standby_names")?.starts_with("ANY 1"));
-    // What comes later in the file than pgx's line is told, and put right by the next step.
-    let known = std::fs::read_to_string(&node.place.config_file)?;
-    std::fs::write(&node.place.config_file, format!("{known}synchronous_standby_names = ''\n"))?;
+    // What comes later in the file than pgx's line, and what somebody has written by hand into the
+    // file of ALTER SYSTEM: commits must not wait for nobody until something else is to be done.
+    let auto = node.place.data.join("postgresql.auto.conf");
+    for (path, line) in [
+        (node.place.config_file.clone(), "synchronous_standby_names = ''\n"),
+        (auto, "\t synchronous_standby_names = ''\n"),
+    ] {
+        let known = std::fs::read_to_string(&path)?;
+        std::fs::write(&path, format!("{known}{line}"))?;
+        node.sql("select pg_reload_conf()")?;
+        node.wait_sql("show synchronous_standby_names", "")?;
+        node.wait_local("the rule again", |local| local.runs_rule.as_ref() == Some(&rule))?;
+        ensure!(node.sql("show synchronous_standby_names")?.starts_with("ANY 1"));
+    }
+    // After a crash it must not come back by itself.
+    node.sql("alter system set restart_after_crash = on")?;
     node.sql("select pg_reload_conf()")?;
-    node.wait_sql("show synchronous_standby_names", "")?;
-    let found = node.look()?;
-    ensure!(found.local.runs_rule.is_none(), "{found:?}");
-    let said = found.trouble.unwrap_or_default();
-    ensure!(said.contains("synchronous_standby_names"), "{said}");
-    node.hands().set_rule(&rule)?;
-    node.wait_local("the rule", |local| local.runs_rule.as_ref() == Some(&rule))?;
+    node.wait_sql("show restart_after_crash", "on")?;
+    node.look()?;
+    node.wait_sql("show restart_after_crash", "off")?;
+    node.wait_local("the rule again", |local| local.runs_rule.as_ref() == Some(&rule))?;
     Ok(())
 }
 
