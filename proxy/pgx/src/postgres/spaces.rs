@@ -1,4 +1,4 @@
-//! Directories of tablespaces, which lie outside of the data directory, and its log where that does.
+//! Directories of tablespaces, which lie outside of the data directory, and its log where it does.
 //!
 //! Links in the directory lead there, and whoever owns it could have made any. So as root nothing
 //! is moved, given away or removed by such a link but what is PostgreSQL's user's, by a handle of
