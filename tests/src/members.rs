@@ -162,6 +162,15 @@ impl Members {
         self.path(&format!("pg{id}"))
     }
 
+    /// Makes a cluster that is nobody's where a node's directory was.
+    ///
+    /// # Errors
+    /// When `initdb` fails.
+    pub fn found_another(&self, id: usize) -> anyhow::Result<()> {
+        let data = self.data(id);
+        self.run("initdb", &["--auth=trust", "--no-sync", "--pgdata", text(&data)?])
+    }
+
     /// A node.
     #[must_use]
     pub fn node(&self, id: usize) -> &Node {

@@ -100,6 +100,47 @@ pub(crate) fn astray() -> anyhow::Result<()> {
     members.end(load).map(drop)
 }
 
+/// What is done by hand to the places of directories, and what that must not cost.
+pub(crate) fn misplaced() -> anyhow::Result<()> {
+    let mut members = Members::start(binary(), 3)?;
+    members.sql(1, "create table kept (number int); insert into kept values (1)")?;
+    let (primary, epoch) = members.primary()?;
+    let standby = (1..=3).find(|id| *id != primary).context("a standby")?;
+    for id in [primary, standby] {
+        members.node_mut(id).end(Signal::SIGTERM)?;
+        members.kill_postmaster(id)?;
+        wait_for("its processes end", WAIT_MAX, || members.processes(id).is_empty())?;
+    }
+    // The host comes up, and the disk that alone has all commits for certain is mounted later.
+    let (data, folder) = (members.data(primary), members.path(&format!("pg{primary}.pgx")));
+    let (data_aside, folder_aside) = (members.path("data"), members.path("folder"));
+    std::fs::rename(&data, &data_aside)?;
+    std::fs::rename(&folder, &folder_aside)?;
+    members.start_again(primary)?;
+    wait_for("the disk is missed", WAIT_MAX, || {
+        members.node(primary).log().contains("mount its disk")
+    })
+    .with_context(|| members.log(primary))?;
+    std::fs::rename(&folder_aside, &folder)?;
+    std::fs::rename(&data_aside, &data)?;
+    members.wait_for_another(standby, epoch)?;
+    ensure!(members.sql(primary, "select number from kept")? == "1");
+    members.start_again(standby)?;
+    members.wait_for_calm(epoch + 1)?;
+
+    // Another directory in the place of a primary's that runs is not that primary.
+    let (primary, epoch) = members.primary()?;
+    let postmaster = Pid::from_raw(members.postmaster(primary)?);
+    std::fs::rename(members.data(primary), members.path("moved"))?;
+    members.found_another(primary)?;
+    wait_for("it is left out", WAIT_MAX, || {
+        members.node(primary).log().contains("another database system")
+    })
+    .with_context(|| members.log(primary))?;
+    kill(postmaster, Signal::SIGKILL)?;
+    members.wait_for_another(primary, epoch).map(drop)
+}
+
 pub(crate) fn restarts() -> anyhow::Result<()> {
     let mut members = Members::start(binary(), 3)?;
     let (primary, epoch) = members.primary()?;

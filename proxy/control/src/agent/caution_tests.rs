@@ -76,6 +76,26 @@ fn served() -> State {
 }
 
 #[test]
+fn timeline_of_a_promotion_is_awaited_until_a_look_has_shown_it() {
+    let state = elected(3);
+    let mut agent = agent(3, record(3));
+    assert!(!agent.awaits_timeline());
+    settle(&mut agent, &state, &local(Process::Standby));
+    assert!(agent.awaits_timeline(), "it was told to promote");
+    let ended = Local { timeline: Timeline(2), switch: Lsn(100), ..local(Process::Exited) };
+    // As its control file says.
+    let ended = Local { was_primary: true, ..ended };
+    let mut late = agent.clone();
+    settle(&mut agent, &state, &ended);
+    assert_eq!(agent.record().history, history(&[(1, 0, 0), (2, 100, 1)]));
+    assert!(!agent.awaits_timeline());
+    // Else it is a fork, and what it alone may have counts no more.
+    settle(&mut late, &state, &local(Process::Exited));
+    settle(&mut late, &state, &ended);
+    assert_eq!(late.record().history.0.last().map(|switch| switch.epoch), Some(NOBODYS));
+}
+
+#[test]
 fn half_directory_that_nobody_knows_is_copied_from_a_primary_that_may_wait_for_it() {
     let half = Record { is_whole: false, ..Record::new(Incarnation(77), history(&[(1, 0, 0)])) };
     let me = NodeId(2);

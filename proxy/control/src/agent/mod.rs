@@ -152,6 +152,15 @@ impl Agent {
         self.record = written;
     }
 
+    /// Whether a server was told to promote the directory, and no look has shown its timeline yet.
+    /// When that server ends, the next look comes before [`Self::next()`]: whatever the promotion
+    /// has made of the directory would else be nobody's.
+    #[must_use]
+    pub fn awaits_timeline(&self) -> bool {
+        let basis = self.draft.basis.filter(|_| self.draft.promotes);
+        basis.is_some_and(|epoch| !self.has_promoted(epoch))
+    }
+
     /// The checkpoint is made that a switchover was to begin with.
     pub fn handle_checkpointed(&mut self, epoch: Epoch) {
         self.prepared = Some(epoch);

@@ -61,6 +61,10 @@ pub(crate) enum Error {
     #[error("{} is a mount point and cannot be put aside; move it into a folder of that file \
         system", .0.display())]
     MountPoint(PathBuf),
+    /// A link leads to what is not PostgreSQL's.
+    #[error("{} is no directory of PostgreSQL's user, though a link in pg_tblspc leads there; \
+        remove the link, or give the directory to that user", .0.display())]
+    NotOwn(PathBuf),
     /// Something else is in the place of a directory.
     #[error("{} is no directory; remove it or set another path", .0.display())]
     NotADirectory(PathBuf),

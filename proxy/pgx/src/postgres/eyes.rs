@@ -136,7 +136,8 @@ impl Eyes {
         let serial = managed.map_or(0, |managed| managed.serial);
         // What somebody has set against pgx since is undone, and proven anew.
         let is_as_set = managed.is_none_or(|managed| {
-            answer.names == settings::names(&managed.rule)
+            !answer.restarts
+                && answer.names == settings::names(&managed.rule)
                 && answer.conninfo == settings::primary_conninfo(&self.place, managed)
         });
         if self.known.serial != serial || !is_as_set {
@@ -179,7 +180,7 @@ impl Eyes {
     /// Has the configuration read anew, and makes sure that it is what pgx has set.
     fn reload(&mut self, postmaster: &Postmaster, managed: &Managed) -> Result<(), Error> {
         let place = &self.place;
-        place.own(|| settings::purge(place))?;
+        place.own(|| settings::enforce(place))?;
         // One that has just ended gets no signal, and is asked in vain below.
         let _ = pidfd_send_signal(&postmaster.handle, Signal::HUP);
         let session = self.session.insert(Session::open(place, postmaster)?);
@@ -191,6 +192,7 @@ impl Eyes {
         for (name, wanted) in [
             ("synchronous_standby_names", settings::names(&managed.rule)),
             ("primary_conninfo", settings::primary_conninfo(place, managed)),
+            ("restart_after_crash", "off".to_owned()),
         ] {
             let found = session.value(&format!("SELECT current_setting('{name}')"))?;
             if found != wanted {

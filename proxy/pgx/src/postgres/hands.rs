@@ -105,6 +105,8 @@ impl Hands {
         // nobody from being promoted.
         let kept = slots::prepare(&self.place, &session, members);
         if session.value("SELECT pg_is_in_recovery()")? == "t" {
+            // What came before may have taken long, and there is no way back from here.
+            self.abort.check()?;
             session.ask("SELECT pg_promote(false)")?;
         }
         let deadline = Instant::now() + PROMOTE_MAX;

@@ -137,14 +137,20 @@ impl Hands {
     pub(crate) fn kill(&self) -> Result<(), Error> {
         let place = &self.place;
         let directories = [place.data.as_path(), &place.folder()];
-        if let Some(found) = postmaster::find(&place.data) {
+        let found = postmaster::find(&place.data);
+        if let Some(found) = &found {
             // So it leaves no shared memory behind.
             let _ = pidfd_send_signal(&found.handle, Signal::QUIT);
             if !process::all_end(&[&place.data], Instant::now() + QUIT_GRACE) {
                 let _ = pidfd_send_signal(&found.handle, Signal::KILL);
             }
         }
-        process::end_all(&directories)
+        process::end_all(&directories)?;
+        // One whose program is not known by its name is not among them.
+        match found.filter(|found| !process::wait(&found.handle, Duration::ZERO)) {
+            Some(found) => process::end(found.pid, &found.handle),
+            None => Ok(()),
+        }
     }
 
     /// Ends a primary in order, with a shutdown checkpoint that standbys receive. Returns the end

@@ -29,6 +29,7 @@ mod session;
 pub(crate) mod settings;
 mod slots;
 mod source;
+mod spaces;
 mod versions;
 mod wal;
 

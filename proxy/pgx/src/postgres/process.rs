@@ -65,6 +65,12 @@ pub(crate) fn end_all(directories: &[&Path]) -> Result<(), Error> {
     }
 }
 
+/// Kills this process, and waits until it is gone.
+pub(super) fn end(pid: i32, handle: &OwnedFd) -> Result<(), Error> {
+    let _ = pidfd_send_signal(handle, Signal::KILL);
+    if wait(handle, KILL_MAX) { Ok(()) } else { Err(Error::Unkillable { pids: vec![pid] }) }
+}
+
 /// Kills a process if it still works there.
 fn kill(pid: i32, places: &[(u64, u64)]) -> Option<OwnedFd> {
     let handle = open(pid)?;

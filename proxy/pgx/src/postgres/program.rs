@@ -110,8 +110,10 @@ impl<'a> Program<'a> {
                 Ok(true) => return reap(&mut child),
                 Err(error) => {
                     reap(&mut child)?;
-                    // It may have helpers.
-                    process::end_all(&[&self.place.folder()])?;
+                    // Others have helpers. A question has none, and may be asked beside a copy.
+                    if self.name != "psql" {
+                        process::end_all(&[&self.place.folder()])?;
+                    }
                     return Err(error);
                 }
             }
@@ -172,4 +174,50 @@ pub(super) fn config_words(place: &Place) -> Vec<String> {
         return Vec::new();
     }
     vec!["-c".to_owned(), format!("config_file={}", place.config_file.display())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn question_that_takes_too_long_ends_no_other_program() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["psql", "pg_basebackup"] {
+            std::fs::copy("/bin/sleep", folder.path().join(name)).unwrap();
+        }
+        let place = Place {
+            data: folder.path().join("data"),
+            programs: folder.path().to_owned(),
+            config_file: folder.path().join("data/postgresql.conf"),
+            sockets: folder.path().join("sockets"),
+            port: 1,
+            listen: None,
+            owner: rustix::process::getuid().as_raw(),
+            user: String::new(),
+            database: String::new(),
+            replication_user: String::new(),
+            replication_password_file: folder.path().join("password"),
+            sslmode: String::new(),
+            slot_keep_mb: 0,
+            node: pgx_control::ids::NodeId(1),
+        };
+        place.make_folder().unwrap();
+        let copy = |seconds| Program::new(&place, "pg_basebackup").arg(seconds);
+        let (outcome, copied) = std::thread::scope(|scope| {
+            let copying = scope.spawn(|| copy("2").run(&Abort::default()));
+            while process::of(&[&place.folder()]).is_empty() {
+                std::thread::yield_now();
+            }
+            let limit = Duration::from_millis(50);
+            let question = Program::new(&place, "psql").arg("60").limit(limit);
+            (question.run(&Abort::default()), copying.join().unwrap())
+        });
+        assert!(matches!(outcome, Err(Error::TimeOut { .. })), "{outcome:?}");
+        assert!(copied.is_ok(), "{copied:?}");
+        // One that has helpers takes them along.
+        let limit = Duration::from_millis(50);
+        let outcome = copy("60").limit(limit).run(&Abort::default());
+        assert!(matches!(outcome, Err(Error::TimeOut { .. })), "{outcome:?}");
+    }
 }

@@ -31,7 +31,8 @@ SELECT 'self', r, CASE WHEN r THEN NULL ELSE pg_current_wal_flush_lsn() END, \
        pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), \
        current_setting('synchronous_standby_names'), current_setting('primary_conninfo'), \
        EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'client backend' \
-               AND xact_start IS NOT NULL AND application_name NOT LIKE 'pgx %') \
+               AND xact_start IS NOT NULL AND application_name NOT LIKE 'pgx %'), \
+       current_setting('restart_after_crash') \
   FROM pg_is_in_recovery() AS r; \
 SELECT 'receiver', status, sender_host, sender_port FROM pg_stat_wal_receiver; \
 SELECT 'sender', pid, application_name, flush_lsn, sync_priority FROM pg_stat_replication; \
@@ -51,6 +52,8 @@ pub(super) struct Answer {
     /// What is in force, for a session at least.
     pub(super) names: String,
     pub(super) conninfo: String,
+    /// Whether it comes back by itself after a crash.
+    pub(super) restarts: bool,
     /// Whether somebody else has a transaction open.
     pub(super) is_busy: bool,
     pub(super) receiver: Option<Receiver>,
@@ -106,6 +109,7 @@ impl Answer {
                 (self.received, self.replayed) = (lsn(4), lsn(5));
                 (self.names, self.conninfo) = (text(6), text(7));
                 self.is_busy = text(8) == "t";
+                self.restarts = text(9) == "on";
             }
             "receiver" => {
                 let (is_streaming, host, port) = (text(1) == "streaming", text(2), text(3));

@@ -16,6 +16,7 @@ use super::files::{self, Check};
 use super::hands::Hands;
 use super::program::{self, Program};
 use super::settings::{self, Managed};
+use super::spaces::{self, Places};
 use super::{Peer, Place, control_file, process, versions};
 use crate::limits::postgres::{FULL_BELOW_BYTES, REBUILD_MAX, SOURCE_MAX};
 
@@ -125,11 +126,7 @@ impl Hands {
         let check = &mut || self.abort.check();
         let original = if aside.exists() { &aside } else { data };
         for space in tablespaces(original)? {
-            let there = beside(&space, kept);
-            if there.exists() {
-                files::remove_all(&space, check)?;
-                move_durably(&there, &space)?;
-            }
+            spaces::put_back(place, &space, &beside(&space, kept), check)?;
         }
         let trash = place.folder().join("trash");
         if aside.exists() {
@@ -160,7 +157,7 @@ impl Hands {
                 continue;
             }
             for space in tablespaces(&entry.path())? {
-                files::remove_all(&beside(&space, found), check)?;
+                spaces::remove(&self.place, &beside(&space, found), check)?;
             }
             files::remove_all(&entry.path(), check)?;
         }
@@ -214,6 +211,7 @@ impl Hands {
             let signal = place.data.join("standby.signal");
             place.own(|| files::write_if_other(&signal, ""))?;
         }
+        spaces::forget(place)?;
         remove_mark(place)
     }
 
@@ -305,7 +303,9 @@ impl Hands {
 
     fn clone_from(&self, upstream: &Peer, tell: &mut dyn FnMut(Progress)) -> Result<(), Error> {
         let place = &self.place;
-        let log = place.own(|| empty(&place.data, &mut || self.abort.check()))?;
+        let known = spaces::noted(place)?;
+        let log = place.own(|| empty(&place.data, &known, &mut || self.abort.check()))?;
+        self.note_places(upstream, &known, log.as_deref())?;
         place.make_own_directory(&place.data)?;
         let source = settings::conninfo(place, upstream, &[("application_name", "pgx clone")]);
         let mut program = Program::new(place, "pg_basebackup")
@@ -406,11 +406,7 @@ fn put_aside(place: &Place, kept: Incarnation) -> Result<(), Error> {
     }
     // The directory goes last: until then it is found in its place.
     for space in tablespaces(&place.data)? {
-        let there = beside(&space, kept);
-        if !there.exists() {
-            move_durably(&space, &there)?;
-        }
-        place.make_own_directory(&space)?;
+        spaces::put_aside(place, &space, &beside(&space, kept))?;
     }
     if place.data.exists() {
         move_durably(&place.data, &aside)?;
@@ -419,7 +415,7 @@ fn put_aside(place: &Place, kept: Incarnation) -> Result<(), Error> {
 }
 
 /// Renames, which needs rights in both parents that PostgreSQL's user may lack.
-fn move_durably(from: &Path, to: &Path) -> Result<(), Error> {
+pub(super) fn move_durably(from: &Path, to: &Path) -> Result<(), Error> {
     std::fs::rename(from, to).map_err(|error| match error.kind() {
         ErrorKind::CrossesDevices | ErrorKind::ResourceBusy => Error::MountPoint(from.to_owned()),
         _ => system("cannot move", from)(error),
@@ -440,19 +436,25 @@ fn tablespaces(data: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect())
 }
 
-/// Empties a directory, with its tablespaces; returns where its log is, if that is elsewhere. What
-/// makes it a data directory goes first, and the links last: an end in the middle loses none.
-fn empty(data: &Path, check: Check) -> Result<Option<PathBuf>, Error> {
-    if !data.exists() {
-        return Ok(None);
-    }
+/// Empties a directory, with its tablespaces, and what a copy that ended half way has left in the
+/// places that it noted; returns where its log is, if that is elsewhere. What makes it a data
+/// directory goes first, and the links last: an end in the middle loses none.
+fn empty(data: &Path, known: &Places, check: Check) -> Result<Option<PathBuf>, Error> {
     check()?;
-    files::remove(&data.join("global/pg_control"))?;
-    let log = std::fs::read_link(data.join("pg_wal")).ok();
-    for folder in tablespaces(data)?.iter().chain(&log) {
-        files::remove_content(folder, check)?;
+    let is_there = data.exists();
+    if is_there {
+        files::remove(&data.join("global/pg_control"))?;
     }
-    files::remove_content(data, check)?;
+    let log = std::fs::read_link(data.join("pg_wal")).ok().or_else(|| known.log.clone());
+    for folder in tablespaces(data)?.iter().chain(&known.spaces).chain(&log) {
+        match files::remove_content(folder, check) {
+            Err(Error::System { error, .. }) if error.kind() == ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    if is_there {
+        files::remove_content(data, check)?;
+    }
     Ok(log)
 }
 
@@ -497,11 +499,16 @@ mod tests {
         link("space", "data/pg_tblspc/16384");
         link("log", "data/pg_wal");
         link("other", "data/link");
-        assert_eq!(empty(&path("data"), &mut || Ok(())).unwrap(), Some(path("log")));
-        for name in ["data", "space", "log"] {
+        let known = Places { spaces: vec![path("noted"), path("gone")], ..Places::default() };
+        std::fs::create_dir_all(path("noted/PG_15")).unwrap();
+        assert_eq!(empty(&path("data"), &known, &mut || Ok(())).unwrap(), Some(path("log")));
+        for name in ["data", "space", "log", "noted"] {
             assert_eq!(std::fs::read_dir(path(name)).unwrap().count(), 0, "{name}");
         }
         assert!(path("other/1").exists());
-        assert_eq!(empty(&path("missing"), &mut || Ok(())).unwrap(), None);
+        let none = Places::default();
+        assert_eq!(empty(&path("missing"), &none, &mut || Ok(())).unwrap(), None);
+        let known = Places { log: Some(path("log")), ..none };
+        assert_eq!(empty(&path("missing"), &known, &mut || Ok(())).unwrap(), Some(path("log")));
     }
 }

@@ -108,10 +108,19 @@ pub(crate) fn write(place: &Place, wanted: &Managed) -> Result<bool, Error> {
         if !is_same {
             files::write(&path, &text(place, &next, version)?)?;
         }
-        let has_included = include(place)?;
-        let has_purged = purge(place)?;
-        Ok(!is_same || has_included || has_purged)
+        let is_enforced = enforce(place)?;
+        Ok(!is_same || is_enforced)
     })
+}
+
+/// Sees to it that nothing counts more than the file: what comes after its line in
+/// `postgresql.conf`, and what ALTER SYSTEM has set; whether there was any.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub(super) fn enforce(place: &Place) -> Result<bool, Error> {
+    let has_included = include(place)?;
+    Ok(purge(place)? || has_included)
 }
 
 fn include(place: &Place) -> Result<bool, Error> {
@@ -121,10 +130,7 @@ fn include(place: &Place) -> Result<bool, Error> {
 }
 
 /// Takes what is pgx's out of what ALTER SYSTEM has set; whether there was any.
-///
-/// # Errors
-/// When the file cannot be read or written.
-pub(super) fn purge(place: &Place) -> Result<bool, Error> {
+fn purge(place: &Place) -> Result<bool, Error> {
     let path = place.data.join("postgresql.auto.conf");
     let Some(known) = files::read(&path)? else { return Ok(false) };
     let wanted = purged(&known, place.listen.is_some());
@@ -137,6 +143,8 @@ pub(super) fn purge(place: &Place) -> Result<bool, Error> {
 
 fn purged(text: &str, has_listen: bool) -> String {
     let is_ours = |line: &&str| {
+        // Somebody may have written it by hand.
+        let line = line.trim_start();
         let end = line.find(|c: char| c == '=' || c.is_whitespace()).unwrap_or(line.len());
         let name = line[..end].to_ascii_lowercase();
         NAMES.contains(&name.as_str()) && (name != "listen_addresses" || has_listen)
@@ -275,7 +283,7 @@ mod tests {
 
     #[test]
     fn what_alter_system_has_set_is_kept_unless_it_is_ours() {
-        let text = "# Do not edit\nwork_mem = '8MB'\nPrimary_conninfo='x'\nport = '1'\n\
+        let text = "# Do not edit\nwork_mem = '8MB'\nPrimary_conninfo='x'\n \tport = '1'\n\
                     synchronous_standby_names\t= ''\nlisten_addresses = '*'\n";
         let kept = "# Do not edit\nwork_mem = '8MB'\nlisten_addresses = '*'\n";
         assert_eq!(purged(text, false), kept);

@@ -13,6 +13,9 @@ use pgx_tests::lab::wait_for;
 
 use crate::Test;
 use crate::nodes::{Node, Nodes, SOON, incarnation};
+use crate::postgres::Abort;
+use crate::postgres::error::Error;
+use crate::postgres::hands::Hands;
 use crate::postgres::rebuild::Means;
 
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
@@ -23,6 +26,7 @@ pub(crate) fn tests() -> Vec<(&'static str, Test)> {
         ("detached_standby_replays_what_it_has_and_receives_nothing_more", detached),
         ("detach_ends_queries_that_replay_waits_for", conflict),
         ("promoted_standby_is_followed_by_the_others", promoted),
+        ("promotion_that_nobody_wants_any_more_does_not_happen", not_promoted),
         ("clean_handover_loses_nothing_and_the_old_primary_follows", handover),
         ("standby_whose_log_is_gone_from_its_upstream_is_told", lost),
         ("standby_starts_though_its_primary_has_more_connections", floors),
@@ -138,17 +142,27 @@ fn overridden() -> anyhow::Result<()> {
     node.wait_sql("show synchronous_standby_names", "")?;
     node.wait_local("the rule again", |local| local.runs_rule.as_ref() == Some(&rule))?;
     ensure!(node.sql("show synchronous_standby_names")?.starts_with("ANY 1"));
-    // What comes later in the file than pgx's line is told, and put right by the next step.
-    let known = std::fs::read_to_string(&node.place.config_file)?;
-    std::fs::write(&node.place.config_file, format!("{known}synchronous_standby_names = ''\n"))?;
+    // What comes later in the file than pgx's line, and what somebody has written by hand into the
+    // file of ALTER SYSTEM: commits must not wait for nobody until something else is to be done.
+    let auto = node.place.data.join("postgresql.auto.conf");
+    for (path, line) in [
+        (node.place.config_file.clone(), "synchronous_standby_names = ''\n"),
+        (auto, "\t synchronous_standby_names = ''\n"),
+    ] {
+        let known = std::fs::read_to_string(&path)?;
+        std::fs::write(&path, format!("{known}{line}"))?;
+        node.sql("select pg_reload_conf()")?;
+        node.wait_sql("show synchronous_standby_names", "")?;
+        node.wait_local("the rule again", |local| local.runs_rule.as_ref() == Some(&rule))?;
+        ensure!(node.sql("show synchronous_standby_names")?.starts_with("ANY 1"));
+    }
+    // After a crash it must not come back by itself.
+    node.sql("alter system set restart_after_crash = on")?;
     node.sql("select pg_reload_conf()")?;
-    node.wait_sql("show synchronous_standby_names", "")?;
-    let found = node.look()?;
-    ensure!(found.local.runs_rule.is_none(), "{found:?}");
-    let said = found.trouble.unwrap_or_default();
-    ensure!(said.contains("synchronous_standby_names"), "{said}");
-    node.hands().set_rule(&rule)?;
-    node.wait_local("the rule", |local| local.runs_rule.as_ref() == Some(&rule))?;
+    node.wait_sql("show restart_after_crash", "on")?;
+    node.look()?;
+    node.wait_sql("show restart_after_crash", "off")?;
+    node.wait_local("the rule again", |local| local.runs_rule.as_ref() == Some(&rule))?;
     Ok(())
 }
 
@@ -288,6 +302,20 @@ fn promoted() -> anyhow::Result<()> {
     let end = theirs.end;
     follower.hands().keep_slots(&[(NodeId(0), Some(end)), (NodeId(1), None)])?;
     ensure!(follower.sql(slots)? == "pgx_node_0 pgx_node_1");
+    Ok(())
+}
+
+fn not_promoted() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(1)?;
+    let rule = nodes.rule(0, &[]);
+    let node = &mut nodes.all[1];
+    node.hands().detach()?;
+    let abort = Abort::default();
+    abort.abort();
+    let outcome = Hands::new(node.place.clone(), abort).promote(&rule, &[]);
+    ensure!(matches!(outcome, Err(Error::Aborted)), "{outcome:?}");
+    node.wait_local("all replayed", |local| local.is_drained)?;
+    ensure!(node.sql("select pg_is_in_recovery()")? == "t", "it was promoted");
     Ok(())
 }
 

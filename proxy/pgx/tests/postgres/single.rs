@@ -1,8 +1,11 @@
 //! One server: founded, started, ended, and what unclean ends leave behind.
 
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
 use anyhow::ensure;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid, chown};
 use pgx_control::agent::Process;
 use pgx_control::cluster::sync::Rule;
 use pgx_tests::lab::wait_for;
@@ -10,6 +13,7 @@ use pgx_tests::lab::wait_for;
 use crate::Test;
 use crate::nodes::{Nodes, SOON, incarnation};
 use crate::postgres::error::Error;
+use crate::postgres::postmaster;
 
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
     vec![
@@ -17,6 +21,7 @@ pub(crate) fn tests() -> Vec<(&'static str, Test)> {
         ("kill_leaves_no_process_and_the_next_start_finds_nothing_in_its_way", killed),
         ("orphans_of_a_dead_postmaster_are_ended_before_anything_starts", orphans),
         ("stopped_processes_are_killed_too", stopped),
+        ("server_whose_program_has_another_name_is_not_taken_for_gone", other_name),
         ("server_outlives_who_started_it_and_is_found_again", outlives),
         ("clean_end_reports_the_end_of_its_checkpoint", ended),
         ("start_that_fails_says_why", refused),
@@ -99,6 +104,33 @@ fn stopped() -> anyhow::Result<()> {
     }
     node.hands().kill()?;
     ensure!(node.processes().is_empty());
+    Ok(())
+}
+
+fn other_name() -> anyhow::Result<()> {
+    let mut nodes = Nodes::new()?;
+    nodes.add()?;
+    let node = &nodes.all[0];
+    node.found()?;
+    let (programs, data) = (&node.place.programs, &node.place.data);
+    std::fs::create_dir(&node.place.sockets)?;
+    chown(&node.place.sockets, Some(Uid::from_raw(node.place.owner)), None)?;
+    let wrapped = nodes.folder().join("postgres-wrapped");
+    std::fs::copy(programs.join("postgres"), &wrapped)?;
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "bash", "-c"]);
+    command.arg(r#"exec -a "$0" "$@""#).arg(programs.join("postgres")).arg(&wrapped).arg("-D");
+    command.arg(data).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    let mut server = command.process_group(0).spawn()?;
+    wait_for("a server", SOON, || postmaster::find(data).is_some_and(|found| found.has_begun))?;
+    let pid = Pid::from_raw(node.postmaster()?);
+    // As one that waits for its disk.
+    kill(pid, Signal::SIGSTOP)?;
+    let ended = node.hands().kill();
+    let is_gone = server.try_wait()?.is_some();
+    let _ = kill(pid, Signal::SIGKILL);
+    server.wait()?;
+    ensure!(is_gone || ended.is_err(), "it lived, and was told as gone");
     Ok(())
 }
 

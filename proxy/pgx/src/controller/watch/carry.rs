@@ -62,6 +62,8 @@ pub(super) struct Job {
     pub(super) number: u64,
     /// Whether it was begun because nothing else was to be done.
     pub(super) tends: bool,
+    /// Whether it promotes, which needs the lease of its epoch.
+    pub(super) promotes: bool,
     abort: Abort,
 }
 
@@ -77,6 +79,7 @@ impl Job {
         done: &Sender<Input>,
     ) -> Result<Self, String> {
         let tends = matches!(tasks[..], [Task::Tend { .. }]);
+        let promotes = tasks.iter().any(|task| matches!(task, Task::Promote { .. }));
         let abort = Abort::default();
         let hands = Hands::new(place.clone(), abort.clone());
         let done = done.clone();
@@ -85,7 +88,7 @@ impl Job {
             // The agent lives as long as the process.
             let _ = done.send(Input::Done { number, outcome });
         })?;
-        Ok(Self { number, tends, abort })
+        Ok(Self { number, tends, promotes, abort })
     }
 
     /// Ends it where it can be ended; that it is over is told as always.

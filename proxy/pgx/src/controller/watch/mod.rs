@@ -317,6 +317,10 @@ impl Watcher {
         // A look that began before would say that it runs.
         self.asked.generation += 1;
         let _ = self.asks.send(self.asked);
+        if self.agent.as_ref().is_some_and(Agent::awaits_timeline) {
+            // How far its promotion came has to be seen before that counts as over.
+            self.local = None;
+        }
         if let Some(local) = &mut self.local {
             local.process = if self.has_exited { Process::Exited } else { Process::Stopped };
         }
@@ -388,13 +392,13 @@ impl Watcher {
             };
             local.system = memory.system;
         }
-        if self.agent.is_none() {
-            self.begin(local.system, local.timeline);
-        }
         self.end_copy(&local);
         if let Err(text) = self.check(&local) {
             self.agent = None;
             return self.say(&text);
+        }
+        if self.agent.is_none() {
+            self.begin(local.system, local.timeline);
         }
         if let Some(postmaster) = postmaster {
             self.watch(postmaster);
@@ -410,12 +414,22 @@ impl Watcher {
         self.local = Some(Local { process, ..local });
     }
 
-    /// There is no directory: a new node's, or one that somebody has removed.
+    /// There is no directory: a new node's, or one that somebody has removed. One that is mounted
+    /// later is not there yet either, so what commits may depend on is not given up.
     fn find_nothing(&mut self) {
         self.managed = None;
-        let Some(system) = self.state.as_ref().and_then(|state| state.system()) else {
+        let known = self.state.as_ref().and_then(|state| Some((state, state.system()?)));
+        let Some((state, system)) = known else {
             return self.say("there is no data directory; it is cloned when the cluster has begun");
         };
+        let known = self.memory.as_ref().map(|memory| &memory.record);
+        if known.is_some_and(|record| record.is_whole && state.needs(record.directory)) {
+            self.agent = None;
+            return self.say(
+                "the data directory is not there, and acknowledged commits may depend on it: mount \
+                 its disk, or put it back; it is cloned when nothing depends on it any more",
+            );
+        }
         let memory = self.memory.get_or_insert_with(|| {
             let directory = Incarnation(u128::from_be_bytes(random()));
             let record = Record::new(directory, History::default());
@@ -512,10 +526,19 @@ impl Watcher {
 
     fn step(&mut self) {
         let Some(state) = self.state.clone() else { return };
-        if let Some(job) = &self.job
-            && self.stamp != Stamp::of(&state)
-        {
-            job.interrupt();
+        if let Some(job) = &self.job {
+            let is_leased = |epoch| {
+                self.held().is_some_and(|(held, until)| held == epoch && boot_time() < until)
+            };
+            // Nobody is promoted without the lease, however long what comes before takes.
+            if self.stamp != Stamp::of(&state)
+                || job.promotes && !self.stamp.epoch.is_some_and(is_leased)
+            {
+                job.interrupt();
+            }
+        }
+        if self.agent.is_none() {
+            return self.tell(&state, false);
         }
         let Some(mut local) = self.local.clone().filter(|_| self.job.is_none()) else {
             // A disk that is dead may hold up who looks or carries out, and must not hide that

@@ -1,6 +1,6 @@
 //! What others are told of this host's PostgreSQL: the log, the controller, the leases.
 
-use pgx_control::agent::{Local, Process};
+use pgx_control::agent::{Agent, Local, Process};
 use pgx_control::cluster::State;
 use pgx_control::facts::Postgres;
 use pgx_control::ids::{BootTime, Epoch};
@@ -58,8 +58,10 @@ impl Watcher {
     }
 
     pub(super) fn tell(&mut self, state: &State, is_hung: bool) {
-        let Some(agent) = &self.agent else { return };
-        let (mut facts, wants) = (agent.facts().cloned(), agent.wants(state));
+        // What was told of a directory that is left out since, or is not there, holds no more.
+        let agent = self.agent.as_ref();
+        let mut facts = agent.and_then(Agent::facts).cloned();
+        let wants = agent.map_or_else(Wants::default, |agent| agent.wants(state));
         if let Some(facts) = facts.as_mut().filter(|_| is_hung) {
             facts.postgres = Postgres::Hung;
         }
