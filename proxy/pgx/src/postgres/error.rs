@@ -13,6 +13,9 @@ pub(crate) enum Error {
     /// A program of PostgreSQL's failed.
     #[error("{program} failed ({status}): {said}")]
     Program { program: &'static str, status: String, said: String },
+    /// A program of the operator's failed.
+    #[error("{what}: {program} failed ({status}): {said}")]
+    Called { what: &'static str, program: String, status: String, said: String },
     /// The disk is full; what was begun stays marked as half done.
     #[error("no space is left in {} ({free} bytes); make space, it is tried again: {said}",
         path.display())]

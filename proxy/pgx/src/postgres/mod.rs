@@ -9,6 +9,7 @@
 //! docs/POSTGRES.md says which files and settings are pgx's.
 
 pub(crate) mod adopt;
+pub(crate) mod called;
 pub(crate) mod control_file;
 pub(crate) mod error;
 pub(crate) mod eyes;

@@ -9,6 +9,7 @@
 //! A directory that pgx has neither founded nor taken over is watched, and nothing is done to it.
 
 mod carry;
+mod hooks;
 mod look;
 mod place;
 mod probe;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use self::carry::{Change, Job, Task};
+use self::hooks::Hooks;
 use self::look::{Ask, Found, Postmaster, Sight};
 pub(crate) use self::place::place;
 pub(super) use self::probe::Shared as Answers;
@@ -114,6 +116,7 @@ pub(super) fn start(
     let place = place(&postgres, me)?;
     let (sender, inbox) = channel();
     let (asks, asked) = channel();
+    let hooks = Hooks::start(postgres.hooks.clone(), &place)?;
     let (looking, looked_at) = (sender.clone(), place.clone());
     spawn("pgx-look", move || look::run(&postgres, &looked_at, &asked, &looking))?;
     let probe = Probe::start()?;
@@ -145,6 +148,7 @@ pub(super) fn start(
         refuses: false,
         tended: None,
         probe,
+        hooks,
         silent: None,
         excuses: Vec::new(),
         told: (None, Wants::default()),
@@ -215,6 +219,7 @@ struct Watcher {
     /// When slots were seen to, and for what.
     tended: Option<(Instant, (Vec<NodeId>, Process))>,
     probe: Probe,
+    hooks: Hooks,
     /// What was logged of the probe last: who is silent and whether that counts as hung, and what
     /// is not asked.
     silent: Option<(Part, bool)>,
@@ -310,6 +315,7 @@ impl Watcher {
     fn ended(&mut self, pid: i32) {
         self.postmaster = None;
         self.probe.set_target(None);
+        self.see_end();
         if self.ends != Some(pid) {
             warn!(pid, "PostgreSQL has ended");
             self.has_exited = true;
@@ -331,6 +337,7 @@ impl Watcher {
             Ok(change) => {
                 self.trouble = None;
                 self.said.clear();
+                self.see_done(matches!(change, Change::Rebuilt(_)));
                 match change {
                     Change::None => self.copying = None,
                     Change::Rebuilt(directory) => {
@@ -524,6 +531,7 @@ impl Watcher {
             let is_hung = boot_time() >= answered.after_ms(state.policy().hung_ms_max);
             return self.tell(&state, self.postmaster.is_some() && is_hung);
         };
+        self.see_local(&state, &local);
         for _ in 0..ROUNDS_MAX {
             let held = self.held();
             // In each round, for writing the record may have taken long.
@@ -602,6 +610,9 @@ impl Watcher {
             tasks.iter().any(|task| matches!(task, Task::Rebuild { .. } | Task::Copy { .. }));
         self.ends = self.postmaster.filter(|_| ends);
         self.copying = copies.then(|| (Arc::clone(state), None));
+        if copies {
+            self.see_rebuild();
+        }
         self.begin_job(tasks, stamp);
     }
 
