@@ -364,8 +364,10 @@ fn postgres(raw: raw::Postgres, problems: &mut Vec<String>) -> Postgres {
         ));
     }
     let hooks = hooks(raw.hooks, problems);
+    let clone_command = words("postgres.clone_command", raw.clone_command, problems);
     let mut path = |key: &str, text| absolute(&format!("postgres.{key}"), text, problems);
     Postgres {
+        clone_command,
         hooks,
         data_directory: path("data_directory", raw.data_directory),
         bin_directory: path("bin_directory", raw.bin_directory),
@@ -457,12 +459,13 @@ mod tests {
         let known = hooks("[postgres.hooks]\non_promote = [\"/bin/x\", \"a b\"]\n").unwrap();
         assert_eq!((known.promote.len(), known.demote.len()), (2, 0));
         assert_eq!(known.limit.as_millis(), 10_000);
-        let wrong = "[postgres.hooks]\non_promote = []\non_follow = [\"x\"]\nhook_ms_max = 0\n";
+        let wrong = "clone_command = [\"x\"]\n[postgres.hooks]\non_promote = []\n\
+                     on_follow = [\"x\"]\nhook_ms_max = 0\n";
         let found = hooks(wrong).unwrap_err();
-        for key in ["hooks.on_promote", "hooks.on_follow", "hook_ms_max"] {
+        for key in ["hooks.on_promote", "hooks.on_follow", "hook_ms_max", "clone_command"] {
             assert!(found.iter().any(|problem| problem.contains(key)), "{key}: {found:#?}");
         }
-        assert_eq!(found.len(), 3, "{found:#?}");
+        assert_eq!(found.len(), 4, "{found:#?}");
     }
 
     #[test]

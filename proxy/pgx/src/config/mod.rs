@@ -208,6 +208,8 @@ pub(crate) struct Postgres {
     pub(crate) user: String,
     pub(crate) database: String,
     pub(crate) password_file: Option<PathBuf>,
+    /// The program that fills an empty directory from a backup; nothing where there is none.
+    pub(crate) clone_command: Vec<String>,
     pub(crate) hooks: Hooks,
 }
 
@@ -243,6 +245,7 @@ impl Postgres {
             user: name.clone(),
             database: name,
             password_file: None,
+            clone_command: Vec::new(),
             hooks: check::no_hooks(),
         }
     }

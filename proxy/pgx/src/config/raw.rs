@@ -447,6 +447,10 @@ pub(super) struct Postgres {
     /// A file with that role's password on its first line, where one is asked for.
     #[toml_example(default = "/etc/pgx/postgres.password")]
     pub(super) password_file: Option<String>,
+    /// A program, as an absolute path and words, that fills an empty data directory from a backup
+    /// when this host needs a copy; pg_basebackup does so where it is not given, or fails.
+    #[toml_example(default = ["/usr/bin/pgbackrest", "--stanza=main", "--type=standby", "restore"])]
+    pub(super) clone_command: Option<Vec<String>>,
     /// Programs that are called after something has happened to this host's PostgreSQL: arrays of
     /// an absolute path and words, without a shell. They run as PostgreSQL's user, one at a time,
     /// and nothing waits for them; docs/POSTGRES.md says what they are told.

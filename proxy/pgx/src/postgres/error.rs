@@ -16,6 +16,9 @@ pub(crate) enum Error {
     /// A program of the operator's failed.
     #[error("{what}: {program} failed ({status}): {said}")]
     Called { what: &'static str, program: String, status: String, said: String },
+    /// What a program of the operator's has made of a directory cannot follow the source.
+    #[error("the backup in {} cannot be used: {why}", path.display())]
+    UselessBackup { path: PathBuf, why: &'static str },
     /// The disk is full; what was begun stays marked as half done.
     #[error("no space is left in {} ({free} bytes); make space, it is tried again: {said}",
         path.display())]

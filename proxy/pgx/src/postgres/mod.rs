@@ -9,6 +9,7 @@
 //! docs/POSTGRES.md says which files and settings are pgx's.
 
 pub(crate) mod adopt;
+mod backup;
 pub(crate) mod called;
 pub(crate) mod control_file;
 pub(crate) mod error;
@@ -69,6 +70,8 @@ pub(crate) struct Place {
     pub(crate) sslmode: String,
     /// How much of its log a primary keeps for a member that is away, in MiB.
     pub(crate) slot_keep_mb: u32,
+    /// The operator's program that fills an empty directory from a backup, and its words, if any.
+    pub(crate) clone_command: Vec<String>,
     /// This node.
     pub(crate) node: NodeId,
 }

@@ -23,7 +23,7 @@ use crate::limits::postgres::{FULL_BELOW_BYTES, REBUILD_MAX, SOURCE_MAX};
 const MARK: &str = "rebuilding";
 
 /// Where a server begins to recover that was rewound or cloned.
-const LABEL: &str = "backup_label";
+pub(super) const LABEL: &str = "backup_label";
 
 /// Files of the directory that are this node's and not the source's.
 const OWN_FILES: [&str; 4] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "pgx.conf"];
@@ -33,6 +33,8 @@ const OWN_FILES: [&str; 4] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf",
 pub(crate) enum Means {
     Rewound,
     Cloned,
+    /// By the operator's program.
+    FromBackup,
 }
 
 /// How far it is.
@@ -73,6 +75,7 @@ impl Hands {
     ) -> Result<Means, Error> {
         let place = &self.place;
         self.kill()?;
+        self.end_fillers()?;
         self.prepare()?;
         self.knock(upstream)?;
         let is_half = mark(place)?.is_some();
@@ -83,8 +86,7 @@ impl Hands {
             // It may have gone away meanwhile.
             self.knock(upstream)?;
             set_mark(place, &format!("cloning from node {}", upstream.node))?;
-            self.clone_from(upstream, tell)?;
-            Means::Cloned
+            self.clone_from(upstream, tell)?
         };
         self.finish(directory, Some(upstream))?;
         Ok(means)
@@ -104,11 +106,12 @@ impl Hands {
     ) -> Result<(), Error> {
         let place = &self.place;
         self.kill()?;
+        self.end_fillers()?;
         self.prepare()?;
         self.knock(upstream)?;
         set_mark(place, &format!("copying from node {}", upstream.node))?;
         put_aside(place, kept)?;
-        self.clone_from(upstream, tell)?;
+        let _ = self.clone_from(upstream, tell)?;
         self.finish(directory, Some(upstream))
     }
 
@@ -120,6 +123,7 @@ impl Hands {
     pub(crate) fn restore(&self, kept: Incarnation) -> Result<(), Error> {
         let place = &self.place;
         self.kill()?;
+        self.end_fillers()?;
         place.make_folder()?;
         let (aside, data) = (aside(place, kept), &place.data);
         let check = &mut || self.abort.check();
@@ -303,9 +307,15 @@ impl Hands {
         }
     }
 
-    fn clone_from(&self, upstream: &Peer, tell: &mut dyn FnMut(Progress)) -> Result<(), Error> {
+    fn clone_from(&self, upstream: &Peer, tell: &mut dyn FnMut(Progress)) -> Result<Means, Error> {
         let place = &self.place;
-        let log = place.own(|| empty(&place.data, &mut || self.abort.check()))?;
+        let emptied = || place.own(|| empty(&place.data, &mut || self.abort.check()));
+        let mut log = emptied()?;
+        place.make_own_directory(&place.data)?;
+        if self.fill(upstream)? {
+            return Ok(Means::FromBackup);
+        }
+        log = emptied()?.or(log);
         place.make_own_directory(&place.data)?;
         let source = settings::conninfo(place, upstream, &[("application_name", "pgx clone")]);
         let mut program = Program::new(place, "pg_basebackup")
@@ -324,7 +334,7 @@ impl Hands {
             report(said, Means::Cloned, tell);
             Ok(false)
         });
-        cloned.map_err(|error| self.explain(error, upstream))
+        cloned.map(|()| Means::Cloned).map_err(|error| self.explain(error, upstream))
     }
 
     /// Why a program failed, by what can be seen of it: not by its words.
@@ -371,7 +381,7 @@ fn reach(upstream: &Peer) -> std::io::Result<()> {
 }
 
 /// Where recovery begins, as the label of a backup says.
-fn first_position(label: &str) -> Option<Lsn> {
+pub(super) fn first_position(label: &str) -> Option<Lsn> {
     let line = label.lines().find_map(|line| line.strip_prefix("START WAL LOCATION:"))?;
     control_file::parse_lsn(line.split_once('(')?.0)
 }

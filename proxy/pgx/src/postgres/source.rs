@@ -98,7 +98,7 @@ impl Hands {
     }
 
     /// `label` names the files of what it says.
-    fn ask_source(
+    pub(super) fn ask_source(
         &self,
         label: &'static str,
         upstream: &Peer,

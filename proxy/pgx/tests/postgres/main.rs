@@ -5,6 +5,7 @@
 mod postgres;
 
 mod adopt;
+mod backup;
 mod crash;
 mod limits;
 mod measure;
@@ -24,8 +25,14 @@ fn main() -> ExitCode {
     if let Some(done) = crash::work().or_else(measure::measure) {
         return if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let all =
-        [single::tests(), replicate::tests(), rebuild::tests(), crash::tests(), adopt::tests()];
+    let all = [
+        single::tests(),
+        replicate::tests(),
+        rebuild::tests(),
+        backup::tests(),
+        crash::tests(),
+        adopt::tests(),
+    ];
     let make = |(name, test): &(&str, Test)| -> Trial { trial(name, &[Requirement::Root], *test) };
     let trials = all.iter().flat_map(|tests| tests.iter().map(make)).collect();
     let mut arguments = Arguments::from_args();

@@ -122,6 +122,7 @@ fn carry_out(hands: &Hands, tasks: Vec<Task>) -> Result<Change, Error> {
                 if let Some(members) = members {
                     let members: Vec<_> = members.into_iter().map(|node| (node, None)).collect();
                     hands.keep_slots(&members)?;
+                    hands.settle_backup()?;
                 }
                 hands.remove_others(kept).map(|()| change)
             }
@@ -160,7 +161,7 @@ fn progress() -> impl FnMut(Progress) {
             told = Instant::now();
             let what = match means {
                 Means::Rewound => "rewinding the directory",
-                Means::Cloned => "cloning the directory",
+                Means::Cloned | Means::FromBackup => "cloning the directory",
             };
             info!(done_mb = done_kb >> 10, total_mb = total_kb >> 10, "{what}");
         }

@@ -296,6 +296,9 @@ mod tests {
         let left: Vec<_> = queue.lock().iter().map(|(event, _)| *event).collect();
         assert_eq!(left, [Event::RebuildBegin, end, Event::Promote]);
         assert_eq!(queue.pop().0, Event::RebuildBegin);
+        queue.push(Event::Follow, Facts::new());
+        let left: Vec<_> = queue.lock().iter().map(|(event, _)| *event).collect();
+        assert_eq!(left, [end, Event::Follow]);
     }
 
     #[test]
