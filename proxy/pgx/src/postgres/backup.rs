@@ -30,7 +30,7 @@ impl Hands {
     ///
     /// # Errors
     /// When somebody wants it to end, or what it has started cannot be ended.
-    pub(super) fn fill(&self, upstream: &Peer) -> Result<bool, Error> {
+    pub(super) fn fill(&self, upstream: &Peer, log: Option<&Path>) -> Result<bool, Error> {
         let place = &self.place;
         if place.clone_command.is_empty() {
             return Ok(false);
@@ -42,7 +42,8 @@ impl Hands {
             place.own(|| files::remove(&unproven))?;
             return Ok(false);
         }
-        let facts = facts(place, upstream);
+        let mut facts = facts(place, upstream);
+        facts.extend(log.map(|log| ("PGX_WAL_DIRECTORY", log.display().to_string())));
         let words = &place.clone_command;
         let called = Called { place, what: WHAT, words, facts: &facts, limit: REBUILD_MAX };
         let filled = called.run(&self.abort);

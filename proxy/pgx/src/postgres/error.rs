@@ -67,6 +67,11 @@ pub(crate) enum Error {
     #[error("{} is a mount point and cannot be put aside; move it into a folder of that file \
         system", .0.display())]
     MountPoint(PathBuf),
+    /// Something is where a tablespace has to be.
+    #[error("{} is not empty, and a tablespace of the source has to be there; nothing was \
+        changed. Nodes on one host cannot share it: move the other node, or remove what is there",
+        .0.display())]
+    SpaceInUse(PathBuf),
     /// Something else is in the place of a directory.
     #[error("{} is no directory; remove it or set another path", .0.display())]
     NotADirectory(PathBuf),

@@ -9,9 +9,11 @@
 //! docs/POSTGRES.md says which files and settings are pgx's.
 
 pub(crate) mod adopt;
+mod archive;
 mod backup;
 pub(crate) mod called;
 pub(crate) mod control_file;
+mod elsewhere;
 pub(crate) mod error;
 pub(crate) mod eyes;
 mod files;

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use pgx_control::ids::{Incarnation, Lsn};
 use rustix::fs::statvfs;
 
+use super::elsewhere::{self, Remembered};
 use super::error::{Error, system};
-use super::files::{self, Check};
+use super::files;
 use super::hands::Hands;
 use super::program::{self, Program};
 use super::settings::{self, Managed};
@@ -85,6 +86,7 @@ impl Hands {
         } else {
             // It may have gone away meanwhile.
             self.knock(upstream)?;
+            self.claim(upstream)?;
             set_mark(place, &format!("cloning from node {}", upstream.node))?;
             self.clone_from(upstream, tell)?
         };
@@ -109,6 +111,7 @@ impl Hands {
         self.end_fillers()?;
         self.prepare()?;
         self.knock(upstream)?;
+        self.claim(upstream)?;
         set_mark(place, &format!("copying from node {}", upstream.node))?;
         put_aside(place, kept)?;
         let _ = self.clone_from(upstream, tell)?;
@@ -128,7 +131,7 @@ impl Hands {
         let (aside, data) = (aside(place, kept), &place.data);
         let check = &mut || self.abort.check();
         let original = if aside.exists() { &aside } else { data };
-        for space in tablespaces(original)? {
+        for space in elsewhere::all(original)? {
             let there = beside(&space, kept);
             if there.exists() {
                 files::remove_all(&space, check)?;
@@ -163,7 +166,7 @@ impl Hands {
             if Some(found) == kept {
                 continue;
             }
-            for space in tablespaces(&entry.path())? {
+            for space in elsewhere::all(&entry.path())? {
                 files::remove_all(&beside(&space, found), check)?;
             }
             files::remove_all(&entry.path(), check)?;
@@ -309,14 +312,17 @@ impl Hands {
 
     fn clone_from(&self, upstream: &Peer, tell: &mut dyn FnMut(Progress)) -> Result<Means, Error> {
         let place = &self.place;
-        let emptied = || place.own(|| empty(&place.data, &mut || self.abort.check()));
-        let mut log = emptied()?;
-        place.make_own_directory(&place.data)?;
-        if self.fill(upstream)? {
+        let remembered = Remembered::read(place)?;
+        let empty = || {
+            let all = remembered.all();
+            place.own(|| elsewhere::empty(&place.data, &all, &mut || self.abort.check()))?;
+            place.make_own_directory(&place.data)
+        };
+        empty()?;
+        if self.fill(upstream, remembered.log.as_deref())? {
             return Ok(Means::FromBackup);
         }
-        log = emptied()?.or(log);
-        place.make_own_directory(&place.data)?;
+        empty()?;
         let source = settings::conninfo(place, upstream, &[("application_name", "pgx clone")]);
         let mut program = Program::new(place, "pg_basebackup")
             .arg("--pgdata")
@@ -327,7 +333,8 @@ impl Hands {
             // What it has written stays, so that a full disk is seen to be one.
             .args(["--no-clean"])
             .limit(REBUILD_MAX);
-        if let Some(log) = log {
+        if let Some(log) = &remembered.log {
+            place.make_own_directory(log)?;
             program = program.arg("--waldir").arg(log);
         }
         let cloned = program.run_watched(&self.abort, |said| {
@@ -415,7 +422,7 @@ fn put_aside(place: &Place, kept: Incarnation) -> Result<(), Error> {
         return Ok(());
     }
     // The directory goes last: until then it is found in its place.
-    for space in tablespaces(&place.data)? {
+    for space in elsewhere::all(&place.data)? {
         let there = beside(&space, kept);
         if !there.exists() {
             move_durably(&space, &there)?;
@@ -436,34 +443,6 @@ fn move_durably(from: &Path, to: &Path) -> Result<(), Error> {
     })?;
     files::sync_parent(from)?;
     files::sync_parent(to)
-}
-
-/// The directories of a data directory's tablespaces.
-fn tablespaces(data: &Path) -> Result<Vec<PathBuf>, Error> {
-    let folder = data.join("pg_tblspc");
-    let entries = match std::fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(system("cannot list", &folder)(error)),
-    };
-    // A directory instead of a link lies inside, and moves with the rest.
-    Ok(entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect())
-}
-
-/// Empties a directory, with its tablespaces; returns where its log is, if that is elsewhere. What
-/// makes it a data directory goes first, and the links last: an end in the middle loses none.
-fn empty(data: &Path, check: Check) -> Result<Option<PathBuf>, Error> {
-    if !data.exists() {
-        return Ok(None);
-    }
-    check()?;
-    files::remove(&data.join("global/pg_control"))?;
-    let log = std::fs::read_link(data.join("pg_wal")).ok();
-    for folder in tablespaces(data)?.iter().chain(&log) {
-        files::remove_content(folder, check)?;
-    }
-    files::remove_content(data, check)?;
-    Ok(log)
 }
 
 /// Ends what works in a directory that somebody wants to use for something else.
@@ -491,27 +470,5 @@ mod tests {
                      CHECKPOINT LOCATION: 1/3000060\nBACKUP METHOD: pg_rewind\n";
         assert_eq!(first_position(label), Some(Lsn(0x1_0300_0028)));
         assert_eq!(first_position("BACKUP METHOD: pg_rewind\n"), None);
-    }
-
-    #[test]
-    fn directory_is_emptied_with_what_its_links_lead_to_but_not_further() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        for name in ["data/global", "data/pg_tblspc", "space/PG_15", "log", "other"] {
-            std::fs::create_dir_all(path(name)).unwrap();
-        }
-        for name in ["data/global/pg_control", "space/PG_15/1", "log/1", "other/1"] {
-            std::fs::write(path(name), "x").unwrap();
-        }
-        let link = |to: &str, at: &str| std::os::unix::fs::symlink(path(to), path(at)).unwrap();
-        link("space", "data/pg_tblspc/16384");
-        link("log", "data/pg_wal");
-        link("other", "data/link");
-        assert_eq!(empty(&path("data"), &mut || Ok(())).unwrap(), Some(path("log")));
-        for name in ["data", "space", "log"] {
-            assert_eq!(std::fs::read_dir(path(name)).unwrap().count(), 0, "{name}");
-        }
-        assert!(path("other/1").exists());
-        assert_eq!(empty(&path("missing"), &mut || Ok(())).unwrap(), None);
     }
 }

@@ -18,8 +18,35 @@ pub(crate) fn tests() -> Vec<(&'static str, Test)> {
     vec![
         ("backup_is_followed_by_the_archive_and_then_streams", restored),
         ("backup_that_is_of_no_use_makes_way_for_a_clone", useless),
+        ("archiving_that_fails_or_would_end_with_the_primary_is_told", archiving),
         ("abort_ends_the_program_that_restores_with_all_it_has_started", aborted),
     ]
+}
+
+fn archiving() -> anyhow::Result<()> {
+    let mut nodes = backed_up()?;
+    ensure!(nodes.all[0].hands().archive_troubles()?.is_empty());
+    nodes.all[1].hands().rebuild(&nodes.all[0].peer(), incarnation(1), &mut |_| {})?;
+    let own = &nodes.all[1].place.config_file;
+    let config = std::fs::read_to_string(own)?;
+    std::fs::write(own, config.replace("archive_mode = on", "archive_mode = off"))?;
+    let standby = &mut nodes.all[1];
+    standby.hands().start_standby()?;
+    standby.wait_local("a standby that streams", |local| local.is_streaming)?;
+    let told = standby.hands().archive_troubles()?;
+    ensure!(told.len() == 1 && told[0].contains("off here and on at the primary"), "{told:?}");
+
+    let primary = &nodes.all[0];
+    primary.sql("alter system set archive_command = 'false'")?;
+    primary.sql("select pg_reload_conf(), pg_switch_wal()")?;
+    primary.wait_sql("select failed_count > 0 from pg_stat_archiver", "t")?;
+    let told = primary.hands().archive_troubles()?;
+    ensure!(told.len() == 1 && told[0].contains("archiving fails"), "{told:?}");
+    primary.sql("alter system set archive_command = ''")?;
+    primary.sql("select pg_reload_conf()")?;
+    let told = primary.hands().archive_troubles()?;
+    ensure!(told.iter().any(|told| told.contains("pg_wal grows until")), "{told:?}");
+    Ok(())
 }
 
 fn shell(script: &str) -> Vec<String> {
@@ -93,7 +120,10 @@ fn restored() -> anyhow::Result<()> {
 fn useless() -> anyhow::Result<()> {
     let mut nodes = backed_up()?;
     let initdb = nodes.all[0].place.programs.join("initdb").display().to_string();
-    let other = format!("{initdb} --no-sync -D \"$PGX_DATA_DIRECTORY\"");
+    let other = format!(
+        "{initdb} --no-sync -D \"$PGX_DATA_DIRECTORY\"; \
+         echo \"restore_command = 'false'\" >>\"$PGX_DATA_DIRECTORY/postgresql.auto.conf\""
+    );
     for words in [
         shell("mkdir \"$PGX_DATA_DIRECTORY/base\"; exit 3"),
         vec!["/nonexistent/program".to_owned()],

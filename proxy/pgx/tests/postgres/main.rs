@@ -7,6 +7,7 @@ mod postgres;
 mod adopt;
 mod backup;
 mod crash;
+mod elsewhere;
 mod limits;
 mod measure;
 mod nodes;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         replicate::tests(),
         rebuild::tests(),
         backup::tests(),
+        elsewhere::tests(),
         crash::tests(),
         adopt::tests(),
     ];

@@ -29,7 +29,7 @@ use pgx_control::lease::{Kind, Wants};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use self::carry::{Change, Job, Task};
+use self::carry::{Archive, Change, Job, Task};
 use self::hooks::Hooks;
 use self::look::{Ask, Found, Postmaster, Sight};
 pub(crate) use self::place::place;
@@ -147,6 +147,7 @@ pub(super) fn start(
         trouble: None,
         refuses: false,
         tended: None,
+        archive: Archive::default(),
         probe,
         hooks,
         silent: None,
@@ -218,6 +219,7 @@ struct Watcher {
     refuses: bool,
     /// When slots were seen to, and for what.
     tended: Option<(Instant, (Vec<NodeId>, Process))>,
+    archive: Archive,
     probe: Probe,
     hooks: Hooks,
     /// What was logged of the probe last: who is silent and whether that counts as hung, and what
@@ -705,7 +707,8 @@ impl Watcher {
         let runs = matches!(local.process, Process::Standby | Process::Primary);
         let members = runs.then_some(members);
         self.ends = None;
-        self.begin_job(vec![Task::Tend { members, kept }], Stamp::of(state));
+        let archive = self.archive.clone();
+        self.begin_job(vec![Task::Tend { members, kept, archive }], Stamp::of(state));
     }
 
     fn held(&self) -> Option<(Epoch, BootTime)> {
