@@ -21,6 +21,7 @@ pub(crate) mod found;
 pub(crate) mod hands;
 mod hba;
 pub(crate) mod life;
+mod log;
 mod lost;
 pub(crate) mod owner;
 pub(crate) mod postmaster;

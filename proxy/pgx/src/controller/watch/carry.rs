@@ -151,7 +151,8 @@ fn carry_out(hands: &Hands, tasks: Vec<Task>) -> Result<Change, Error> {
                     hands.settle_backup()?;
                     archive.tend(hands);
                 }
-                hands.remove_others(kept).map(|()| change)
+                hands.remove_others(kept)?;
+                hands.bound_log().map(|()| change)
             }
         }?;
         if let Some(text) = text {
