@@ -30,6 +30,8 @@ pub struct Members {
     folder: TempDir,
     port: u16,
     programs: PathBuf,
+    /// What else their configuration says.
+    more: String,
 }
 
 impl Members {
@@ -39,7 +41,16 @@ impl Members {
     /// # Errors
     /// When PostgreSQL is missing, or it does not come about in time.
     pub fn start(binary: &Path, count: usize) -> anyhow::Result<Self> {
-        let mut members = Self::found(binary, count)?;
+        Self::start_with(binary, count, "")
+    }
+
+    /// The same with more in the configuration of each; `{}` in it stands for the folder of the
+    /// data directories.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with(binary: &Path, count: usize, more: &str) -> anyhow::Result<Self> {
+        let mut members = Self::found(binary, count, more)?;
         members.nodes = members.cluster.begin(1)?;
         members.init()?;
         members.tune(SETTINGS)?;
@@ -52,7 +63,7 @@ impl Members {
     /// # Errors
     /// As for [`Self::start`], or when that PostgreSQL starts anew on the way.
     pub fn take_over(binary: &Path, count: usize) -> anyhow::Result<Self> {
-        let mut members = Self::found(binary, count)?;
+        let mut members = Self::found(binary, count, "")?;
         let data = members.data(1);
         members.run("initdb", &["--auth=trust", "--no-sync", "--pgdata", text(&data)?])?;
         let own = format!("{SETTINGS}port = {}\nwal_log_hints = on\n", members.port);
@@ -73,14 +84,15 @@ impl Members {
         Ok(members)
     }
 
-    fn found(binary: &Path, count: usize) -> anyhow::Result<Self> {
+    fn found(binary: &Path, count: usize, more: &str) -> anyhow::Result<Self> {
         let programs = postgres::find_programs(None)?;
         let user = User::from_name("postgres")?.context("there is no user postgres")?;
         let folder = tempfile::tempdir().context("cannot make a folder")?;
         chown(folder.path(), Some(user.uid), Some(user.gid))?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let cluster = Cluster::new(binary, count)?;
-        let mut members = Self { cluster, nodes: Vec::new(), folder, port, programs };
+        let more = more.replace("{}", text(folder.path())?);
+        let mut members = Self { cluster, nodes: Vec::new(), folder, port, programs, more };
         for id in 1..=count {
             let sections = members.sections(id);
             members.cluster.configure(id, &sections);
@@ -89,12 +101,13 @@ impl Members {
     }
 
     fn sections(&self, id: usize) -> String {
-        let Self { port, programs, .. } = self;
+        let Self { port, programs, more, .. } = self;
         format!(
             "[postgres]\ndata_directory = {:?}\nbin_directory = {programs:?}\nport = {port}\n\
              listen_addresses = \"127.0.0.{id}\"\nreplication_password_file = {:?}\n\
              [proxy]\nlisten = [\"127.0.0.{id}:0\"]\npool_mode = \"transaction\"\n\
-             auth_type = \"trust\"\nthreads = 1\ndrain_timeout = 1\ncluster_port = {port}\n",
+             auth_type = \"trust\"\nthreads = 1\ndrain_timeout = 1\ncluster_port = {port}\n\
+             {more}",
             self.data(id),
             self.path("password"),
         )

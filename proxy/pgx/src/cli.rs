@@ -263,6 +263,12 @@ pub(crate) enum InitVerb {
     /// Makes postgres.data_directory pgx's: founds a cluster where it is empty, or takes over a
     /// PostgreSQL that runs. Hosts without one get a copy by themselves
     Postgres(InitPostgres),
+    /// Prints a unit for systemd that runs pgx and lets PostgreSQL outlive it
+    Systemd {
+        /// The configuration file
+        #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+        config: PathBuf,
+    },
     /// Says whom the certificates in a file name, and until when they are valid
     Show {
         /// The file with the certificates

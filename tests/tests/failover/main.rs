@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         root("nobody_is_promoted_who_may_lack_a_commit", process::lost),
         root("postgresql_that_runs_is_taken_over_where_it_is", process::taken_over),
         root("postgresql_goes_on_while_pgx_starts_again", process::restarts),
+        root("hook_that_never_ends_keeps_no_failover_waiting", operators::hooks),
         root("no_client_sees_an_error_when_operators_change_the_primary", operators::switched),
         root("commit_that_is_cancelled_as_it_waits_is_not_told_as_done", operators::cancelled),
         root("transaction_that_does_not_end_stops_a_switchover", operators::stuck),

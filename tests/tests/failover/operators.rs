@@ -1,6 +1,6 @@
 //! What operators do to a cluster under load.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgx_tests::cluster::{WAIT_MAX, ask, control};
@@ -78,4 +78,37 @@ pub(crate) fn cancelled() -> anyhow::Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success() && said.contains("not known"), "{said}");
     Ok(())
+}
+
+pub(crate) fn hooks() -> anyhow::Result<()> {
+    // Each one tells what it knows, and hangs.
+    let told = "echo $PGX_EVENT $PGX_NODE $PGX_EPOCH $PGX_PRIMARY $PGX_RESULT. >>{}/told";
+    let hook = format!("[\"/bin/sh\", \"-c\", \"{told}; exec sleep 600\"]");
+    let keys = ["promote", "demote", "follow", "rebuild_begin", "rebuild_end"];
+    let lines = keys.map(|key| format!("on_{key} = {hook}\n"));
+    let more = format!("[postgres.hooks]\nhook_ms_max = 3000\n{}", lines.concat());
+    let members = Members::start_with(binary(), 3, &more)?;
+    let (primary, epoch) = members.primary()?;
+    let told = || std::fs::read_to_string(members.path("told")).unwrap_or_default();
+    let wait = |line: String| {
+        wait_for(&line, WAIT_MAX, || told().lines().any(|known| known == line))
+            .with_context(|| format!("{}{}", told(), members.log(primary)))
+    };
+    wait(format!("promote {primary} {epoch} {primary} ."))?;
+    for id in (1..=3).filter(|id| *id != primary) {
+        wait(format!("rebuild_begin {id} {epoch} {primary} ."))?;
+        wait(format!("follow {id} {epoch} {primary} ."))?;
+    }
+    let killed = |id| members.log(id).matches("on_promote has failed").count();
+    wait_for("the hook is killed", WAIT_MAX, || killed(primary) > 0)?;
+
+    // The next primary serves while its hook hangs.
+    members.kill_postmaster(primary)?;
+    let next = members.wait_for_another(primary, epoch)?;
+    ensure!(killed(next) == 0, "it was waited for: {}", members.log(next));
+    wait(format!("promote {next} {} {next} .", epoch + 1))?;
+    wait(format!("follow {primary} {} {next} .", epoch + 1))?;
+    let demoted = format!("demote {primary} ");
+    ensure!(told().lines().any(|line| line.starts_with(&demoted)), "{}", told());
+    members.wait_for_calm(epoch + 1)
 }

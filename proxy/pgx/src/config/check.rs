@@ -11,8 +11,8 @@ use pgx_session::config::{AuthMethod, PoolMode, User};
 use pgx_session::route::{Backend, ServerAddress};
 
 use super::{
-    Config, Control, Fence, Means, Pool, Postgres, Proxy, SessionLimits, listen, pools, raw, tls,
-    vip,
+    Config, Control, Fence, Hooks, Means, Pool, Postgres, Proxy, SessionLimits, listen, pools, raw,
+    tls, vip,
 };
 use crate::limits::THREADS_MAX;
 use crate::limits::peer::PEERS_MAX;
@@ -20,6 +20,9 @@ use crate::workers;
 
 /// Longest path that a Unix socket may have, in bytes (`sun_path` less its terminator).
 pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The least and the most that a hook may be given.
+const HOOK_MS: std::ops::RangeInclusive<u32> = 100..=600_000;
 
 /// Checks every value; problems are collected, not returned one by one.
 pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
@@ -282,6 +285,53 @@ fn control(raw: raw::Control, problems: &mut Vec<String>) -> Control {
 /// libpq's words.
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
+/// An absolute path and words, for a program of the operator's.
+fn words(key: &str, words: Option<Vec<String>>, problems: &mut Vec<String>) -> Vec<String> {
+    let Some(words) = words else { return Vec::new() };
+    match words.first() {
+        None => problems.push(format!("{key}: it is empty; name a program, or leave it out")),
+        Some(path) if !path.starts_with('/') => {
+            problems.push(format!("{key}: {path:?} is not an absolute path"));
+        }
+        Some(_) => {}
+    }
+    if words.iter().any(|word| word.contains('\0')) {
+        problems.push(format!("{key}: words of a program cannot have a NUL"));
+    }
+    words
+}
+
+/// Where no program is to be called.
+pub(super) fn no_hooks() -> Hooks {
+    let none = Vec::new;
+    Hooks {
+        promote: none(),
+        demote: none(),
+        follow: none(),
+        rebuild_begin: none(),
+        rebuild_end: none(),
+        limit: Duration::ZERO,
+    }
+}
+
+fn hooks(raw: Option<raw::Hooks>, problems: &mut Vec<String>) -> Hooks {
+    let Some(raw) = raw else { return no_hooks() };
+    if !HOOK_MS.contains(&raw.hook_ms_max) {
+        let (least, most) = (HOOK_MS.start(), HOOK_MS.end());
+        let given = raw.hook_ms_max;
+        problems.push(format!("postgres.hooks.hook_ms_max: {given}, expected {least} to {most}"));
+    }
+    let mut hook = |key: &str, raw| words(&format!("postgres.hooks.{key}"), raw, problems);
+    Hooks {
+        promote: hook("on_promote", raw.on_promote),
+        demote: hook("on_demote", raw.on_demote),
+        follow: hook("on_follow", raw.on_follow),
+        rebuild_begin: hook("on_rebuild_begin", raw.on_rebuild_begin),
+        rebuild_end: hook("on_rebuild_end", raw.on_rebuild_end),
+        limit: Duration::from_millis(raw.hook_ms_max.into()),
+    }
+}
+
 fn postgres(raw: raw::Postgres, problems: &mut Vec<String>) -> Postgres {
     for (key, text) in [
         ("user", &raw.user),
@@ -313,8 +363,12 @@ fn postgres(raw: raw::Postgres, problems: &mut Vec<String>) -> Postgres {
             SSL_MODES.join(", ")
         ));
     }
+    let hooks = hooks(raw.hooks, problems);
+    let clone_command = words("postgres.clone_command", raw.clone_command, problems);
     let mut path = |key: &str, text| absolute(&format!("postgres.{key}"), text, problems);
     Postgres {
+        clone_command,
+        hooks,
         data_directory: path("data_directory", raw.data_directory),
         bin_directory: path("bin_directory", raw.bin_directory),
         config_file: raw.config_file.map(|text| path("config_file", text)),
@@ -392,6 +446,26 @@ mod tests {
         for key in keys {
             assert!(found.iter().any(|problem| problem.contains(key)), "{key}: {found:#?}");
         }
+    }
+
+    #[test]
+    fn hooks_are_programs_with_words_and_none_where_nothing_is_said() {
+        let base = "[control]\nnode = 1\ncertificate = \"/c\"\nkey = \"/k\"\nca = \"/a\"\n\
+                    [postgres]\ndata_directory = \"/d\"\nbin_directory = \"/b\"\n";
+        let hooks = |more: &str| {
+            parse(&format!("{base}{more}")).map(|config| config.postgres.unwrap().hooks)
+        };
+        assert_eq!(hooks("").unwrap(), super::no_hooks());
+        let known = hooks("[postgres.hooks]\non_promote = [\"/bin/x\", \"a b\"]\n").unwrap();
+        assert_eq!((known.promote.len(), known.demote.len()), (2, 0));
+        assert_eq!(known.limit.as_millis(), 10_000);
+        let wrong = "clone_command = [\"x\"]\n[postgres.hooks]\non_promote = []\n\
+                     on_follow = [\"x\"]\nhook_ms_max = 0\n";
+        let found = hooks(wrong).unwrap_err();
+        for key in ["hooks.on_promote", "hooks.on_follow", "hook_ms_max", "clone_command"] {
+            assert!(found.iter().any(|problem| problem.contains(key)), "{key}: {found:#?}");
+        }
+        assert_eq!(found.len(), 4, "{found:#?}");
     }
 
     #[test]

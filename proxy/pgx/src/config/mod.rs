@@ -208,6 +208,21 @@ pub(crate) struct Postgres {
     pub(crate) user: String,
     pub(crate) database: String,
     pub(crate) password_file: Option<PathBuf>,
+    /// The program that fills an empty directory from a backup; nothing where there is none.
+    pub(crate) clone_command: Vec<String>,
+    pub(crate) hooks: Hooks,
+}
+
+/// What `[postgres.hooks]` says: programs with their words; none where there are no words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hooks {
+    pub(crate) promote: Vec<String>,
+    pub(crate) demote: Vec<String>,
+    pub(crate) follow: Vec<String>,
+    pub(crate) rebuild_begin: Vec<String>,
+    pub(crate) rebuild_end: Vec<String>,
+    /// How long each may take.
+    pub(crate) limit: Duration,
 }
 
 #[cfg(test)]
@@ -230,6 +245,8 @@ impl Postgres {
             user: name.clone(),
             database: name,
             password_file: None,
+            clone_command: Vec::new(),
+            hooks: check::no_hooks(),
         }
     }
 }

@@ -447,6 +447,43 @@ pub(super) struct Postgres {
     /// A file with that role's password on its first line, where one is asked for.
     #[toml_example(default = "/etc/pgx/postgres.password")]
     pub(super) password_file: Option<String>,
+    /// A program, as an absolute path and words, that fills an empty data directory from a backup
+    /// when this host needs a copy; pg_basebackup does so where it is not given, or fails.
+    #[toml_example(default = ["/usr/bin/pgbackrest", "--stanza=main", "--type=standby", "restore"])]
+    pub(super) clone_command: Option<Vec<String>>,
+    /// Programs that are called after something has happened to this host's PostgreSQL: arrays of
+    /// an absolute path and words, without a shell. They run as PostgreSQL's user, one at a time,
+    /// and nothing waits for them; docs/POSTGRES.md says what they are told.
+    #[toml_example(nesting)]
+    pub(super) hooks: Option<Hooks>,
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hooks {
+    /// It has become the primary of an epoch.
+    #[toml_example(default = ["/usr/local/bin/pgx-hook"])]
+    pub(super) on_promote: Option<Vec<String>>,
+    /// It was the primary, and has ended.
+    #[toml_example(default = ["/usr/local/bin/pgx-hook"])]
+    pub(super) on_demote: Option<Vec<String>>,
+    /// It runs as a standby, and receives from another node than before.
+    #[toml_example(default = ["/usr/local/bin/pgx-hook"])]
+    pub(super) on_follow: Option<Vec<String>>,
+    /// Its directory is being rewound, or replaced by a copy.
+    #[toml_example(default = ["/usr/local/bin/pgx-hook"])]
+    pub(super) on_rebuild_begin: Option<Vec<String>>,
+    /// That is done, or not wanted any more.
+    #[toml_example(default = ["/usr/local/bin/pgx-hook"])]
+    pub(super) on_rebuild_end: Option<Vec<String>>,
+    /// How long each may take, in milliseconds, before it is killed with its process group.
+    #[serde(default = "hook_ms_max")]
+    #[toml_example(default = 10000)]
+    pub(super) hook_ms_max: u32,
+}
+
+fn hook_ms_max() -> u32 {
+    10_000
 }
 
 fn postgres_name() -> String {

@@ -72,6 +72,8 @@ fn examine(config: Option<&Config>) -> Vec<Finding> {
     findings.extend(control.into_iter().flat_map(certificates::examine));
     let postgres = config.and_then(|config| config.postgres.as_ref());
     findings.extend(postgres.map(postgres::examine));
+    let both = postgres.zip(control);
+    findings.extend(both.and_then(|(postgres, control)| postgres::archiving(postgres, control)));
     findings
 }
 

@@ -2,12 +2,28 @@
 //! not noticed.
 
 use super::{Finding, State};
-use crate::config::Postgres;
-use crate::controller::{Verdict, ask_once};
+use crate::config::{Control, Postgres};
+use crate::controller::{Verdict, ask_once, place};
+use crate::postgres::Abort;
+use crate::postgres::hands::Hands;
 
 /// Asks it once.
 pub(super) fn examine(postgres: &Postgres) -> Finding {
     finding(postgres, ask_once(postgres))
+}
+
+/// Whether archiving works, and would after a change of primary; nothing where that cannot be
+/// asked.
+pub(super) fn archiving(postgres: &Postgres, control: &Control) -> Option<Finding> {
+    let place = place(postgres, control.node).ok()?;
+    let troubles = Hands::new(place, Abort::default()).archive_troubles().ok()?;
+    let name = "archiving".to_owned();
+    if troubles.is_empty() {
+        let found = "nothing is wrong with it, or nobody archives".to_owned();
+        return Some(Finding { name, state: State::Good, found, next_step: String::new() });
+    }
+    let next_step = "see docs/POSTGRES.md, Archiving".to_owned();
+    Some(Finding { name, state: State::Reduced, found: troubles.join("; "), next_step })
 }
 
 fn finding(postgres: &Postgres, verdict: Verdict) -> Finding {

@@ -9,6 +9,7 @@ mod make;
 mod postgres;
 mod show;
 mod store;
+mod systemd;
 
 use crate::cli::InitVerb;
 use crate::exit::Failure;
@@ -20,6 +21,7 @@ pub(crate) fn run(verb: &InitVerb) -> Result<(), Failure> {
         InitVerb::Node(node) => make::node(node)?,
         InitVerb::Store(wanted) => store::make(wanted)?,
         InitVerb::Postgres(wanted) => postgres::make(wanted)?,
+        InitVerb::Systemd { config } => systemd::unit(config)?,
         InitVerb::Show { file } => show::show(file)?,
     };
     print!("{said}");

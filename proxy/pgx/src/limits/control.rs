@@ -51,6 +51,10 @@ pub(crate) const TRY_AGAIN: (Duration, Duration) =
 /// How often slots are seen to, and what was put aside.
 pub(crate) const TEND_EVERY: Duration = Duration::from_secs(5);
 
+/// How often it is looked at whether archiving works; each time costs a session here, and one at
+/// the primary.
+pub(crate) const ARCHIVE_EVERY: Duration = Duration::from_secs(60);
+
 /// How often it is logged how far a copy is.
 pub(crate) const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 

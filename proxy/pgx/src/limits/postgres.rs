@@ -62,6 +62,11 @@ pub(crate) const FULL_BELOW_BYTES: u64 = 16 << 20;
 /// How much of what a program has said goes into an error.
 pub(crate) const SAID_BYTES_MAX: usize = 2048;
 
+/// How long `server.log` may become before it is put aside, and how many of those are kept: 128 MiB
+/// in all.
+pub(crate) const SERVER_LOG_BYTES_MAX: u64 = 32 << 20;
+pub(crate) const SERVER_LOGS_MAX: u32 = 3;
+
 /// How soon a standby tries its upstream again. Members that follow a new primary meet a closed
 /// gate until it holds its lease, and commits wait for them then; each try costs a process and some
 /// lines of the log, also where there is nobody to follow for hours.

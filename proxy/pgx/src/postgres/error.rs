@@ -13,6 +13,12 @@ pub(crate) enum Error {
     /// A program of PostgreSQL's failed.
     #[error("{program} failed ({status}): {said}")]
     Program { program: &'static str, status: String, said: String },
+    /// A program of the operator's failed.
+    #[error("{what}: {program} failed ({status}): {said}")]
+    Called { what: &'static str, program: String, status: String, said: String },
+    /// What a program of the operator's has made of a directory cannot follow the source.
+    #[error("the backup in {} cannot be used: {why}", path.display())]
+    UselessBackup { path: PathBuf, why: &'static str },
     /// The disk is full; what was begun stays marked as half done.
     #[error("no space is left in {} ({free} bytes); make space, it is tried again: {said}",
         path.display())]
@@ -62,9 +68,14 @@ pub(crate) enum Error {
         system", .0.display())]
     MountPoint(PathBuf),
     /// A link leads to what is not PostgreSQL's.
-    #[error("{} is no directory of PostgreSQL's user, though a link in pg_tblspc leads there; \
+    #[error("{} is no directory of PostgreSQL's user, though a link in the data directory leads there; \
         remove the link, or give the directory to that user", .0.display())]
     NotOwn(PathBuf),
+    /// Something is where a tablespace has to be.
+    #[error("{} is not empty, and a tablespace of the source has to be there; nothing was \
+        changed. Nodes on one host cannot share it: move the other node, or remove what is there",
+        .0.display())]
+    SpaceInUse(PathBuf),
     /// Something else is in the place of a directory.
     #[error("{} is no directory; remove it or set another path", .0.display())]
     NotADirectory(PathBuf),

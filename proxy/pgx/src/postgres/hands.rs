@@ -139,7 +139,7 @@ impl Hands {
         session.carry_out("CHECKPOINT", "the checkpoint", CHECKPOINT_MAX, &self.abort)
     }
 
-    fn running(&self) -> Result<Postmaster, Error> {
+    pub(super) fn running(&self) -> Result<Postmaster, Error> {
         let found = postmaster::find(&self.place.data);
         found.ok_or_else(|| Error::Silent("it does not run".to_owned()))
     }

@@ -56,6 +56,8 @@ impl Hands {
         place.make_folder()?;
         place.make_own_directory(&place.sockets)?;
         self.write_pass_file()?;
+        // That a log is long keeps nobody from being started.
+        let _ = self.bound_log();
         let known = settings::known(place)?;
         settings::write(place, &known)?;
         let words = match role {

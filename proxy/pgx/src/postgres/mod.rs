@@ -9,7 +9,11 @@
 //! docs/POSTGRES.md says which files and settings are pgx's.
 
 pub(crate) mod adopt;
+mod archive;
+mod backup;
+pub(crate) mod called;
 pub(crate) mod control_file;
+mod elsewhere;
 pub(crate) mod error;
 pub(crate) mod eyes;
 mod files;
@@ -17,6 +21,7 @@ pub(crate) mod found;
 pub(crate) mod hands;
 mod hba;
 pub(crate) mod life;
+mod log;
 mod lost;
 pub(crate) mod owner;
 pub(crate) mod postmaster;
@@ -69,6 +74,8 @@ pub(crate) struct Place {
     pub(crate) sslmode: String,
     /// How much of its log a primary keeps for a member that is away, in MiB.
     pub(crate) slot_keep_mb: u32,
+    /// The operator's program that fills an empty directory from a backup, and its words, if any.
+    pub(crate) clone_command: Vec<String>,
     /// This node.
     pub(crate) node: NodeId,
 }

@@ -200,6 +200,7 @@ mod tests {
             replication_password_file: folder.path().join("password"),
             sslmode: String::new(),
             slot_keep_mb: 0,
+            clone_command: Vec::new(),
             node: pgx_control::ids::NodeId(1),
         };
         place.make_folder().unwrap();

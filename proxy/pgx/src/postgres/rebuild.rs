@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use pgx_control::ids::{Incarnation, Lsn};
 use rustix::fs::statvfs;
 
+use super::elsewhere::{self, Remembered};
 use super::error::{Error, system};
-use super::files::{self, Check};
+use super::files;
 use super::hands::Hands;
 use super::program::{self, Program};
 use super::settings::{self, Managed};
-use super::spaces::{self, Places};
+use super::spaces;
 use super::{Peer, Place, control_file, process, versions};
 use crate::limits::postgres::{FULL_BELOW_BYTES, REBUILD_MAX, SOURCE_MAX};
 
@@ -24,7 +25,7 @@ use crate::limits::postgres::{FULL_BELOW_BYTES, REBUILD_MAX, SOURCE_MAX};
 const MARK: &str = "rebuilding";
 
 /// Where a server begins to recover that was rewound or cloned.
-const LABEL: &str = "backup_label";
+pub(super) const LABEL: &str = "backup_label";
 
 /// Files of the directory that are this node's and not the source's.
 const OWN_FILES: [&str; 4] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "pgx.conf"];
@@ -34,6 +35,8 @@ const OWN_FILES: [&str; 4] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf",
 pub(crate) enum Means {
     Rewound,
     Cloned,
+    /// By the operator's program.
+    FromBackup,
 }
 
 /// How far it is.
@@ -74,6 +77,7 @@ impl Hands {
     ) -> Result<Means, Error> {
         let place = &self.place;
         self.kill()?;
+        self.end_fillers()?;
         self.prepare()?;
         self.knock(upstream)?;
         let is_half = mark(place)?.is_some();
@@ -83,9 +87,9 @@ impl Hands {
         } else {
             // It may have gone away meanwhile.
             self.knock(upstream)?;
+            self.claim(upstream)?;
             set_mark(place, &format!("cloning from node {}", upstream.node))?;
-            self.clone_from(upstream, tell)?;
-            Means::Cloned
+            self.clone_from(upstream, tell)?
         };
         self.finish(directory, Some(upstream))?;
         Ok(means)
@@ -105,11 +109,13 @@ impl Hands {
     ) -> Result<(), Error> {
         let place = &self.place;
         self.kill()?;
+        self.end_fillers()?;
         self.prepare()?;
         self.knock(upstream)?;
+        self.claim(upstream)?;
         set_mark(place, &format!("copying from node {}", upstream.node))?;
         put_aside(place, kept)?;
-        self.clone_from(upstream, tell)?;
+        let _ = self.clone_from(upstream, tell)?;
         self.finish(directory, Some(upstream))
     }
 
@@ -121,11 +127,12 @@ impl Hands {
     pub(crate) fn restore(&self, kept: Incarnation) -> Result<(), Error> {
         let place = &self.place;
         self.kill()?;
+        self.end_fillers()?;
         place.make_folder()?;
         let (aside, data) = (aside(place, kept), &place.data);
         let check = &mut || self.abort.check();
         let original = if aside.exists() { &aside } else { data };
-        for space in tablespaces(original)? {
+        for space in elsewhere::all(original)? {
             spaces::put_back(place, &space, &beside(&space, kept), check)?;
         }
         let trash = place.folder().join("trash");
@@ -156,7 +163,7 @@ impl Hands {
             if Some(found) == kept {
                 continue;
             }
-            for space in tablespaces(&entry.path())? {
+            for space in elsewhere::all(&entry.path())? {
                 spaces::remove(&self.place, &beside(&space, found), check)?;
             }
             files::remove_all(&entry.path(), check)?;
@@ -211,7 +218,6 @@ impl Hands {
             let signal = place.data.join("standby.signal");
             place.own(|| files::write_if_other(&signal, ""))?;
         }
-        spaces::forget(place)?;
         remove_mark(place)
     }
 
@@ -301,12 +307,19 @@ impl Hands {
         }
     }
 
-    fn clone_from(&self, upstream: &Peer, tell: &mut dyn FnMut(Progress)) -> Result<(), Error> {
+    fn clone_from(&self, upstream: &Peer, tell: &mut dyn FnMut(Progress)) -> Result<Means, Error> {
         let place = &self.place;
-        let known = spaces::noted(place)?;
-        let log = place.own(|| empty(&place.data, &known, &mut || self.abort.check()))?;
-        self.note_places(upstream, &known, log.as_deref())?;
-        place.make_own_directory(&place.data)?;
+        let remembered = Remembered::read(place)?;
+        let empty = || {
+            let all = remembered.all();
+            place.own(|| elsewhere::empty(&place.data, &all, &mut || self.abort.check()))?;
+            place.make_own_directory(&place.data)
+        };
+        empty()?;
+        if self.fill(upstream, remembered.log.as_deref())? {
+            return Ok(Means::FromBackup);
+        }
+        empty()?;
         let source = settings::conninfo(place, upstream, &[("application_name", "pgx clone")]);
         let mut program = Program::new(place, "pg_basebackup")
             .arg("--pgdata")
@@ -317,14 +330,15 @@ impl Hands {
             // What it has written stays, so that a full disk is seen to be one.
             .args(["--no-clean"])
             .limit(REBUILD_MAX);
-        if let Some(log) = log {
+        if let Some(log) = &remembered.log {
+            place.make_own_directory(log)?;
             program = program.arg("--waldir").arg(log);
         }
         let cloned = program.run_watched(&self.abort, |said| {
             report(said, Means::Cloned, tell);
             Ok(false)
         });
-        cloned.map_err(|error| self.explain(error, upstream))
+        cloned.map(|()| Means::Cloned).map_err(|error| self.explain(error, upstream))
     }
 
     /// Why a program failed, by what can be seen of it: not by its words.
@@ -371,7 +385,7 @@ fn reach(upstream: &Peer) -> std::io::Result<()> {
 }
 
 /// Where recovery begins, as the label of a backup says.
-fn first_position(label: &str) -> Option<Lsn> {
+pub(super) fn first_position(label: &str) -> Option<Lsn> {
     let line = label.lines().find_map(|line| line.strip_prefix("START WAL LOCATION:"))?;
     control_file::parse_lsn(line.split_once('(')?.0)
 }
@@ -405,7 +419,7 @@ fn put_aside(place: &Place, kept: Incarnation) -> Result<(), Error> {
         return Ok(());
     }
     // The directory goes last: until then it is found in its place.
-    for space in tablespaces(&place.data)? {
+    for space in elsewhere::all(&place.data)? {
         spaces::put_aside(place, &space, &beside(&space, kept))?;
     }
     if place.data.exists() {
@@ -422,40 +436,6 @@ pub(super) fn move_durably(from: &Path, to: &Path) -> Result<(), Error> {
     })?;
     files::sync_parent(from)?;
     files::sync_parent(to)
-}
-
-/// The directories of a data directory's tablespaces.
-fn tablespaces(data: &Path) -> Result<Vec<PathBuf>, Error> {
-    let folder = data.join("pg_tblspc");
-    let entries = match std::fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(system("cannot list", &folder)(error)),
-    };
-    // A directory instead of a link lies inside, and moves with the rest.
-    Ok(entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect())
-}
-
-/// Empties a directory, with its tablespaces, and what a copy that ended half way has left in the
-/// places that it noted; returns where its log is, if that is elsewhere. What makes it a data
-/// directory goes first, and the links last: an end in the middle loses none.
-fn empty(data: &Path, known: &Places, check: Check) -> Result<Option<PathBuf>, Error> {
-    check()?;
-    let is_there = data.exists();
-    if is_there {
-        files::remove(&data.join("global/pg_control"))?;
-    }
-    let log = std::fs::read_link(data.join("pg_wal")).ok().or_else(|| known.log.clone());
-    for folder in tablespaces(data)?.iter().chain(&known.spaces).chain(&log) {
-        match files::remove_content(folder, check) {
-            Err(Error::System { error, .. }) if error.kind() == ErrorKind::NotFound => {}
-            other => other?,
-        }
-    }
-    if is_there {
-        files::remove_content(data, check)?;
-    }
-    Ok(log)
 }
 
 /// Ends what works in a directory that somebody wants to use for something else.
@@ -483,32 +463,5 @@ mod tests {
                      CHECKPOINT LOCATION: 1/3000060\nBACKUP METHOD: pg_rewind\n";
         assert_eq!(first_position(label), Some(Lsn(0x1_0300_0028)));
         assert_eq!(first_position("BACKUP METHOD: pg_rewind\n"), None);
-    }
-
-    #[test]
-    fn directory_is_emptied_with_what_its_links_lead_to_but_not_further() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        for name in ["data/global", "data/pg_tblspc", "space/PG_15", "log", "other"] {
-            std::fs::create_dir_all(path(name)).unwrap();
-        }
-        for name in ["data/global/pg_control", "space/PG_15/1", "log/1", "other/1"] {
-            std::fs::write(path(name), "x").unwrap();
-        }
-        let link = |to: &str, at: &str| std::os::unix::fs::symlink(path(to), path(at)).unwrap();
-        link("space", "data/pg_tblspc/16384");
-        link("log", "data/pg_wal");
-        link("other", "data/link");
-        let known = Places { spaces: vec![path("noted"), path("gone")], ..Places::default() };
-        std::fs::create_dir_all(path("noted/PG_15")).unwrap();
-        assert_eq!(empty(&path("data"), &known, &mut || Ok(())).unwrap(), Some(path("log")));
-        for name in ["data", "space", "log", "noted"] {
-            assert_eq!(std::fs::read_dir(path(name)).unwrap().count(), 0, "{name}");
-        }
-        assert!(path("other/1").exists());
-        let none = Places::default();
-        assert_eq!(empty(&path("missing"), &none, &mut || Ok(())).unwrap(), None);
-        let known = Places { log: Some(path("log")), ..none };
-        assert_eq!(empty(&path("missing"), &known, &mut || Ok(())).unwrap(), Some(path("log")));
     }
 }

@@ -1,7 +1,6 @@
 //! The server that a directory gets its history from, as it answers before anything is given up
 //! for it. Asked by libpq's own program, so by the same rules as those that copy.
 
-use std::path::PathBuf;
 
 use pgx_control::ids::{Lsn, Timeline};
 
@@ -62,18 +61,6 @@ impl Hands {
         Ok(self.ask_source("psql-lost", upstream, &words, &sql)?.trim() == "t")
     }
 
-    /// Where its tablespaces lie, as far as it lets the members' role ask.
-    pub(super) fn source_spaces(&self, upstream: &Peer) -> Result<Vec<PathBuf>, Error> {
-        let sql = "SELECT pg_tablespace_location(oid) FROM pg_tablespace";
-        let words = [("dbname", self.place.database.as_str())];
-        let said = match self.ask_source("psql", upstream, &words, sql) {
-            Err(Error::SourceRefuses { .. }) => return Ok(Vec::new()),
-            other => other?,
-        };
-        // Those of PostgreSQL's own lie in its directory, and are told as nothing.
-        Ok(said.lines().filter(|line| line.starts_with('/')).map(PathBuf::from).collect())
-    }
-
     /// `None` if it does not let the members' role ask, without which nothing is rewound.
     fn source_timelines(&self, upstream: &Peer) -> Result<Option<Timelines>, Error> {
         let sql = "SELECT timeline_id, CASE WHEN pg_is_in_recovery() THEN NULL ELSE \
@@ -112,7 +99,7 @@ impl Hands {
     }
 
     /// `label` names the files of what it says.
-    fn ask_source(
+    pub(super) fn ask_source(
         &self,
         label: &'static str,
         upstream: &Peer,

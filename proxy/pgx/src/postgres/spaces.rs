@@ -1,84 +1,23 @@
-//! Directories of tablespaces, which lie outside of the data directory, and its log where it does.
+//! Moves what lies outside of a data directory: tablespaces, and the log where it does.
 //!
 //! Links in the directory lead there, and whoever owns it could have made any. So as root nothing
 //! is moved, given away or removed by such a link but what is PostgreSQL's user's, by a handle of
 //! the folder that it lies in: a part of the path may be another link a moment later.
-//!
-//! A copy writes into tablespaces before it makes the links to them, so where it may write is noted
-//! before it begins: what it leaves behind when it ends half way would be in the way of the next.
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Uid, fchown, fsync, mkdirat, open, openat, renameat, statat,
     unlinkat,
 };
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
+use super::Place;
 use super::error::{Error, system};
 use super::files::{self, Check};
-use super::hands::Hands;
-use super::{Peer, Place};
-
-/// The file in which the places of a copy are noted.
-const NOTE: &str = "places";
-
-/// Where a copy writes that has not ended yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Places {
-    /// Where the log goes, if not into the directory.
-    pub(super) log: Option<PathBuf>,
-    /// Tablespaces in which nothing was before.
-    pub(super) spaces: Vec<PathBuf>,
-}
-
-/// Where a copy that ended half way has written.
-pub(super) fn noted(place: &Place) -> Result<Places, Error> {
-    let path = place.folder().join(NOTE);
-    let Some(text) = place.own(|| files::read(&path))? else { return Ok(Places::default()) };
-    serde_json::from_str(&text)
-        .map_err(|error| Error::Strange { path, what: format!("it is damaged: {error}") })
-}
-
-/// The copy is whole.
-pub(super) fn forget(place: &Place) -> Result<(), Error> {
-    place.own(|| files::remove(&place.folder().join(NOTE)))
-}
-
-impl Hands {
-    /// Notes where a copy of this source is about to write.
-    pub(super) fn note_places(
-        &self,
-        upstream: &Peer,
-        known: &Places,
-        log: Option<&Path>,
-    ) -> Result<(), Error> {
-        let place = &self.place;
-        let spaces = self.source_spaces(upstream)?;
-        let is_empty = |path: &PathBuf| {
-            // What is there already is somebody else's, and the copy fails.
-            std::fs::read_dir(path).map_or_else(
-                |error| error.kind() == ErrorKind::NotFound,
-                |mut entries| entries.next().is_none(),
-            )
-        };
-        let mut next = Places { log: log.map(Path::to_owned), spaces: known.spaces.clone() };
-        next.spaces.extend(spaces.into_iter().filter(is_empty));
-        next.spaces.sort();
-        next.spaces.dedup();
-        if next == Places::default() {
-            return Ok(());
-        }
-        let path = place.folder().join(NOTE);
-        let text = serde_json::to_string(&next)
-            .map_err(|error| Error::Strange { path: path.clone(), what: error.to_string() })?;
-        place.own(|| files::write_if_other(&path, &text)).map(drop)
-    }
-}
 
 /// Puts a tablespace's directory aside, unless something is there, and an empty one in its place.
 pub(super) fn put_aside(place: &Place, space: &Path, aside: &Path) -> Result<(), Error> {

@@ -5,7 +5,9 @@
 mod postgres;
 
 mod adopt;
+mod backup;
 mod crash;
+mod elsewhere;
 mod limits;
 mod measure;
 mod nodes;
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         single::tests(),
         replicate::tests(),
         rebuild::tests(),
+        backup::tests(),
+        elsewhere::tests(),
         crash::tests(),
         adopt::tests(),
         spaces::tests(),

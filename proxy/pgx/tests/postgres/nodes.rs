@@ -87,6 +87,7 @@ impl Nodes {
             replication_password_file: folder.join("password"),
             sslmode: "disable".to_owned(),
             slot_keep_mb: 256,
+            clone_command: Vec::new(),
             node: NodeId(number as u64),
         })
     }
@@ -149,6 +150,16 @@ impl Node {
 
     pub(crate) fn peer(&self) -> Peer {
         Peer { node: self.place.node, host: "127.0.0.1".to_owned(), port: self.place.port }
+    }
+
+    /// Runs one of PostgreSQL's programs as its user.
+    pub(crate) fn program(&self, name: &str, words: &[&str]) -> anyhow::Result<()> {
+        let mut command = Command::new(self.place.programs.join(name));
+        command.args(words).args(["-U", "postgres"]).current_dir("/");
+        command.uid(self.user.0.as_raw()).gid(self.user.1.as_raw());
+        let output = command.output()?;
+        anyhow::ensure!(output.status.success(), "{name}: {output:?}");
+        Ok(())
     }
 
     pub(crate) fn found(&self) -> anyhow::Result<()> {

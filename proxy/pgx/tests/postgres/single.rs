@@ -17,6 +17,7 @@ use crate::postgres::postmaster;
 
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
     vec![
+        ("log_that_has_become_long_is_put_aside_while_the_server_writes_on", long_log),
         ("founded_cluster_has_checksums_least_rights_and_closed_files", founded),
         ("kill_leaves_no_process_and_the_next_start_finds_nothing_in_its_way", killed),
         ("orphans_of_a_dead_postmaster_are_ended_before_anything_starts", orphans),
@@ -182,5 +183,29 @@ fn refused() -> anyhow::Result<()> {
     std::fs::remove_file(node.place.config_file.with_file_name("pgx.conf"))?;
     let started = node.hands().start_standby();
     ensure!(matches!(started, Err(Error::NotManaged(_))), "{started:?}");
+    Ok(())
+}
+
+fn long_log() -> anyhow::Result<()> {
+    let nodes = Nodes::founded()?;
+    let node = &nodes.all[0];
+    let log = node.place.log();
+    let old = |number: u32| node.place.folder().join(format!("server.log.{number}"));
+    node.hands().bound_log()?;
+    ensure!(!old(1).exists(), "it is short");
+    for round in 1..=5_u32 {
+        let file = std::fs::OpenOptions::new().write(true).open(&log)?;
+        file.set_len((32 << 20) + u64::from(round))?;
+        node.hands().bound_log()?;
+        ensure!(log.metadata()?.len() < 1 << 20, "nothing was cut");
+        ensure!(node.sql("select 1/0").is_err());
+        let said = std::fs::read_to_string(&log)?;
+        ensure!(said.contains("division by zero") && !said.contains('\0'), "{said:?}");
+    }
+    let lengths: Vec<_> = (1..=4).map(|number| old(number).metadata().ok()).collect();
+    let lengths: Vec<_> =
+        lengths.iter().map(|found| found.as_ref().map(|found| found.len())).collect();
+    let expected = |round: u64| Some((32 << 20) + round);
+    ensure!(lengths == [expected(5), expected(4), expected(3), None], "{lengths:?}");
     Ok(())
 }

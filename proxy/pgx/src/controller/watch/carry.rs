@@ -2,15 +2,16 @@
 //! take long, or hang, and the agent goes on looking at state and leases.
 
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use pgx_control::cluster::sync::Rule;
 use pgx_control::ids::{Epoch, Incarnation, NodeId};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Input;
 use crate::controller::spawn;
-use crate::limits::control::PROGRESS_EVERY;
+use crate::limits::control::{ARCHIVE_EVERY, PROGRESS_EVERY};
 use crate::postgres::error::Error;
 use crate::postgres::hands::Hands;
 use crate::postgres::rebuild::{Means, Progress};
@@ -44,7 +45,32 @@ pub(super) enum Task {
     Tend {
         members: Option<Vec<NodeId>>,
         kept: Option<Incarnation>,
+        archive: Archive,
     },
+}
+
+/// What was told of archiving last, and when it was looked at.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Archive(Arc<Mutex<(Option<Instant>, Vec<String>)>>);
+
+impl Archive {
+    /// Logs what is wrong with archiving, and when it is well again.
+    fn tend(&self, hands: &Hands) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.0.is_some_and(|looked| looked.elapsed() < ARCHIVE_EVERY) {
+            return;
+        }
+        told.0 = Some(Instant::now());
+        // Who cannot ask has told so, and nothing depends on this.
+        let Ok(troubles) = hands.archive_troubles() else { return };
+        for trouble in troubles.iter().filter(|trouble| !told.1.contains(trouble)) {
+            warn!("{trouble}");
+        }
+        if troubles.is_empty() && !told.1.is_empty() {
+            info!("archiving is well again");
+        }
+        told.1 = troubles;
+    }
 }
 
 /// What has become of the directory.
@@ -121,12 +147,15 @@ fn carry_out(hands: &Hands, tasks: Vec<Task>) -> Result<Change, Error> {
                 copied.map(|()| Change::Rebuilt(directory))
             }
             Task::Restore(kept) => hands.restore(kept).map(|()| Change::Restored),
-            Task::Tend { members, kept } => {
+            Task::Tend { members, kept, archive } => {
                 if let Some(members) = members {
                     let members: Vec<_> = members.into_iter().map(|node| (node, None)).collect();
                     hands.keep_slots(&members)?;
+                    hands.settle_backup()?;
+                    archive.tend(hands);
                 }
-                hands.remove_others(kept).map(|()| change)
+                hands.remove_others(kept)?;
+                hands.bound_log().map(|()| change)
             }
         }?;
         if let Some(text) = text {
@@ -163,7 +192,7 @@ fn progress() -> impl FnMut(Progress) {
             told = Instant::now();
             let what = match means {
                 Means::Rewound => "rewinding the directory",
-                Means::Cloned => "cloning the directory",
+                Means::Cloned | Means::FromBackup => "cloning the directory",
             };
             info!(done_mb = done_kb >> 10, total_mb = total_kb >> 10, "{what}");
         }

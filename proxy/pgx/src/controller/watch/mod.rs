@@ -9,6 +9,7 @@
 //! A directory that pgx has neither founded nor taken over is watched, and nothing is done to it.
 
 mod carry;
+mod hooks;
 mod look;
 mod place;
 mod probe;
@@ -28,7 +29,8 @@ use pgx_control::lease::{Kind, Wants};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use self::carry::{Change, Job, Task};
+use self::carry::{Archive, Change, Job, Task};
+use self::hooks::Hooks;
 use self::look::{Ask, Found, Postmaster, Sight};
 pub(crate) use self::place::place;
 pub(super) use self::probe::Shared as Answers;
@@ -114,6 +116,7 @@ pub(super) fn start(
     let place = place(&postgres, me)?;
     let (sender, inbox) = channel();
     let (asks, asked) = channel();
+    let hooks = Hooks::start(postgres.hooks.clone(), &place)?;
     let (looking, looked_at) = (sender.clone(), place.clone());
     spawn("pgx-look", move || look::run(&postgres, &looked_at, &asked, &looking))?;
     let probe = Probe::start()?;
@@ -144,7 +147,9 @@ pub(super) fn start(
         trouble: None,
         refuses: false,
         tended: None,
+        archive: Archive::default(),
         probe,
+        hooks,
         silent: None,
         excuses: Vec::new(),
         told: (None, Wants::default()),
@@ -214,7 +219,9 @@ struct Watcher {
     refuses: bool,
     /// When slots were seen to, and for what.
     tended: Option<(Instant, (Vec<NodeId>, Process))>,
+    archive: Archive,
     probe: Probe,
+    hooks: Hooks,
     /// What was logged of the probe last: who is silent and whether that counts as hung, and what
     /// is not asked.
     silent: Option<(Part, bool)>,
@@ -310,6 +317,7 @@ impl Watcher {
     fn ended(&mut self, pid: i32) {
         self.postmaster = None;
         self.probe.set_target(None);
+        self.see_end();
         if self.ends != Some(pid) {
             warn!(pid, "PostgreSQL has ended");
             self.has_exited = true;
@@ -335,6 +343,7 @@ impl Watcher {
             Ok(change) => {
                 self.trouble = None;
                 self.said.clear();
+                self.see_done(matches!(change, Change::Rebuilt(_)));
                 match change {
                     Change::None => self.copying = None,
                     Change::Rebuilt(directory) => {
@@ -547,6 +556,7 @@ impl Watcher {
             let is_hung = boot_time() >= answered.after_ms(state.policy().hung_ms_max);
             return self.tell(&state, self.postmaster.is_some() && is_hung);
         };
+        self.see_local(&state, &local);
         for _ in 0..ROUNDS_MAX {
             let held = self.held();
             // In each round, for writing the record may have taken long.
@@ -625,6 +635,9 @@ impl Watcher {
             tasks.iter().any(|task| matches!(task, Task::Rebuild { .. } | Task::Copy { .. }));
         self.ends = self.postmaster.filter(|_| ends);
         self.copying = copies.then(|| (Arc::clone(state), None));
+        if copies {
+            self.see_rebuild();
+        }
         self.begin_job(tasks, stamp);
     }
 
@@ -717,7 +730,8 @@ impl Watcher {
         let runs = matches!(local.process, Process::Standby | Process::Primary);
         let members = runs.then_some(members);
         self.ends = None;
-        self.begin_job(vec![Task::Tend { members, kept }], Stamp::of(state));
+        let archive = self.archive.clone();
+        self.begin_job(vec![Task::Tend { members, kept, archive }], Stamp::of(state));
     }
 
     fn held(&self) -> Option<(Epoch, BootTime)> {

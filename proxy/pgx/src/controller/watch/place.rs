@@ -32,6 +32,7 @@ pub(crate) fn place(postgres: &Postgres, node: NodeId) -> Result<Place, String> 
         replication_password_file: postgres.replication_password_file.clone(),
         sslmode: postgres.replication_sslmode.clone(),
         slot_keep_mb: postgres.wal_keep_mb,
+        clone_command: postgres.clone_command.clone(),
         node,
     };
     if postgres.socket_directory.is_none() {
