@@ -13,6 +13,15 @@ use pgx_wire::{ErrorResponse, Severity, SqlState};
 
 use crate::scan::Words;
 
+/// Whether commits wait for standbys.
+pub const COMMIT: &str = "synchronous_commit";
+
+/// Which messages of a server its client gets.
+pub const MESSAGES: &str = "client_min_messages";
+
+/// All of these settings.
+pub const NAMES: [&str; 2] = [COMMIT, MESSAGES];
+
 /// A setting that must not be lowered.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Bounded {
@@ -30,13 +39,13 @@ pub(crate) struct Bounded {
 /// and servers' defaults are seen to when they are opened.
 pub(crate) const BOUNDED: [Bounded; 2] = [
     Bounded {
-        name: "synchronous_commit",
+        name: COMMIT,
         least: "on",
         enough: &["on", "remote_apply", "true", "yes", "1", "default"],
         why: "commits would be told as done before standbys have them",
     },
     Bounded {
-        name: "client_min_messages",
+        name: MESSAGES,
         least: "warning",
         enough: &[
             "warning", "notice", "info", "log", "debug", "debug1", "debug2", "debug3", "debug4",
@@ -62,9 +71,8 @@ impl Bounded {
 /// What a client reads whose text has gone on before it was found to name such a setting.
 pub(crate) fn refusal_by_size(bytes: usize) -> Vec<u8> {
     let message = alloc::format!(
-        "a text of {bytes} bytes names \"{}\" or \"{}\", and is too large to be looked through",
-        BOUNDED[0].name,
-        BOUNDED[1].name
+        "a text of {bytes} bytes names \"{COMMIT}\" or \"{MESSAGES}\", and is too large to be \
+         looked through"
     );
     refused(Severity::Fatal, &message, "it may set it too low")
 }
@@ -75,6 +83,12 @@ fn refused(severity: Severity, message: &str, why: &str) -> Vec<u8> {
                 durability=available whether commits may be lost.";
     let error = ErrorResponse::new(severity, SqlState::INVALID_PARAMETER_VALUE, message);
     ErrorResponse { detail: &detail, hint, ..error }.to_bytes()
+}
+
+/// Whether a value is too low for the setting of that name, if it is one of these.
+#[must_use]
+pub fn is_low(name: &str, value: &str) -> bool {
+    lowered_by(name.as_bytes(), value.as_bytes()).is_some()
 }
 
 /// The setting of that name, however it is written, if the value is too low for it.

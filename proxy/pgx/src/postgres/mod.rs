@@ -13,6 +13,7 @@ pub(crate) mod control_file;
 pub(crate) mod error;
 pub(crate) mod eyes;
 mod files;
+mod floor;
 pub(crate) mod found;
 pub(crate) mod hands;
 mod hba;
