@@ -122,6 +122,11 @@ impl<T> Places<T> {
         self.places.iter().filter_map(|(_, held)| held.as_ref())
     }
 
+    /// All of them.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.places.iter_mut().filter_map(|(_, held)| held.as_mut())
+    }
+
     /// All of them, with their names.
     pub(crate) fn ids<Id: From<(u32, u32)>>(&self) -> impl Iterator<Item = (Id, &T)> {
         let places = self.places.iter().enumerate();

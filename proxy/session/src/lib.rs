@@ -32,5 +32,6 @@ mod sql;
 mod stand_in;
 mod statements;
 pub mod stats;
+pub mod strict;
 pub mod time;
 pub mod worker;

@@ -19,6 +19,13 @@ const _: () = assert!(BACK_OFF_MS_MIN > 0 && BACK_OFF_MS_MIN <= BACK_OFF_MS_MAX)
 /// be read: statements of that length are prepared by nobody. Larger ones go on as they come.
 pub const COLLECT_BYTES_MAX: usize = 1 << 20;
 
+/// Largest text in bytes that is kept until it is whole where strict clusters bound what it may
+/// set: what people and programs set they set by little. Larger ones go on as they come, and end
+/// their client if they turn out to.
+pub const TEXT_BYTES_MAX: usize = 16 << 10;
+
+const _: () = assert!(TEXT_BYTES_MAX <= COLLECT_BYTES_MAX);
+
 /// Bytes of a simple query that may be a DEALLOCATE of a client's statement: its words, a name of
 /// 63 bytes that may all be quotes, and some space. Longer ones are not looked at for that.
 pub const DEALLOCATE_BYTES_MAX: usize = 256;

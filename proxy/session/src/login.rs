@@ -1,11 +1,13 @@
 //! How far a login is, on either side.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use crate::attrs::SessionAttrs;
 use crate::ids::ClientId;
 use crate::secret::Secret;
+use crate::strict::Bounded;
 use crate::worker::Waits;
 use pgx_wire::auth::md5::Stored;
 use pgx_wire::auth::scram::{Verifier, client, server};
@@ -19,6 +21,8 @@ pub(crate) struct Login {
     pub(crate) attrs: Option<SessionAttrs>,
     /// All that its server is to be told at the start, if it is to be a replication connection.
     pub(crate) replication: Vec<u8>,
+    /// A setting that it asks for, and that a strict cluster does not let it have so low.
+    pub(crate) lowers: Option<&'static Bounded>,
     /// What was found of its user where it was looked up; `None` if that has not been done.
     pub(crate) found: Option<Option<Secret>>,
     pub(crate) step: Step,
@@ -92,6 +96,10 @@ pub(crate) struct ServerLogin {
     pub(crate) is_in: bool,
     /// It was asked whether it is in recovery, since it does not report that.
     pub(crate) is_asked: bool,
+    /// What it was told at its start that it might set too low.
+    pub(crate) raised: BTreeSet<&'static str>,
+    /// It was asked what it begins with, and has said this.
+    pub(crate) begins: Option<Vec<Vec<u8>>>,
     pub(crate) exchange: Exchange,
 }
 

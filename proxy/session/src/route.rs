@@ -82,6 +82,9 @@ pub struct Course {
     pub standbys: Snapshot,
     /// What may be done there.
     pub reads: Gate,
+    /// Whether no commit may be told as done that a failover could lose: clients of the primary
+    /// cannot set that lower.
+    pub is_strict: bool,
 }
 
 impl Course {

@@ -34,6 +34,8 @@ impl Words {
     pub(crate) const CHANGES: Self = Self(1 << 9);
     /// RESET ALL in a text that does nothing but clear a session.
     pub(crate) const RESETS: Self = Self(1 << 10);
+    /// The name of a setting that clusters may bound: see [`crate::strict`].
+    pub(crate) const BOUNDED: Self = Self(1 << 12);
 
     /// Whether any of `others` was seen.
     pub(crate) fn has(self, others: Self) -> bool {
@@ -130,6 +132,7 @@ fn classify(word: &[u8]) -> Words {
         b"load" => Words::LOAD,
         b"discard" => Words::DISCARD,
         b"create" | b"alter" | b"drop" => Words::CHANGES,
+        b"synchronous\x7fcommit" | b"client\x7fmin\x7fmessages" => Words::BOUNDED,
         _ if word.starts_with(b"pg\x7ftemp") => Words::TEMPORARY,
         // Those of a transaction (…_xact_…) end with it.
         _ if is_lock(word) => Words::LOCK,
@@ -182,6 +185,8 @@ mod tests {
             ("declare c cursor with hold for select 1", Words::HOLD),
             ("discard all", Words::DISCARD),
             ("load 'auto_explain'", Words::LOAD),
+            ("show Synchronous_Commit", Words::BOUNDED),
+            ("set client_min_messages to error", Words::BOUNDED.and(Words::SETTING)),
         ];
         for (text, expected) in cases {
             for cut in 0..=text.len() {

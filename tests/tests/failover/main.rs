@@ -3,6 +3,7 @@
 
 mod operators;
 mod process;
+mod strict;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         root("hook_that_never_ends_keeps_no_failover_waiting", operators::hooks),
         root("no_client_sees_an_error_when_operators_change_the_primary", operators::switched),
         root("commit_that_is_cancelled_as_it_waits_is_not_told_as_done", operators::cancelled),
+        root("nobody_lowers_what_a_strict_cluster_needs_to_lose_nothing", strict::kept),
         root("transaction_that_does_not_end_stops_a_switchover", operators::stuck),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, PoisonError};
 
-use pgx_control::cluster::{Stage, State};
+use pgx_control::cluster::{Durability, Stage, State};
 use pgx_control::facts::ProxyFacts;
 use pgx_control::ids::{BootTime, NodeId};
 use pgx_control::lease::Kind;
@@ -140,6 +140,7 @@ impl Leader {
             writes,
             standbys: self.snapshot(state, self.standbys.0, &self.standbys.1),
             reads: if is_leased && tenure.is_some() { Gate::Open } else { Gate::Shut },
+            is_strict: state.durability() == Durability::Strict,
         };
         self.look_up(&course);
         course

@@ -36,11 +36,10 @@ pub(crate) struct Adoption {
 }
 
 /// Settings of the operator's without which there is no cluster: what they have to be, by SQL.
-const NEEDED: [(&str, &str, &str); 6] = [
+const NEEDED: [(&str, &str, &str); 5] = [
     ("wal_level", "replica or logical", "setting IN ('replica', 'logical')"),
     ("fsync", "on", "setting = 'on'"),
     ("full_page_writes", "on", "setting = 'on'"),
-    ("synchronous_commit", "on or remote_apply", "setting IN ('on', 'remote_apply')"),
     ("max_wal_senders", "at least 10", "setting::int >= 10"),
     ("max_replication_slots", "at least 10", "setting::int >= 10"),
 ];

@@ -97,6 +97,12 @@ pub(crate) enum Error {
         postgresql.conf, and among the options that PostgreSQL was started with"
     )]
     Overridden { name: &'static str, found: String, wanted: String },
+    /// Somebody has set what loses commits.
+    #[error(
+        "durability is strict, but {0}: take it back, or choose by 'pgx ctl edit-config --set \
+        durability=available' that commits may be lost"
+    )]
+    Low(String),
     /// The directory cannot be looked at.
     #[error("{0}")]
     ControlFile(String),

@@ -145,7 +145,7 @@ impl Hands {
     }
 
     /// Changes the settings durably, and has a server that runs read them.
-    fn change(&self, change: impl FnOnce(&mut Managed)) -> Result<(), Error> {
+    pub(super) fn change(&self, change: impl FnOnce(&mut Managed)) -> Result<(), Error> {
         let mut managed = settings::known(&self.place)?;
         change(&mut managed);
         settings::write(&self.place, &managed)?;

@@ -17,6 +17,7 @@ mod elsewhere;
 pub(crate) mod error;
 pub(crate) mod eyes;
 mod files;
+mod floor;
 pub(crate) mod found;
 pub(crate) mod hands;
 mod hba;

@@ -9,6 +9,7 @@ use std::fmt::Write;
 
 use pgx_control::cluster::sync::Rule;
 use pgx_control::ids::{Incarnation, NodeId};
+use pgx_session::strict::{COMMIT, MESSAGES};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
@@ -57,13 +58,52 @@ pub(crate) struct Managed {
     pub(crate) upstream: Option<Peer>,
     /// Whom commits wait for.
     pub(crate) rule: Rule,
+    /// What the operator has set that a strict cluster does not let be lower; `None` where that is
+    /// up to the operator.
+    #[serde(default = "some_floor")]
+    pub(crate) floor: Option<Floor>,
+}
+
+/// Settings of the operator's that count only where they are high enough: see [`super::floor`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Floor {
+    commit: String,
+    messages: String,
+}
+
+impl Default for Floor {
+    /// What PostgreSQL has if nobody sets anything.
+    fn default() -> Self {
+        Self { commit: "on".to_owned(), messages: "notice".to_owned() }
+    }
+}
+
+impl Floor {
+    /// The operator has set this.
+    pub(super) fn set(&mut self, name: &str, value: String) {
+        match name {
+            COMMIT => self.commit = value,
+            MESSAGES => self.messages = value,
+            _ => {}
+        }
+    }
+
+    fn lines(&self) -> [(&'static str, String); 2] {
+        [(COMMIT, self.commit.clone()), (MESSAGES, self.messages.clone())]
+    }
+}
+
+/// Clusters are strict unless they agree on something else.
+#[expect(clippy::unnecessary_wraps, reason = "it is a field's default")]
+fn some_floor() -> Option<Floor> {
+    Some(Floor::default())
 }
 
 impl Managed {
     /// The settings of a directory that receives from nobody.
     #[must_use]
     pub(crate) fn new(directory: Incarnation) -> Self {
-        Self { serial: 0, directory, upstream: None, rule: Rule::degraded() }
+        Self { serial: 0, directory, upstream: None, rule: Rule::degraded(), floor: some_floor() }
     }
 }
 
@@ -142,12 +182,16 @@ fn purge(place: &Place) -> Result<bool, Error> {
 }
 
 fn purged(text: &str, has_listen: bool) -> String {
+    without(text, |name| NAMES.contains(&name) && (name != "listen_addresses" || has_listen))
+}
+
+/// A file of settings without those that are `ours`.
+pub(super) fn without(text: &str, ours: impl Fn(&str) -> bool) -> String {
     let is_ours = |line: &&str| {
         // Somebody may have written it by hand.
         let line = line.trim_start();
         let end = line.find(|c: char| c == '=' || c.is_whitespace()).unwrap_or(line.len());
-        let name = line[..end].to_ascii_lowercase();
-        NAMES.contains(&name.as_str()) && (name != "listen_addresses" || has_listen)
+        ours(&line[..end].to_ascii_lowercase())
     };
     text.split_inclusive('\n').filter(|line| !is_ours(line)).collect()
 }
@@ -243,6 +287,7 @@ fn text(place: &Place, managed: &Managed, version: u32) -> Result<String, Error>
         let name = NAMES.iter().find(|name| name.strip_prefix("recovery_target") == Some(target));
         lines.extend(name.map(|name| (*name, String::new())));
     }
+    lines.extend(managed.floor.iter().flat_map(Floor::lines));
     lines.extend(place.listen.clone().map(|listen| ("listen_addresses", listen)));
     if versions::has_trigger_file(version) {
         lines.push(("promote_trigger_file", String::new()));
@@ -276,7 +321,8 @@ mod tests {
     fn what_changes_is_read_back_as_it_was_written() {
         let upstream = Some(Peer { node: NodeId(2), host: "db'2".to_owned(), port: 5433 });
         let rule = Rule { k: 1, members: [Incarnation(u128::MAX), Incarnation(1)].into() };
-        let managed = Managed { serial: 3, directory: Incarnation(u128::MAX - 1), upstream, rule };
+        let (directory, floor) = (Incarnation(u128::MAX - 1), None);
+        let managed = Managed { serial: 3, directory, upstream, rule, floor };
         let text = serde_json::to_string(&managed).unwrap();
         assert_eq!(serde_json::from_str::<Managed>(&text).unwrap(), managed);
     }

@@ -1,7 +1,6 @@
 //! The server that a directory gets its history from, as it answers before anything is given up
 //! for it. Asked by libpq's own program, so by the same rules as those that copy.
 
-
 use pgx_control::ids::{Lsn, Timeline};
 
 use super::Peer;

@@ -21,7 +21,7 @@ const POOL: usize = 2;
 fn course(epoch: u64, writes: Gate) -> Course {
     let backends = alloc::vec![ServerAddress(alloc::format!("db:{epoch}")).into()];
     let primary = Snapshot { epoch: Epoch(epoch), backends };
-    Course { standbys: primary.clone(), primary, writes, reads: Gate::Open }
+    Course { standbys: primary.clone(), primary, writes, reads: Gate::Open, is_strict: false }
 }
 
 /// A generator of numbers that nobody needs to trust.

@@ -30,6 +30,7 @@ impl Worker {
                 continue;
             }
             let (snapshot, gate) = course.of(entry.name.attrs);
+            let is_strict = course.is_strict && entry.name.attrs.may_write();
             let before = core::mem::replace(&mut entry.gate, gate);
             if entry.router.handle_snapshot(snapshot) {
                 // Why servers could not be opened before says nothing about these.
@@ -40,6 +41,7 @@ impl Worker {
                 }
                 self.close_all_idle(net, pool);
             }
+            self.set_strict(net, pool, is_strict);
             match gate {
                 Gate::Open if before != Gate::Open => {
                     let entry = &mut self.entries[pool];

@@ -19,7 +19,7 @@ fn snapshot(epoch: u64, backend: &str) -> Snapshot {
 
 fn course(epoch: u64, primary: &str, writes: Gate) -> Course {
     let (primary, standbys) = (snapshot(epoch, primary), snapshot(epoch, "s:1"));
-    Course { primary, writes, standbys, reads: Gate::Open }
+    Course { primary, writes, standbys, reads: Gate::Open, is_strict: false }
 }
 
 /// All databases, of the cluster or of one server.

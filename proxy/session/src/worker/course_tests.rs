@@ -26,6 +26,7 @@ fn course(epoch: u64, primary: &str, writes: Gate) -> Course {
         writes,
         standbys: snapshot(epoch, &[standby]),
         reads: Gate::Open,
+        is_strict: false,
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Clients of a database with a user of its own share that user's servers, whoever they are.
 
+use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -64,6 +65,10 @@ pub(super) struct Entry {
     pub(super) hold: Option<Hold>,
     /// What the cluster lets its servers do.
     pub(super) gate: Gate,
+    /// Its clients must not have commits told as done that a failover could lose.
+    pub(super) is_strict: bool,
+    /// Some of its servers would begin with these too low: all are told otherwise at their start.
+    pub(super) raises: BTreeSet<&'static str>,
     /// Until when what has begun may go on.
     pub(super) drain: Option<Now>,
     /// Where it is counted.
@@ -119,6 +124,8 @@ impl Entry {
             failure: None,
             hold: None,
             gate: Gate::Open,
+            is_strict: false,
+            raises: BTreeSet::new(),
             drain: None,
             key,
             clients: 0,
@@ -206,6 +213,7 @@ impl Worker {
         let (snapshot, gate) = self.course_for(&settings, database, attrs);
         let mut entry = Entry::new(name.clone(), settings, &snapshot, key, stats);
         entry.gate = gate;
+        entry.is_strict = self.is_strict(&entry.settings, attrs);
         entry.hold = self.hold_of(database);
         entry.router.set_back_off(self.config.limits.server_retry_ms);
         let place = self.free_entries.pop().unwrap_or(self.entries.len());
@@ -232,6 +240,13 @@ impl Worker {
             return (snapshot.clone(), gate);
         }
         (self.snapshot_of(database).cloned().unwrap_or_else(configured), Gate::Open)
+    }
+
+    /// Whether clients of such a pool must not have commits told as done that a failover could
+    /// lose.
+    pub(super) fn is_strict(&self, settings: &Database, attrs: SessionAttrs) -> bool {
+        let is_strict = self.course.as_ref().is_some_and(|course| course.is_strict);
+        is_strict && settings.is_clusters && attrs.may_write()
     }
 
     /// What the configuration says of a pool; `None` if there is no such database.

@@ -16,13 +16,14 @@ use crate::client::{Act, Client, Phase};
 use crate::exchange::Owed;
 use crate::flow::Flow;
 use crate::ids::ClientId;
-use crate::limits::{ANSWERS_MAX, COLLECT_BYTES_MAX};
+use crate::limits::{ANSWERS_MAX, COLLECT_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::net::Net;
 use crate::note::Note;
 use crate::scan::{Scan, Words};
 use crate::server::Server;
 use crate::statements::Statements;
 use crate::stats::Totals;
+use crate::strict::is_suspect;
 use crate::time::Now;
 
 /// What the walk over a piece does next.
@@ -37,6 +38,9 @@ enum Step {
     Leave,
     /// The client cannot be understood.
     Violation(&'static str),
+    /// All but the end of a text of so many bytes is with the server, and may set too low what
+    /// strict clusters bound.
+    Cut(usize),
 }
 
 impl Worker {
@@ -114,6 +118,7 @@ impl Worker {
                     net.finish(client.socket);
                     return self.forget_client(net, id);
                 }
+                Step::Cut(bytes) => return self.refuse_cut(net, id, bytes),
                 Step::Violation(what) => {
                     net.note(&Note::Violation { client: id, what });
                     let state = SqlState::PROTOCOL_VIOLATION;
@@ -151,6 +156,7 @@ impl Worker {
         statements.set_now(*now);
         let totals = stats.at(entries[client.pool].stats);
         let refuses = client.shares() && entries[client.pool].settings.refuses_state;
+        let is_strict = entries[client.pool].is_strict;
         let mut server = client.server.and_then(|server| servers.get_mut(server));
         let mut flow = Flow::new(net, piece, is_live);
         flow.aim(server.as_ref().map(|server| server.socket));
@@ -165,7 +171,7 @@ impl Worker {
                 Err(_) => break Step::Violation("invalid message length"),
             };
             let server = server.as_deref_mut();
-            let mut side = Side { client, server, statements, scratch, totals, refuses };
+            let mut side = Side { client, server, statements, scratch, totals, refuses, is_strict };
             match side.share(&mut flow, &share, config.limits.prepared_max, *now) {
                 Step::On => {}
                 Step::Wait(_) => {
@@ -186,7 +192,7 @@ impl Worker {
                 client.walker = pgx_wire::Walker::default();
                 return step;
             }
-            Step::Leave | Step::Violation(_) => return step,
+            Step::Leave | Step::Violation(_) | Step::Cut(_) => return step,
         }
         // Who does not read what the proxy answers itself is not read from either.
         let is_blocked = server.is_some_and(|server| flow.net.is_blocked(server.socket))
@@ -208,6 +214,8 @@ struct Side<'a> {
     totals: &'a mut Totals,
     /// What would stay on the server is refused.
     refuses: bool,
+    /// So is what lets commits be told as done too early.
+    is_strict: bool,
 }
 
 impl Side<'_> {
@@ -225,12 +233,10 @@ impl Side<'_> {
                 Err(step) => return step,
             }
         }
-        if share.tag == tag::QUERY && self.client.shares() && self.client.act == Act::Pass {
-            self.client.scan.feed(&flow.piece()[share.body()]);
-            if share.is_last {
-                let whole = share.is_whole().then(|| &flow.piece()[share.body()]);
-                self.end_query(whole);
-            }
+        if self.client.act == Act::Pass
+            && let Some(step) = self.text(flow.piece(), share)
+        {
+            return step;
         }
         match self.client.act {
             Act::Pass => {
@@ -263,7 +269,7 @@ impl Side<'_> {
         if self.client.stand_in.is_some() {
             return Ok(Act::Collect);
         }
-        let shares = self.client.shares();
+        let (shares, is_bounded) = (self.client.shares(), self.is_bounded(kind));
         let Some(server) = self.server.as_deref_mut() else {
             return match kind {
                 // The rest of a copy that the server has ended.
@@ -295,6 +301,8 @@ impl Side<'_> {
             tag::QUERY if self.refuses || shares && may_deallocate(flow.piece(), share) => {
                 return Ok(Act::Collect);
             }
+            _ if is_bounded && may_be_kept(share) => return Ok(Act::Collect),
+            tag::PARSE => self.client.scan = Scan::default(),
             tag::QUERY => {
                 self.client.scan = Scan::default();
                 self.client.unnamed = None;
@@ -308,6 +316,32 @@ impl Side<'_> {
         }
         server.exchange.send(kind);
         Ok(Act::Pass)
+    }
+
+    /// A text goes on as it comes, and is looked at meanwhile.
+    fn text(&mut self, piece: &[u8], share: &Share) -> Option<Step> {
+        let is_query = share.tag == tag::QUERY && self.client.shares();
+        if !is_query && !self.is_bounded(share.tag) {
+            return None;
+        }
+        self.client.scan.feed(&piece[share.body()]);
+        if !share.is_last {
+            return None;
+        }
+        if self.is_bounded(share.tag) && is_suspect(self.client.scan.end()) {
+            return Some(Step::Cut(share.body_bytes));
+        }
+        if is_query {
+            let whole = share.is_whole().then(|| &piece[share.body()]);
+            self.end_query(whole);
+        }
+        None
+    }
+
+    /// Whether a message has a text that may not lower what strict clusters bound.
+    fn is_bounded(&self, kind: u8) -> bool {
+        let skips = self.server.as_ref().is_some_and(|server| server.exchange.skips());
+        self.is_strict && !skips && matches!(kind, tag::QUERY | tag::PARSE)
     }
 
     /// A query's text is known: does it leave something on the server?
@@ -356,7 +390,8 @@ impl Side<'_> {
     /// Holds a message whose name may come to mean something else by the answers that are owed:
     /// a batch that changes it may fail, or the server may be about to forget all names.
     fn hold(&mut self, kind: u8, body_bytes: usize, name: &[u8], begun: &[u8]) -> Option<Step> {
-        let server = self.server.as_deref().filter(|_| !name.is_empty())?;
+        let has_name = !name.is_empty() && self.client.shares();
+        let server = self.server.as_deref().filter(|_| has_name)?;
         if !is_unsettled(self.client, server, name) {
             return None;
         }
@@ -395,6 +430,10 @@ impl Side<'_> {
         rewriter.server.exchange.send(share.tag);
         rewriter.server.is_kept = true;
         self.client.act = Act::Pass;
+        self.client.scan = Scan::default();
+        if let Some(step) = self.text(flow.piece(), share) {
+            return step;
+        }
         flow.pass(share);
         Step::On
     }
@@ -408,6 +447,7 @@ impl Side<'_> {
             totals: self.totals,
             prepared_max,
             refuses: self.refuses,
+            is_strict: self.is_strict,
         })
     }
 
@@ -436,7 +476,11 @@ impl Side<'_> {
             }
             return;
         }
+        let shares = self.client.shares();
         let Some(mut rewriter) = self.rewriter(prepared_max) else { return };
+        if !shares {
+            return rewriter.text_of_own(flow, kind, body, share);
+        }
         rewriter.message(flow, kind, body, share);
         // Within a message of the server's there is no place for another.
         while !rewriter.server.is_cut()
@@ -492,6 +536,11 @@ pub(super) fn is_unsettled(client: &Client, server: &Server, name: &[u8]) -> boo
     let may_forget = server.prepared.is_unsure && exchange.readies_owed() > 0;
     let may_forget = may_forget && client.names.contains_key(name) && !exchange.is_new(name);
     (may_forget || exchange.is_unsettled(name)) && !exchange.copies()
+}
+
+/// Whether a text is small enough, or here already, to be looked at before any of it goes on.
+fn may_be_kept(share: &Share) -> bool {
+    share.body_bytes <= TEXT_BYTES_MAX || share.is_whole() && share.body_bytes <= COLLECT_BYTES_MAX
 }
 
 /// The statement that a message names that is kept until it is whole.

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use pgx_wire::backend::{self, Fields, Status, tag};
 use pgx_wire::{SqlState, Startup, StartupError, Walker, frontend, startup};
 
+use super::strict::raised;
 use super::{Worker, is_console, rewrite, tell};
 use crate::attrs::SessionAttrs;
 use crate::client::{Act, Client, Phase};
@@ -18,6 +19,7 @@ use crate::net::Net;
 use crate::options;
 use crate::server;
 use crate::settings::{Settings, Values, as_reported, is_name};
+use crate::strict::lowered_by;
 use crate::time::Now;
 
 /// The newest minor version of the protocol that clients may speak.
@@ -141,6 +143,7 @@ impl Worker {
             backend::write::negotiate_protocol(&mut self.scratch, newest, &unknown);
             net.write(client.socket, &self.scratch);
         }
+        let lowers = values.iter().find_map(|(name, value)| lowered_by(name, value));
         let replication = replication.map(|kind| for_replication(kind, &mut values));
         client.begin_with(values);
         let must_encrypt = self.config.client_tls == Tls::Required && is_bare(client, net);
@@ -161,7 +164,7 @@ impl Worker {
         }
         let database = database.filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
         let replication = replication.unwrap_or_default();
-        let login = Login { user, database, attrs, replication, ..Login::default() };
+        let login = Login { user, database, attrs, replication, lowers, ..Login::default() };
         client.phase = Phase::Login(Box::new(login));
         self.challenge(net, id);
     }
@@ -184,6 +187,9 @@ impl Worker {
             let message = alloc::format!("database \"{name}\" does not exist");
             return self.refuse(net, id, SqlState::INVALID_CATALOG_NAME, &message);
         };
+        if let Some(what) = login.lowers.filter(|_| self.entries[pool].is_strict) {
+            return self.refuse_lowered(net, id, what);
+        }
         if let Err(message) = self.count_client(id, &login.user, pool) {
             return self.refuse(net, id, SqlState::TOO_MANY_CONNECTIONS, &message);
         }
@@ -339,10 +345,11 @@ impl Worker {
         self.scratch.clear();
         let base = server.base.values().iter().map(|(name, value)| (&name[..], &value[..]));
         // What comes last holds.
-        let parameters = entry.name.parameters().chain(base).chain(own);
-        frontend::write::startup(&mut self.scratch, entry.minor, parameters);
+        let parameters = raised(&entry.raises).chain(entry.name.parameters()).chain(base);
+        frontend::write::startup(&mut self.scratch, entry.minor, parameters.chain(own));
         net.write(server.socket, &self.scratch);
-        server.phase = server::Phase::Login(ServerLogin::default());
+        let raised = entry.raises.clone();
+        server.phase = server::Phase::Login(ServerLogin { raised, ..ServerLogin::default() });
     }
 
     /// What a server says while we log in. Whether it is ready, with more to read.
@@ -409,6 +416,8 @@ impl Worker {
             tag::READY if login.is_in => match self.is_wanted_kind(net, id) {
                 None => {}
                 Some(true) => {
+                    let Some(begins) = self.begins_high_enough(net, id) else { return Ok(false) };
+                    begins?;
                     self.server_ready(net, id);
                     return Ok(true);
                 }
@@ -425,6 +434,7 @@ impl Worker {
                     net.write(client.socket, &rewrite::message(kind, body));
                 }
             }
+            _ if self.beginning_answer(id, kind, body) => {}
             _ if self.role_answer(id, kind, body) => {}
             // What there is of newer versions, a longer key, says so itself.
             tag::NOTICE | tag::NEGOTIATE => {}

@@ -25,6 +25,7 @@ mod share;
 mod shutdown;
 mod standby;
 mod state;
+mod strict;
 mod tick;
 mod views;
 
@@ -707,6 +708,8 @@ mod state_tests;
 mod statement_tests;
 #[cfg(test)]
 mod stats_tests;
+#[cfg(test)]
+mod strict_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use pgx_wire::Share;
 use pgx_wire::frontend::{self, tag};
 
 use super::rewrite::{Rewriter, is_others, unknown};
-use super::state::{ends, is_clearing, note_query, refusal};
+use super::state::{ends, is_clearing, note_query};
 use crate::exchange::Owed;
 use crate::flow::Flow;
 use crate::limits::DEALLOCATE_BYTES_MAX;
@@ -35,10 +35,11 @@ impl Rewriter<'_> {
             // It means one that was prepared in SQL, or none: no other is lost by that.
             Some(_) => self.server.runs(true, false),
             None => {
-                if let Some(what) = self.refused(body).filter(|_| !is_clearing(body)) {
-                    return self.fail_query(flow, refusal(what));
-                }
                 let words = scan(body);
+                let leaves = || self.leaves(words, body).filter(|_| !is_clearing(body));
+                if let Some(error) = self.lowers(words, body).or_else(leaves) {
+                    return self.fail_query(flow, error);
+                }
                 self.server.runs(true, ends(words, Some(body)));
                 let is_alone = !self.server.exchange.in_transaction();
                 note_query(self.server, words, Some(body), is_alone);

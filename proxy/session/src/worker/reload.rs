@@ -46,6 +46,8 @@ impl Worker {
             || settings.name != self.entries[pool].settings.name;
         let is_elsewhere = settings.is_clusters || self.snapshot_of(&name.database).is_some();
         let (snapshot, gate) = self.course_for(&settings, &name.database, name.attrs);
+        let is_strict = self.is_strict(&settings, name.attrs);
+        self.set_strict(net, pool, is_strict);
         let entry = &mut self.entries[pool];
         self.permits.rebound(entry.key, bounds);
         entry.credentials.forget();

@@ -18,6 +18,7 @@ use crate::scan::{Words, scan};
 use crate::server::Server;
 use crate::statements::{PREFIX, Statement, Statements, name};
 use crate::stats::Totals;
+use crate::strict::{is_suspect, lowered};
 
 /// `ParseComplete` and `CloseComplete`, as they are on the wire.
 const PARSE_COMPLETE: &[u8] = &[reply::PARSE_COMPLETE, 0, 0, 0, 4];
@@ -49,6 +50,8 @@ pub(super) struct Rewriter<'a> {
     pub(super) prepared_max: usize,
     /// What would stay on the server is refused.
     pub(super) refuses: bool,
+    /// So is what lets commits be told as done too early.
+    pub(super) is_strict: bool,
 }
 
 impl Rewriter<'_> {
@@ -64,14 +67,18 @@ impl Rewriter<'_> {
             return self.query(flow, body, share);
         }
         match (kind, Parse::read(body), frontend::target(body)) {
-            (tag::PARSE, Ok(parse), _) => match self.refused(parse.text) {
-                Some(what) => self.fail(flow, refusal(what)),
-                None if parse.name.is_empty() => {
-                    self.parse_unnamed(&parse);
-                    self.as_it_is(flow, kind, body, share);
+            (tag::PARSE, Ok(parse), _) => {
+                let words = scan(parse.text);
+                let leaves = || self.leaves(words, parse.text);
+                match self.lowers(words, parse.text).or_else(leaves) {
+                    Some(error) => self.fail(flow, error),
+                    None if parse.name.is_empty() => {
+                        self.parse_unnamed(&parse, words);
+                        self.as_it_is(flow, kind, body, share);
+                    }
+                    None => self.parse(flow, &parse, words),
                 }
-                None => self.parse(flow, &parse),
-            },
+            }
             (tag::DESCRIBE, _, Ok((STATEMENT, called))) => {
                 match self.known(called) {
                     Some(statement) => {
@@ -105,10 +112,38 @@ impl Rewriter<'_> {
         }
     }
 
-    /// What a text would leave on the server, if that is refused.
-    pub(super) fn refused(&self, text: &[u8]) -> Option<&'static str> {
+    /// The error for a text that would leave something on the server, if that is refused.
+    pub(super) fn leaves(&self, words: Words, text: &[u8]) -> Option<Vec<u8>> {
         let is_looked_at = self.refuses && !self.server.exchange.skips();
-        is_looked_at.then(|| stays(scan(text), Some(text), &self.server.reported))?
+        is_looked_at.then(|| stays(words, Some(text), &self.server.reported))?.map(refusal)
+    }
+
+    /// The error for a text that would set too low what strict clusters bound.
+    pub(super) fn lowers(&self, words: Words, text: &[u8]) -> Option<Vec<u8>> {
+        let is_looked_at = self.is_strict && is_suspect(words) && !self.server.exchange.skips();
+        let what = is_looked_at.then(|| lowered(text))??;
+        Some(what.refusal(Severity::Error))
+    }
+
+    /// A whole Query or Parse of a client that has its server for itself.
+    pub(super) fn text_of_own<N: Net>(
+        &mut self,
+        flow: &mut Flow<'_, N>,
+        kind: u8,
+        body: &[u8],
+        share: Option<&Share>,
+    ) {
+        let text = match Parse::read(body) {
+            Ok(parse) if kind == tag::PARSE => parse.text,
+            _ => body,
+        };
+        match self.lowers(scan(text), text) {
+            Some(error) if kind == tag::QUERY => return self.fail_query(flow, error),
+            Some(error) => return self.fail(flow, error),
+            None if kind == tag::QUERY => self.server.runs(false, false),
+            None => {}
+        }
+        self.as_it_is(flow, kind, body, share);
     }
 
     pub(super) fn as_it_is<N: Net>(
@@ -127,11 +162,10 @@ impl Rewriter<'_> {
         }
     }
 
-    fn parse_unnamed(&mut self, parse: &Parse<'_>) {
+    fn parse_unnamed(&mut self, parse: &Parse<'_>, words: Words) {
         if self.server.exchange.skips() {
             return;
         }
-        let words = scan(parse.text);
         note(self.server, words, Some(parse.text));
         let unnamed = self.client.unnamed.get_or_insert_default();
         unnamed.text.clear();
@@ -142,7 +176,7 @@ impl Rewriter<'_> {
         self.server.has_unnamed = true;
     }
 
-    fn parse<N: Net>(&mut self, flow: &mut Flow<'_, N>, parse: &Parse<'_>) {
+    fn parse<N: Net>(&mut self, flow: &mut Flow<'_, N>, parse: &Parse<'_>, words: Words) {
         if self.server.exchange.skips() {
             return;
         }
@@ -158,7 +192,7 @@ impl Rewriter<'_> {
             // In this transaction, of which others have not heard.
             self.statements.renew();
         }
-        let statement = self.statements.get(parse.text, parse.types, scan(parse.text));
+        let statement = self.statements.get(parse.text, parse.types, words);
         let (number, words) = (statement.number, statement.words);
         note(self.server, words, Some(parse.text));
         let undo = self.call(parse.name, Some(Rc::clone(&statement)));
@@ -259,6 +293,9 @@ impl Rewriter<'_> {
         share: &Share,
         here: usize,
     ) -> Act {
+        if let Some(act) = self.bind_refused(flow, head) {
+            return act;
+        }
         match self.known(head.statement) {
             Some(statement) => {
                 self.bind_to(flow, head, body_bytes, &statement);
@@ -285,6 +322,9 @@ impl Rewriter<'_> {
         body_bytes: usize,
         kept: &[u8],
     ) -> Act {
+        if let Some(act) = self.bind_refused(flow, head) {
+            return act;
+        }
         match self.known(head.statement) {
             Some(statement) => {
                 self.bind_to(flow, head, body_bytes, &statement);
@@ -301,6 +341,19 @@ impl Rewriter<'_> {
             }
         }
         Act::Pass
+    }
+
+    /// A statement may have been prepared before it was agreed on what it must not set.
+    fn bind_refused<N: Net>(&mut self, flow: &mut Flow<'_, N>, head: &BindHead<'_>) -> Option<Act> {
+        let error = match self.known(head.statement) {
+            Some(known) => self.lowers(known.words, &known.text),
+            None => {
+                let unnamed = self.client.unnamed.as_ref().filter(|_| head.statement.is_empty())?;
+                self.lowers(unnamed.words, &unnamed.text)
+            }
+        };
+        self.fail(flow, error?);
+        Some(Act::Drop)
     }
 
     /// The statement without a name is bound, or one that nobody knows.

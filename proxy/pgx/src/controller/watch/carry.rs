@@ -41,9 +41,11 @@ pub(super) enum Task {
         directory: Incarnation,
     },
     Restore(Incarnation),
-    /// On a primary, slots for these members; nothing put aside but this.
+    /// Slots for these members, and settings that are not too low, if it runs; nothing put aside but
+    /// this.
     Tend {
         members: Option<Vec<NodeId>>,
+        is_strict: bool,
         kept: Option<Incarnation>,
         archive: Archive,
     },
@@ -147,7 +149,8 @@ fn carry_out(hands: &Hands, tasks: Vec<Task>) -> Result<Change, Error> {
                 copied.map(|()| Change::Rebuilt(directory))
             }
             Task::Restore(kept) => hands.restore(kept).map(|()| Change::Restored),
-            Task::Tend { members, kept, archive } => {
+            Task::Tend { members, is_strict, kept, archive } => {
+                let runs = members.is_some();
                 if let Some(members) = members {
                     let members: Vec<_> = members.into_iter().map(|node| (node, None)).collect();
                     hands.keep_slots(&members)?;
@@ -155,6 +158,9 @@ fn carry_out(hands: &Hands, tasks: Vec<Task>) -> Result<Change, Error> {
                     archive.tend(hands);
                 }
                 hands.remove_others(kept)?;
+                if runs {
+                    hands.hold_floor(is_strict)?;
+                }
                 hands.bound_log().map(|()| change)
             }
         }?;

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use pgx_control::agent::{Agent, Local, Process, Record, Step};
 use pgx_control::cluster::history::{History, Switch};
-use pgx_control::cluster::{Stage, State};
+use pgx_control::cluster::{Durability, Stage, State};
 use pgx_control::facts::AgentFacts;
 use pgx_control::ids::{BootTime, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline};
 use pgx_control::lease::{Kind, Wants};
@@ -184,6 +184,9 @@ struct Trouble {
     until: Instant,
 }
 
+/// What slots and settings are seen to for.
+type Tended = (Vec<NodeId>, Process, Durability);
+
 struct Watcher {
     me: NodeId,
     priority: u32,
@@ -217,8 +220,8 @@ struct Watcher {
     trouble: Option<Trouble>,
     /// Whether the server could not be asked when it was looked at last.
     refuses: bool,
-    /// When slots were seen to, and for what.
-    tended: Option<(Instant, (Vec<NodeId>, Process))>,
+    /// When slots and settings were seen to, and for what.
+    tended: Option<(Instant, Tended)>,
     archive: Archive,
     probe: Probe,
     hooks: Hooks,
@@ -715,9 +718,11 @@ impl Watcher {
     /// Now and then, while nothing else is to be done: slots of members, and what was put aside.
     fn tend(&mut self, state: &State, local: &Local) {
         let members: Vec<_> = state.members().keys().copied().collect();
-        let is_due = self.tended.as_ref().is_none_or(|(tended, known)| {
-            tended.elapsed() >= TEND_EVERY || *known != (members.clone(), local.process)
-        });
+        let now = (members.clone(), local.process, state.durability());
+        let is_due = self
+            .tended
+            .as_ref()
+            .is_none_or(|(tended, known)| tended.elapsed() >= TEND_EVERY || *known != now);
         let Some(agent) = self.agent.as_ref().filter(|_| is_due) else { return };
         let is_calm = state.tenure().is_some_and(|tenure| tenure.is_established)
             && state.sealed().is_none()
@@ -725,13 +730,15 @@ impl Watcher {
         if !is_calm || self.managed.is_none() || self.trouble.is_some() {
             return;
         }
-        self.tended = Some((Instant::now(), (members.clone(), local.process)));
+        self.tended = Some((Instant::now(), now));
         let kept = agent.record().kept.as_ref().map(|kept| kept.directory);
         let runs = matches!(local.process, Process::Standby | Process::Primary);
         let members = runs.then_some(members);
         self.ends = None;
         let archive = self.archive.clone();
-        self.begin_job(vec![Task::Tend { members, kept, archive }], Stamp::of(state));
+        let is_strict = state.durability() == Durability::Strict;
+        let tend = Task::Tend { members, is_strict, kept, archive };
+        self.begin_job(vec![tend], Stamp::of(state));
     }
 
     fn held(&self) -> Option<(Epoch, BootTime)> {
