@@ -83,7 +83,7 @@ pub(crate) fn cancelled() -> anyhow::Result<()> {
 pub(crate) fn hooks() -> anyhow::Result<()> {
     // Each one tells what it knows, and hangs.
     let told = "echo $PGX_EVENT $PGX_NODE $PGX_EPOCH $PGX_PRIMARY $PGX_RESULT. >>{}/told";
-    let hook = format!("[\"/bin/sh\", \"-c\", \"{told}; exec sleep 600\"]");
+    let hook = format!("[\"/bin/sh\", \"-c\", \"{told}; exec sleep 60\"]");
     let keys = ["promote", "demote", "follow", "rebuild_begin", "rebuild_end"];
     let lines = keys.map(|key| format!("on_{key} = {hook}\n"));
     let more = format!("[postgres.hooks]\nhook_ms_max = 3000\n{}", lines.concat());
