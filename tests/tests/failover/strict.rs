@@ -1,6 +1,5 @@
 //! What clients, operators, roles and databases may set while durability is strict.
 
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -161,7 +160,7 @@ fn roles(members: &Members, runtime: &Runtime, primary: usize) -> anyhow::Result
     });
     let waited = wait_for("the commit waits for standbys", WAIT_MAX, || {
         // The runtime has one thread, which is this one.
-        runtime.block_on(tokio::time::sleep(Duration::from_millis(10)));
+        runtime.block_on(tokio::task::yield_now());
         let waits = format!(
             "select count(*) from pg_stat_activity where wait_event = 'SyncRep' \
              and usename = '{CARELESS}'"

@@ -68,8 +68,8 @@ pub(crate) enum Error {
         system", .0.display())]
     MountPoint(PathBuf),
     /// A link leads to what is not PostgreSQL's.
-    #[error("{} is no directory of PostgreSQL's user, though a link in the data directory leads there; \
-        remove the link, or give the directory to that user", .0.display())]
+    #[error("{} is no directory of PostgreSQL's user, though a link in the data directory leads \
+        there; remove the link, or give the directory to that user", .0.display())]
     NotOwn(PathBuf),
     /// Something is where a tablespace has to be.
     #[error("{} is not empty, and a tablespace of the source has to be there; nothing was \

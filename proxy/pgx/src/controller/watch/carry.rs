@@ -41,8 +41,8 @@ pub(super) enum Task {
         directory: Incarnation,
     },
     Restore(Incarnation),
-    /// Slots for these members, and settings that are not too low, if it runs; nothing put aside but
-    /// this.
+    /// Slots for these members, and settings that are not too low, if it runs; nothing put aside
+    /// but this.
     Tend {
         members: Option<Vec<NodeId>>,
         is_strict: bool,
