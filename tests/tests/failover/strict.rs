@@ -1,6 +1,5 @@
 //! What clients, operators, roles and databases may set while durability is strict.
 
-
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -49,12 +49,14 @@ impl Hands {
     /// # Errors
     /// When it cannot be asked.
     pub(super) fn has_lost(&self, upstream: &Peer, end: Lsn) -> Result<bool, Error> {
-        // A standby begins with the whole segment. A segment has a name in each timeline.
+        // A standby begins with the whole segment. A segment has a name in each timeline. The byte
+        // behind is asked for, as versions differ in where one segment ends.
+        let next = Lsn(end.0.saturating_add(1));
         let sql = format!(
             "SELECT CASE WHEN pg_is_in_recovery() THEN false ELSE \
              '{end}'::pg_lsn < pg_current_wal_flush_lsn() AND NOT EXISTS \
              (SELECT FROM pg_ls_dir('pg_wal', true, false) AS name WHERE length(name) = 24 \
-             AND substr(name, 9) = substr(pg_walfile_name('{end}'::pg_lsn + 1), 9)) END"
+             AND substr(name, 9) = substr(pg_walfile_name('{next}'), 9)) END"
         );
         let words = [("dbname", self.place.database.as_str())];
         Ok(self.ask_source("psql-lost", upstream, &words, &sql)?.trim() == "t")
