@@ -158,10 +158,9 @@ fn carry_out(hands: &Hands, tasks: Vec<Task>) -> Result<Change, Error> {
                     archive.tend(hands);
                 }
                 hands.remove_others(kept)?;
-                if runs {
-                    hands.hold_floor(is_strict)?;
-                }
-                hands.bound_log().map(|()| change)
+                hands.bound_log()?;
+                // Last, as it fails while somebody has set what is too low.
+                if runs { hands.hold_floor(is_strict).map(|()| change) } else { Ok(change) }
             }
         }?;
         if let Some(text) = text {
