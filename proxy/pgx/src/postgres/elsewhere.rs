@@ -15,26 +15,34 @@ use super::{Peer, Place};
 const LOG: &str = "pg_wal";
 const SPACES: &str = "pg_tblspc";
 
-/// The directories of a data directory's tablespaces.
-fn tablespaces(data: &Path) -> Result<Vec<PathBuf>, Error> {
-    let folder = data.join("pg_tblspc");
+/// The directories of a data directory's tablespaces, if it lies there now. Links are read as in
+/// its place: a relative one leads elsewhere from where it was put aside.
+fn tablespaces(data: &Path, there: &Path) -> Result<Vec<PathBuf>, Error> {
+    let folder = there.join("pg_tblspc");
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(system("cannot list", &folder)(error)),
     };
     // A directory instead of a link lies inside, and moves with the rest.
-    Ok(entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect())
+    let links = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    Ok(links.map(|link| data.join("pg_tblspc").join(link)).collect())
 }
 
 /// Where its log is, if that is elsewhere.
-fn log(data: &Path) -> Option<PathBuf> {
-    std::fs::read_link(data.join("pg_wal")).ok().map(|link| data.join(link))
+fn log(data: &Path, there: &Path) -> Option<PathBuf> {
+    std::fs::read_link(there.join("pg_wal")).ok().map(|link| data.join(link))
 }
 
-/// All directories that belong to it and lie elsewhere.
-pub(super) fn all(data: &Path) -> Result<Vec<PathBuf>, Error> {
-    Ok(tablespaces(data)?.into_iter().chain(log(data)).collect())
+/// All directories that belong to a data directory and lie elsewhere, if it lies there now.
+pub(super) fn all(data: &Path, there: &Path) -> Result<Vec<PathBuf>, Error> {
+    Ok(tablespaces(data, there)?.into_iter().chain(log(data, there)).collect())
+}
+
+/// The directory is whole: what it has elsewhere its links say.
+pub(super) fn forget(place: &Place) -> Result<(), Error> {
+    let saved = place.folder().join("own");
+    place.own(|| files::remove(&saved.join(SPACES)).and_then(|()| files::remove(&saved.join(LOG))))
 }
 
 /// Empties a directory, with these that lie elsewhere. What makes it a data directory goes first,
@@ -44,7 +52,7 @@ pub(super) fn empty(data: &Path, remembered: &[PathBuf], check: Check) -> Result
     if data.exists() {
         files::remove(&data.join("global/pg_control"))?;
     }
-    for folder in all(data)?.iter().chain(remembered).filter(|folder| folder.exists()) {
+    for folder in all(data, data)?.iter().chain(remembered).filter(|folder| folder.exists()) {
         files::remove_content(folder, check)?;
     }
     if data.exists() { files::remove_content(data, check) } else { Ok(()) }
@@ -80,7 +88,8 @@ impl Hands {
         let place = &self.place;
         let saved = place.folder().join("own");
         place.make_own_directory(&saved)?;
-        let mut known = Remembered { log: log(&place.data), spaces: tablespaces(&place.data)? };
+        let data = &place.data;
+        let mut known = Remembered { log: log(data, data), spaces: tablespaces(data, data)? };
         if mark(place)?.is_some() {
             let before = Remembered::read(place)?;
             known.log = known.log.or(before.log);
@@ -139,7 +148,11 @@ mod tests {
         link("space", "data/pg_tblspc/16384");
         link("log", "data/pg_wal");
         link("other", "data/link");
-        assert_eq!(all(&path("data")).unwrap(), [path("space"), path("log")]);
+        let data = path("data");
+        assert_eq!(all(&data, &data).unwrap(), [path("space"), path("log")]);
+        std::os::unix::fs::symlink("../relative", path("log/pg_wal")).unwrap();
+        let aside = all(&data, &path("log")).unwrap();
+        assert_eq!(aside, [path("data/../relative")], "as in its place, not where it lies now");
         // What was begun without a link yet is remembered.
         let remembered = [path("begun"), path("never")];
         empty(&path("data"), &remembered, &mut || Ok(())).unwrap();

@@ -67,12 +67,14 @@ impl Hands {
     /// Takes out what ALTER SYSTEM has set.
     fn take_out(&self, name: &str) -> Result<(), Error> {
         let path = self.place.data.join("postgresql.auto.conf");
-        self.place.own(|| {
+        let has_changed = self.place.own(|| {
             let known = files::read(&path)?.unwrap_or_default();
             let kept = settings::without(&known, |found| found == name);
             files::write_if_other(&path, &kept)
         })?;
-        self.reload();
+        if has_changed {
+            self.reload();
+        }
         Ok(())
     }
 }

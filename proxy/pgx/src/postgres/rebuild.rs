@@ -132,7 +132,7 @@ impl Hands {
         let (aside, data) = (aside(place, kept), &place.data);
         let check = &mut || self.abort.check();
         let original = if aside.exists() { &aside } else { data };
-        for space in elsewhere::all(original)? {
+        for space in elsewhere::all(data, original)? {
             spaces::put_back(place, &space, &beside(&space, kept), check)?;
         }
         let trash = place.folder().join("trash");
@@ -163,7 +163,7 @@ impl Hands {
             if Some(found) == kept {
                 continue;
             }
-            for space in elsewhere::all(&entry.path())? {
+            for space in elsewhere::all(&self.place.data, &entry.path())? {
                 spaces::remove(&self.place, &beside(&space, found), check)?;
             }
             files::remove_all(&entry.path(), check)?;
@@ -218,6 +218,7 @@ impl Hands {
             let signal = place.data.join("standby.signal");
             place.own(|| files::write_if_other(&signal, ""))?;
         }
+        elsewhere::forget(place)?;
         remove_mark(place)
     }
 
@@ -260,6 +261,8 @@ impl Hands {
             Err(Error::Program { .. }) => return Ok(false),
             other => other?,
         }
+        // Should it end half way, what is emptied then is what was this directory's before.
+        self.claim(upstream)?;
         set_mark(place, &format!("rewinding to node {}", upstream.node))?;
         match run(None) {
             // Its content is neither the one nor the other now.
@@ -330,8 +333,8 @@ impl Hands {
             // What it has written stays, so that a full disk is seen to be one.
             .args(["--no-clean"])
             .limit(REBUILD_MAX);
+        // It makes that itself: as root, nothing is made where a link leads.
         if let Some(log) = &remembered.log {
-            place.make_own_directory(log)?;
             program = program.arg("--waldir").arg(log);
         }
         let cloned = program.run_watched(&self.abort, |said| {
@@ -419,7 +422,7 @@ fn put_aside(place: &Place, kept: Incarnation) -> Result<(), Error> {
         return Ok(());
     }
     // The directory goes last: until then it is found in its place.
-    for space in elsewhere::all(&place.data)? {
+    for space in elsewhere::all(&place.data, &place.data)? {
         spaces::put_aside(place, &space, &beside(&space, kept))?;
     }
     if place.data.exists() {

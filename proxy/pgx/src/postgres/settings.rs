@@ -60,7 +60,7 @@ pub(crate) struct Managed {
     pub(crate) rule: Rule,
     /// What the operator has set that a strict cluster does not let be lower; `None` where that is
     /// up to the operator.
-    #[serde(default = "some_floor")]
+    #[serde(default)]
     pub(crate) floor: Option<Floor>,
 }
 
@@ -93,17 +93,13 @@ impl Floor {
     }
 }
 
-/// Clusters are strict unless they agree on something else.
-#[expect(clippy::unnecessary_wraps, reason = "it is a field's default")]
-fn some_floor() -> Option<Floor> {
-    Some(Floor::default())
-}
-
 impl Managed {
     /// The settings of a directory that receives from nobody.
     #[must_use]
     pub(crate) fn new(directory: Incarnation) -> Self {
-        Self { serial: 0, directory, upstream: None, rule: Rule::degraded(), floor: some_floor() }
+        // Clusters are strict unless they agree on something else.
+        let floor = Some(Floor::default());
+        Self { serial: 0, directory, upstream: None, rule: Rule::degraded(), floor }
     }
 }
 

@@ -8,6 +8,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::Test;
 use crate::nodes::{Nodes, incarnation};
+use crate::postgres::Place;
 use crate::postgres::error::Error;
 use crate::rebuild::{SECOND, check_follows, check_restored, diverged};
 
@@ -43,11 +44,19 @@ fn log() -> anyhow::Result<()> {
     nodes.all[0].hands().remove_others(Some(SECOND))?;
     ensure!(count(&nodes.folder().join("n0")) == 4, "one log is left");
     // One that was emptied, and died then, still knows.
-    std::fs::write(nodes.all[0].place.folder().join("rebuilding"), "cloning")?;
+    begin_to_clone(&nodes.all[0].place, "pg_wal", &log)?;
     std::fs::remove_file(data.join("pg_wal"))?;
     nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
     ensure!(std::fs::read_link(data.join("pg_wal"))? == log, "the link is lost");
     Ok(())
+}
+
+/// What is on disk once a clone has begun that writes there as well.
+fn begin_to_clone(place: &Place, what: &str, there: &Path) -> anyhow::Result<()> {
+    let own = place.folder().join("own");
+    ensure!(!own.join(what).exists(), "a whole directory says so by its links alone");
+    std::fs::write(own.join(what), format!("{}\n", there.display()))?;
+    Ok(std::fs::write(place.folder().join("rebuilding"), "cloning")?)
 }
 
 /// A primary with a tablespace, and a table in it.
@@ -98,7 +107,7 @@ fn on_another_host(nodes: &mut Nodes) -> anyhow::Result<()> {
     std::fs::create_dir(&space)?;
     nix::unistd::chown(&space, Some(nix::unistd::Uid::from_raw(nodes.all[1].place.owner)), None)?;
     nodes.all[1].hands().rebuild(&upstream, incarnation(1), &mut |_| {})?;
-    std::fs::write(nodes.all[1].place.folder().join("rebuilding"), "cloning")?;
+    begin_to_clone(&nodes.all[1].place, "pg_tblspc", &space)?;
     std::fs::remove_dir_all(nodes.all[1].place.data.join("pg_tblspc"))?;
     ensure!(count(&space) == 1, "it is in the way");
     nodes.all[1].hands().rebuild(&upstream, incarnation(1), &mut |_| {})?;

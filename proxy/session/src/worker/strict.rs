@@ -115,7 +115,8 @@ impl Worker {
         entry.raises.clear();
         // What these began with is not known, or not wanted any more.
         for server in self.servers.iter_mut().filter(|server| server.pool == pool) {
-            server.is_leaving |= server.client.is_some();
+            // With a client, or between two: reset, cancelled, or asked how it stands.
+            server.is_leaving |= matches!(server.phase, Phase::Ready);
         }
         if is_strict {
             self.raise_clients(pool);

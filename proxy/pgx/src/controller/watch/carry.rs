@@ -150,17 +150,15 @@ fn carry_out(hands: &Hands, tasks: Vec<Task>) -> Result<Change, Error> {
             }
             Task::Restore(kept) => hands.restore(kept).map(|()| Change::Restored),
             Task::Tend { members, is_strict, kept, archive } => {
-                let runs = members.is_some();
+                // Each is done whatever comes of the others.
+                let mut all = vec![hands.remove_others(kept), hands.bound_log()];
                 if let Some(members) = members {
                     let members: Vec<_> = members.into_iter().map(|node| (node, None)).collect();
-                    hands.keep_slots(&members)?;
-                    hands.settle_backup()?;
+                    all.extend([hands.keep_slots(&members), hands.settle_backup()]);
+                    all.push(hands.hold_floor(is_strict));
                     archive.tend(hands);
                 }
-                hands.remove_others(kept)?;
-                hands.bound_log()?;
-                // Last, as it fails while somebody has set what is too low.
-                if runs { hands.hold_floor(is_strict).map(|()| change) } else { Ok(change) }
+                all.into_iter().collect::<Result<(), _>>().map(|()| change)
             }
         }?;
         if let Some(text) = text {
