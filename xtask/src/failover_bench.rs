@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use pgx_tests::chaos::{Chaos, Trial};
+use pgx_tests::chaos::{Chaos, Trial, logs_of};
 use pgx_tests::lab::{Direction, Fault, KillTarget, PauseTarget, build};
 use serde::Serialize;
 
@@ -95,8 +95,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         for act in Act::ALL {
             let (name, trial) = (act.name(), chaos.begin(round as u64)?);
             let kind = kinds.entry(name).or_default();
-            let measured = measure(trial, kind, act);
-            measured.with_context(|| format!("{name}, round {round}"))?;
+            if let Err(error) = measure(trial, kind, act) {
+                let logs = logs_of("failover-bench");
+                chaos.keep_logs(&logs)?;
+                let what = format!("{name}, round {round}; logs are in {}", logs.display());
+                return Err(error.context(what));
+            }
             let (gap, wait) = (kind.gaps_ms.last(), kind.waits_ms.last());
             eprintln!("round {round}: {name}: gap {gap:?} ms, longest wait {wait:?} ms");
         }
