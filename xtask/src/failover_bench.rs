@@ -70,6 +70,10 @@ impl Act {
         }
     }
 
+    fn takes_the_host(self) -> bool {
+        matches!(self, Self::Freeze | Self::PowerOff | Self::Cut)
+    }
+
     /// What is done to the host of the primary, if it is a fault.
     fn fault(self, host: String) -> Option<Fault> {
         Some(match self {
@@ -146,12 +150,13 @@ fn measure(trial: Trial<'_>, kind: &mut Kind, act: Act) -> anyhow::Result<()> {
     let witness = lab.data_hosts().map(|host| host.plan().name.as_str());
     let witness = witness.filter(|name| *name != primary).last().context("one data host")?;
     trial.wait_for_another(witness)?;
-    trial.wait_for_proxies_but(&[&primary])?;
+    // The proxy of a host that is off, frozen or cut off answers nobody.
+    let dead = act.takes_the_host().then_some(primary.as_str());
+    trial.wait_for_proxies_but(dead.as_slice())?;
     let to = trial.checker.clock();
     fault.map(|id| lab.heal(id)).transpose()?;
-    // The proxy of a host that is off or frozen answers nobody.
     let all = lab.hosts().iter().map(|host| host.plan()).filter(|plan| plan.kind.runs_pgx());
-    let living = all.filter(|plan| plan.name != primary).map(|plan| trial.proxy(&plan.name));
+    let living = all.filter(|plan| dead != Some(&plan.name)).map(|plan| trial.proxy(&plan.name));
     let living: Vec<usize> = living.collect::<anyhow::Result<_>>()?;
     let outcome = trial.end()?;
     // Fails at the first commit that is lost, and at whoever hangs.

@@ -116,8 +116,17 @@ impl Chaos {
             hosts.map(|host| address(&self.lab, host, PROXY_PORT)).collect();
         let network = format!("/proc/{}/ns/net", self.lab.host("client")?.init().pid);
         let plan = Plan::new(&proxies?);
-        let answer_max = ANSWER_MAX;
-        Ok(Plan { network: Some(network.into()), appenders: 8, movers: 4, answer_max, ..plan })
+        let at_each = plan.addresses.len();
+        Ok(Plan {
+            network: Some(network.into()),
+            // At each proxy one at least; together less than half of what two cores and one disk
+            // have done for three hosts.
+            appenders: at_each,
+            movers: 2,
+            rate_per_client: Some(10.0),
+            answer_max: ANSWER_MAX,
+            ..plan
+        })
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Step {
     pub kind: Kind,
     /// To whom.
     pub role: Role,
+    /// Where two hosts are left to choose from: which.
+    pub pick: usize,
     /// How long it lasts before it is healed.
     pub hold: Duration,
 }
@@ -217,6 +219,7 @@ pub fn draw(seed: u64) -> Vec<Step> {
             start: if at == 0 { Start::Calm } else { start },
             kind,
             role: roles[random.below(roles.len())],
+            pick: random.below(2),
             hold: Duration::from_millis(hold as u64),
         }
     };

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         root("nothing_is_lost_whatever_ends_of_a_primary", process::ends),
         root("directory_that_is_removed_or_promoted_by_hand_is_made_anew", process::astray),
         root("directory_that_is_misplaced_is_missed_and_not_given_up", process::misplaced),
+        root("standbys_that_are_all_removed_are_made_anew", process::wiped),
         root("nobody_is_promoted_who_may_lack_a_commit", process::lost),
         root("postgresql_that_runs_is_taken_over_where_it_is", process::taken_over),
         root("postgresql_goes_on_while_pgx_starts_again", process::restarts),

@@ -1,29 +1,41 @@
 //! A unit for systemd by which `pgx serve` runs beside the PostgreSQL that it has started.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::config;
 use crate::exit::Failure;
 
 /// The unit for this program and this configuration.
 ///
 /// # Errors
-/// When the path of this program, or of the configuration, cannot be told.
+/// When the configuration cannot be read, or the path of this program, or of that, not be told.
 pub(super) fn unit(config: &Path) -> Result<String, Failure> {
+    let known = config::load(config)?;
+    let data = known.postgres.map(|postgres| postgres.data_directory);
+    let mounts: Vec<_> = data.into_iter().chain(known.control.map(|own| own.data)).collect();
     let failed = |error| Failure::Failed(format!("cannot tell the paths for the unit: {error}"));
     let program = std::env::current_exe().map_err(failed)?;
     let config = std::path::absolute(config).map_err(failed)?;
-    Ok(text(&program, &config))
+    Ok(text(&program, &config, &mounts))
 }
 
 /// A word as systemd reads it: `%` and `$` mean something there.
 fn word(path: &Path) -> String {
+    place(path).replace('$', "$$")
+}
+
+/// The same where nothing is run, and `$` means itself.
+fn place(path: &Path) -> String {
     let text = path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"");
-    format!("\"{}\"", text.replace('%', "%%").replace('$', "$$"))
+    format!("\"{}\"", text.replace('%', "%%"))
 }
 
 /// What PostgreSQL inherits is chosen with it in mind: no file system of its own, no rule against
 /// code that is made at run time (its JIT), and rights that hooks may need stay.
-fn text(program: &Path, config: &Path) -> String {
+fn text(program: &Path, config: &Path, mounts: &[PathBuf]) -> String {
+    // A directory whose disk is mounted later would be missed.
+    let mounts: String =
+        mounts.iter().map(|path| format!("RequiresMountsFor={}\n", place(path))).collect();
     format!(
         "# Made by 'pgx init systemd'. Put it into /etc/systemd/system/pgx.service, then
 # systemctl enable --now pgx.service, and switch off what else starts PostgreSQL.
@@ -31,7 +43,7 @@ fn text(program: &Path, config: &Path) -> String {
 Description=pgx, which runs PostgreSQL and leads its clients
 Wants=network-online.target
 After=network-online.target local-fs.target time-sync.target pgx-fence.service
-StartLimitIntervalSec=0
+{mounts}StartLimitIntervalSec=0
 
 [Service]
 Type=exec
@@ -71,9 +83,11 @@ mod tests {
 
     #[test]
     fn postgresql_outlives_pgx_and_is_not_fenced_in_by_its_unit() {
-        let text = text(Path::new("/usr/bin/pgx"), Path::new("/etc/a b/100%.toml"));
+        let mounts = [PathBuf::from("/srv/a b/data")];
+        let text = text(Path::new("/usr/bin/pgx"), Path::new("/etc/a b/100%.toml"), &mounts);
         let run = "ExecStart=\"/usr/bin/pgx\" serve --config \"/etc/a b/100%%.toml\"\n";
-        for line in [run, "KillMode=process\n", "OOMPolicy=continue\n", "Restart=always\n"] {
+        let waits = "RequiresMountsFor=\"/srv/a b/data\"\n";
+        for line in [run, waits, "KillMode=process\n", "OOMPolicy=continue\n", "Restart=always\n"] {
             assert!(text.contains(line), "{line}: {text}");
         }
         for word in ["MemoryDenyWriteExecute", "SystemCallFilter", "NoNewPrivileges", "Protect"] {
@@ -85,8 +99,9 @@ mod tests {
     fn unit_is_one_that_systemd_takes_without_a_word() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pgx.service");
-        std::fs::write(&path, text(Path::new("/bin/true"), Path::new("/etc/pgx/pgx.toml")))
-            .unwrap();
+        let mounts = [PathBuf::from("/srv/a b/data"), PathBuf::from("/var/lib/pgx")];
+        let text = text(Path::new("/bin/true"), Path::new("/etc/pgx/pgx.toml"), &mounts);
+        std::fs::write(&path, text).unwrap();
         let verified = Command::new("systemd-analyze").arg("verify").arg(&path).output();
         // Where there is none, the other test has to do.
         let Ok(output) = verified else { return };

@@ -48,6 +48,10 @@ pub(crate) const LOOK_REFUSED_EVERY: Duration = Duration::from_millis(50);
 pub(crate) const TRY_AGAIN: (Duration, Duration) =
     (Duration::from_millis(500), Duration::from_secs(10));
 
+/// How long a directory that commits may depend on has to be missed before it is cloned from a
+/// primary that goes on without it: its disk may be mounted yet.
+pub(crate) const MISSED_MIN: Duration = Duration::from_secs(15);
+
 /// How often slots are seen to, and what was put aside.
 pub(crate) const TEND_EVERY: Duration = Duration::from_secs(5);
 

@@ -72,6 +72,11 @@ pub(crate) const SERVER_LOGS_MAX: u32 = 3;
 /// lines of the log, also where there is nobody to follow for hours.
 pub(crate) const RETRIEVE_RETRY_MS: u64 = 200;
 
+/// How often a standby that has just lost its upstream, or got another, is made to try it sooner
+/// than that, and how many times: for about as long as a promotion takes.
+pub(crate) const NUDGE_EVERY: Duration = Duration::from_millis(30);
+pub(crate) const NUDGES_MAX: u32 = 60;
+
 /// How often a standby's TCP connection to its upstream is tried before it counts as dead, and how
 /// long it may be silent before that, in seconds.
 pub(crate) const KEEPALIVES: (u32, u32) = (3, 5);

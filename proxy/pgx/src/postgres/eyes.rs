@@ -2,7 +2,7 @@
 //!
 //! Two things are the caller's to know: since when PostgreSQL answers in full, and whether it ended
 //! unasked. Looking does not touch the server, but for SIGHUP and for what ALTER SYSTEM has set
-//! against pgx: see [`super::proof`] for why.
+//! against pgx: see [`super::proof`] and [`super::nudge`] for why.
 
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::control_file::{Cache, ControlFile};
 use super::error::Error;
+use super::nudge::Nudges;
 use super::postmaster::{self, Postmaster};
 use super::proof::{self, Answer, Proof};
 use super::session::Session;
@@ -51,6 +52,7 @@ pub(crate) struct Eyes {
     known: Known,
     lost: lost::Watch,
     has_lost_wal: bool,
+    nudges: Nudges,
 }
 
 /// What is known of one life of the server, under one state of the settings.
@@ -70,7 +72,8 @@ impl Eyes {
     #[must_use]
     pub(crate) fn new(place: Place) -> Self {
         let (cache, known, lost) = (Cache::default(), Known::default(), lost::Watch::default());
-        Self { place, cache, session: None, known, lost, has_lost_wal: false }
+        let nudges = Nudges::default();
+        Self { place, cache, session: None, known, lost, has_lost_wal: false, nudges }
     }
 
     /// Looks once. A server that runs and gives no answer is not an error.
@@ -265,7 +268,11 @@ impl Eyes {
                 found.is_streaming && is_there
             });
             local.is_drained = self.known.rounds >= ROUNDS && !has_receiver(answer);
-            let waits = answer.process("startup").is_some_and(proof::Process::waits_for_log);
+            let startup = answer.process("startup");
+            if from.is_some() {
+                self.nudges.note(data, startup, local.is_streaming);
+            }
+            let waits = startup.is_some_and(proof::Process::waits_for_log);
             self.has_lost_wal = self.lost.note(&self.place, from.filter(|_| waits), local);
             return Ok(());
         }

@@ -24,6 +24,7 @@ mod hba;
 pub(crate) mod life;
 mod log;
 mod lost;
+mod nudge;
 pub(crate) mod owner;
 pub(crate) mod postmaster;
 pub(crate) mod process;

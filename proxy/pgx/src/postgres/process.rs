@@ -65,6 +65,14 @@ pub(crate) fn end_all(directories: &[&Path]) -> Result<(), Error> {
     }
 }
 
+/// Sends SIGHUP to a process if it works there.
+pub(super) fn hang_up(pid: i32, directory: &Path) {
+    let places: Vec<_> = place(directory).into_iter().collect();
+    // One that has just ended gets no signal, and needs none.
+    let handle = open(pid).filter(|_| is_of(pid, &places));
+    let _ = handle.map(|handle| pidfd_send_signal(&handle, Signal::HUP));
+}
+
 /// Kills this process, and waits until it is gone.
 pub(super) fn end(pid: i32, handle: &OwnedFd) -> Result<(), Error> {
     let _ = pidfd_send_signal(handle, Signal::KILL);

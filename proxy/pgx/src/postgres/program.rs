@@ -23,6 +23,7 @@ pub(super) struct Program<'a> {
     command: Command,
     input: Option<String>,
     limit: Duration,
+    is_alone: bool,
 }
 
 impl<'a> Program<'a> {
@@ -31,7 +32,7 @@ impl<'a> Program<'a> {
         // What pgx was started with must not steer libpq or the server.
         command.env_clear().env("LC_ALL", "C").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.current_dir(place.folder()).stdin(Stdio::null());
-        Self { place, name, label: name, command, input: None, limit: PROGRAM_MAX }
+        Self { place, name, label: name, command, input: None, limit: PROGRAM_MAX, is_alone: false }
     }
 
     pub(super) fn arg(mut self, word: impl AsRef<OsStr>) -> Self {
@@ -52,6 +53,12 @@ impl<'a> Program<'a> {
 
     pub(super) fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// It has no helpers, and others may run beside it: whoever ends it ends nobody else.
+    pub(super) fn alone(mut self) -> Self {
+        self.is_alone = true;
         self
     }
 
@@ -110,8 +117,7 @@ impl<'a> Program<'a> {
                 Ok(true) => return reap(&mut child),
                 Err(error) => {
                     reap(&mut child)?;
-                    // Others have helpers. A question has none, and may be asked beside a copy.
-                    if self.name != "psql" {
+                    if !self.is_alone {
                         process::end_all(&[&self.place.folder()])?;
                     }
                     return Err(error);
@@ -211,7 +217,7 @@ mod tests {
                 std::thread::yield_now();
             }
             let limit = Duration::from_millis(50);
-            let question = Program::new(&place, "psql").arg("60").limit(limit);
+            let question = Program::new(&place, "psql").arg("60").limit(limit).alone();
             (question.run(&Abort::default()), copying.join().unwrap())
         });
         assert!(matches!(outcome, Err(Error::TimeOut { .. })), "{outcome:?}");

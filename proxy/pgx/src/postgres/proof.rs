@@ -24,6 +24,9 @@ use super::process::{self, Doing};
 use super::session::{Row, Session};
 use super::settings;
 
+/// How the process that replays waits before it asks for more log again.
+const PAUSES: &str = "RecoveryRetrieveRetryInterval";
+
 /// One round trip that tells all. Each row begins with what it is about.
 const QUESTION: &str = "\
 SELECT 'self', r, CASE WHEN r THEN NULL ELSE pg_current_wal_flush_lsn() END, \
@@ -134,7 +137,12 @@ impl Answer {
 impl Process {
     /// Whether it has replayed all that is there, and waits for more.
     pub(super) fn waits_for_log(&self) -> bool {
-        matches!(&*self.waits_for, "RecoveryRetrieveRetryInterval" | "RecoveryWalStream")
+        self.pauses() || self.waits_for == "RecoveryWalStream"
+    }
+
+    /// Whether it pauses before it asks for more again.
+    pub(super) fn pauses(&self) -> bool {
+        self.waits_for == PAUSES
     }
 
     /// Whether what replays waits for queries: by its waits for snapshots and pages, or by the kind
@@ -156,7 +164,7 @@ impl Process {
             "checkpointer" => &["CheckpointerMain", "CheckpointWriteDelay"],
             "walsender" => &["WalSenderMain"],
             // In its other waits it may be about to start what receives.
-            "startup" => &["RecoveryRetrieveRetryInterval"],
+            "startup" => &[PAUSES],
             _ => &[],
         };
         loops.contains(&self.waits_for.as_str())

@@ -110,6 +110,8 @@ impl Hands {
         let source = settings::conninfo(&self.place, upstream, words);
         let program = Program::new(&self.place, "psql")
             .label(label)
+            // It may be asked beside a copy.
+            .alone()
             .args(["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--no-password"])
             .args(["--command", question, "--dbname", &source]);
         program.run(&self.abort).map_err(|error| match rebuild::lost(error, upstream) {

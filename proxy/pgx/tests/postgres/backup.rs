@@ -8,11 +8,8 @@ use pgx_tests::lab::wait_for;
 
 use crate::Test;
 use crate::nodes::{Nodes, SOON, incarnation};
-use crate::postgres::Abort;
-use crate::postgres::error::Error;
-use crate::postgres::hands::Hands;
 use crate::postgres::rebuild::Means;
-use crate::rebuild::when_begun;
+use crate::rebuild::rebuild_in_vain;
 
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
     vec![
@@ -161,15 +158,7 @@ fn aborted() -> anyhow::Result<()> {
     let script = "setsid sleep 600 & echo $! >CHILD; mkdir \"$PGX_DATA_DIRECTORY/base\"; wait";
     let script = script.replace("CHILD", &child.display().to_string());
     nodes.all[1].place.clone_command = shell(&script);
-    let (place, upstream) = (nodes.all[1].place.clone(), nodes.all[0].peer());
-    let abort = Abort::default();
-    let hands = Hands::new(place.clone(), abort.clone());
-    let outcome = when_begun(
-        &place.data,
-        || abort.abort(),
-        || hands.rebuild(&upstream, incarnation(1), &mut |_| {}),
-    );
-    ensure!(matches!(outcome, Err(Error::Aborted)), "{outcome:?}");
+    rebuild_in_vain(&nodes)?;
     let process = Path::new("/proc").join(std::fs::read_to_string(&child)?.trim());
     wait_for("what it has started is gone", SOON, || !process.join("cwd").exists())?;
     ensure!(nodes.all[1].is_half(), "nobody may start it");

@@ -297,12 +297,9 @@ fn source_not_ready() -> anyhow::Result<()> {
     check_follows(&mut nodes)
 }
 
-fn aborted() -> anyhow::Result<()> {
-    let mut nodes = Nodes::founded()?;
-    fill(&nodes.all[0])?;
-    nodes.add()?;
-    let upstream = nodes.all[0].peer();
-    let place = nodes.all[1].place.clone();
+/// Begins to give node 1 the history of node 0, and is interrupted in the midst of it.
+pub(crate) fn rebuild_in_vain(nodes: &Nodes) -> anyhow::Result<()> {
+    let (place, upstream) = (&nodes.all[1].place, nodes.all[0].peer());
     let abort = Abort::default();
     let hands = Hands::new(place.clone(), abort.clone());
     let outcome = when_begun(
@@ -311,6 +308,15 @@ fn aborted() -> anyhow::Result<()> {
         || hands.rebuild(&upstream, incarnation(1), &mut |_| {}),
     );
     ensure!(matches!(outcome, Err(Error::Aborted)), "{outcome:?}");
+    Ok(())
+}
+
+fn aborted() -> anyhow::Result<()> {
+    let mut nodes = Nodes::founded()?;
+    fill(&nodes.all[0])?;
+    nodes.add()?;
+    rebuild_in_vain(&nodes)?;
+    let place = &nodes.all[1].place;
     let left = crate::postgres::process::of(&[&place.folder(), &place.data]);
     ensure!(left.is_empty(), "{left:?}");
     Ok(())

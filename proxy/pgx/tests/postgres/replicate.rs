@@ -29,6 +29,7 @@ pub(crate) fn tests() -> Vec<(&'static str, Test)> {
         ("promotion_that_nobody_wants_any_more_does_not_happen", not_promoted),
         ("clean_handover_loses_nothing_and_the_old_primary_follows", handover),
         ("standby_whose_log_is_gone_from_its_upstream_is_told", lost),
+        ("standby_that_pauses_is_made_to_try_its_upstream_sooner", nudged),
         ("standby_starts_though_its_primary_has_more_connections", floors),
     ]
 }
@@ -373,6 +374,27 @@ fn lost() -> anyhow::Result<()> {
     standby.wait_local("a standby that streams", |local| local.is_streaming)?;
     ensure!(!standby.look()?.lost_wal);
     standby.wait_sql("select count(*) from kept", "8")
+}
+
+fn nudged() -> anyhow::Result<()> {
+    let mut nodes = Nodes::streaming(1)?;
+    let standby = &nodes.all[1];
+    // Whoever waits for that pause waits for longer than this test does.
+    let own = standby.place.data.join("pgx.conf");
+    let known = std::fs::read_to_string(&own)?;
+    let longer = known.replace("'200ms'", "'1h'");
+    ensure!(longer != known, "{known}");
+    std::fs::write(&own, longer)?;
+    standby.sql("select pg_reload_conf()")?;
+    nodes.all[0].hands().shut_down()?;
+    let pauses = "select wait_event = 'RecoveryRetrieveRetryInterval' from pg_stat_activity \
+                  where backend_type = 'startup'";
+    nodes.all[1].wait_sql(pauses, "t")?;
+    nodes.all[0].hands().start_founder()?;
+    nodes.all[0].wait_ready()?;
+    nodes.all[1].wait_local("a standby that streams", |local| local.is_streaming)?;
+    ensure!(nodes.all[1].sql("show wal_retrieve_retry_interval")? == "1h");
+    Ok(())
 }
 
 fn floors() -> anyhow::Result<()> {

@@ -43,7 +43,7 @@ use super::storage::{Files, Kept, Owner};
 use super::{driver, spawn};
 use crate::config;
 use crate::limits::control::{
-    LOOK_CLOSELY_EVERY, LOOK_EVERY, LOOK_REFUSED_EVERY, TEND_EVERY, TRY_AGAIN,
+    LOOK_CLOSELY_EVERY, LOOK_EVERY, LOOK_REFUSED_EVERY, MISSED_MIN, TEND_EVERY, TRY_AGAIN,
 };
 use crate::postgres::eyes::nothing;
 use crate::postgres::settings::Managed;
@@ -146,6 +146,7 @@ pub(super) fn start(
         copying: None,
         trouble: None,
         refuses: false,
+        missed: None,
         tended: None,
         archive: Archive::default(),
         probe,
@@ -184,6 +185,14 @@ struct Trouble {
     until: Instant,
 }
 
+/// Whether an epoch serves whose primary has another directory: that one has every commit that was
+/// acknowledged.
+fn goes_on_without(state: &State, directory: Incarnation) -> bool {
+    let serves = state.tenure().is_some_and(|tenure| tenure.is_established);
+    let is_other = state.established().is_some_and(|epoch| epoch.incarnation != directory);
+    serves && is_other && state.sealed().is_none()
+}
+
 /// What slots and settings are seen to for.
 type Tended = (Vec<NodeId>, Process, Durability);
 
@@ -220,6 +229,8 @@ struct Watcher {
     trouble: Option<Trouble>,
     /// Whether the server could not be asked when it was looked at last.
     refuses: bool,
+    /// Since when the directory has not been there.
+    missed: Option<Instant>,
     /// When slots and settings were seen to, and for what.
     tended: Option<(Instant, Tended)>,
     archive: Archive,
@@ -385,6 +396,9 @@ impl Watcher {
             Err(error) => return self.say(&format!("cannot look at PostgreSQL: {error}")),
         };
         self.is_managed = !matches!(sight, Sight::Foreign(_));
+        if !matches!(sight, Sight::Nothing) {
+            self.missed = None;
+        }
         let (local, managed) = match sight {
             Sight::Nothing => return self.find_nothing(),
             Sight::Half(local) => (local, None),
@@ -427,7 +441,8 @@ impl Watcher {
     }
 
     /// There is no directory: a new node's, or one that somebody has removed. One that is mounted
-    /// later is not there yet either, so what commits may depend on is not given up.
+    /// later is not there yet either, so what commits may depend on is not given up at once, and
+    /// never while no other directory is known to have them all.
     fn find_nothing(&mut self) {
         self.managed = None;
         let known = self.state.as_ref().and_then(|state| Some((state, state.system()?)));
@@ -435,12 +450,17 @@ impl Watcher {
             return self.say("there is no data directory; it is cloned when the cluster has begun");
         };
         let known = self.memory.as_ref().map(|memory| &memory.record);
-        if known.is_some_and(|record| record.is_whole && state.needs(record.directory)) {
-            self.agent = None;
-            return self.say(
-                "the data directory is not there, and acknowledged commits may depend on it: mount \
-                 its disk, or put it back; it is cloned when nothing depends on it any more",
-            );
+        if let Some(record) = known.filter(|known| known.is_whole && state.needs(known.directory)) {
+            let since = *self.missed.get_or_insert_with(Instant::now);
+            if !goes_on_without(state, record.directory) || since.elapsed() < MISSED_MIN {
+                self.agent = None;
+                return self.say(
+                    "the data directory is not there, and acknowledged commits may depend on it: \
+                     mount its disk, or put it back; it is cloned from a primary that goes on for \
+                     long enough, or when nothing depends on it any more",
+                );
+            }
+            warn!("the data directory is still not there, and is given up: it is cloned");
         }
         let memory = self.memory.get_or_insert_with(|| {
             let directory = Incarnation(u128::from_be_bytes(random()));
