@@ -235,3 +235,30 @@ fn node_that_leaves_is_elected_last_among_equals_and_is_in_no_new_rule() {
     scene.reports(3, 100);
     assert_eq!(elected(&scene.decide()), Some((NodeId(3), any(1, &[1]))));
 }
+
+#[test]
+fn first_rule_names_a_standby_that_is_about_to_report_and_could_follow() {
+    // The old primary has reported, which has to start before anybody can wait for it.
+    let sealed = || {
+        let mut scene = stopping_scene();
+        scene.node(1).postgres = Postgres::Stopped;
+        seal(&mut scene.state, 1, &[1, 2, 3]);
+        scene.reports(1, 150);
+        scene.reports(3, 150);
+        scene
+    };
+    let rule = |scene: &Scene| elected(&scene.decide()).unwrap().1;
+    assert_eq!(rule(&sealed()), any(1, &[1, 2]));
+    let changes: [fn(&mut Scene); 5] = [
+        |scene| scene.silence(2),
+        |scene| scene.node(2).postgres = Postgres::Hung,
+        |scene| scene.node(2).end = Lsn(151),
+        |scene| scene.node(2).timeline = Timeline(2),
+        |scene| scene.node(2).directory = Incarnation(999),
+    ];
+    for change in changes {
+        let mut scene = sealed();
+        change(&mut scene);
+        assert_eq!(rule(&scene), any(1, &[1]));
+    }
+}

@@ -6,9 +6,9 @@ use core::cmp::Reverse;
 
 use super::{Action, Reason, View, seal, steady};
 use crate::cluster::sync::Rule;
-use crate::cluster::{Durability, Entry, Report, Tenure, Void};
-use crate::facts::{Postgres, Recovered};
-use crate::ids::{Attempt, BootTime, Epoch, Incarnation, NodeId};
+use crate::cluster::{Durability, Entry, Member, Report, Tenure, Void};
+use crate::facts::{AgentFacts, Postgres, Recovered};
+use crate::ids::{Attempt, BootTime, Epoch, NodeId};
 
 /// The step while the epoch is sealed: nodes freeze by themselves; who is elected?
 pub(super) fn next(view: &View<'_>, epoch: Epoch, attempt: Attempt, now: BootTime) -> Action {
@@ -115,7 +115,7 @@ fn elect(
                 holder: candidate.node,
                 incarnation: candidate.incarnation,
                 reports: reports.to_vec(),
-                rule: first_rule(view, candidate.incarnation, reports, accept_loss),
+                rule: first_rule(view, candidate, reports, accept_loss, now),
                 accept_loss,
             };
             match super::rehearse(view.state, &entry) {
@@ -136,17 +136,36 @@ fn is_only_member(view: &View<'_>, node: NodeId) -> bool {
 
 /// The rule of a new epoch: as many standbys as wanted, of those that live and can follow as they
 /// are. What must be copied first enters when it streams.
+///
+/// A standby that runs and has not reported yet is about to, and streams long before an old primary
+/// that has reported and has to start: commits need not wait for that one alone.
 fn first_rule(
     view: &View<'_>,
-    primary: Incarnation,
+    chosen: &Report,
     reports: &[Report],
     accept_loss: bool,
+    now: BootTime,
 ) -> Rule {
-    let staying = view.state.members().values().filter(|member| !view.state.is_gone(member.node));
-    let current: BTreeSet<_> = staying.map(|member| member.incarnation).collect();
+    let primary = chosen.incarnation;
+    let staying = || view.state.members().values().filter(|it| !view.state.is_gone(it.node));
+    let current: BTreeSet<_> = staying().map(|member| member.incarnation).collect();
     let counting = reports.iter().filter(|report| view.state.counts(report));
     let reported = counting.map(|report| report.incarnation);
+    let established = view.state.established();
+    let timeline = established.and_then(|known| known.history.0.last()).map(|it| it.timeline);
+    let comes = |member: &&Member| {
+        let agent = view.agent(member.node, now).filter(|it| it.directory == member.incarnation);
+        let is_late = !reports.iter().any(|report| report.node == member.node);
+        let runs = |agent: &AgentFacts| {
+            agent.postgres == Postgres::Standby
+                && Some(agent.timeline) == timeline
+                && agent.end <= chosen.end
+        };
+        is_late && view.state.needs(member.incarnation) && agent.is_some_and(runs)
+    };
+    let coming = staying().filter(comes).map(|member| member.incarnation);
     let living: BTreeSet<_> = reported
+        .chain(coming)
         .filter(|incarnation| *incarnation != primary && current.contains(incarnation))
         .collect();
     let others: BTreeSet<_> =
