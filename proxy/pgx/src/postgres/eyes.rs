@@ -269,8 +269,8 @@ impl Eyes {
             });
             local.is_drained = self.known.rounds >= ROUNDS && !has_receiver(answer);
             let startup = answer.process("startup");
-            if from.is_some() {
-                self.nudges.note(data, startup, local.is_streaming);
+            if let Some(from) = from {
+                self.nudges.note(data, startup, from, local.is_streaming);
             }
             let waits = startup.is_some_and(proof::Process::waits_for_log);
             self.has_lost_wal = self.lost.note(&self.place, from.filter(|_| waits), local);

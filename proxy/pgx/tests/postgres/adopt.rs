@@ -52,15 +52,6 @@ fn adopted() -> anyhow::Result<()> {
     let adoption = node.hands().adopt(&managed)?;
     ensure!(node.hands().adopt(&managed)? == adoption, "twice is as once");
     ensure!(node.postmaster()? == postmaster, "it runs on");
-    let lacks: Vec<_> =
-        adoption.lacks.iter().map(|lack| (lack.setting.as_str(), lack.remedy)).collect();
-    let mut wanted =
-        vec![("fsync", Remedy::Operator), ("unix_socket_directories", Remedy::Restart)];
-    // Checksums, which initdb makes from version 18 on, are as good.
-    if node.sql("show data_checksums")? == "off" {
-        wanted.push(("wal_log_hints", Remedy::Restart));
-    }
-    ensure!(lacks == wanted, "{lacks:?}");
     ensure!(adoption.autostart.is_some());
     let local = node.wait_local("a rule", |local| local.runs_rule.is_some())?;
     ensure!(local.process == Process::Primary, "{local:?}");
@@ -72,6 +63,15 @@ fn adopted() -> anyhow::Result<()> {
     node.wait_ready()?;
     let lacks = node.hands().adopt(&managed)?.lacks;
     ensure!(lacks.len() == 1 && lacks[0].remedy == Remedy::Operator, "{lacks:?}");
+    let mut wanted =
+        vec![("fsync", Remedy::Operator), ("unix_socket_directories", Remedy::Restart)];
+    // Checksums, which initdb makes from version 18 on, are as good.
+    if node.sql("show data_checksums")? == "off" {
+        wanted.push(("wal_log_hints", Remedy::Restart));
+    }
+    let lacked: Vec<_> =
+        adoption.lacks.iter().map(|lack| (lack.setting.as_str(), lack.remedy)).collect();
+    ensure!(lacked == wanted, "{lacked:?}");
     ensure!(node.sql("show work_mem")? == "7MB");
     // It can be copied from.
     let peer = node.peer();
