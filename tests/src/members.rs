@@ -134,10 +134,15 @@ impl Members {
         Ok(())
     }
 
-    fn run(&self, program: &str, words: &[&str]) -> anyhow::Result<()> {
+    fn command(&self, program: &str, words: &[&str]) -> anyhow::Result<Command> {
         let user = User::from_name("postgres")?.context("there is no user postgres")?;
         let mut command = Command::new(self.programs.join(program));
         command.args(words).uid(user.uid.as_raw()).gid(user.gid.as_raw()).current_dir("/");
+        Ok(command)
+    }
+
+    fn run(&self, program: &str, words: &[&str]) -> anyhow::Result<()> {
+        let mut command = self.command(program, words)?;
         // A daemon keeps what it inherits, and with a pipe the wait for its end would not end.
         let log = self.path("said");
         let out = std::fs::File::create(&log)?;
@@ -182,6 +187,20 @@ impl Members {
     pub fn found_another(&self, id: usize) -> anyhow::Result<()> {
         let data = self.data(id);
         self.run("initdb", &["--auth=trust", "--no-sync", "--pgdata", text(&data)?])
+    }
+
+    /// What a query says of a directory that no server uses, with its log replayed.
+    ///
+    /// # Errors
+    /// When a single user cannot start there.
+    pub fn read_alone(&self, data: &Path, text: &str) -> anyhow::Result<String> {
+        let query = self.path("query");
+        std::fs::write(&query, format!("{text}\n"))?;
+        let mut command = self.command("postgres", &["--single", "-D"])?;
+        let command = command.arg(data).arg("postgres").stdin(std::fs::File::open(&query)?);
+        let output = command.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// A node.

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         root("directory_that_is_misplaced_is_missed_and_not_given_up", process::misplaced),
         root("standbys_that_are_all_removed_are_made_anew", process::wiped),
         root("nobody_is_promoted_who_may_lack_a_commit", process::lost),
+        root("commits_that_were_given_up_are_kept_where_they_are", process::given_up),
         root("postgresql_that_runs_is_taken_over_where_it_is", process::taken_over),
         root("postgresql_goes_on_while_pgx_starts_again", process::restarts),
         root("hook_that_never_ends_keeps_no_failover_waiting", operators::hooks),

@@ -4,8 +4,9 @@ use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgx_tests::cluster::{WAIT_MAX, ask, control};
-use pgx_tests::lab::wait_for;
+use pgx_tests::lab::{wait_for, wait_for_some};
 use pgx_tests::members::Members;
+use serde_json::Value;
 
 use crate::binary;
 
@@ -108,9 +109,7 @@ pub(crate) fn wiped() -> anyhow::Result<()> {
     let standbys: Vec<_> = (1..=3).filter(|id| *id != primary).collect();
     // One pgx at a time, or the primary would lose its lease.
     for id in standbys.iter().copied() {
-        members.node_mut(id).end(Signal::SIGTERM)?;
-        members.kill_postmaster(id)?;
-        wait_for("its processes end", WAIT_MAX, || members.processes(id).is_empty())?;
+        end_host(&mut members, id)?;
         std::fs::remove_dir_all(members.data(id))?;
     }
     // Without them nobody could agree on another rule.
@@ -137,9 +136,7 @@ pub(crate) fn misplaced() -> anyhow::Result<()> {
     let (primary, epoch) = members.primary()?;
     let standby = (1..=3).find(|id| *id != primary).context("a standby")?;
     for id in [primary, standby] {
-        members.node_mut(id).end(Signal::SIGTERM)?;
-        members.kill_postmaster(id)?;
-        wait_for("its processes end", WAIT_MAX, || members.processes(id).is_empty())?;
+        end_host(&mut members, id)?;
     }
     // The host comes up, and the disk that alone has all commits for certain is mounted later.
     let (data, folder) = (members.data(primary), members.path(&format!("pg{primary}.pgx")));
@@ -223,4 +220,54 @@ pub(crate) fn lost() -> anyhow::Result<()> {
     ensure!(members.primary()?.0 == left, "{}", members.log(left));
     ensure!(members.sql(1, "select number from kept")? == "1");
     Ok(())
+}
+
+/// The only directory with a commit is away while an operator goes on without it, and comes back.
+pub(crate) fn given_up() -> anyhow::Result<()> {
+    let mut members = Members::start(binary(), 3)?;
+    let (primary, epoch) = members.primary()?;
+    let others: Vec<_> = (1..=3).filter(|id| *id != primary).collect();
+    let [behind, gone] = others[..] else { anyhow::bail!("{others:?}") };
+    members.sql(primary, "create table kept (number int); insert into kept values (1)")?;
+    end_host(&mut members, behind)?;
+    members.sql(primary, "insert into kept values (2)")?;
+    end_host(&mut members, gone)?;
+    end_host(&mut members, primary)?;
+    std::fs::remove_dir_all(members.data(gone))?;
+    for id in [behind, gone] {
+        members.start_again(id)?;
+    }
+    let waits = |seen: &Value| {
+        seen["waits"].as_str().is_some_and(|said| said.contains("may lack an acknowledged commit"))
+    };
+    wait_for("status says what is missing", WAIT_MAX, || {
+        control(members.node(behind)).is_some_and(|seen| waits(&seen))
+    })
+    .with_context(|| members.log(behind))?;
+    ask(members.node(behind), &["failover", "--accept-loss"])?;
+    let served = members.wait_for_another(primary, epoch)?;
+    ensure!(served == behind, "{served}");
+    ensure!(members.sql(behind, "select string_agg(number::text, ',') from kept")? == "1");
+
+    members.start_again(primary)?;
+    members.wait_for_calm(epoch + 1)?;
+    let folder = members.path(&format!("pg{primary}.pgx"));
+    let kept = || {
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let named = |name: &str| name.starts_with("lost-");
+        entries
+            .map(|entry| entry.path())
+            .find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(named))
+    };
+    let kept = wait_for_some("it is kept", WAIT_MAX, kept).with_context(|| members.log(primary))?;
+    let said = members.read_alone(&kept, "select max(number) from kept")?;
+    ensure!(said.contains("\"2\""), "{said}");
+    Ok(())
+}
+
+/// Ends pgx and PostgreSQL of a node.
+fn end_host(members: &mut Members, id: usize) -> anyhow::Result<()> {
+    members.node_mut(id).end(Signal::SIGTERM)?;
+    members.kill_postmaster(id)?;
+    wait_for("its processes end", WAIT_MAX, || members.processes(id).is_empty())
 }

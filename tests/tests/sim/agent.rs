@@ -152,6 +152,10 @@ impl World {
                 self.rebuild(node, upstream);
             }
             Step::Restore => self.restore(node),
+            Step::Retain => {
+                host.retained.extend(host.kept.take());
+                process.agent.agent.handle_retained();
+            }
         }
         self.note(&format!("node {node}: {}", show(&step)));
     }
@@ -228,7 +232,7 @@ fn is_needed(host: &Host, step: &Step) -> bool {
         Step::Rebuild(upstream) | Step::Copy(upstream) => {
             host.rebuild.is_none_or(|(running, _)| running != *upstream)
         }
-        Step::Persist(_) | Step::Restore | Step::Checkpoint(_) => true,
+        Step::Persist(_) | Step::Restore | Step::Retain | Step::Checkpoint(_) => true,
     }
 }
 

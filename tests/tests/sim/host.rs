@@ -192,6 +192,8 @@ pub(crate) struct Host {
     pub(crate) rebuild: Option<(NodeId, u64)>,
     /// The directory that was put aside while a copy is tried.
     pub(crate) kept: Option<Directory>,
+    /// Directories that are kept for good.
+    pub(crate) retained: Vec<Directory>,
     pub(crate) process: Option<Process>,
     /// It has left for good.
     pub(crate) is_gone: bool,

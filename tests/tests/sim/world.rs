@@ -146,6 +146,7 @@ impl World {
             postgres: None,
             rebuild: None,
             kept: None,
+            retained: Vec::new(),
             process: None,
             is_gone: false,
         };
@@ -169,6 +170,8 @@ impl World {
         let record = Record::new(incarnation, History::default());
         host.record = File::new(Record { is_whole: false, ..record });
         host.kept = None;
+        host.retained.clear();
+        self.forget_disk(node);
     }
 
     /// Two clocks differ by at most the drift that the default settings allow for.

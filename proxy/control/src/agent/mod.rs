@@ -118,6 +118,9 @@ pub enum Step {
     Copy(NodeId),
     /// Put the directory that was put aside under the name in the record back into its place.
     Restore,
+    /// Keep the directory that was put aside under that name for good: operators decide what
+    /// becomes of the commits that only it has.
+    Retain,
 }
 
 /// The agent of one directory.
@@ -188,6 +191,11 @@ impl Agent {
             self.draft.basis = None;
             self.draft.promotes = false;
         }
+    }
+
+    /// The directory that was put aside is kept for good.
+    pub fn handle_retained(&mut self) {
+        self.draft.kept = None;
     }
 
     /// What the coordinator is to know; `None` before the first look at PostgreSQL, and while the
@@ -329,11 +337,15 @@ impl Agent {
             // The epoch is that of a directory which was here before; the next one goes on.
             return steps;
         }
+        if self.draft.is_whole && self.must_retain(state) {
+            steps.push(Step::Retain);
+            return steps;
+        }
         let lacks_log = local.lacks_log && local.upstream == Some(upstream);
-        let may_follow =
-            self.draft.is_whole && !lacks_log && state.may_follow(&self.draft.history, local.end);
-        if !may_follow {
-            steps.extend(self.rebuild(epoch, upstream, may_rebuild, state));
+        let has_parted = !state.may_follow(&self.draft.history, local.end);
+        if !self.draft.is_whole || lacks_log || has_parted {
+            let is_needed = self.draft.is_whole && self.is_needed(has_parted, state);
+            steps.push(self.rebuild(epoch, upstream, is_needed));
             return steps;
         }
         let has_all_switches = state.established().is_some_and(|established| {
@@ -360,17 +372,25 @@ impl Agent {
         steps
     }
 
-    /// What becomes of a directory that cannot follow as it is.
-    fn rebuild(
-        &mut self,
-        epoch: Epoch,
-        upstream: NodeId,
-        has_served: bool,
-        state: &State,
-    ) -> Option<Step> {
-        // Before the epoch has served, acknowledged commits may depend on the directory: it is put
-        // aside, and comes back if the epoch comes to nothing.
-        let is_needed = !has_served && self.draft.is_whole && state.needs(self.draft.directory);
+    /// Whether the directory must not be changed before another is in its place.
+    fn is_needed(&self, has_parted: bool, state: &State) -> bool {
+        let unserved = state.tenure().filter(|tenure| !tenure.is_established);
+        // Acknowledged commits may depend on it, or it may have some that an operator gave up.
+        unserved.is_some_and(|tenure| tenure.is_lossy || state.needs(self.draft.directory))
+            || has_parted && state.is_from_before_loss(&self.draft.history)
+    }
+
+    /// Whether the epoch has served for which the directory was put aside, and it may have commits
+    /// that were given up.
+    fn must_retain(&self, state: &State) -> bool {
+        let served = state.established().map(|established| established.epoch);
+        let kept = self.draft.kept.as_ref().filter(|kept| Some(kept.epoch) <= served);
+        kept.is_some_and(|kept| state.is_from_before_loss(&kept.history))
+    }
+
+    /// What becomes of a directory that cannot follow as it is. One that is needed is put aside: it
+    /// comes back if the epoch comes to nothing.
+    fn rebuild(&mut self, epoch: Epoch, upstream: NodeId, is_needed: bool) -> Step {
         if is_needed {
             let (directory, history) = (self.draft.directory, self.draft.history.clone());
             self.draft.kept = Some(Kept { directory, history, epoch });
@@ -379,7 +399,7 @@ impl Agent {
         // was.
         self.draft.is_whole = false;
         let keeps = self.draft.kept.is_some();
-        Some(if keeps { Step::Copy(upstream) } else { Step::Rebuild(upstream) })
+        if keeps { Step::Copy(upstream) } else { Step::Rebuild(upstream) }
     }
 
     /// Removes the upstream before anything is said; a primary is stopped and closed first.
@@ -647,3 +667,6 @@ mod attack_tests;
 
 #[cfg(test)]
 mod caution_tests;
+
+#[cfg(test)]
+mod loss_tests;

@@ -382,6 +382,9 @@ impl State {
             return Err(Void::RuleChange);
         }
         tenure.is_established = true;
+        if tenure.is_lossy {
+            self.lossy = Some(epoch);
+        }
         established.epoch = epoch;
         established.incarnation = tenure.incarnation;
         established.lsn = lsn;

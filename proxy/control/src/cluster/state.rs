@@ -129,6 +129,9 @@ pub struct State {
     /// The tenures after the established one that ended before they served, and the newest one
     /// while it does not.
     pub(super) unestablished: BTreeMap<Epoch, Unserved>,
+    /// The newest epoch that served though acknowledged commits may have been lost by its election.
+    #[serde(default)]
+    pub(super) lossy: Option<Epoch>,
     /// The attempt to leave the newest epoch, if there is one.
     pub(super) sealed: Option<Attempt>,
     /// The highest number of each kind that each voter has released.
@@ -159,6 +162,7 @@ impl State {
             tenure: None,
             established: None,
             unestablished: BTreeMap::new(),
+            lossy: None,
             sealed: None,
             released: BTreeMap::new(),
         }
@@ -383,6 +387,18 @@ impl State {
             established.incarnation == incarnation
                 || established.rules.iter().any(|rule| rule.members.contains(&incarnation))
         })
+    }
+
+    /// Whether a directory with these timelines left before the newest election that may have lost
+    /// acknowledged commits: unless its log ends where the others' went on, it may be the only one
+    /// that has them.
+    #[must_use]
+    pub fn is_from_before_loss(&self, history: &History) -> bool {
+        let recorded = self.established.as_ref().map(|established| &established.history.0);
+        let lossy = recorded
+            .zip(self.lossy)
+            .and_then(|(recorded, epoch)| recorded.iter().find(|switch| switch.epoch == epoch));
+        lossy.is_some_and(|switch| !history.0.contains(switch))
     }
 
     /// Whether a node has left for good.

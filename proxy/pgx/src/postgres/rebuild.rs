@@ -147,6 +147,25 @@ impl Hands {
         files::remove_all(&trash, check)
     }
 
+    /// Keeps the directory that was put aside under this name for good, and its tablespaces; where
+    /// it is now, if it is there.
+    ///
+    /// # Errors
+    /// When one cannot be moved.
+    pub(crate) fn retain(&self, kept: Incarnation) -> Result<Option<PathBuf>, Error> {
+        let place = &self.place;
+        let aside = aside(place, kept);
+        let lost = place.folder().join(format!("lost-{}", settings::name(kept)));
+        if aside.exists() {
+            for space in elsewhere::all(&place.data, &aside)? {
+                let name = spaces::named(&space, "lost", kept);
+                spaces::move_aside(place, &beside(&space, kept), &name)?;
+            }
+            move_durably(&aside, &lost)?;
+        }
+        Ok(lost.exists().then_some(lost))
+    }
+
     /// Removes directories that were put aside, but for this one.
     ///
     /// # Errors
@@ -411,9 +430,7 @@ fn aside(place: &Place, kept: Incarnation) -> PathBuf {
 
 /// Where a tablespace's directory is put aside.
 fn beside(space: &Path, kept: Incarnation) -> PathBuf {
-    let mut name = space.as_os_str().to_owned();
-    name.push(format!(".pgx-kept-{}", settings::name(kept)));
-    PathBuf::from(name)
+    spaces::named(space, "kept", kept)
 }
 
 fn put_aside(place: &Place, kept: Incarnation) -> Result<(), Error> {

@@ -7,8 +7,9 @@
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use pgx_control::ids::Incarnation;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Uid, fchown, fsync, mkdirat, open, openat, renameat, statat,
     unlinkat,
@@ -18,6 +19,7 @@ use rustix::io::Errno;
 use super::Place;
 use super::error::{Error, system};
 use super::files::{self, Check};
+use super::settings;
 
 /// Puts a tablespace's directory aside, unless something is there, and an empty one in its place.
 pub(super) fn put_aside(place: &Place, space: &Path, aside: &Path) -> Result<(), Error> {
@@ -39,6 +41,19 @@ pub(super) fn put_aside(place: &Place, space: &Path, aside: &Path) -> Result<(),
     let made = openat(&folder, name, flags, Mode::empty()).map_err(failed)?;
     fchown(&made, Some(Uid::from_raw(place.owner)), None).map_err(failed)?;
     fsync(&folder).map_err(failed)
+}
+
+/// The name of what is beside a tablespace's directory.
+pub(super) fn named(space: &Path, what: &str, directory: Incarnation) -> PathBuf {
+    let mut name = space.as_os_str().to_owned();
+    name.push(format!(".pgx-{what}-{}", settings::name(directory)));
+    PathBuf::from(name)
+}
+
+/// Gives what lies aside another name; nothing where it is not there.
+pub(super) fn move_aside(place: &Place, from: &Path, to: &Path) -> Result<(), Error> {
+    let Some((folder, name)) = folder_of(from)? else { return Ok(()) };
+    if owned(place, &folder, name, from)? { rename(&folder, from, to) } else { Ok(()) }
 }
 
 /// Puts a tablespace's directory back that lies aside, in the place of what is there now.

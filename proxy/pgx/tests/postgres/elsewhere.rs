@@ -128,6 +128,11 @@ fn on_another_host(nodes: &mut Nodes) -> anyhow::Result<()> {
     node.hands().start_standby()?;
     node.wait_local("all of its log replayed", |local| local.is_drained)?;
     ensure!(node.sql("select count(*) from t")? == "1000", "as it was put aside");
-    node.hands().kill()?;
+    node.hands().copy(&upstream, incarnation(1), SECOND, &mut |_| {})?;
+    let kept = node.hands().retain(incarnation(1))?;
+    ensure!(node.hands().retain(incarnation(1))? == kept, "twice is as once");
+    node.hands().remove_others(None)?;
+    let kept = kept.context("it is kept")?;
+    ensure!(kept.join("global/pg_control").exists() && count(&spaces) == 2, "for good");
     Ok(())
 }

@@ -17,6 +17,10 @@ impl World {
         self.checks.commits.0.push((op, end));
     }
 
+    pub(super) fn acknowledged(&self) -> &[(u64, usize)] {
+        &self.checks.commits.0
+    }
+
     /// A primary is established by an election with loss.
     pub(crate) fn forget_lost(&mut self, primary: NodeId) {
         let Some(host) = self.hosts.get(&primary) else { return };

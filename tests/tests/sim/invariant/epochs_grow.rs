@@ -63,8 +63,11 @@ impl World {
         }
         self.note(&format!("applied at {index}: {}", show(entry)));
         match entry {
-            Entry::NewEpoch { epoch, accept_loss, .. } => {
+            Entry::NewEpoch { epoch, holder, accept_loss, .. } => {
                 self.checks.epochs.lossy = *accept_loss;
+                if *accept_loss {
+                    self.note_given_up(*holder);
+                }
                 let newest = self.checks.epochs.newest.replace(*epoch);
                 if *epoch != newest.map_or(Epoch(1), Epoch::next) {
                     self.fail(NAME, format!("epoch {} follows upon {newest:?}", epoch.0));
@@ -81,6 +84,7 @@ impl World {
                         self.forget_lost(holder);
                     }
                     self.checks.epochs.lossy = false;
+                    self.forget_given_up(holder);
                     self.check_commits(holder);
                 }
             }

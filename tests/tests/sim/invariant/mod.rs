@@ -3,6 +3,7 @@
 
 mod commits_kept;
 mod epochs_grow;
+mod given_up;
 mod goes_on;
 mod no_stale_reads;
 mod one_address;
@@ -13,12 +14,13 @@ mod waits_end;
 use crate::world::World;
 
 /// The names, for the table of planted bugs.
-pub(crate) const NAMES: [&str; 8] = [
+pub(crate) const NAMES: [&str; 9] = [
     one_primary::NAME,
     one_address::NAME,
     no_stale_reads::NAME,
     commits_kept::NAME,
     epochs_grow::NAME,
+    given_up::NAME,
     goes_on::NAME,
     waits_end::NAME,
     refusals::NAME,
@@ -38,6 +40,7 @@ pub(crate) struct Checks {
     pub(crate) commits_before_healing: u64,
     commits: commits_kept::Commits,
     epochs: epochs_grow::Epochs,
+    given_up: given_up::GivenUp,
     stated: refusals::Stated,
     waits: waits_end::Waits,
 }
@@ -50,6 +53,7 @@ impl World {
         self.check_no_stale_reads();
         self.check_waits_end();
         self.check_goes_on();
+        self.check_given_up();
     }
 
     pub(crate) fn fail(&mut self, invariant: &'static str, what: String) {

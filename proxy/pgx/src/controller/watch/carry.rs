@@ -1,6 +1,7 @@
 //! Carries steps out, one list at a time, in a thread of its own: what it does to PostgreSQL may
 //! take long, or hang, and the agent goes on looking at state and leases.
 
+use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -41,6 +42,7 @@ pub(super) enum Task {
         directory: Incarnation,
     },
     Restore(Incarnation),
+    Retain(Incarnation),
     /// Slots for these members, and settings that are not too low, if it runs; nothing put aside
     /// but this.
     Tend {
@@ -81,6 +83,7 @@ pub(in crate::controller) enum Change {
     None,
     Rebuilt(Incarnation),
     Restored,
+    Retained,
     Checkpointed(Epoch),
 }
 
@@ -149,6 +152,11 @@ fn carry_out(hands: &Hands, tasks: Vec<Task>) -> Result<Change, Error> {
                 copied.map(|()| Change::Rebuilt(directory))
             }
             Task::Restore(kept) => hands.restore(kept).map(|()| Change::Restored),
+            Task::Retain(kept) => hands.retain(kept).map(|lost| {
+                let at = lost.as_deref().unwrap_or(Path::new("nowhere")).display();
+                warn!(%at, "a directory may have commits that were given up, and is kept for good");
+                Change::Retained
+            }),
             Task::Tend { members, is_strict, kept, archive } => {
                 // Each is done whatever comes of the others.
                 let mut all = vec![hands.remove_others(kept), hands.bound_log()];
@@ -181,7 +189,9 @@ fn name(task: &Task) -> Option<String> {
             format!("commits wait for {} of {} standbys", rule.k, rule.members.len())
         }
         Task::Follow(upstream) => format!("PostgreSQL receives from node {}", upstream.node),
-        Task::Rebuild { .. } | Task::Copy { .. } | Task::Tend { .. } => return None,
+        Task::Rebuild { .. } | Task::Copy { .. } | Task::Retain(_) | Task::Tend { .. } => {
+            return None;
+        }
         Task::Restore(_) => "the directory that was put aside is back".to_owned(),
     };
     Some(text)

@@ -370,11 +370,13 @@ impl Watcher {
                             agent.handle_checkpointed(epoch);
                         }
                     }
-                    Change::Restored => {
+                    Change::Restored | Change::Retained => {
                         self.copying = None;
-                        if let Some(agent) = &mut self.agent {
-                            agent.handle_restored();
-                        }
+                        let agent = self.agent.as_mut();
+                        agent.map(|agent| match change {
+                            Change::Retained => agent.handle_retained(),
+                            _ => agent.handle_restored(),
+                        });
                     }
                 }
             }
@@ -651,7 +653,11 @@ impl Watcher {
         let ends = tasks.iter().any(|task| {
             !matches!(
                 task,
-                Task::SetRule(_) | Task::Follow(_) | Task::Promote { .. } | Task::Checkpoint(_)
+                Task::SetRule(_)
+                    | Task::Follow(_)
+                    | Task::Promote { .. }
+                    | Task::Checkpoint(_)
+                    | Task::Retain(_)
             )
         });
         let copies =
@@ -714,6 +720,7 @@ impl Watcher {
                 Some(Task::Copy { upstream, kept: kept()?, directory: new() })
             }
             Step::Restore => Some(Task::Restore(kept()?)),
+            Step::Retain => Some(Task::Retain(kept()?)),
             Step::Persist(_) | Step::Close(_) | Step::Open(_) | Step::OpenToPeers(_) => None,
         };
         Ok(task)
