@@ -62,7 +62,8 @@ impl Chaos {
     /// When it does not come up.
     pub fn up(name: &str, pgx: &Path) -> anyhow::Result<Self> {
         Lab::down(name)?;
-        let spec = Spec::new(name);
+        // Each change of primary keeps a segment, until that much was written.
+        let spec = Spec { disk_mb: 8192, ..Spec::new(name) };
         let lab = Lab::up(&Spec { pgx: Some(pgx.into()), control: true, proxies: 1, ..spec })?;
         Ok(Self { lab })
     }

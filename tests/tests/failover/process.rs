@@ -6,7 +6,6 @@ use nix::unistd::Pid;
 use pgx_tests::cluster::{WAIT_MAX, ask, control};
 use pgx_tests::lab::{wait_for, wait_for_some};
 use pgx_tests::members::Members;
-use serde_json::Value;
 
 use crate::binary;
 
@@ -203,13 +202,10 @@ pub(crate) fn lost() -> anyhow::Result<()> {
         std::fs::remove_dir_all(members.data(id))?;
     }
     // What the last one has may lack a commit that the other standby had.
-    let waits = |text: &str| {
-        let seen = members.nodes.iter().filter_map(control);
-        seen.filter_map(|seen| seen["waits"].as_str().map(str::to_owned))
-            .any(|said| said.contains(text))
-    };
-    wait_for("status says what is missing", WAIT_MAX, || waits("may lack an acknowledged commit"))
-        .with_context(|| members.log(left))?;
+    wait_for("status says what is missing", WAIT_MAX, || {
+        (1..=3).any(|id| waits_for_reports(&members, id))
+    })
+    .with_context(|| members.log(left))?;
     let seen = control(members.node(left)).context("its status")?;
     ensure!(seen["epoch"]["epoch"] == epoch && !seen["epoch"]["sealed"].is_null(), "{seen}");
     ensure!(members.sql_at(left, "select pg_is_in_recovery()")? == "t", "nobody promotes it");
@@ -237,13 +233,10 @@ pub(crate) fn given_up() -> anyhow::Result<()> {
     for id in [behind, gone] {
         members.start_again(id)?;
     }
-    let waits = |seen: &Value| {
-        seen["waits"].as_str().is_some_and(|said| said.contains("may lack an acknowledged commit"))
-    };
     wait_for("status says what is missing", WAIT_MAX, || {
-        control(members.node(behind)).is_some_and(|seen| waits(&seen))
+        [behind, gone].iter().any(|id| waits_for_reports(&members, *id))
     })
-    .with_context(|| members.log(behind))?;
+    .with_context(|| members.log(gone))?;
     ask(members.node(behind), &["failover", "--accept-loss"])?;
     let served = members.wait_for_another(primary, epoch)?;
     ensure!(served == behind, "{served}");
@@ -263,6 +256,13 @@ pub(crate) fn given_up() -> anyhow::Result<()> {
     let said = members.read_alone(&kept, "select max(number) from kept")?;
     ensure!(said.contains("\"2\""), "{said}");
     Ok(())
+}
+
+/// Whether a node coordinates, and says that it elects nobody.
+fn waits_for_reports(members: &Members, id: usize) -> bool {
+    control(members.node(id)).is_some_and(|seen| {
+        seen["waits"].as_str().is_some_and(|said| said.contains("may lack an acknowledged commit"))
+    })
 }
 
 /// Ends pgx and PostgreSQL of a node.

@@ -12,14 +12,15 @@ pub(super) fn examine(postgres: &Postgres) -> Finding {
     finding(postgres, ask_once(postgres))
 }
 
-/// Whether archiving works, and would after a change of primary; nothing where that cannot be
+/// Whether archiving works, and would after a change of primary, and whether the disks have room;
+/// nothing where that cannot be
 /// asked.
 pub(super) fn archiving(postgres: &Postgres, control: &Control) -> Option<Finding> {
     let place = place(postgres, control.node).ok()?;
-    let troubles = Hands::new(place, Abort::default()).archive_troubles().ok()?;
-    let name = "archiving".to_owned();
+    let troubles = Hands::new(place, Abort::default()).troubles().ok()?;
+    let name = "archiving and disks".to_owned();
     if troubles.is_empty() {
-        let found = "nothing is wrong with it, or nobody archives".to_owned();
+        let found = "nothing is wrong with them, or nobody archives".to_owned();
         return Some(Finding { name, state: State::Good, found, next_step: String::new() });
     }
     let next_step = "see docs/POSTGRES.md, Archiving".to_owned();

@@ -56,8 +56,15 @@ pub(crate) const REBUILD_MAX: Duration = Duration::from_secs(24 * 3600);
 /// whether a copy broke because of it.
 pub(crate) const SOURCE_MAX: Duration = Duration::from_secs(3);
 
+/// How much of a segment may be received anew after a switchover: less than what another segment
+/// costs.
+pub(crate) const AGAIN_BYTES_MAX: u64 = 1 << 20;
+
 /// A disk with less space than that is called full when a copy broke: the size of a WAL segment.
 pub(crate) const FULL_BELOW_BYTES: u64 = 16 << 20;
+
+/// Operators are told of a disk with less space than that: a few segments.
+pub(crate) const SCARCE_BELOW_BYTES: u64 = 128 << 20;
 
 /// How much of what a program has said goes into an error.
 pub(crate) const SAID_BYTES_MAX: usize = 2048;

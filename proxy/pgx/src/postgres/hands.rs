@@ -13,7 +13,9 @@ use super::proof::{self, Answer};
 use super::session::Session;
 use super::settings::{self, Managed};
 use super::{Abort, Peer, Place, files, slots};
-use crate::limits::postgres::{CHECKPOINT_MAX, DETACH_MAX, PAUSE, PROMOTE_MAX, RECEIVER_GRACE};
+use crate::limits::postgres::{
+    AGAIN_BYTES_MAX, CHECKPOINT_MAX, DETACH_MAX, PAUSE, PROMOTE_MAX, RECEIVER_GRACE,
+};
 
 /// Whoever carries steps out has these for one list of steps.
 #[derive(Clone, Debug)]
@@ -130,12 +132,19 @@ impl Hands {
         slots::keep(&self.place, &session, members)
     }
 
-    /// Makes a checkpoint, so that the one at the end has little to write.
+    /// Makes a checkpoint, so that the one at the end has little to write. It comes at the beginning
+    /// of a segment: whoever receives from the next primary receives the last segment anew, and
+    /// that one is waited for.
     ///
     /// # Errors
     /// When the server cannot be asked, or it takes too long.
     pub(crate) fn checkpoint(&self) -> Result<(), Error> {
         let session = Session::open(&self.place, &self.running()?)?;
+        let _ = session.ask(&format!(
+            "SELECT pg_catalog.pg_switch_wal() FROM \
+             pg_catalog.pg_walfile_name_offset(pg_catalog.pg_current_wal_lsn()) \
+             WHERE file_offset > {AGAIN_BYTES_MAX}"
+        ))?;
         session.carry_out("CHECKPOINT", "the checkpoint", CHECKPOINT_MAX, &self.abort)
     }
 

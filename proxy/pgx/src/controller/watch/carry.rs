@@ -58,7 +58,7 @@ pub(super) enum Task {
 pub(super) struct Archive(Arc<Mutex<(Option<Instant>, Vec<String>)>>);
 
 impl Archive {
-    /// Logs what is wrong with archiving, and when it is well again.
+    /// Logs what is wrong with archiving and disks, and when it is well again.
     fn tend(&self, hands: &Hands) {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.0.is_some_and(|looked| looked.elapsed() < ARCHIVE_EVERY) {
@@ -66,12 +66,12 @@ impl Archive {
         }
         told.0 = Some(Instant::now());
         // Who cannot ask has told so, and nothing depends on this.
-        let Ok(troubles) = hands.archive_troubles() else { return };
+        let Ok(troubles) = hands.troubles() else { return };
         for trouble in troubles.iter().filter(|trouble| !told.1.contains(trouble)) {
             warn!("{trouble}");
         }
         if troubles.is_empty() && !told.1.is_empty() {
-            info!("archiving is well again");
+            info!("that is well again: archiving and disks");
         }
         told.1 = troubles;
     }
