@@ -194,6 +194,11 @@ impl Members {
     /// # Errors
     /// When a single user cannot start there.
     pub fn read_alone(&self, data: &Path, text: &str) -> anyhow::Result<String> {
+        // A single user is no standby.
+        let signal = data.join("standby.signal");
+        if signal.exists() {
+            std::fs::remove_file(signal)?;
+        }
         let query = self.path("query");
         std::fs::write(&query, format!("{text}\n"))?;
         let mut command = self.command("postgres", &["--single", "-D"])?;

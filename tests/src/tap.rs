@@ -48,6 +48,17 @@ pub struct Seen {
     pub data: usize,
 }
 
+/// The beginning of a frame.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// When the kernel saw it.
+    pub at_ns: u64,
+    /// The interface's index.
+    pub interface: usize,
+    /// From its link header on.
+    pub bytes: Vec<u8>,
+}
+
 /// A running capture of the namespace that it was opened in.
 pub struct Tap {
     socket: OwnedFd,
@@ -90,6 +101,15 @@ impl Tap {
     /// # Errors
     /// When the capture fails.
     pub fn next(&self, wait_ms: u8) -> anyhow::Result<Option<(u64, Option<Seen>)>> {
+        let Some(Frame { at_ns, interface, bytes }) = self.frame(wait_ms)? else { return Ok(None) };
+        Ok(Some((at_ns, read(&bytes, at_ns, interface))))
+    }
+
+    /// The next frame; `None` if none came for so long.
+    ///
+    /// # Errors
+    /// When the capture fails.
+    pub fn frame(&self, wait_ms: u8) -> anyhow::Result<Option<Frame>> {
         let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::from(wait_ms)) {
             // The process was stopped and goes on.
@@ -112,7 +132,7 @@ impl Tap {
             (got.bytes, got.address.map_or(0, |address| address.ifindex()), time)
         };
         let at_ns = in_ns(&time.context("the kernel gives no times")?)? - self.boot_behind_ns;
-        Ok(Some((at_ns, read(&frame[..length], at_ns, interface))))
+        Ok(Some(Frame { at_ns, interface, bytes: frame[..length].to_vec() }))
     }
 }
 

@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Tries this pgx instead of building one
     #[arg(long)]
     pgx: Option<PathBuf>,
+    /// With the fence, and the address under its lease
+    #[arg(long)]
+    kernel: bool,
 }
 
 /// All runs together.
@@ -73,7 +76,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     for seed in args.first..args.first + args.seeds {
         let chaos = match place.take() {
             Some(chaos) => chaos,
-            None => Chaos::up(NAME, &pgx)?,
+            None => Chaos::up(NAME, &pgx, args.kernel)?,
         };
         let run = chaos.run(seed, &mut |step| eprintln!("seed {seed}: {step}"));
         let run = run.with_context(|| format!("seed {seed}"))?;

@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Measures this pgx instead of building one
     #[arg(long)]
     pgx: Option<PathBuf>,
+    /// With the fence, and the address under its lease
+    #[arg(long)]
+    kernel: bool,
 }
 
 /// What is done in each round, in this order.
@@ -93,7 +96,7 @@ impl Act {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     setup::ensure(setup::LAB)?;
     let pgx = args.pgx.clone().map_or_else(|| build::pgx(true), Ok)?;
-    let chaos = Chaos::up(NAME, &pgx)?;
+    let chaos = Chaos::up(NAME, &pgx, args.kernel)?;
     let mut kinds: BTreeMap<&str, Kind> = BTreeMap::new();
     for round in 1..=args.rounds {
         for act in Act::ALL {

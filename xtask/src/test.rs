@@ -62,6 +62,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     step("the fence around a real PostgreSQL");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "fence"])?;
 
+    step("the gate of PostgreSQL's port, and the address, under leases");
+    run_cargo(&["test", "--package", "pgx-tests", "--test", "gate"])?;
+
     step("lab tests");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "lab"])?;
     step("hosts of a cluster that fail");

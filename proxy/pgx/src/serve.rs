@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, Node};
 use crate::config::{self, Config};
 use crate::console::{self, Desk};
-use crate::controller::{self, Followed};
+use crate::controller::{self, Followed, Leased};
 use crate::descriptors;
 use crate::exit::Failure;
 use crate::fence::Fence;
@@ -175,18 +175,22 @@ impl Roles {
         // it.
         let fence = config.fence.map(Fence::start).transpose()?;
         let kernel = config.vip.as_ref().map(Kernel::attach);
+        let addresses = config.vip.as_ref().zip(kernel.as_ref());
+        let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));
         let proxy = start_proxy(config, holdings)?;
         let (peers, controller) = match (&config.control, prepared) {
             (Some(control), Some(prepared)) => {
                 let peers = start_peers(control, prepared.takers())?;
-                let followed = followed(config, proxy.as_ref());
-                let controller = prepared.start(Arc::clone(&peers), followed)?;
+                let leased = Leased {
+                    proxy: followed(config, proxy.as_ref()),
+                    gate: fence.as_ref().and_then(Fence::gate),
+                    addresses: addresses.clone(),
+                };
+                let controller = prepared.start(Arc::clone(&peers), leased)?;
                 (Some(peers), Some(controller))
             }
             _ => (None, None),
         };
-        let addresses = config.vip.as_ref().zip(kernel.as_ref());
-        let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));
         Ok(Self { fence, kernel, proxy, peers, controller, addresses })
     }
 }

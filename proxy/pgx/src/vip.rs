@@ -1,15 +1,17 @@
 //! The virtual addresses of this process: which mode holds them and why, and the holder itself.
 //!
 //! Where an address cannot be held, pgx runs without it and says why; it never fails to start for
-//! that. Who gives leases is not known here.
+//! that. Who gives leases is not known here, but told.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use pgx_bpf::{BPFFS, PIN_BASE, Pins};
 use pgx_control::admin::{AddressLease, AddressesStatus};
-use pgx_vip::{Choice, Holder, LeaseStatus, Settings, boot_ns, choose};
-use tracing::{info, warn};
+use pgx_control::ids::{BootTime, VipId};
+use pgx_vip::{Choice, Holder, LeaseId, LeaseStatus, Settings, boot_ns, choose};
+use tracing::{debug, info, warn};
 
 use crate::config;
 use crate::kernel::Kernel;
@@ -42,6 +44,23 @@ impl Addresses {
             Err(error) => warn!(error, "running without virtual addresses"),
         }
         Self { choice, holder: Mutex::new(holder) }
+    }
+
+    /// The leases that this host can make use of.
+    pub(crate) fn offered(&self) -> BTreeSet<VipId> {
+        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = holder.as_ref().ok().and_then(Option::as_ref).map(Holder::status);
+        known.unwrap_or_default().iter().map(|lease| VipId(lease.id.0)).collect()
+    }
+
+    /// This host has a lease until then, as its holder of that number.
+    pub(crate) fn hold(&self, vip: VipId, number: u64, until: BootTime) {
+        self.with(|holder| {
+            // One that came too late is held by another under a higher number.
+            if let Err(refused) = holder.hold(LeaseId(vip.0), number, until.0) {
+                debug!(vip = vip.0, %refused, "a lease of an address came to nothing");
+            }
+        });
     }
 
     /// Whether the local proxy serves.
@@ -106,7 +125,13 @@ fn start(config: &config::Vip, choice: &Choice) -> Result<Option<Holder>, String
         record: RECORD.into(),
     };
     let pins = Pins::open(Path::new(BPFFS), PIN_BASE).ok();
-    Holder::start(&settings, pins.as_ref()).map(Some).map_err(|error| error.to_string())
+    // What an unclean stop has left is undone by a runtime of its own, which none of ours may be
+    // around.
+    let started = std::thread::scope(|scope| {
+        let starting = scope.spawn(|| Holder::start(&settings, pins.as_ref()));
+        starting.join().map_err(|_| "the thread that starts it died".to_owned())
+    });
+    started?.map(Some).map_err(|error| error.to_string())
 }
 
 fn lease(status: &LeaseStatus) -> AddressLease {

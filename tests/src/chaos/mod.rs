@@ -56,15 +56,17 @@ pub struct Outcome {
 }
 
 impl Chaos {
-    /// Brings the lab up, and takes down first what a run that was killed left of it.
+    /// Brings the lab up, and takes down first what a run that was killed left of it. With
+    /// `kernel`, PostgreSQL's ports are shut by the kernel unless leases open them, and the VIP is
+    /// answered for under one.
     ///
     /// # Errors
     /// When it does not come up.
-    pub fn up(name: &str, pgx: &Path) -> anyhow::Result<Self> {
+    pub fn up(name: &str, pgx: &Path, kernel: bool) -> anyhow::Result<Self> {
         Lab::down(name)?;
         // Each change of primary keeps a segment, until that much was written.
-        let spec = Spec { disk_mb: 8192, ..Spec::new(name) };
-        let lab = Lab::up(&Spec { pgx: Some(pgx.into()), control: true, proxies: 1, ..spec })?;
+        let spec = Spec { disk_mb: 8192, proxies: 1, pgx: Some(pgx.into()), ..Spec::new(name) };
+        let lab = Lab::up(&Spec { control: true, kernel, plain_vip: !kernel, ..spec })?;
         Ok(Self { lab })
     }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::host::{Host, POSTGRES};
 use super::postgres::{PGDATA, SOCKET_DIR};
 use super::run::run;
-use super::spec::{APP, Kind, POSTGRES_PORT, PROXY_PORT};
+use super::spec::{APP, Kind, POSTGRES_PORT, PROXY_PORT, vip_v4, vip_v6};
 use super::wait::{wait_for, wait_for_some};
 use super::{Lab, pgx};
 
@@ -56,15 +56,23 @@ impl Lab {
     /// # Errors
     /// When it does not answer in time, or has no cluster.
     pub fn control(&self, host: &str) -> anyhow::Result<Value> {
+        let control = self.pgx_status(host)?["control"].clone();
+        ensure!(!control.is_null(), "pgx in {host} is of no cluster");
+        Ok(control)
+    }
+
+    /// All that pgx in a host says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer in time.
+    pub fn pgx_status(&self, host: &str) -> anyhow::Result<Value> {
         let mut stream = UnixStream::connect(self.host(host)?.file(pgx::ADMIN_SOCKET))?;
         stream.set_read_timeout(Some(ANSWER))?;
         stream.write_all(b"{\"version\":1,\"verb\":\"status\"}\n")?;
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line)?;
         let reply: Value = serde_json::from_str(&line).context("not JSON")?;
-        let control = reply["status"]["control"].clone();
-        ensure!(!control.is_null(), "pgx in {host} is of no cluster");
-        Ok(control)
+        Ok(reply["status"].clone())
     }
 
     /// Asks the cluster through pgx in a host, again while nobody coordinates.
@@ -248,6 +256,17 @@ fn configure(lab: &Lab, host: &Host, programs: &Path) -> anyhow::Result<()> {
              port = {POSTGRES_PORT}\nsystem_user = {POSTGRES:?}\n\
              socket_directory = {SOCKET_DIR:?}\nreplication_password_file = {PASSWORD:?}\n\
              wal_keep_mb = 256\n",
+        );
+        if lab.spec().kernel {
+            text += "[fence]\n";
+        }
+    }
+    if lab.spec().kernel {
+        text += &format!(
+            "[vip]\ninterface = \"eth0\"\n[[vip.leases]]\nid = 1\nrole = \"read-write\"\n\
+             addresses = [\"{}\", \"{}\"]\n",
+            vip_v4(),
+            vip_v6()
         );
     }
     text += &format!(

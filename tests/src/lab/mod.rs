@@ -118,7 +118,7 @@ impl Lab {
     }
 
     /// The hosts that run pgx; those with PostgreSQL first.
-    pub(crate) fn members(&self) -> impl Iterator<Item = &Host> {
+    pub fn members(&self) -> impl Iterator<Item = &Host> {
         self.hosts.iter().filter(|host| host.plan().kind.runs_pgx())
     }
 

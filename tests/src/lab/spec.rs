@@ -47,6 +47,10 @@ pub struct Spec {
     /// Whether pgx runs the data hosts' PostgreSQL, as one cluster. They have its proxies too, and
     /// proxy hosts belong to it without a vote.
     pub control: bool,
+    /// Whether the kernel shuts PostgreSQL's port where pgx runs it, unless a lease opens it, and
+    /// answers for the VIP under a lease.
+    #[serde(default)]
+    pub kernel: bool,
     /// The `pgx` that data and proxy hosts run; none runs none.
     pub pgx: Option<PathBuf>,
     /// The library that slows fsync; without it `slow-fsync` is refused.
@@ -69,6 +73,7 @@ impl Spec {
             postgres: None,
             run_postgres: true,
             control: false,
+            kernel: false,
             pgx: None,
             shim: None,
             plain_vip: true,
@@ -187,7 +192,13 @@ impl Plan {
     /// The hardware address of `eth0`: locally administered, then `pgx` in ASCII, then the number.
     #[must_use]
     pub fn mac(&self) -> String {
-        format!("02:70:67:78:00:{:02x}", self.number)
+        self.link().map(|byte| format!("{byte:02x}")).join(":")
+    }
+
+    /// The same in bytes.
+    #[must_use]
+    pub fn link(&self) -> [u8; 6] {
+        [0x02, 0x70, 0x67, 0x78, 0, self.number]
     }
 }
 

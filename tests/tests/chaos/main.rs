@@ -77,7 +77,7 @@ impl Shared {
         let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let chaos = match place.take() {
             Some(chaos) => chaos,
-            None => Chaos::up(NAME, &build::pgx(false)?)?,
+            None => Chaos::up(NAME, &build::pgx(false)?, false)?,
         };
         let Err(error) = test(&chaos) else {
             *place = Some(chaos);

@@ -68,8 +68,6 @@ pub struct ControlStatus {
     pub waits: Option<String>,
     /// The leases held here.
     pub leases: Vec<LeaseStatus>,
-    /// What enforces them; `none` for now: nothing keeps packets from a node without a lease.
-    pub gate: String,
     /// Whether failover is left to operators.
     pub is_paused: bool,
     /// The settings in force.

@@ -39,6 +39,7 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
     if raw.control.is_none() && raw.proxy.as_ref().is_some_and(|one| one.cluster_port.is_some()) {
         problems.push("proxy.cluster_port: it needs [control] beside it".to_owned());
     }
+    let postgres_port = raw.postgres.as_ref().map(|section| section.port);
     let config = Config {
         admin_socket: admin_socket(&raw.admin.socket, &mut problems),
         pid_file: raw.admin.pid_file.map(|path| absolute("admin.pid_file", path, &mut problems)),
@@ -46,7 +47,7 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
         vip: raw.vip.map(|section| vip::check(section, &mut problems)),
         control: raw.control.map(|section| control(section, &mut problems)),
         postgres: raw.postgres.map(|section| postgres(section, &mut problems)),
-        fence: raw.fence.map(|section| fence(&section, &mut problems)),
+        fence: raw.fence.map(|section| fence(&section, postgres_port, &mut problems)),
         metrics: raw.metrics.and_then(|section| metrics(&section, &mut problems)),
     };
     if problems.is_empty() { Ok(config) } else { Err(problems) }
@@ -386,16 +387,20 @@ fn postgres(raw: raw::Postgres, problems: &mut Vec<String>) -> Postgres {
     }
 }
 
-fn fence(raw: &raw::Fence, problems: &mut Vec<String>) -> Fence {
-    if raw.port == 0 {
+fn fence(raw: &raw::Fence, postgres: Option<u16>, problems: &mut Vec<String>) -> Fence {
+    let port = raw.port.or(postgres).unwrap_or(pgx_bpf::PORT_DEFAULT);
+    if port == 0 {
         problems.push("fence.port: 0 is no port that PostgreSQL could listen on".to_owned());
+    }
+    if postgres.is_some_and(|postgres| postgres != port) {
+        problems.push("fence.port: it is another one than postgres.port".to_owned());
     }
     let best = Means::from_word(&raw.best).unwrap_or_else(|| {
         let words = Means::WORDS.join(", ");
         problems.push(format!("fence.best: {:?} is none of {words}", raw.best));
         Means::Nothing
     });
-    Fence { port: raw.port, best }
+    Fence { port, best }
 }
 
 pub(super) fn absolute(key: &str, text: String, problems: &mut Vec<String>) -> PathBuf {

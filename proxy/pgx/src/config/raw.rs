@@ -524,10 +524,9 @@ pub(super) struct Peer {
 #[derive(Debug, Deserialize, TomlExample)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Fence {
-    /// PostgreSQL's port.
-    #[serde(default = "postgres_port")]
+    /// PostgreSQL's port: postgres.port, or 5432 where there is no such section.
     #[toml_example(default = 5432)]
-    pub(super) port: u16,
+    pub(super) port: Option<u16>,
     /// The best means that may be used: native, generic, tcx, clsact, nftables or none. Each stands
     /// for itself and all that come after it.
     #[serde(default = "fence_best")]

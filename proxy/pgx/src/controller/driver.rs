@@ -4,7 +4,7 @@
 //! disk fails, the controller is dropped and begun anew from the file, again and again, until it
 //! works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::Instant;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use pgx_control::admin::ControlStatus;
 use pgx_control::cluster::{Entry, State};
 use pgx_control::facts::{AgentFacts, ProxyFacts, VoterFacts};
-use pgx_control::ids::{Incarnation, NodeId};
+use pgx_control::ids::{Incarnation, NodeId, VipId};
 use pgx_control::lease::Station;
 use pgx_controller::{Controller, Note, Output, Request, Unanswered, codec};
 use pgx_quorum::{Quorum, Store};
@@ -29,7 +29,7 @@ use super::message::{Outcome, Question, Said};
 use super::requests::{Asker, Waiting, done};
 use super::routes::Followed;
 use super::storage::{self, Files, Opened, Owner};
-use super::{Prepared, refusals, routes, spawn, status, watch};
+use super::{Leased, Prepared, refusals, routes, spawn, status, watch};
 use crate::config;
 use crate::limits::control::{DISK_RETRY, INPUTS_PER_ROUND_MAX, REACH_TICKS, TICK};
 use crate::peer::{Channel, PeerSet};
@@ -59,9 +59,10 @@ pub(super) enum Input {
 pub(super) fn start(
     prepared: Prepared,
     peers: Arc<PeerSet>,
-    proxy: Option<Followed>,
+    leased: Leased,
     changes: Changes,
 ) -> Result<(), String> {
+    let Leased { proxy, gate, addresses } = leased;
     let Prepared { config, postgres, opened, inputs, lease_inputs } = prepared;
     let Opened { store, refusals: refused, files } = opened;
     let (identity, owner) = (store.identity(), Owner::from(store.identity()));
@@ -84,15 +85,19 @@ pub(super) fn start(
         driver: inputs.0.clone(),
         board: Arc::clone(&board),
         routes: proxy.as_ref().map(|proxy| proxy.workers.route_lease()),
+        gate: gate.clone(),
+        addresses: addresses.clone(),
     };
     spawn("pgx-lease", move || lease::run(station, &lease_inputs.1, outlets))?;
-    let routes = proxy.map(|proxy| lead(proxy, me, &inputs.0, &lease_inputs.0, &board));
+    let offered = addresses.map(|addresses| addresses.offered()).unwrap_or_default();
+    let routes = proxy.map(|proxy| lead(proxy, me, offered, &inputs.0, &lease_inputs.0, &board));
     let routes = routes.transpose()?;
     let agent = postgres.map(|postgres| {
         let outlets = watch::Outlets {
             driver: inputs.0.clone(),
             lease: lease_inputs.0.clone(),
             board: Arc::clone(&board),
+            gate,
         };
         watch::start(postgres, &files, owner, (me, config.priority), outlets)
     });
@@ -124,12 +129,13 @@ pub(super) fn start(
 fn lead(
     proxy: Followed,
     me: NodeId,
+    vips: BTreeSet<VipId>,
     driver: &SyncSender<Input>,
     lease: &SyncSender<lease::Input>,
     board: &Board,
 ) -> Result<Sender<Arc<State>>, String> {
     let (driver, lease, board) = (driver.clone(), lease.clone(), Arc::clone(board));
-    let outlets = routes::Outlets { driver, lease, board };
+    let outlets = routes::Outlets { driver, lease, board, vips };
     let (sender, inbox) = channel();
     spawn("pgx-routes", move || routes::run(me, proxy, &inbox, outlets))?;
     Ok(sender)

@@ -17,8 +17,10 @@ use tracing::{debug, warn};
 
 use super::clock::{boot_time, until};
 use super::driver;
+use crate::fence::gate::Gate;
 use crate::limits::control::LEASE_IDLE_MAX;
 use crate::peer::{Channel, PeerSet};
+use crate::vip::Addresses;
 use crate::workers::RouteLease;
 
 /// What the thread is told.
@@ -59,6 +61,10 @@ pub(super) struct Outlets {
     pub(super) board: Board,
     /// What the proxy's threads go by, if they follow the cluster.
     pub(super) routes: Option<Arc<RouteLease>>,
+    /// What opens PostgreSQL's port.
+    pub(super) gate: Option<Gate>,
+    /// What answers for addresses.
+    pub(super) addresses: Option<Arc<Addresses>>,
 }
 
 /// Runs for as long as somebody may tell it something.
@@ -129,8 +135,16 @@ impl Thread {
         let least_ms = before.and_then(|held| held.least_ms);
         let least_ms = least_ms.into_iter().chain(left_ms).min();
         self.held.insert(right.kind, Held { right, until, least_ms });
-        if let (Kind::Route(_), Some(routes)) = (right.kind, &self.outlets.routes) {
-            routes.hold(until);
+        let Outlets { routes, gate, addresses, .. } = &self.outlets;
+        match right.kind {
+            Kind::Route(_) => routes.iter().for_each(|routes| routes.hold(until)),
+            Kind::Primary => {
+                gate.iter().for_each(|gate| gate.hold_primary(Epoch(right.number), until));
+            }
+            Kind::Member(_) => gate.iter().for_each(|gate| gate.hold_member(until)),
+            Kind::Vip(vip) => {
+                addresses.iter().for_each(|known| known.hold(vip, right.number, until));
+            }
         }
         // Whoever reads it now sees the renewal at the next one.
         if let Ok(mut board) = self.outlets.board.try_lock() {

@@ -41,8 +41,10 @@ use self::storage::Opened;
 pub(crate) use self::watch::{Verdict, ask_once, place, recorded_directory};
 use crate::config::{self, Config};
 use crate::exit::Failure;
+use crate::fence::gate::Gate;
 use crate::limits::control::{ANSWER_MAX, INBOX_MAX, LEASE_INBOX_MAX, STATUS_MAX};
 use crate::peer::{Channel, Message, PeerSet, Taker, Takers};
+use crate::vip::Addresses;
 
 /// A control plane that has its files and is about to start.
 pub(crate) struct Prepared {
@@ -51,6 +53,16 @@ pub(crate) struct Prepared {
     opened: Opened,
     inputs: (SyncSender<Input>, Receiver<Input>),
     lease_inputs: (SyncSender<lease::Input>, Receiver<lease::Input>),
+}
+
+/// What the leases of this node let go on, if it is there.
+pub(crate) struct Leased {
+    /// By the route lease.
+    pub(crate) proxy: Option<Followed>,
+    /// By the primary's and the member's.
+    pub(crate) gate: Option<Gate>,
+    /// By those of addresses.
+    pub(crate) addresses: Option<Arc<Addresses>>,
 }
 
 /// The running control plane, as the admin socket uses it.
@@ -101,14 +113,10 @@ impl Prepared {
     ///
     /// # Errors
     /// When the log cannot be replayed or a thread cannot be had.
-    pub(crate) fn start(
-        self,
-        peers: Arc<PeerSet>,
-        proxy: Option<Followed>,
-    ) -> Result<Control, Failure> {
+    pub(crate) fn start(self, peers: Arc<PeerSet>, leased: Leased) -> Result<Control, Failure> {
         let changes = Changes::default();
         let control = Control { inputs: self.inputs.0.clone(), changes: changes.clone() };
-        driver::start(self, peers, proxy, changes).map_err(Failure::Failed)?;
+        driver::start(self, peers, leased, changes).map_err(Failure::Failed)?;
         Ok(control)
     }
 }
@@ -146,7 +154,7 @@ fn understood<T: serde::de::DeserializeOwned>(channel: &str, bytes: &Bytes) -> O
 ///
 /// # Errors
 /// When the system gives none.
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
     thread.map(|_| ()).map_err(|error| format!("cannot start the thread {name}: {error}"))
 }

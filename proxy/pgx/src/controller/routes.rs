@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use pgx_control::cluster::{Durability, Stage, State};
 use pgx_control::facts::ProxyFacts;
-use pgx_control::ids::{BootTime, NodeId};
+use pgx_control::ids::{BootTime, NodeId, VipId};
 use pgx_control::lease::Kind;
 use pgx_session::route::{Backend, Course, Epoch as Version, Gate, ServerAddress, Snapshot};
 use tracing::{info, warn};
@@ -26,6 +26,8 @@ pub(super) struct Outlets {
     pub(super) driver: SyncSender<driver::Input>,
     pub(super) lease: SyncSender<lease::Input>,
     pub(super) board: Board,
+    /// The leases of addresses that this host can make use of.
+    pub(super) vips: BTreeSet<VipId>,
 }
 
 /// A proxy that follows the cluster.
@@ -103,7 +105,7 @@ impl Leader {
     fn say(&mut self, state: &State) {
         let epoch = state.tenure().map(|tenure| tenure.epoch);
         let holds = epoch.filter(|_| holds(state));
-        let facts = ProxyFacts { epoch, vips: BTreeSet::new(), holds };
+        let facts = ProxyFacts { epoch, vips: self.outlets.vips.clone(), holds };
         if self.said.as_ref() == Some(&facts) {
             return;
         }

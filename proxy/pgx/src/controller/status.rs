@@ -19,9 +19,6 @@ use super::lease::Held;
 use super::ms;
 use crate::limits::control::TICK;
 
-/// What enforces leases here.
-const GATE: &str = "none";
-
 /// How things are, as a running controller sees them.
 pub(super) fn of(
     controller: &Controller,
@@ -49,7 +46,6 @@ pub(super) fn of(
         epoch: epoch(state),
         waits: controller.waits().map(reason),
         leases: leases(held, boot_time()),
-        gate: GATE.to_owned(),
         is_paused: state.is_paused(),
         settings: shared(state),
         agent: agent.map(|(facts, probes)| AgentStatus {
@@ -79,7 +75,6 @@ pub(super) fn of_halted(me: NodeId, cause: &str, held: &BTreeMap<Kind, Held>) ->
         epoch: None,
         waits: None,
         leases: leases(held, boot_time()),
-        gate: GATE.to_owned(),
         is_paused: false,
         settings: shared(&empty),
         agent: None,

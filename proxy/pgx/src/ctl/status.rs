@@ -35,8 +35,15 @@ pub(super) fn table(status: &Status) -> String {
     if let Some(vips) = &status.addresses {
         addresses(vips, &mut line);
     }
-    if let Some(fence) = &status.fence {
-        fence::lines(fence, &mut line);
+    let has_postgres = status.control.as_ref().is_some_and(|control| control.agent.is_some());
+    match &status.fence {
+        Some(fence) => fence::lines(fence, &mut line),
+        None if has_postgres => {
+            let text = "NONE: nothing in the kernel keeps clients from a PostgreSQL without a \
+                        lease; see [fence] in the configuration";
+            line("fence", text.to_owned());
+        }
+        None => {}
     }
     match &status.control {
         Some(control) => cluster(control, &mut line),
@@ -124,9 +131,6 @@ fn cluster(control: &ControlStatus, line: &mut dyn FnMut(&str, String)) {
             &format!("lease {}", lease.kind),
             format!("{} ms left{}", lease.remaining_ms, least.unwrap_or_default()),
         );
-    }
-    if !control.leases.is_empty() && control.gate == "none" {
-        line("gate", "NONE: nothing keeps packets from a node without a lease yet".to_owned());
     }
     if control.is_paused {
         line("failover", "PAUSED".to_owned());

@@ -44,7 +44,7 @@ fn shut(arguments: &FenceShut) -> Result<(), Failure> {
             }
             if is_whole { Ok(()) } else { Err(Failure::Trouble) }
         }
-        Raised::Nftables => {
+        Raised::Nftables(_) => {
             println!("port {port} is guarded by nftables: {cause}");
             Ok(())
         }

@@ -1,11 +1,14 @@
 //! The fence of a running pgx: brought up before anything serves, kept up by a thread of its own,
 //! shown in `pgx ctl status`, and shut by operators.
 //!
-//! Who gives leases is not known here. Where the kernel's programs cannot be had, nftables stand
-//! in, and where those cannot be had either, pgx runs without a fence and says what is lost.
+//! Who gives leases is not known here; [`gate`] is told of them. Where the kernel's programs cannot
+//! be had, nftables stand in, and where those cannot be had either, pgx runs without a fence and
+//! says what is lost.
 
 pub(crate) mod command;
+pub(crate) mod gate;
 mod show;
+mod stand_in;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +20,7 @@ use pgx_bpf::{
 };
 use tracing::{error, info, warn};
 
+use self::gate::Gate;
 use crate::config::{self, Means};
 use crate::exit::Failure;
 use crate::limits::FENCE_TRIAL;
@@ -31,9 +35,9 @@ const LOST: &str = "nothing in the kernel keeps clients from this PostgreSQL: if
 /// By what means PostgreSQL is fenced.
 enum Stands {
     /// The kernel's programs.
-    Programs { keeper: Box<Mutex<Keeper>>, counters: Counters },
+    Programs { gate: Gate, counters: Counters },
     /// Rules of nftables.
-    Nftables,
+    Nftables(Gate),
     /// Nothing.
     Nothing,
 }
@@ -57,7 +61,7 @@ pub(crate) struct Fence {
 /// A fence that stands, and why by no better means.
 enum Raised {
     Programs(Box<Guard>, Pins),
-    Nftables,
+    Nftables(Nftables),
     Nothing,
 }
 
@@ -77,11 +81,13 @@ impl Fence {
                     open().map_err(|error: Error| Failure::Failed(error.to_string()))?;
                 tell(guard.places().cloned().map(Change::Stands));
                 keep_up(*guard, Arc::clone(&found))?;
-                Stands::Programs { keeper: Box::new(Mutex::new(keeper)), counters }
+                let gate = Gate::new(config.port, keeper, Arc::clone(&found));
+                Stands::Programs { gate, counters }
             }
-            Raised::Nftables => {
+            Raised::Nftables(nftables) => {
                 warn!(port = config.port, cause, "PostgreSQL is fenced by nftables");
-                Stands::Nftables
+                let thread = stand_in::start(nftables).map_err(Failure::Failed)?;
+                Stands::Nftables(Gate::stand_in(config.port, thread, Arc::clone(&found)))
             }
             Raised::Nothing => {
                 warn!(port = config.port, cause, "PostgreSQL is not fenced");
@@ -94,11 +100,11 @@ impl Fence {
     /// Fences PostgreSQL on an operator's word, up to the newest epoch that this node has heard of.
     /// Returns what was done, or why not.
     pub(crate) fn fence(&self) -> Result<String, String> {
-        let mut keeper = self.keeper()?;
-        let epoch = keeper.standing().map_err(|error| error.to_string())?.newest_epoch();
-        keeper.fence(epoch).map_err(|error| error.to_string())?;
-        let standing = keeper.standing().map_err(|error| error.to_string())?;
-        let epoch = standing.fenced_up_to().unwrap_or(epoch);
+        let epoch = self.with_keeper(|keeper| {
+            let epoch = keeper.standing()?.newest_epoch();
+            keeper.fence(epoch)?;
+            Ok(keeper.standing()?.fenced_up_to().unwrap_or(epoch))
+        })?;
         // The gate is shut already; this tells those who only wait.
         let ended = match destroy(Side::Local, self.port) {
             Ok(count) => format!("{count} connections ended"),
@@ -113,14 +119,13 @@ impl Fence {
 
     /// Takes an operator's fence back; who does must name the epoch.
     pub(crate) fn unfence(&self, epoch: u64) -> Result<String, String> {
-        let mut keeper = self.keeper()?;
-        let Some(fenced) = keeper.standing().map_err(|error| error.to_string())?.fenced_up_to()
-        else {
+        let standing = self.with_keeper(|keeper| keeper.standing())?;
+        let Some(fenced) = standing.fenced_up_to() else {
             return Err("no operator fences this host; 'pgx ctl status' shows why the gate is \
                         shut, if it is"
                 .to_owned());
         };
-        if !keeper.unfence(epoch).map_err(|error| error.to_string())? {
+        if !self.with_keeper(|keeper| keeper.unfence(epoch))? {
             warn!(epoch, fenced, "refused to take an operator's fence back");
             return Err(format!(
                 "this host is fenced up to epoch {fenced}, not {epoch}; see who did that, and \
@@ -131,15 +136,27 @@ impl Fence {
         Ok(format!("no operator fences this host any more; epoch {epoch} may open by its lease"))
     }
 
-    fn keeper(&self) -> Result<MutexGuard<'_, Keeper>, String> {
+    /// What leases open; `None` where they open nothing.
+    pub(crate) fn gate(&self) -> Option<Gate> {
         match &self.stands {
-            Stands::Programs { keeper, .. } => Ok(lock(keeper)),
-            Stands::Nftables | Stands::Nothing => Err(format!(
+            Stands::Programs { gate, .. } | Stands::Nftables(gate) => Some(gate.clone()),
+            Stands::Nothing => None,
+        }
+    }
+
+    fn with_keeper<T>(
+        &self,
+        act: impl FnOnce(&mut Keeper) -> Result<T, Error>,
+    ) -> Result<T, String> {
+        let done = self.gate().and_then(|gate| gate.with_keeper(act));
+        let refused = || {
+            format!(
                 "only the kernel's programs can be shut by an operator, and they do not stand \
                  here: {}; stop PostgreSQL instead",
                 self.cause
-            )),
-        }
+            )
+        };
+        done.ok_or_else(refused)?.map_err(|error| error.to_string())
     }
 }
 
@@ -163,9 +180,9 @@ fn raise(config: config::Fence) -> Result<(Raised, String), Error> {
     }
     if config.best != Means::Nothing {
         match nftables(port) {
-            Ok(()) => {
+            Ok(nftables) => {
                 causes.push(DEGRADED.to_owned());
-                return Ok((Raised::Nftables, causes.join("; ")));
+                return Ok((Raised::Nftables(nftables), causes.join("; ")));
             }
             Err(error) => causes.push(error.to_string()),
         }
@@ -180,14 +197,14 @@ fn programs(options: Options) -> Result<(Guard, Pins), Error> {
     Ok((guard, pins))
 }
 
-fn nftables(port: u16) -> Result<(), Error> {
+fn nftables(port: u16) -> Result<Nftables, Error> {
     let fence = Nftables::raise(port)?;
     match fence.try_out()? {
         Trial::Missed => {
             let source = std::io::Error::other("a packet passed that was to end in the rules");
             Err(Error::Nftables { source })
         }
-        Trial::Seen | Trial::Untried(_) => Ok(()),
+        Trial::Seen | Trial::Untried(_) => Ok(fence),
     }
 }
 

@@ -13,7 +13,7 @@ impl Fence {
         let mut status = FenceStatus {
             means: match self.stands {
                 Stands::Programs { .. } => "programs",
-                Stands::Nftables => "nftables",
+                Stands::Nftables(_) => "nftables",
                 Stands::Nothing => "none",
             }
             .to_owned(),
@@ -29,11 +29,11 @@ impl Fence {
             packets: Vec::new(),
         };
         drop(found);
-        let Stands::Programs { keeper, counters } = &self.stands else { return status };
-        let standing = lock(keeper).standing();
-        match standing {
-            Ok(standing) => words(&mut status, &standing),
-            Err(error) => status.cause = error.to_string(),
+        let Stands::Programs { gate, counters } = &self.stands else { return status };
+        match gate.with_keeper(|keeper| keeper.standing()) {
+            Some(Ok(standing)) => words(&mut status, &standing),
+            Some(Err(error)) => status.cause = error.to_string(),
+            None => {}
         }
         match counters.read() {
             Ok(counters) => {

@@ -52,6 +52,10 @@ pub(crate) const TRY_AGAIN: (Duration, Duration) =
 /// primary that goes on without it: its disk may be mounted yet.
 pub(crate) const MISSED_MIN: Duration = Duration::from_secs(15);
 
+/// How often the addresses of members are looked up that are let in while PostgreSQL is open to
+/// members only.
+pub(crate) const MEMBERS_EVERY: Duration = Duration::from_secs(30);
+
 /// How often slots are seen to, and what was put aside.
 pub(crate) const TEND_EVERY: Duration = Duration::from_secs(5);
 

@@ -97,15 +97,24 @@ impl Hands {
     /// When it does not run, cannot be asked, or takes too long; it may become one later then. When
     /// a slot cannot be made; it is a primary then.
     pub(crate) fn promote(&self, rule: &Rule, members: &[NodeId]) -> Result<(), Error> {
-        self.change(|managed| {
-            managed.rule = rule.clone();
-            managed.upstream = None;
-        })?;
         let found = self.running()?;
-        let session = Session::open(&self.place, &found)?;
-        // Before, as members that find no slot lose time; but a slot that cannot be made keeps
-        // nobody from being promoted.
-        let kept = slots::prepare(&self.place, &session, members);
+        // Both wait for the disk, and somebody waits for both.
+        let (kept, changed) = std::thread::scope(|scope| {
+            let slots = scope.spawn(|| {
+                let session = Session::open(&self.place, &found)?;
+                // Before, as members that find no slot lose time; but a slot that cannot be made
+                // keeps nobody from being promoted.
+                Ok((slots::prepare(&self.place, &session, members), session))
+            });
+            let changed = self.change(|managed| {
+                managed.rule = rule.clone();
+                managed.upstream = None;
+            });
+            (slots.join(), changed)
+        });
+        changed?;
+        let (kept, session) =
+            kept.map_err(|_| Error::Silent("who made slots died".to_owned()))??;
         if session.value("SELECT pg_is_in_recovery()")? == "t" {
             // What came before may have taken long, and there is no way back from here.
             self.abort.check()?;
@@ -132,9 +141,9 @@ impl Hands {
         slots::keep(&self.place, &session, members)
     }
 
-    /// Makes a checkpoint, so that the one at the end has little to write. It comes at the beginning
-    /// of a segment: whoever receives from the next primary receives the last segment anew, and
-    /// that one is waited for.
+    /// Makes a checkpoint, so that the one at the end has little to write. It comes at the
+    /// beginning of a segment: whoever receives from the next primary receives the last segment
+    /// anew, and that one is waited for.
     ///
     /// # Errors
     /// When the server cannot be asked, or it takes too long.

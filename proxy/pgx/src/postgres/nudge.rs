@@ -1,6 +1,6 @@
-//! Shortens a standby's pause before it tries its upstream again. PostgreSQL pauses so that it costs
-//! little to follow nobody for hours; but after a change of primary commits wait for the end of that
-//! pause. A SIGHUP for the process that pauses ends it: `WaitForWALToBecomeAvailable` in
+//! Shortens a standby's pause before it tries its upstream again. PostgreSQL pauses so that it
+//! costs little to follow nobody for hours; but after a change of primary commits wait for the end
+//! of that pause. A SIGHUP for the process that pauses ends it: `WaitForWALToBecomeAvailable` in
 //! PostgreSQL's `xlogrecovery.c` (`xlog.c` before 15) waits once, for its latch or the time.
 
 use std::path::Path;

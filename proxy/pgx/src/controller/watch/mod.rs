@@ -9,6 +9,8 @@
 //! A directory that pgx has neither founded nor taken over is watched, and nothing is done to it.
 
 mod carry;
+mod directory;
+mod gate;
 mod hooks;
 mod look;
 mod place;
@@ -21,15 +23,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::{Duration, Instant};
 
 use pgx_control::agent::{Agent, Local, Process, Record, Step};
-use pgx_control::cluster::history::{History, Switch};
 use pgx_control::cluster::{Durability, Stage, State};
 use pgx_control::facts::AgentFacts;
-use pgx_control::ids::{BootTime, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline};
+use pgx_control::ids::{BootTime, Epoch, Incarnation, NodeId, SystemId};
 use pgx_control::lease::{Kind, Wants};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use self::carry::{Archive, Change, Job, Task};
+use self::gate::Members;
 use self::hooks::Hooks;
 use self::look::{Ask, Found, Postmaster, Sight};
 pub(crate) use self::place::place;
@@ -42,10 +44,10 @@ use super::lease::{self, Board};
 use super::storage::{Files, Kept, Owner};
 use super::{driver, spawn};
 use crate::config;
+use crate::fence::gate::{Gate, Width};
 use crate::limits::control::{
-    LOOK_CLOSELY_EVERY, LOOK_EVERY, LOOK_REFUSED_EVERY, MISSED_MIN, TEND_EVERY, TRY_AGAIN,
+    LOOK_CLOSELY_EVERY, LOOK_EVERY, LOOK_REFUSED_EVERY, TEND_EVERY, TRY_AGAIN,
 };
-use crate::postgres::eyes::nothing;
 use crate::postgres::settings::Managed;
 use crate::postgres::{Peer, Place};
 
@@ -69,6 +71,8 @@ pub(super) struct Outlets {
     pub(super) driver: SyncSender<driver::Input>,
     pub(super) lease: SyncSender<lease::Input>,
     pub(super) board: Board,
+    /// What opens PostgreSQL's port, if something shuts it.
+    pub(super) gate: Option<Gate>,
 }
 
 /// What must not be forgotten about the directory.
@@ -119,6 +123,7 @@ pub(super) fn start(
     let hooks = Hooks::start(postgres.hooks.clone(), &place)?;
     let (looking, looked_at) = (sender.clone(), place.clone());
     spawn("pgx-look", move || look::run(&postgres, &looked_at, &asked, &looking))?;
+    let members = outlets.gate.clone().map(Members::start).transpose()?;
     let probe = Probe::start()?;
     let answers = probe.answers.clone();
     let watcher = Watcher {
@@ -154,6 +159,7 @@ pub(super) fn start(
         silent: None,
         excuses: Vec::new(),
         told: (None, Wants::default()),
+        members,
         closed: None,
         said: String::new(),
     };
@@ -183,14 +189,6 @@ impl Stamp {
 struct Trouble {
     pause: Duration,
     until: Instant,
-}
-
-/// Whether an epoch serves whose primary has another directory: that one has every commit that was
-/// acknowledged.
-fn goes_on_without(state: &State, directory: Incarnation) -> bool {
-    let serves = state.tenure().is_some_and(|tenure| tenure.is_established);
-    let is_other = state.established().is_some_and(|epoch| epoch.incarnation != directory);
-    serves && is_other && state.sealed().is_none()
 }
 
 /// What slots and settings are seen to for.
@@ -242,6 +240,7 @@ struct Watcher {
     excuses: Vec<String>,
     /// What the controller and the leases were told last.
     told: (Option<AgentFacts>, Wants),
+    members: Option<Members>,
     closed: Option<Epoch>,
     said: String,
 }
@@ -261,7 +260,10 @@ impl Watcher {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::State(state) => self.state = Some(state),
+            Input::State(state) => {
+                self.see_members(&state);
+                self.state = Some(state);
+            }
             Input::Looked { generation, looked } => {
                 if generation == self.asked.generation && self.job.is_none() {
                     self.looked(*looked);
@@ -370,13 +372,17 @@ impl Watcher {
                             agent.handle_checkpointed(epoch);
                         }
                     }
-                    Change::Restored | Change::Retained => {
+                    Change::Restored => {
                         self.copying = None;
-                        let agent = self.agent.as_mut();
-                        agent.map(|agent| match change {
-                            Change::Retained => agent.handle_retained(),
-                            _ => agent.handle_restored(),
-                        });
+                        if let Some(agent) = &mut self.agent {
+                            agent.handle_restored();
+                        }
+                    }
+                    Change::Retained => {
+                        self.copying = None;
+                        if let Some(agent) = &mut self.agent {
+                            agent.handle_retained();
+                        }
                     }
                 }
             }
@@ -442,102 +448,6 @@ impl Watcher {
         self.local = Some(Local { process, ..local });
     }
 
-    /// There is no directory: a new node's, or one that somebody has removed. One that is mounted
-    /// later is not there yet either, so what commits may depend on is not given up at once, and
-    /// never while no other directory is known to have them all.
-    fn find_nothing(&mut self) {
-        self.managed = None;
-        let known = self.state.as_ref().and_then(|state| Some((state, state.system()?)));
-        let Some((state, system)) = known else {
-            return self.say("there is no data directory; it is cloned when the cluster has begun");
-        };
-        let known = self.memory.as_ref().map(|memory| &memory.record);
-        if let Some(record) = known.filter(|known| known.is_whole && state.needs(known.directory)) {
-            let since = *self.missed.get_or_insert_with(Instant::now);
-            if !goes_on_without(state, record.directory) || since.elapsed() < MISSED_MIN {
-                self.agent = None;
-                return self.say(
-                    "the data directory is not there, and acknowledged commits may depend on it: \
-                     mount its disk, or put it back; it is cloned from a primary that goes on for \
-                     long enough, or when nothing depends on it any more",
-                );
-            }
-            warn!("the data directory is still not there, and is given up: it is cloned");
-        }
-        let memory = self.memory.get_or_insert_with(|| {
-            let directory = Incarnation(u128::from_be_bytes(random()));
-            let record = Record::new(directory, History::default());
-            Memory { system, record: Record { is_whole: false, ..record } }
-        });
-        let (me, priority) = (self.me, self.priority);
-        let record = memory.record.clone();
-        let agent = self.agent.get_or_insert_with(|| Agent::new(me, priority, record));
-        agent.handle_lost();
-        self.local = Some(Local { system, ..nothing() });
-    }
-
-    /// The agent of the directory, with the record of earlier lives or a first one.
-    fn begin(&mut self, system: SystemId, timeline: Timeline) {
-        let managed = self.managed.as_ref().map(|managed| managed.directory);
-        let memory = self.memory.get_or_insert_with(|| {
-            let new = || Incarnation(u128::from_be_bytes(random()));
-            info!(system = system.0, "a data directory that nothing is known of: a new record");
-            // As a cluster begins with it.
-            let first = Switch { timeline, at: Lsn(0), epoch: Epoch(0) };
-            let record = Record::new(managed.unwrap_or_else(new), History(vec![first]));
-            Memory { system, record }
-        });
-        let (kept, agent) =
-            (memory.clone(), Agent::new(self.me, self.priority, memory.record.clone()));
-        if self.persist(kept) {
-            self.agent = Some(agent);
-        }
-    }
-
-    /// Whether what was found is what is known of.
-    fn check(&self, local: &Local) -> Result<(), String> {
-        let Some(Memory { system, record }) = &self.memory else { return Ok(()) };
-        if *system != local.system {
-            return Err(format!(
-                "the directory is of another database system ({}) than {} tells of; it is left out",
-                local.system.0,
-                self.path.display()
-            ));
-        }
-        let found = self.managed.as_ref().map(|managed| managed.directory);
-        // One that was being built is built once more.
-        let is_other = found.is_some_and(|found| found != record.directory) && record.is_whole;
-        if is_other {
-            return Err(format!(
-                "somebody has put another directory into the place of the one that {} tells of; \
-                 it is left out: put that one back, or remove this one and it is cloned anew",
-                self.path.display()
-            ));
-        }
-        Ok(())
-    }
-
-    /// A copy that was made gets its name and its history.
-    fn end_copy(&mut self, local: &Local) {
-        if !matches!(self.copying, Some((_, Some(_)))) {
-            return;
-        }
-        let Some((state, Some(directory))) = self.copying.take() else { return };
-        let (Some(tenure), Some(agent)) = (state.tenure(), &mut self.agent) else { return };
-        let recorded = state.established().filter(|_| tenure.is_established);
-        let mut history = recorded.map_or(&tenure.history, |recorded| &recorded.history).clone();
-        let known = history.0.last().map(|switch| switch.timeline);
-        if !tenure.is_established && known < Some(local.timeline) {
-            // That of the epoch, which nobody has recorded yet.
-            let (timeline, at, epoch) = (local.timeline, local.switch, tenure.epoch);
-            history.0.push(Switch { timeline, at, epoch });
-        }
-        agent.handle_rebuilt(directory, history, tenure.epoch);
-        if let Some(memory) = &mut self.memory {
-            memory.system = local.system;
-        }
-    }
-
     /// Waits for the end of a postmaster in a thread of its own.
     fn watch(&mut self, postmaster: Postmaster) {
         let Postmaster { pid, handle, target } = postmaster;
@@ -590,16 +500,17 @@ impl Watcher {
             let steps = agent.next(&state, &local, held, boot_time());
             let mut has_written = false;
             let mut work = Vec::new();
-            let mut record = None;
+            let (mut record, mut opens) = (None, None);
             for step in steps {
                 match step {
                     Step::Persist(wanted) => record = Some(wanted),
                     Step::Close(epoch) => self.close(epoch, &state, &local),
-                    // Nothing in the kernel is opened or shut yet: proxies go by the state.
-                    Step::Open(_) | Step::OpenToPeers(_) => {}
+                    Step::Open(epoch) => opens = Some((epoch, Width::Open)),
+                    Step::OpenToPeers(epoch) => opens = Some((epoch, Width::Peers)),
                     step => work.push(step),
                 }
             }
+            self.open(opens, local.process);
             if work.is_empty() {
                 work.extend(self.moved_upstream(&state));
             }

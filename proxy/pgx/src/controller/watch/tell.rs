@@ -1,10 +1,10 @@
 //! What others are told of this host's PostgreSQL: the log, the controller, the leases.
 
-use pgx_control::agent::{Agent, Local, Process};
+use pgx_control::agent::Agent;
 use pgx_control::cluster::State;
 use pgx_control::facts::Postgres;
-use pgx_control::ids::{BootTime, Epoch};
-use pgx_control::lease::{Right, Wants};
+use pgx_control::ids::BootTime;
+use pgx_control::lease::Wants;
 use tracing::{info, warn};
 
 use super::Watcher;
@@ -74,25 +74,9 @@ impl Watcher {
         // One that is watched only, and does not run, nobody starts.
         let is_of_use = self.is_managed || self.postmaster.is_some();
         let wants = if is_of_use { wants } else { Wants::default() };
+        self.open_to_readers(&wants);
         if wants != self.told.1 && self.outlets.lease.send(lease::Input::Wants(wants)).is_ok() {
             self.told.1 = wants;
-        }
-    }
-
-    /// Tells the voters that this node has given its epoch up: only of one that it holds, and when
-    /// nobody is there any more who could go on with it.
-    pub(super) fn close(&mut self, epoch: Epoch, state: &State, local: &Local) {
-        let runs = matches!(local.process, Process::Standby | Process::Primary);
-        if runs || self.postmaster.is_some() {
-            return;
-        }
-        let Some(tenure) = state.tenure() else { return };
-        if self.closed >= Some(epoch) || tenure.epoch != epoch || tenure.holder != self.me {
-            return;
-        }
-        let right = Right::primary(epoch, self.me, tenure.incarnation);
-        if self.outlets.lease.send(lease::Input::Closed(right)).is_ok() {
-            self.closed = Some(epoch);
         }
     }
 }

@@ -1,0 +1,316 @@
+//! Opens and shuts the fence by this node's leases: who renews them says until when, the agent of
+//! PostgreSQL says how far.
+//!
+//! What is not renewed ends by the kernel's clock, so nobody here has to be alive for it to shut.
+//! Opening and shutting are a few instructions and a call of the kernel each; nothing here waits
+//! for anything else, since the thread that renews leases comes by.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+pub(crate) use pgx_bpf::Gate as Width;
+use pgx_bpf::{KeepError, Keeper, LeaseWord, Place, Role, Side, Stale, destroy};
+use pgx_control::ids::{BootTime, Epoch};
+use tracing::{debug, error, info, warn};
+
+use super::stand_in::Rules;
+use super::{Found, lock};
+use crate::controller::clock::boot_time;
+use crate::controller::spawn;
+
+/// How far the agent wants one role's door open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Door {
+    epoch: Epoch,
+    width: Width,
+}
+
+/// One role's door and lease.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entrance {
+    wanted: Option<Door>,
+    /// In which epoch the lease is held, and until when. The member lease is of no epoch: it goes
+    /// by the door's.
+    held: Option<(Option<Epoch>, BootTime)>,
+}
+
+impl Entrance {
+    /// What holds now: nothing while there is no lease, or nobody wants it open.
+    fn word(&self, role: Role, closed: Option<Epoch>) -> Option<(Door, BootTime)> {
+        let (door, (held, until)) = self.wanted.zip(self.held)?;
+        let is_closed = role == Role::Primary && Some(door.epoch) <= closed;
+        let is_other = held.is_some_and(|held| held != door.epoch);
+        (!is_closed && !is_other).then_some((door, until))
+    }
+}
+
+/// Who obeys the words.
+enum Means {
+    Programs(Box<Keeper>),
+    Nftables { rules: Rules, thread: Sender<Rules> },
+}
+
+/// The means with all that they go by.
+struct House {
+    means: Means,
+    primary: Entrance,
+    member: Entrance,
+    /// Up to which epoch this node is primary no more.
+    closed: Option<Epoch>,
+    peers: BTreeSet<IpAddr>,
+    /// What went wrong last.
+    told: String,
+}
+
+/// The gate of this host's PostgreSQL.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    port: u16,
+    house: Arc<Mutex<House>>,
+    found: Arc<Mutex<Found>>,
+}
+
+impl Gate {
+    /// A gate of the kernel's programs.
+    pub(super) fn new(port: u16, keeper: Keeper, found: Arc<Mutex<Found>>) -> Self {
+        Self::of(port, Means::Programs(Box::new(keeper)), found)
+    }
+
+    /// A gate of nftables.
+    pub(super) fn stand_in(port: u16, thread: Sender<Rules>, found: Arc<Mutex<Found>>) -> Self {
+        Self::of(port, Means::Nftables { rules: Rules::default(), thread }, found)
+    }
+
+    fn of(port: u16, means: Means, found: Arc<Mutex<Found>>) -> Self {
+        let (primary, member) = (Entrance::default(), Entrance::default());
+        let (closed, peers, told) = (None, BTreeSet::new(), String::new());
+        let house = House { means, primary, member, closed, peers, told };
+        Self { port, house: Arc::new(Mutex::new(house)), found }
+    }
+
+    /// What operators and status do with the words themselves; `None` where there are none.
+    pub(super) fn with_keeper<T>(&self, act: impl FnOnce(&mut Keeper) -> T) -> Option<T> {
+        match &mut self.house().means {
+            Means::Programs(keeper) => Some(act(keeper)),
+            Means::Nftables { .. } => None,
+        }
+    }
+
+    /// The primary lease of this epoch is held until then.
+    pub(crate) fn hold_primary(&self, epoch: Epoch, until: BootTime) {
+        let mut house = self.house();
+        house.primary.held = Some((Some(epoch), until));
+        house.write(Role::Primary);
+    }
+
+    /// The member lease is held until then, in whatever epoch the agent goes by.
+    pub(crate) fn hold_member(&self, until: BootTime) {
+        let mut house = self.house();
+        house.member.held = Some((None, until));
+        house.write(Role::Member);
+    }
+
+    /// PostgreSQL is a primary or becomes one, in this epoch, for members alone or for everybody.
+    pub(crate) fn open_primary(&self, epoch: Epoch, width: Width) {
+        self.house().want(Role::Primary, Some(Door { epoch, width }));
+    }
+
+    /// PostgreSQL is a standby that receives in this epoch.
+    pub(crate) fn open_member(&self, epoch: Epoch) {
+        self.house().want(Role::Member, Some(Door { epoch, width: Width::Open }));
+    }
+
+    /// PostgreSQL is no primary.
+    pub(crate) fn shut_primary(&self) {
+        self.house().want(Role::Primary, None);
+    }
+
+    /// PostgreSQL is no standby.
+    pub(crate) fn shut_member(&self) {
+        self.house().want(Role::Member, None);
+    }
+
+    /// This node is primary no more in this epoch and all before; `held` says whether it was to be
+    /// in this one. Whether nothing passes any more by what it was opened for, at whatever place.
+    pub(crate) fn close(&self, epoch: Epoch, held: bool) -> bool {
+        let mut house = self.house();
+        if house.closed < Some(epoch) {
+            match house.close(epoch, held) {
+                // Who only waits hears of nothing else.
+                Ok(true) => self.end_idle(),
+                Ok(false) => {}
+                Err(error) => {
+                    house.tell(&error.to_string());
+                    return false;
+                }
+            }
+        }
+        let is_certain = matches!(house.means, Means::Programs(_));
+        drop(house);
+        is_certain && lock(&self.found).places.iter().all(Place::is_guarded)
+    }
+
+    /// The addresses of the members.
+    pub(crate) fn set_peers(&self, addresses: BTreeSet<IpAddr>) {
+        let mut house = self.house();
+        if house.peers == addresses {
+            return;
+        }
+        match house.set_peers(&addresses) {
+            Ok(()) => {
+                info!(?addresses, "who is let in while PostgreSQL is open to members only");
+                house.peers = addresses;
+            }
+            Err(error) => house.tell(&error.to_string()),
+        }
+    }
+
+    fn end_idle(&self) {
+        let port = self.port;
+        let told = spawn("pgx-destroy", move || match destroy(Side::Local, port) {
+            Ok(0) => {}
+            Ok(count) => info!(count, "the gate is shut, and who was connected is told"),
+            Err(error) => warn!(%error, "the gate is shut, and idle connections were not told"),
+        });
+        if let Err(error) = told {
+            warn!(error, "the gate is shut, and idle connections were not told");
+        }
+    }
+
+    fn house(&self) -> MutexGuard<'_, House> {
+        lock(&self.house)
+    }
+}
+
+impl House {
+    fn entrance(&mut self, role: Role) -> &mut Entrance {
+        match role {
+            Role::Primary => &mut self.primary,
+            Role::Member => &mut self.member,
+        }
+    }
+
+    fn want(&mut self, role: Role, wanted: Option<Door>) {
+        let before = self.entrance(role).wanted;
+        if before == wanted {
+            return;
+        }
+        // What was written last is taken back, before it is forgotten.
+        let shut = |door: Door| Door { width: Width::Shut, ..door };
+        self.entrance(role).wanted = wanted.or(before.map(shut));
+        self.write(role);
+        self.entrance(role).wanted = wanted;
+    }
+
+    /// Writes what holds for a role.
+    fn write(&mut self, role: Role) {
+        let closed = self.closed;
+        let Some((door, until)) = self.entrance(role).word(role, closed) else { return };
+        let written = match &mut self.means {
+            Means::Programs(keeper) => keeper.lease(role, door.epoch.0, until.0, door.width),
+            Means::Nftables { .. } => {
+                self.hand_over();
+                Ok(())
+            }
+        };
+        match written {
+            Ok(()) => {}
+            // It was closed, or a newer one is there: as it should be.
+            Err(KeepError::Stale(stale @ (Stale::Closed { .. } | Stale::Older { .. }))) => {
+                debug!(?role, %stale, "a lease came too late for the gate");
+            }
+            Err(error) => self.tell(&error.to_string()),
+        }
+    }
+
+    /// Whether something was open, or could have been.
+    fn close(&mut self, epoch: Epoch, held: bool) -> Result<bool, pgx_bpf::Error> {
+        let was_open = match &mut self.means {
+            Means::Programs(keeper) => {
+                let before = keeper.standing()?;
+                // The member lease may hold in epochs in which this node was never primary.
+                let written = before.primary != LeaseWord::default();
+                let own = written.then(|| before.primary.epoch().min(epoch.0));
+                let up_to = if held { Some(epoch.0) } else { own };
+                if let Some(up_to) = up_to {
+                    keeper.close(up_to)?;
+                }
+                up_to.is_some_and(|up_to| before.floor <= up_to)
+            }
+            Means::Nftables { .. } => held,
+        };
+        self.closed = Some(epoch);
+        self.hand_over();
+        Ok(was_open)
+    }
+
+    fn set_peers(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), pgx_bpf::Error> {
+        match &mut self.means {
+            Means::Programs(keeper) => keeper.set_peers(addresses)?,
+            Means::Nftables { rules, .. } => rules.peers.clone_from(addresses),
+        }
+        self.hand_over();
+        Ok(())
+    }
+
+    /// Tells nftables, which know of one word only: the wider of the two.
+    fn hand_over(&mut self) {
+        let (closed, now) = (self.closed, boot_time());
+        let words = [(Role::Primary, self.primary), (Role::Member, self.member)];
+        let open = words.iter().filter_map(|(role, entrance)| entrance.word(*role, closed));
+        let open = open.map(|(door, until)| (door.width, until)).filter(|(_, until)| now < *until);
+        let gate = open.max();
+        let Means::Nftables { rules, thread } = &mut self.means else { return };
+        rules.gate = gate;
+        // The thread lives as long as the process.
+        let _ = thread.send(rules.clone());
+    }
+
+    fn tell(&mut self, text: &str) {
+        if self.told != text {
+            error!(error = text, "the gate of PostgreSQL cannot be moved; it shuts by itself");
+            text.clone_into(&mut self.told);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNTIL: BootTime = BootTime(5);
+
+    fn entrance(epoch: u64, held: Option<u64>) -> Entrance {
+        let wanted = Some(Door { epoch: Epoch(epoch), width: Width::Open });
+        Entrance { wanted, held: Some((held.map(Epoch), UNTIL)) }
+    }
+
+    #[test]
+    fn lease_of_one_epoch_opens_no_door_of_another() {
+        assert!(entrance(4, Some(4)).word(Role::Primary, None).is_some());
+        assert_eq!(entrance(4, Some(3)).word(Role::Primary, None), None);
+        assert_eq!(entrance(3, Some(4)).word(Role::Primary, None), None);
+    }
+
+    #[test]
+    fn renewal_opens_nothing_that_was_closed() {
+        assert_eq!(entrance(4, Some(4)).word(Role::Primary, Some(Epoch(4))), None);
+        assert!(entrance(4, Some(4)).word(Role::Primary, Some(Epoch(3))).is_some());
+    }
+
+    #[test]
+    fn standby_is_read_from_in_epochs_in_which_it_never_was_primary() {
+        let word = entrance(4, None).word(Role::Member, Some(Epoch(4)));
+        assert_eq!(word, Some((Door { epoch: Epoch(4), width: Width::Open }, UNTIL)));
+    }
+
+    #[test]
+    fn lease_alone_opens_nothing_and_neither_does_a_wish() {
+        let lease = Entrance { wanted: None, ..entrance(4, Some(4)) };
+        assert_eq!(lease.word(Role::Primary, None), None);
+        let wish = Entrance { held: None, ..entrance(4, Some(4)) };
+        assert_eq!(wish.word(Role::Primary, None), None);
+    }
+}
