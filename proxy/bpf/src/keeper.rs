@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -119,7 +120,9 @@ pub struct Keeper {
     leases: Array<MapData, u64>,
     peers: HashMap<MapData, [u8; 16], u64>,
     fenced: HashMap<MapData, [u8; 16], u64>,
-    _lock: Flock<File>,
+    /// It holds whose words these are.
+    lock: Flock<File>,
+    path: PathBuf,
 }
 
 impl Keeper {
@@ -129,14 +132,45 @@ impl Keeper {
     /// [`Error::KeeperBusy`] when another process writes them, [`Error::Map`] when nothing is
     /// pinned.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
-        let lock = lock(pins.keeper_lock(), |path| Error::KeeperBusy { path })?;
+        let path = pins.keeper_lock();
+        let lock = lock(path.clone(), |path| Error::KeeperBusy { path })?;
         let leases = open(pins, LEASES)?;
         let leases = Array::try_from(Map::Array(leases)).map_err(failed(LEASES))?;
         let peers = open(pins, PEERS)?;
         let peers = HashMap::try_from(Map::HashMap(peers)).map_err(failed(PEERS))?;
         let fenced = open(pins, FENCED)?;
         let fenced = HashMap::try_from(Map::HashMap(fenced)).map_err(failed(FENCED))?;
-        Ok(Self { leases, peers, fenced, _lock: lock })
+        Ok(Self { leases, peers, fenced, lock, path })
+    }
+
+    /// The words are this owner's from here on. Those of another are void, and so is what it has
+    /// closed: epochs of two clusters must not be compared. Returns whether there were some.
+    ///
+    /// # Errors
+    /// [`Error::Map`], and [`Error::Pin`] when it cannot be noted whose they are.
+    pub fn belong_to(&mut self, owner: &str) -> Result<bool, Error> {
+        let path = self.path.clone();
+        let failed = |doing| {
+            let path = path.clone();
+            move |source| Error::Pin { doing, path, source }
+        };
+        let mut file = &*self.lock;
+        let mut known = String::new();
+        let read = file.rewind().and_then(|()| file.read_to_string(&mut known));
+        read.map_err(failed("read"))?;
+        if known == owner {
+            return Ok(false);
+        }
+        let is_others = !known.is_empty();
+        if is_others {
+            for slot in [Slot::Primary, Slot::Member, Slot::Floor] {
+                self.set(slot, 0)?;
+            }
+        }
+        let mut file = &*self.lock;
+        let written = file.rewind().and_then(|()| file.set_len(0));
+        written.and_then(|()| file.write_all(owner.as_bytes())).map_err(failed("write"))?;
+        Ok(is_others)
     }
 
     /// Guards this port from now on.
@@ -312,7 +346,8 @@ pub(crate) fn key(address: &IpAddr) -> [u8; 16] {
 
 /// Takes a lock that one process at a time has.
 pub(crate) fn lock(path: PathBuf, busy: fn(PathBuf) -> Error) -> Result<Flock<File>, Error> {
-    let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let mut options = OpenOptions::new();
+    let opened = options.create(true).truncate(false).read(true).write(true).open(&path);
     let file = opened.map_err(|source| Error::Pin { doing: "open", path: path.clone(), source })?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| busy(path))
 }

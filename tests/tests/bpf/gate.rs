@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("closing_shuts_at_once_and_for_good", needs, closing),
         trial("late_thread_opens_nothing_and_shortens_nothing", needs, late),
         trial("leases_outlive_their_writer_and_only_one_writes", needs, writers),
+        trial("words_of_another_cluster_are_void_and_those_of_the_same_are_not", needs, owners),
         trial("idle_connections_are_told_when_they_are_ended", needs, idle),
         trial("operators_fence_ends_only_by_naming_its_epoch", needs, operators),
     ]
@@ -189,6 +190,28 @@ fn operators() -> anyhow::Result<()> {
         refused(address)?;
         ensure!(keeper.unfence(4)?);
         pair(&listener, address)?;
+        Ok(())
+    })
+}
+
+fn owners() -> anyhow::Result<()> {
+    Space::run(|space| {
+        let (plane, mut keeper) = guarded(space)?;
+        // Who had the lock's file before is no matter.
+        keeper.belong_to("one")?;
+        keeper.lease(Role::Member, 12, in_ms(60_000)?, Gate::Open)?;
+        keeper.close(11)?;
+        drop((plane, keeper));
+        let (_plane, mut again) = guarded(space)?;
+        ensure!(!again.belong_to("one")?, "a second start made them void");
+        ensure!(again.standing()?.gate(boot_ns()?) == Gate::Open, "{:?}", again.standing()?);
+        let late = again.lease(Role::Primary, 1, in_ms(60_000)?, Gate::Open);
+        ensure!(late.is_err(), "it was closed");
+        // Epochs of a cluster that is founded anew begin anew.
+        ensure!(again.belong_to("other")?, "{:?}", again.standing()?);
+        ensure!(again.standing()?.gate(boot_ns()?) == Gate::Shut, "{:?}", again.standing()?);
+        again.lease(Role::Primary, 1, in_ms(60_000)?, Gate::Open)?;
+        ensure!(again.standing()?.gate(boot_ns()?) == Gate::Open, "{:?}", again.standing()?);
         Ok(())
     })
 }

@@ -90,6 +90,18 @@ impl Gate {
         Self { port, house: Arc::new(Mutex::new(house)), found }
     }
 
+    /// The leases are those of this cluster from here on; what was opened or closed for another is
+    /// void.
+    pub(crate) fn belong_to(&self, cluster: &str) {
+        let mut house = self.house();
+        let Means::Programs(keeper) = &mut house.means else { return };
+        match keeper.belong_to(cluster) {
+            Ok(false) => {}
+            Ok(true) => info!(cluster, "the fence was another cluster's, and begins anew"),
+            Err(error) => house.tell(&error.to_string()),
+        }
+    }
+
     /// What operators and status do with the words themselves; `None` where there are none.
     pub(super) fn with_keeper<T>(&self, act: impl FnOnce(&mut Keeper) -> T) -> Option<T> {
         match &mut self.house().means {
