@@ -247,6 +247,17 @@ impl Keeper {
         replace(&mut self.peers, PEERS, &addresses.iter().map(key).collect())
     }
 
+    /// More addresses that get in then.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn add_peers(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        for address in addresses {
+            self.peers.insert(key(address), 1, 0).map_err(failed(PEERS))?;
+        }
+        Ok(())
+    }
+
     /// The backends that are fenced elsewhere, by the snapshot of this epoch: exactly these if it
     /// is a newer one, else these as well. What comes off the list comes off in one step; what
     /// comes on may do so before. Who applies it ends the flows that only wait by

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cluster::testing::{
-    apply_all, directory, elect, establish, history, report, seal, three_nodes,
+    any, apply_all, directory, elect, establish, history, report, seal, three_nodes,
 };
 use crate::cluster::{Entry, Member};
 use crate::ids::Attempt;
@@ -137,4 +137,24 @@ fn directory_that_went_through_the_loss_is_not_kept_when_it_parts_later() {
     let parted = Local { timeline: Timeline(2), switch: Lsn(100), ..stopped(160) };
     let steps = settle(&mut agent, &state, &parted);
     assert_eq!(steps, [Step::Close(Epoch(2)), Step::Rebuild(NodeId(2))]);
+}
+
+#[test]
+fn copy_for_an_epoch_that_never_served_takes_nobodys_place() {
+    let mut state = elected_with_loss(false);
+    let mut agent = agent(1);
+    settle(&mut agent, &state, &stopped(120));
+    let copy = copied(&mut agent, &mut state);
+    settle(&mut agent, &state, &copy);
+    // It is away while the next one is elected, which knows nothing of that epoch either.
+    seal(&mut state, 2, &[1, 2, 3]);
+    let mut entry = elect(&state, 2, [report(&state, 2, 90)].to_vec());
+    if let Entry::NewEpoch { accept_loss, rule, .. } = &mut entry {
+        (*accept_loss, *rule) = (true, any(1, &[3]));
+    }
+    apply_all(&mut state, [Entry::AcceptLoss { epoch: Epoch(1), attempt: Attempt(2) }, entry]);
+    let steps = settle(&mut agent, &state, &copy);
+    assert_eq!(steps, [Step::Close(Epoch(2)), Step::Copy(NodeId(2))]);
+    let kept = agent.record().kept.as_ref().map(|kept| (kept.directory, kept.epoch));
+    assert_eq!(kept, Some((directory(1), Epoch(1))), "the only one that has it all");
 }

@@ -345,7 +345,10 @@ impl Agent {
         let has_parted = !state.may_follow(&self.draft.history, local.end);
         if !self.draft.is_whole || lacks_log || has_parted {
             let is_needed = self.draft.is_whole && self.is_needed(has_parted, state);
-            steps.push(self.rebuild(epoch, upstream, is_needed));
+            let served = state.established().map(|established| established.epoch);
+            // What was put aside for an epoch that never served is worth more than its copy.
+            let has_better = self.draft.kept.as_ref().is_some_and(|kept| Some(kept.epoch) > served);
+            steps.push(self.rebuild(epoch, upstream, is_needed && !has_better));
             return steps;
         }
         let has_all_switches = state.established().is_some_and(|established| {

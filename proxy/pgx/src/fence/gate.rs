@@ -11,7 +11,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub(crate) use pgx_bpf::Gate as Width;
-use pgx_bpf::{KeepError, Keeper, LeaseWord, Place, Role, Side, Stale, destroy};
+use pgx_bpf::{KeepError, Keeper, LeaseWord, Role, Side, Stale, destroy};
 use pgx_control::ids::{BootTime, Epoch};
 use tracing::{debug, error, info, warn};
 
@@ -125,8 +125,18 @@ impl Gate {
     }
 
     /// PostgreSQL is a primary or becomes one, in this epoch, for members alone or for everybody.
+    /// What it was opened for before, as a standby or by an earlier process, ends here: in this
+    /// epoch nobody but members may come in before it serves.
     pub(crate) fn open_primary(&self, epoch: Epoch, width: Width) {
-        self.house().want(Role::Primary, Some(Door { epoch, width }));
+        let mut house = self.house();
+        let door = Some(Door { epoch, width });
+        if house.primary.wanted == door {
+            return;
+        }
+        if let Err(error) = house.end_before(epoch) {
+            return house.tell(&error.to_string());
+        }
+        house.want(Role::Primary, door);
     }
 
     /// PostgreSQL is a standby that receives in this epoch.
@@ -148,11 +158,10 @@ impl Gate {
     /// in this one. Whether nothing passes any more by what it was opened for, at whatever place.
     pub(crate) fn close(&self, epoch: Epoch, held: bool) -> bool {
         let mut house = self.house();
+        let mut was_open = false;
         if house.closed < Some(epoch) {
             match house.close(epoch, held) {
-                // Who only waits hears of nothing else.
-                Ok(true) => self.end_idle(),
-                Ok(false) => {}
+                Ok(open) => was_open = open,
                 Err(error) => {
                     house.tell(&error.to_string());
                     return false;
@@ -160,21 +169,43 @@ impl Gate {
             }
         }
         let is_certain = matches!(house.means, Means::Programs(_));
+        // The thread that renews leases must not wait for what follows.
         drop(house);
-        is_certain && lock(&self.found).places.iter().all(Place::is_guarded)
+        if was_open {
+            // Who only waits hears of nothing else.
+            self.end_idle();
+        }
+        is_certain && lock(&self.found).is_whole()
     }
 
     /// The addresses of the members.
-    pub(crate) fn set_peers(&self, addresses: BTreeSet<IpAddr>) {
+    pub(crate) fn set_peers(&self, addresses: &BTreeSet<IpAddr>) {
         let mut house = self.house();
-        if house.peers == addresses {
+        if house.peers == *addresses {
             return;
         }
-        match house.set_peers(&addresses) {
+        match house.set_peers(addresses) {
             Ok(()) => {
+                house.peers.clone_from(addresses);
+                drop(house);
                 info!(?addresses, "who is let in while PostgreSQL is open to members only");
-                house.peers = addresses;
             }
+            Err(error) => house.tell(&error.to_string()),
+        }
+    }
+
+    /// More addresses of members; those that are known stay.
+    pub(crate) fn add_peers(&self, addresses: BTreeSet<IpAddr>) {
+        let mut house = self.house();
+        let added = match &mut house.means {
+            Means::Programs(keeper) => keeper.add_peers(&addresses),
+            Means::Nftables { rules, .. } => {
+                rules.peers.extend(addresses);
+                Ok(())
+            }
+        };
+        match added {
+            Ok(()) => house.hand_over(),
             Err(error) => house.tell(&error.to_string()),
         }
     }
@@ -212,14 +243,25 @@ impl House {
         // What was written last is taken back, before it is forgotten.
         let shut = |door: Door| Door { width: Width::Shut, ..door };
         self.entrance(role).wanted = wanted.or(before.map(shut));
-        self.write(role);
-        self.entrance(role).wanted = wanted;
+        let is_written = self.write(role);
+        // What could not be written is tried again.
+        self.entrance(role).wanted = if is_written { wanted } else { before };
     }
 
-    /// Writes what holds for a role.
-    fn write(&mut self, role: Role) {
+    /// Shuts what was opened in earlier epochs, for good.
+    fn end_before(&mut self, epoch: Epoch) -> Result<(), pgx_bpf::Error> {
+        self.want(Role::Member, None);
+        let Some(before) = epoch.0.checked_sub(1) else { return Ok(()) };
+        if let Means::Programs(keeper) = &mut self.means {
+            keeper.close(before)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what holds for a role; whether that worked out.
+    fn write(&mut self, role: Role) -> bool {
         let closed = self.closed;
-        let Some((door, until)) = self.entrance(role).word(role, closed) else { return };
+        let Some((door, until)) = self.entrance(role).word(role, closed) else { return true };
         let written = match &mut self.means {
             Means::Programs(keeper) => keeper.lease(role, door.epoch.0, until.0, door.width),
             Means::Nftables { .. } => {
@@ -228,12 +270,16 @@ impl House {
             }
         };
         match written {
-            Ok(()) => {}
+            Ok(()) => true,
             // It was closed, or a newer one is there: as it should be.
             Err(KeepError::Stale(stale @ (Stale::Closed { .. } | Stale::Older { .. }))) => {
                 debug!(?role, %stale, "a lease came too late for the gate");
+                true
             }
-            Err(error) => self.tell(&error.to_string()),
+            Err(error) => {
+                self.tell(&error.to_string());
+                false
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use pgx_bpf::{
-    BPFFS, Change, Counters, Error, Guard, Keeper, Nftables, Objects, Options, PIN_BASE, Pins,
+    At, BPFFS, Change, Counters, Error, Guard, Keeper, Nftables, Objects, Options, PIN_BASE, Pins,
     Place, Rehearsal, Side, Trial, destroy, rehearse,
 };
 use tracing::{error, info, warn};
@@ -46,7 +46,18 @@ enum Stands {
 #[derive(Default)]
 struct Found {
     places: Vec<Place>,
+    /// Whether that is how things stand: it could be looked at last time.
+    is_known: bool,
     rehearsals: Vec<Rehearsal>,
+}
+
+impl Found {
+    /// Whether nothing can pass, as far as is known: interfaces without a hook of their own are
+    /// guarded at the sockets.
+    fn is_whole(&self) -> bool {
+        let has_sockets = self.places.iter().any(|place| matches!(place.at, At::Cgroup(_)));
+        self.is_known && has_sockets && self.places.iter().all(Place::is_guarded)
+    }
 }
 
 /// The fence around this host's PostgreSQL.
@@ -210,7 +221,7 @@ fn nftables(port: u16) -> Result<Nftables, Error> {
 
 /// Keeps the fence up until the process ends.
 fn keep_up(mut guard: Guard, found: Arc<Mutex<Found>>) -> Result<(), Failure> {
-    lock(&found).places = guard.places().cloned().collect();
+    note(&found, &guard);
     let run = move || {
         let rehearsals = rehearse(&Objects::embedded());
         for Rehearsal { hook, result } in &rehearsals {
@@ -225,11 +236,12 @@ fn keep_up(mut guard: Guard, found: Arc<Mutex<Found>>) -> Result<(), Failure> {
             let tended = guard.wait(FENCE_TRIAL).and_then(|_| guard.tend());
             match tended {
                 Ok(changes) => {
-                    lock(&found).places = guard.places().cloned().collect();
+                    note(&found, &guard);
                     tell(changes);
                     told.clear();
                 }
                 Err(error) => {
+                    lock(&found).is_known = false;
                     let error = error.to_string();
                     if error != told {
                         error!(error, "the fence cannot be kept up; it stands where it stood");
@@ -243,6 +255,12 @@ fn keep_up(mut guard: Guard, found: Arc<Mutex<Found>>) -> Result<(), Failure> {
     };
     let thread = thread::Builder::new().name("pgx-fence".to_owned()).spawn(run);
     thread.map(drop).map_err(|error| Failure::Failed(format!("cannot start a thread: {error}")))
+}
+
+fn note(found: &Mutex<Found>, guard: &Guard) {
+    let mut found = lock(found);
+    found.places = guard.places().cloned().collect();
+    found.is_known = true;
 }
 
 fn tell(changes: impl IntoIterator<Item = Change>) {

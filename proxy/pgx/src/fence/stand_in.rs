@@ -41,7 +41,9 @@ fn hand_over(nftables: Nftables, inbox: &Receiver<Rules>) {
         let mut done = Ok(());
         if rules.peers != peers {
             done = nftables.set_peers(&rules.peers);
-            peers = rules.peers;
+            if done.is_ok() {
+                peers = rules.peers;
+            }
         }
         let done = done.and_then(|()| match rules.gate {
             Some((width, until)) => nftables.renew(nftables.reckon(until.0, width)),

@@ -155,15 +155,24 @@ impl Hands {
     pub(crate) fn retain(&self, kept: Incarnation) -> Result<Option<PathBuf>, Error> {
         let place = &self.place;
         let aside = aside(place, kept);
-        let lost = place.folder().join(format!("lost-{}", settings::name(kept)));
-        if aside.exists() {
-            for space in elsewhere::all(&place.data, &aside)? {
-                let name = spaces::named(&space, "lost", kept);
-                spaces::move_aside(place, &beside(&space, kept), &name)?;
-            }
-            move_durably(&aside, &lost)?;
+        let lost = |what: &str| place.folder().join(format!("{what}-{}", settings::name(kept)));
+        if !aside.exists() {
+            return Ok(Some(lost("lost")).filter(|lost| lost.exists()));
         }
-        Ok(lost.exists().then_some(lost))
+        // Somebody may have put it back before, and it comes here again.
+        let names = (1_u32..).map(|number| match number {
+            1 => "lost".to_owned(),
+            number => format!("lost{number}"),
+        });
+        let name = names.into_iter().find(|name| !lost(name).exists());
+        let name = name.unwrap_or_default();
+        for space in elsewhere::all(&place.data, &aside)? {
+            let beside_it = spaces::named(&space, &name, kept);
+            spaces::move_aside(place, &beside(&space, kept), &beside_it)?;
+        }
+        let lost = lost(&name);
+        move_durably(&aside, &lost)?;
+        Ok(Some(lost))
     }
 
     /// Removes directories that were put aside, but for this one.

@@ -13,6 +13,9 @@ use super::settings;
 /// before that, which the first checkpoint of the new timeline would remove.
 const PROMOTION: &str = "pgx_promotion";
 
+/// `object_in_use`.
+const IN_USE: &str = "55006";
+
 /// Makes the slots of these members, other than this node, that are missing or have lost what they
 /// were kept for; drops those of nodes that are not members.
 ///
@@ -38,7 +41,11 @@ pub(super) fn keep(
         let (name, is_active, is_lost) = (text(0), text(1) == "t", text(2) == "t");
         let is_wanted = wanted.iter().any(|(wanted, _)| *wanted == name);
         if !is_active && (!is_wanted || is_lost) {
-            session.ask(&format!("SELECT pg_drop_replication_slot({})", literal(&name)))?;
+            match session.ask(&format!("SELECT pg_drop_replication_slot({})", literal(&name))) {
+                // Somebody has just come to use it: then it keeps what he needs.
+                Err(Error::Refused { code, .. }) if code == IN_USE => known.push(name),
+                done => drop(done?),
+            }
         } else {
             known.push(name);
         }

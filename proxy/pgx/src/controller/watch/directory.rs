@@ -33,7 +33,11 @@ impl Watcher {
             return self.say("there is no data directory; it is cloned when the cluster has begun");
         };
         let known = self.memory.as_ref().map(|memory| &memory.record);
-        if let Some(record) = known.filter(|known| known.is_whole && state.needs(known.directory)) {
+        let is_missed = |known: &&Record| {
+            known.is_whole
+                && (state.needs(known.directory) || state.is_from_before_loss(&known.history))
+        };
+        if let Some(record) = known.filter(is_missed) {
             let since = *self.missed.get_or_insert_with(Instant::now);
             if !goes_on_without(state, record.directory) || since.elapsed() < MISSED_MIN {
                 self.agent = None;

@@ -107,7 +107,13 @@ fn look_up(gate: &Gate, inbox: &Receiver<BTreeSet<String>>) {
             Err(RecvTimeoutError::Disconnected) => return,
         }
         known.retain(|host, _| hosts.contains(host));
-        for host in &hosts {
+        // Names may take long to look up, or be known to nobody now.
+        let (addresses, names): (Vec<_>, Vec<_>) =
+            hosts.iter().partition(|host| host.parse::<IpAddr>().is_ok());
+        for host in addresses.into_iter().chain(names) {
+            if host.parse::<IpAddr>().is_err() && !known.is_empty() {
+                gate.add_peers(known.values().flatten().copied().collect());
+            }
             match (host.as_str(), 0).to_socket_addrs() {
                 Ok(found) => {
                     known.insert(host.clone(), found.map(|address| address.ip()).collect());
@@ -120,6 +126,12 @@ fn look_up(gate: &Gate, inbox: &Receiver<BTreeSet<String>>) {
                 Err(_) => {}
             }
         }
-        gate.set_peers(known.values().flatten().copied().collect());
+        let all: BTreeSet<_> = known.values().flatten().copied().collect();
+        if hosts.iter().all(|host| known.contains_key(host)) {
+            gate.set_peers(&all);
+        } else {
+            // An earlier life may have known more.
+            gate.add_peers(all);
+        }
     }
 }

@@ -665,7 +665,9 @@ impl Watcher {
         let is_calm = state.tenure().is_some_and(|tenure| tenure.is_established)
             && state.sealed().is_none()
             && state.handover().is_none();
-        if !is_calm || self.managed.is_none() || self.trouble.is_some() {
+        // What failed may be what this mends, and nothing else may be left to be done.
+        let waits = self.trouble.as_ref().is_some_and(|known| Instant::now() < known.until);
+        if !is_calm || self.managed.is_none() || waits {
             return;
         }
         self.tended = Some((Instant::now(), now));
