@@ -44,7 +44,7 @@ pub use load::can_load;
 pub use nft::{Nftables, Renewal};
 pub use objects::Objects;
 pub use pgx_abi::{Counter, Gate, LeaseWord, PIN_BASE, PORT_DEFAULT, Reason};
-pub use pins::{BPFFS, Pins};
+pub use pins::{BPFFS, Pins, pinned_fence};
 pub use place::{At, Hook, Place, Trial};
 pub use plane::Plane;
 pub use probe::{Feature, probe};

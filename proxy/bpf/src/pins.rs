@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use pgx_abi::PIN_VERSION;
+use pgx_abi::{FENCE, PIN_VERSION};
 
 use crate::attach::Mode;
 use crate::device::Device;
@@ -25,6 +25,17 @@ const RUN: &str = "/run";
 
 const MAPS: &str = "maps";
 const LINKS: &str = "links";
+
+/// A pinned program of a fence, of whatever pin version: it stands, whoever runs.
+#[must_use]
+pub fn pinned_fence(mount: &Path, base: &str) -> Option<PathBuf> {
+    let links = list(&mount.join(base)).ok()?.into_iter().map(|version| version.join(LINKS));
+    let mut all = links.flat_map(|links| list(&links).unwrap_or_default());
+    all.find(|link| {
+        let name = link.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with(FENCE)
+    })
+}
 
 /// A directory of pins, of one pin version.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use crate::console::{self, Desk};
 use crate::controller::{self, Followed, Leased};
 use crate::descriptors;
 use crate::exit::Failure;
-use crate::fence::Fence;
+use crate::fence::{Fence, refuse_what_is_left};
 use crate::front::{self, Front, Proxy};
 use crate::holdings::{Holdings, Kept};
 use crate::kernel::Kernel;
@@ -174,6 +174,9 @@ impl Roles {
         // Before anything serves: PostgreSQL's port is shut from here on, as far as no lease opens
         // it.
         let fence = config.fence.map(Fence::start).transpose()?;
+        if config.postgres.is_some() && fence.is_none() {
+            refuse_what_is_left("")?;
+        }
         let kernel = config.vip.as_ref().map(Kernel::attach);
         let addresses = config.vip.as_ref().zip(kernel.as_ref());
         let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));

@@ -5,6 +5,7 @@
 
 mod scenario;
 mod sequence;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +20,7 @@ use crate::lab::{Epoch, Lab, Spec, wait_for, wait_for_some};
 
 pub use scenario::{Kind, Role, Start, Step, draw};
 pub use sequence::Run;
+pub use shared::Shared;
 
 /// How long anything may take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);

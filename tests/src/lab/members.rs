@@ -270,8 +270,9 @@ fn configure(lab: &Lab, host: &Host, programs: &Path) -> anyhow::Result<()> {
         );
     }
     text += &format!(
-        "[proxy]\nlisten = [\"0.0.0.0:{PROXY_PORT}\"]\npool_mode = \"transaction\"\n\
-         auth_type = \"trust\"\nthreads = 1\ncluster_port = {POSTGRES_PORT}\ndrain_timeout = 10\n",
+        "[proxy]\nlisten = [\"0.0.0.0:{PROXY_PORT}\", \"[::]:{PROXY_PORT}\"]\n\
+         pool_mode = \"transaction\"\nauth_type = \"trust\"\nthreads = 1\n\
+         cluster_port = {POSTGRES_PORT}\ndrain_timeout = 10\n",
     );
     std::fs::write(host.file(pgx::CONFIG), text)
         .with_context(|| format!("cannot write {} in {}", pgx::CONFIG, host.plan().name))

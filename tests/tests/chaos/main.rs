@@ -2,14 +2,14 @@
 //! commit that was acknowledged is lost.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use libtest_mimic::Arguments;
-use pgx_tests::chaos::{Chaos, LIMIT, logs_of};
+use pgx_tests::chaos::{Chaos, LIMIT, Shared};
 use pgx_tests::lab::helper::dispatch;
-use pgx_tests::lab::{Direction, Fault, KillTarget, Lab, PauseTarget, build, wait_for_some};
+use pgx_tests::lab::{Direction, Fault, KillTarget, Lab, PauseTarget, wait_for_some};
 use pgx_tests::skip::{Requirement, trial};
 
 const NAME: &str = "chaos-test";
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared::new(NAME, false));
     let in_lab = |name: String, test: Box<Test>| {
         let shared = Arc::clone(&shared);
         let of_test = name.clone();
@@ -66,31 +66,6 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials);
     shared.down();
     conclusion.exit_code()
-}
-
-/// One lab for all tests, until one fails.
-#[derive(Default)]
-struct Shared(Mutex<Option<Chaos>>);
-
-impl Shared {
-    fn run(&self, name: &str, test: &Test) -> anyhow::Result<()> {
-        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let chaos = match place.take() {
-            Some(chaos) => chaos,
-            None => Chaos::up(NAME, &build::pgx(false)?, false)?,
-        };
-        let Err(error) = test(&chaos) else {
-            *place = Some(chaos);
-            return Ok(());
-        };
-        let logs = logs_of(name);
-        chaos.keep_logs(&logs)?;
-        Err(error.context(format!("logs are in {}", logs.display())))
-    }
-
-    fn down(&self) {
-        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
 }
 
 /// Makes the fault under load, waits until the others serve, heals it, and looks what is there.

@@ -85,8 +85,12 @@ pub(crate) fn ladder(lab: &Lab) -> anyhow::Result<()> {
                 .is_some_and(|all| all.len() == 4 && all.iter().all(|one| one["failure"] == ""))
         })
     })?;
-    fresh(lab)?;
+    // Nobody would open any more what stands.
+    lab.stop_pgx("n1")?;
     configure(lab, "nftables")?;
+    let refused = lab.start_pgx("n1").err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(refused.contains("nobody would open it"), "{refused}");
+    fresh(lab)?;
     lab.start_pgx("n1")?;
     ensure_answers(lab, false, "nftables")?;
     let fence = status(lab)?;

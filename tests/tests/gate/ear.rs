@@ -6,26 +6,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sched::{CloneFlags, setns};
+use pgx_tests::chaos::LIMIT;
 use pgx_tests::lab::spec::POSTGRES_PORT;
 use pgx_tests::lab::wait_for;
 use pgx_tests::tap::{Seen, Tap};
-
-/// A packet from that port.
-pub(crate) type Heard = Seen;
 
 /// A thread that listens in the network of a host; it runs on while the host is frozen.
 pub(crate) struct Ear {
     ends: Arc<AtomicBool>,
     data: Arc<[AtomicUsize; 2]>,
-    thread: JoinHandle<anyhow::Result<Vec<Heard>>>,
+    thread: JoinHandle<anyhow::Result<Vec<Seen>>>,
 }
 
 /// The index of loopback in every network namespace.
 const LOOPBACK: usize = 1;
+/// That many packets are load.
+pub(crate) const PLENTY: usize = 100;
 
 impl Ear {
     /// Listens to a host whose own link address this is.
@@ -42,14 +41,14 @@ impl Ear {
     }
 
     /// Waits until data has left over loopback and over a cable.
-    pub(crate) fn wait_for_data(&self, paths: usize) -> anyhow::Result<()> {
-        wait_for("data leaves by each way", Duration::from_secs(30), || {
-            let seen = self.data.iter().filter(|count| count.load(Ordering::Relaxed) > 100);
-            seen.count() >= paths
+    pub(crate) fn wait_for_data(&self) -> anyhow::Result<()> {
+        wait_for("data leaves by each way", LIMIT, || {
+            self.data.iter().all(|count| count.load(Ordering::Relaxed) > PLENTY)
         })
     }
 
-    pub(crate) fn end(self) -> anyhow::Result<Vec<Heard>> {
+    /// What has left, in order.
+    pub(crate) fn end(self) -> anyhow::Result<Vec<Seen>> {
         self.ends.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow::anyhow!("who listens has died"))?
     }
@@ -61,7 +60,7 @@ fn listen(
     began: &Sender<()>,
     ends: &AtomicBool,
     data: &[AtomicUsize; 2],
-) -> anyhow::Result<Vec<Heard>> {
+) -> anyhow::Result<Vec<Seen>> {
     setns(network, CloneFlags::CLONE_NEWNET).context("cannot enter the network")?;
     let tap = Tap::open()?;
     let _ = began.send(());

@@ -7,23 +7,20 @@ mod vip;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, ExitCode, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use libtest_mimic::Arguments;
-use pgx_tests::chaos::{Chaos, Trial, logs_of};
+use pgx_tests::chaos::{Chaos, LIMIT, Shared, Trial};
 use pgx_tests::lab::helper::dispatch;
-use pgx_tests::lab::{Direction, Fault, KillTarget, Lab, PauseTarget, build, wait_for};
+use pgx_tests::lab::{Direction, Fault, KillTarget, Lab, PauseTarget, wait_for};
 use pgx_tests::skip::{Requirement, trial};
-use pgx_tests::tap::boot_ns;
+use pgx_tests::tap::{Seen, boot_ns};
 
-use crate::ear::{Ear, Heard};
+use crate::ear::{Ear, PLENTY};
 
 const NAME: &str = "gate-test";
 const MS: u64 = 1_000_000;
-/// The lease of a cluster that nobody has configured otherwise.
-const LEASE_NS: u64 = 2_000 * MS;
 /// Between a packet's judgement and the time that the kernel writes on it, on a busy host.
 const TOLERANCE_NS: u64 = 5 * MS;
 /// A node that is back has not become a standby again before that.
@@ -72,7 +69,7 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared::new(NAME, true));
     let in_lab = |name: String, test: Box<Test>| {
         let shared = Arc::clone(&shared);
         let of_test = name.clone();
@@ -94,31 +91,6 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// One lab for all tests, until one fails.
-#[derive(Default)]
-struct Shared(Mutex<Option<Chaos>>);
-
-impl Shared {
-    fn run(&self, name: &str, test: &Test) -> anyhow::Result<()> {
-        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let chaos = match place.take() {
-            Some(chaos) => chaos,
-            None => Chaos::up(NAME, &build::pgx(false)?, true)?,
-        };
-        let Err(error) = test(&chaos) else {
-            *place = Some(chaos);
-            return Ok(());
-        };
-        let logs = logs_of(name);
-        chaos.keep_logs(&logs)?;
-        Err(error.context(format!("logs are in {}", logs.display())))
-    }
-
-    fn down(&self) {
-        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-}
-
 /// Makes the faults under load, with clients that come past the proxies as well, and listens to
 /// what leaves the host from before them until after they are healed.
 fn shut(chaos: &Chaos, make: Make) -> anyhow::Result<()> {
@@ -126,29 +98,30 @@ fn shut(chaos: &Chaos, make: Make) -> anyhow::Result<()> {
     let (lab, primary) = (trial.lab(), trial.before.host());
     let init = lab.host(&primary)?.init().pid;
     let network = format!("/proc/{init}/ns/net");
+    let lease_ms = lab.control(&primary)?["settings"]["lease"]["lease_ms"].as_u64();
+    let lease = lease_ms.context("its lease")? * MS;
     let ear = Ear::start(Path::new(&network), lab.host(&primary)?.plan().link())?;
     let mut direct = [direct(lab, "client", &primary)?, direct(lab, &primary, &primary)?];
-    ear.wait_for_data(2)?;
+    ear.wait_for_data()?;
+    let failed = boot_ns()?;
     let mut faults = Vec::new();
     for fault in make(&primary) {
         faults.push(lab.fault(&fault)?);
     }
     // It was renewed before the last of them at the latest.
-    let deadline = boot_ns()? + LEASE_NS;
+    let deadline = boot_ns()? + lease;
     let witness = other(lab, &primary)?;
     trial.wait_for_another(witness)?;
     trial.wait_for_proxies_but(&[&primary])?;
-    wait_for("the lease is over", Duration::from_secs(10), || {
-        boot_ns().is_ok_and(|now| now > deadline + LEASE_NS / 4)
-    })?;
+    wait_for("the lease is over", LIMIT, || boot_ns().is_ok_and(|now| now > deadline + lease / 4))?;
     let mut healed = None;
     while let Some(fault) = faults.pop() {
         lab.heal(fault)?;
         let at = *healed.insert(boot_ns()?);
         if !faults.is_empty() {
             // What wakes says what it has to say.
-            wait_for("who woke has had its time", Duration::from_secs(10), || {
-                boot_ns().is_ok_and(|now| now > at + LEASE_NS / 4)
+            wait_for("who woke has had its time", LIMIT, || {
+                boot_ns().is_ok_and(|now| now > at + lease / 4)
             })?;
         }
     }
@@ -161,7 +134,7 @@ fn shut(chaos: &Chaos, make: Make) -> anyhow::Result<()> {
     }
     let heard = ear.end()?;
     calm?;
-    check(&heard, deadline + TOLERANCE_NS, healed + BACK_NS)
+    check(&heard, failed, deadline + TOLERANCE_NS, healed + BACK_NS)
 }
 
 /// All is well again, and the node is a standby.
@@ -173,9 +146,9 @@ fn finish(trial: Trial<'_>, primary: &str) -> anyhow::Result<()> {
 }
 
 /// Nothing but resets, while nobody may let anything out.
-fn check(heard: &[Heard], from: u64, to: u64) -> anyhow::Result<()> {
-    let before = heard.iter().filter(|one| one.at_ns < from - LEASE_NS && one.data > 0).count();
-    ensure!(before > 100, "hardly any load: {before} packets");
+fn check(heard: &[Seen], failed: u64, from: u64, to: u64) -> anyhow::Result<()> {
+    let before = heard.iter().filter(|one| one.at_ns < failed && one.data > 0).count();
+    ensure!(before > PLENTY, "hardly any load: {before} packets");
     let late: Vec<_> =
         heard.iter().filter(|one| one.data > 0 && (from..to).contains(&one.at_ns)).collect();
     if let Some(first) = late.first() {

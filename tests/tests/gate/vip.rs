@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use nix::sched::{CloneFlags, setns};
 use pgx_tests::chaos::{Chaos, LIMIT};
-use pgx_tests::lab::spec::{PROXY_PORT, vip_v4};
+use pgx_tests::lab::spec::{PROXY_PORT, vip_v4, vip_v6};
 use pgx_tests::lab::{Direction, Fault, KillTarget, Lab, PauseTarget, wait_for, wait_for_some};
 use pgx_tests::tap::{Tap, boot_ns};
 
@@ -24,6 +24,9 @@ const TRY_MAX: Duration = Duration::from_millis(200);
 /// A lease of two seconds, what voters add to it, and a busy machine.
 const GAP_MAX: Duration = Duration::from_secs(10);
 const MS: u64 = 1_000_000;
+/// The protocol, and the type of a neighbour advertisement.
+const ICMPV6: u8 = 58;
+const ADVERTISEMENT: u8 = 136;
 /// That many clients show that an address serves.
 const SOME: usize = 3;
 /// What a client sends first that wants TLS, and is answered with one byte.
@@ -44,7 +47,14 @@ pub(crate) const FAULTS: &[(&str, Make)] = &[
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Claim {
     at_ns: u64,
+    family: Family,
     link: [u8; 6],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
 }
 
 /// The host fails that has the address; clients come to another, and never do two answer.
@@ -74,7 +84,10 @@ pub(crate) fn moves(chaos: &Chaos, make: Make) -> anyhow::Result<()> {
     drop(stop);
     let claims = joined(claims)?;
     let came_in = joined(tries)?;
-    check_claims(&claims)?;
+    for family in [Family::V4, Family::V6] {
+        let of_it: Vec<_> = claims.iter().filter(|claim| claim.family == family).collect();
+        check_claims(&of_it).with_context(|| format!("{family:?}"))?;
+    }
     let gap = gap(&came_in, at)?;
     eprintln!("{holder} to {next}: nobody came in for {gap:?}, {} claims", claims.len());
     ensure!(gap < GAP_MAX, "nobody came in for {gap:?}");
@@ -90,10 +103,10 @@ fn holder(lab: &Lab, but: &str) -> Option<String> {
 }
 
 /// Once somebody else has said to have it, the one before says so no more.
-fn check_claims(claims: &[Claim]) -> anyhow::Result<()> {
+fn check_claims(claims: &[&Claim]) -> anyhow::Result<()> {
     ensure!(!claims.is_empty(), "nobody has answered");
     let mut gone: Vec<[u8; 6]> = Vec::new();
-    let mut now: Option<Claim> = None;
+    let mut now: Option<&Claim> = None;
     for claim in claims {
         if let Some(before) = now.filter(|before| before.link != claim.link) {
             gone.push(before.link);
@@ -105,7 +118,7 @@ fn check_claims(claims: &[Claim]) -> anyhow::Result<()> {
                 before.link
             );
         }
-        now = Some(*claim);
+        now = Some(claim);
     }
     Ok(())
 }
@@ -139,17 +152,28 @@ fn claims(network: &str, ends: &Arc<AtomicBool>) -> anyhow::Result<Listening<Vec
         let mut all = Vec::new();
         while !ends.load(Ordering::Relaxed) {
             let Some(frame) = tap.frame(50)? else { continue };
-            all.extend(claim(&frame.bytes).map(|link| Claim { at_ns: frame.at_ns, link }));
+            let said = claim(&frame.bytes);
+            all.extend(said.map(|(family, link)| Claim { at_ns: frame.at_ns, family, link }));
         }
         Ok(all)
     }))
 }
 
-/// Whose link address a frame of ARP gives to the address (RFC 826).
-fn claim(frame: &[u8]) -> Option<[u8; 6]> {
-    let is_arp = frame.get(12..14)? == [8, 6];
-    let is_of_it = frame.get(28..32)? == vip_v4().octets();
-    frame.get(22..28)?.try_into().ok().filter(|_| is_arp && is_of_it)
+/// Whose link address a frame gives to the address: the sender's in ARP (RFC 826), or that of an
+/// advertisement (RFC 4861, section 4.4), whose sender's link address is the one that it tells.
+fn claim(frame: &[u8]) -> Option<(Family, [u8; 6])> {
+    match frame.get(12..14)? {
+        [8, 6] => {
+            let is_of_it = frame.get(28..32)? == vip_v4().octets();
+            frame.get(22..28)?.try_into().ok().filter(|_| is_of_it).map(|link| (Family::V4, link))
+        }
+        [0x86, 0xdd] => {
+            let is_advertisement = (*frame.get(20)?, *frame.get(54)?) == (ICMPV6, ADVERTISEMENT);
+            let is_of_it = is_advertisement && frame.get(62..78)? == vip_v6().octets();
+            frame.get(6..12)?.try_into().ok().filter(|_| is_of_it).map(|link| (Family::V6, link))
+        }
+        _ => None,
+    }
 }
 
 /// Comes in by the address again and again; when that worked out.
@@ -160,7 +184,12 @@ fn tries(network: &str, stops: Receiver<()>, served: &Arc<AtomicUsize>) -> Liste
         setns(&file, CloneFlags::CLONE_NEWNET).context("cannot enter the network")?;
         let mut all = Vec::new();
         while stops.recv_timeout(TRY_EVERY) == Err(RecvTimeoutError::Timeout) {
-            if is_served() {
+            // In turns, so that both are asked for.
+            let address = match all.len() % 2 {
+                0 => IpAddr::V4(vip_v4()),
+                _ => IpAddr::V6(vip_v6()),
+            };
+            if is_served(address) {
                 all.push(boot_ns()?);
                 served.fetch_add(1, Ordering::Relaxed);
             }
@@ -170,8 +199,8 @@ fn tries(network: &str, stops: Receiver<()>, served: &Arc<AtomicUsize>) -> Liste
 }
 
 /// Whether a proxy says something: the kernel accepts for one that is frozen.
-fn is_served() -> bool {
-    let address = SocketAddr::new(IpAddr::V4(vip_v4()), PROXY_PORT);
+fn is_served(address: IpAddr) -> bool {
+    let address = SocketAddr::new(address, PROXY_PORT);
     let ask = || -> std::io::Result<()> {
         let mut stream = TcpStream::connect_timeout(&address, TRY_MAX)?;
         stream.set_read_timeout(Some(TRY_MAX))?;

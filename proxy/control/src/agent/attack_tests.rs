@@ -1,34 +1,11 @@
 //! What an agent must hold against crashes at the worst moment.
 
+use super::testing::{NOW, local};
 use super::*;
 use crate::cluster::testing::{
     any, apply_all, directory, elect, establish, history, report, seal, three_nodes,
 };
 use crate::cluster::{Entry, Report};
-
-const NOW: BootTime = BootTime(100_000_000_000);
-
-fn local(process: Process) -> Local {
-    Local {
-        system: SystemId(1),
-        process,
-        answered: NOW,
-        upstream: None,
-        is_streaming: false,
-        is_drained: false,
-        end: Lsn(100),
-        timeline: Timeline(1),
-        switch: Lsn(0),
-        recovery_end: None,
-        runs_rule: None,
-        rule_flushed: Lsn(0),
-        rule_since: Lsn(0),
-        was_primary: false,
-        is_busy: false,
-        lacks_log: false,
-        shut_down: None,
-    }
-}
 
 fn next(agent: &mut Agent, state: &State, local: &Local) -> Vec<Step> {
     let mut all = Vec::new();

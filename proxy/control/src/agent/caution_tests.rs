@@ -1,5 +1,6 @@
 //! What an agent must not do yet, and what it must not say yet: one condition each.
 
+use super::testing::{NOW, local as at};
 use super::*;
 use crate::cluster::testing::{
     any, apply_all, directory, elect, establish, history, report, seal, three_nodes,
@@ -7,28 +8,8 @@ use crate::cluster::testing::{
 use crate::cluster::{Entry, Role, testing};
 use crate::ids::Attempt;
 
-const NOW: BootTime = BootTime(100_000_000_000);
-
 fn local(process: Process) -> Local {
-    Local {
-        system: SystemId(1),
-        process,
-        answered: NOW,
-        upstream: None,
-        is_streaming: false,
-        is_drained: true,
-        end: Lsn(100),
-        timeline: Timeline(1),
-        switch: Lsn(0),
-        recovery_end: None,
-        runs_rule: None,
-        rule_flushed: Lsn(0),
-        rule_since: Lsn(0),
-        was_primary: false,
-        is_busy: false,
-        lacks_log: false,
-        shut_down: None,
-    }
+    Local { is_drained: true, ..at(process) }
 }
 
 fn record(node: u64) -> Record {

@@ -1,13 +1,12 @@
 //! What becomes of directories that may have commits which an operator gave up.
 
+use super::testing::{NOW, local};
 use super::*;
 use crate::cluster::testing::{
     any, apply_all, directory, elect, establish, history, report, seal, three_nodes,
 };
 use crate::cluster::{Entry, Member};
 use crate::ids::Attempt;
-
-const NOW: BootTime = BootTime(100_000_000_000);
 
 /// Node 3 is elected with loss, and serves from 100 on or not.
 fn elected_with_loss(serves: bool) -> State {
@@ -26,25 +25,7 @@ fn elected_with_loss(serves: bool) -> State {
 
 /// What a stopped server left, on the timeline that node 1 and node 2 know.
 fn stopped(end: u64) -> Local {
-    Local {
-        system: SystemId(1),
-        process: Process::Stopped,
-        answered: NOW,
-        upstream: None,
-        is_streaming: false,
-        is_drained: true,
-        end: Lsn(end),
-        timeline: Timeline(1),
-        switch: Lsn(0),
-        recovery_end: None,
-        runs_rule: None,
-        rule_flushed: Lsn(0),
-        rule_since: Lsn(0),
-        was_primary: false,
-        is_busy: false,
-        lacks_log: false,
-        shut_down: None,
-    }
+    Local { is_drained: true, end: Lsn(end), ..local(Process::Stopped) }
 }
 
 fn agent(node: u64) -> Agent {

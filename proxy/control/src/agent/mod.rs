@@ -344,11 +344,11 @@ impl Agent {
         let lacks_log = local.lacks_log && local.upstream == Some(upstream);
         let has_parted = !state.may_follow(&self.draft.history, local.end);
         if !self.draft.is_whole || lacks_log || has_parted {
-            let is_needed = self.draft.is_whole && self.is_needed(has_parted, state);
-            let served = state.established().map(|established| established.epoch);
             // What was put aside for an epoch that never served is worth more than its copy.
-            let has_better = self.draft.kept.as_ref().is_some_and(|kept| Some(kept.epoch) > served);
-            steps.push(self.rebuild(epoch, upstream, is_needed && !has_better));
+            let is_needed = self.draft.is_whole
+                && !self.may_come_back(state)
+                && self.is_needed(has_parted, state);
+            steps.push(self.rebuild(epoch, upstream, is_needed));
             return steps;
         }
         let has_all_switches = state.established().is_some_and(|established| {
@@ -383,11 +383,16 @@ impl Agent {
             || has_parted && state.is_from_before_loss(&self.draft.history)
     }
 
-    /// Whether the epoch has served for which the directory was put aside, and it may have commits
-    /// that were given up.
-    fn must_retain(&self, state: &State) -> bool {
+    /// Whether a directory is aside that comes back if the epochs since come to nothing.
+    fn may_come_back(&self, state: &State) -> bool {
         let served = state.established().map(|established| established.epoch);
-        let kept = self.draft.kept.as_ref().filter(|kept| Some(kept.epoch) <= served);
+        self.draft.kept.as_ref().is_some_and(|kept| Some(kept.epoch) > served)
+    }
+
+    /// Whether a directory is aside that does not come back, and may have commits that were given
+    /// up.
+    fn must_retain(&self, state: &State) -> bool {
+        let kept = self.draft.kept.as_ref().filter(|_| !self.may_come_back(state));
         kept.is_some_and(|kept| state.is_from_before_loss(&kept.history))
     }
 
@@ -408,8 +413,7 @@ impl Agent {
     /// Removes the upstream before anything is said; a primary is stopped and closed first.
     fn freeze(&mut self, epoch: Epoch, state: &State, local: &Local) -> Vec<Step> {
         let mut steps = alloc::vec![Step::Close(epoch)];
-        let served = state.established().map(|established| established.epoch);
-        let must_restore = self.draft.kept.as_ref().is_some_and(|kept| Some(kept.epoch) > served);
+        let must_restore = self.may_come_back(state);
         let runs = matches!(local.process, Process::Standby | Process::Primary);
         let is_primary = local.process == Process::Primary || self.draft.promotes;
         if runs && (must_restore || !self.draft.is_whole || is_primary) {
@@ -661,6 +665,9 @@ fn settled_change(state: &State, local: &Local) -> u64 {
     let is_flushed = newest.is_degraded() || local.rule_flushed >= local.rule_since;
     if runs && is_flushed { established.change } else { established.change.saturating_sub(1) }
 }
+
+#[cfg(test)]
+mod testing;
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! What an agent does in each situation of its PostgreSQL's life.
 
+use super::testing::{NOW, local as at};
 use super::*;
 use crate::cluster::testing::{
     any, apply_all, directory, elect, establish, report, seal, three_nodes,
@@ -7,33 +8,14 @@ use crate::cluster::testing::{
 use crate::cluster::{Entry, Stage, testing};
 use crate::ids::Attempt;
 
-const NOW: BootTime = BootTime(100_000_000_000);
-
 fn agent(node: u64) -> Agent {
     let record = Record::new(directory(node), testing::history(&[(1, 0, 0)]));
     Agent::new(NodeId(node), 0, record)
 }
 
 fn local(process: Process) -> Local {
-    Local {
-        system: SystemId(1),
-        process,
-        answered: NOW,
-        upstream: (process == Process::Standby).then_some(NodeId(1)),
-        is_streaming: process == Process::Standby,
-        is_drained: false,
-        end: Lsn(100),
-        timeline: Timeline(1),
-        switch: Lsn(0),
-        recovery_end: None,
-        runs_rule: None,
-        rule_flushed: Lsn(0),
-        rule_since: Lsn(0),
-        was_primary: false,
-        is_busy: false,
-        lacks_log: false,
-        shut_down: None,
-    }
+    let is_standby = process == Process::Standby;
+    Local { upstream: is_standby.then_some(NodeId(1)), is_streaming: is_standby, ..at(process) }
 }
 
 /// Runs the agent once; what it wants written is written.

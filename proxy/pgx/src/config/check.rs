@@ -501,6 +501,13 @@ mod tests {
         for word in Means::WORDS {
             parse(&format!("[fence]\nbest = \"{word}\"\n")).unwrap();
         }
+        let fenced = |port: Option<u16>, postgres| {
+            let mut problems = Vec::new();
+            let raw = super::super::raw::Fence { port, best: "none".to_owned() };
+            (super::fence(&raw, postgres, &mut problems).port, problems.len())
+        };
+        assert_eq!(fenced(None, Some(5433)), (5433, 0), "it is PostgreSQL's");
+        assert_eq!(fenced(Some(5432), Some(5433)).1, 1, "it guards nothing");
         let found = problems("[fence]\nport = 0\nbest = \"ebtables\"\n");
         assert_eq!(found.len(), 2, "{found:#?}");
         assert!(found[1].contains("ebtables") && found[1].contains("clsact"), "{found:#?}");

@@ -135,20 +135,22 @@ impl Thread {
         let least_ms = before.and_then(|held| held.least_ms);
         let least_ms = least_ms.into_iter().chain(left_ms).min();
         self.held.insert(right.kind, Held { right, until, least_ms });
-        let Outlets { routes, gate, addresses, .. } = &self.outlets;
-        match right.kind {
-            Kind::Route(_) => routes.iter().for_each(|routes| routes.hold(until)),
-            Kind::Primary => {
-                gate.iter().for_each(|gate| gate.hold_primary(Epoch(right.number), until));
-            }
-            Kind::Member(_) => gate.iter().for_each(|gate| gate.hold_member(until)),
-            Kind::Vip(vip) => {
-                addresses.iter().for_each(|known| known.hold(vip, right.number, until));
-            }
-        }
+        self.use_right(right, until);
         // Whoever reads it now sees the renewal at the next one.
         if let Ok(mut board) = self.outlets.board.try_lock() {
             board.clone_from(&self.held);
+        }
+    }
+
+    /// Lets go on what is there to make use of a right.
+    fn use_right(&self, right: Right, until: BootTime) {
+        let Outlets { routes, gate, addresses, .. } = &self.outlets;
+        match (right.kind, routes, gate, addresses) {
+            (Kind::Route(_), Some(routes), ..) => routes.hold(until),
+            (Kind::Primary, _, Some(gate), _) => gate.hold_primary(Epoch(right.number), until),
+            (Kind::Member(_), _, Some(gate), _) => gate.hold_member(until),
+            (Kind::Vip(vip), .., Some(addresses)) => addresses.hold(vip, right.number, until),
+            _ => {}
         }
     }
 }

@@ -73,7 +73,7 @@ fn examine(config: Option<&Config>) -> Vec<Finding> {
     let postgres = config.and_then(|config| config.postgres.as_ref());
     findings.extend(postgres.map(postgres::examine));
     let both = postgres.zip(control);
-    findings.extend(both.and_then(|(postgres, control)| postgres::archiving(postgres, control)));
+    findings.extend(both.into_iter().flat_map(|(own, control)| postgres::troubles(own, control)));
     findings
 }
 

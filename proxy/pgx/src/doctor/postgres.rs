@@ -12,19 +12,28 @@ pub(super) fn examine(postgres: &Postgres) -> Finding {
     finding(postgres, ask_once(postgres))
 }
 
-/// Whether archiving works, and would after a change of primary, and whether the disks have room;
-/// nothing where that cannot be
-/// asked.
-pub(super) fn archiving(postgres: &Postgres, control: &Control) -> Option<Finding> {
-    let place = place(postgres, control.node).ok()?;
-    let troubles = Hands::new(place, Abort::default()).troubles().ok()?;
-    let name = "archiving and disks".to_owned();
+/// Whether the disks have room, and whether archiving works, and would after a change of primary;
+/// of that nothing where it cannot be asked.
+pub(super) fn troubles(postgres: &Postgres, control: &Control) -> Vec<Finding> {
+    let Ok(place) = place(postgres, control.node) else { return Vec::new() };
+    let hands = Hands::new(place, Abort::default());
+    let disks = hands.scarce_disks();
+    let disks = trouble("disks", &disks, "they have room", "make room, or give them more");
+    let archiving = hands.archive_troubles().ok().map(|found| {
+        let well = "nothing is wrong with it, or nobody archives";
+        trouble("archiving", &found, well, "see docs/POSTGRES.md, Archiving")
+    });
+    [disks].into_iter().chain(archiving).collect()
+}
+
+fn trouble(name: &str, troubles: &[String], well: &str, next_step: &str) -> Finding {
+    let name = name.to_owned();
     if troubles.is_empty() {
-        let found = "nothing is wrong with them, or nobody archives".to_owned();
-        return Some(Finding { name, state: State::Good, found, next_step: String::new() });
+        let next_step = String::new();
+        return Finding { name, state: State::Good, found: well.to_owned(), next_step };
     }
-    let next_step = "see docs/POSTGRES.md, Archiving".to_owned();
-    Some(Finding { name, state: State::Reduced, found: troubles.join("; "), next_step })
+    let next_step = next_step.to_owned();
+    Finding { name, state: State::Reduced, found: troubles.join("; "), next_step }
 }
 
 fn finding(postgres: &Postgres, verdict: Verdict) -> Finding {

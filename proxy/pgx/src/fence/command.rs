@@ -26,7 +26,7 @@ fn shut(arguments: &FenceShut) -> Result<(), Failure> {
     let failed = |error: pgx_bpf::Error| Failure::Failed(error.to_string());
     let port = arguments.port;
     let best = Means::from_word(&arguments.best).unwrap_or(Means::Nothing);
-    let (raised, cause) = raise(config::Fence { port, best }).map_err(failed)?;
+    let (raised, cause) = raise(config::Fence { port, best })?;
     match raised {
         Raised::Programs(guard, _) => {
             let mut is_whole = true;

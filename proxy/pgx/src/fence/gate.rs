@@ -59,7 +59,8 @@ struct House {
     member: Entrance,
     /// Up to which epoch this node is primary no more.
     closed: Option<Epoch>,
-    peers: BTreeSet<IpAddr>,
+    /// The members' addresses, and whether that is all of them.
+    peers: (BTreeSet<IpAddr>, bool),
     /// What went wrong last.
     told: String,
 }
@@ -85,7 +86,7 @@ impl Gate {
 
     fn of(port: u16, means: Means, found: Arc<Mutex<Found>>) -> Self {
         let (primary, member) = (Entrance::default(), Entrance::default());
-        let (closed, peers, told) = (None, BTreeSet::new(), String::new());
+        let (closed, peers, told) = (None, (BTreeSet::new(), false), String::new());
         let house = House { means, primary, member, closed, peers, told };
         Self { port, house: Arc::new(Mutex::new(house)), found }
     }
@@ -178,34 +179,23 @@ impl Gate {
         is_certain && lock(&self.found).is_whole()
     }
 
-    /// The addresses of the members.
-    pub(crate) fn set_peers(&self, addresses: &BTreeSet<IpAddr>) {
+    /// The addresses of the members. Unless these are all, those that are known already stay: an
+    /// earlier process may have known more.
+    pub(crate) fn set_peers(&self, addresses: &BTreeSet<IpAddr>, is_all: bool) {
         let mut house = self.house();
-        if house.peers == *addresses {
+        let (known, was_all) = &house.peers;
+        let is_known = if is_all { known == addresses } else { known.is_superset(addresses) };
+        if is_known && *was_all >= is_all {
             return;
         }
-        match house.set_peers(addresses) {
+        match house.set_peers(addresses, is_all) {
             Ok(()) => {
-                house.peers.clone_from(addresses);
+                house.peers = (addresses.clone(), is_all);
                 drop(house);
-                info!(?addresses, "who is let in while PostgreSQL is open to members only");
+                if is_all {
+                    info!(?addresses, "who is let in while PostgreSQL is open to members only");
+                }
             }
-            Err(error) => house.tell(&error.to_string()),
-        }
-    }
-
-    /// More addresses of members; those that are known stay.
-    pub(crate) fn add_peers(&self, addresses: BTreeSet<IpAddr>) {
-        let mut house = self.house();
-        let added = match &mut house.means {
-            Means::Programs(keeper) => keeper.add_peers(&addresses),
-            Means::Nftables { rules, .. } => {
-                rules.peers.extend(addresses);
-                Ok(())
-            }
-        };
-        match added {
-            Ok(()) => house.hand_over(),
             Err(error) => house.tell(&error.to_string()),
         }
     }
@@ -304,9 +294,14 @@ impl House {
         Ok(was_open)
     }
 
-    fn set_peers(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), pgx_bpf::Error> {
+    fn set_peers(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+        is_all: bool,
+    ) -> Result<(), pgx_bpf::Error> {
         match &mut self.means {
-            Means::Programs(keeper) => keeper.set_peers(addresses)?,
+            Means::Programs(keeper) if is_all => keeper.set_peers(addresses)?,
+            Means::Programs(keeper) => keeper.add_peers(addresses)?,
             Means::Nftables { rules, .. } => rules.peers.clone_from(addresses),
         }
         self.hand_over();
@@ -336,39 +331,91 @@ impl House {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
     use super::*;
 
-    const UNTIL: BootTime = BootTime(5);
-
-    fn entrance(epoch: u64, held: Option<u64>) -> Entrance {
-        let wanted = Some(Door { epoch: Epoch(epoch), width: Width::Open });
-        Entrance { wanted, held: Some((held.map(Epoch), UNTIL)) }
+    /// A gate whose rules nobody hands over to a kernel, and what they are to be.
+    fn gate() -> (Gate, Receiver<Rules>) {
+        let (sender, rules) = channel();
+        (Gate::stand_in(5432, sender, Arc::default()), rules)
     }
 
-    #[test]
-    fn lease_of_one_epoch_opens_no_door_of_another() {
-        assert!(entrance(4, Some(4)).word(Role::Primary, None).is_some());
-        assert_eq!(entrance(4, Some(3)).word(Role::Primary, None), None);
-        assert_eq!(entrance(3, Some(4)).word(Role::Primary, None), None);
+    fn later() -> BootTime {
+        boot_time().after_ms(3_600_000)
     }
 
-    #[test]
-    fn renewal_opens_nothing_that_was_closed() {
-        assert_eq!(entrance(4, Some(4)).word(Role::Primary, Some(Epoch(4))), None);
-        assert!(entrance(4, Some(4)).word(Role::Primary, Some(Epoch(3))).is_some());
-    }
-
-    #[test]
-    fn standby_is_read_from_in_epochs_in_which_it_never_was_primary() {
-        let word = entrance(4, None).word(Role::Member, Some(Epoch(4)));
-        assert_eq!(word, Some((Door { epoch: Epoch(4), width: Width::Open }, UNTIL)));
+    /// How far the gate is open now.
+    fn width(rules: &Receiver<Rules>) -> Width {
+        let newest = rules.try_iter().last().expect("nothing was handed over");
+        newest.gate.map_or(Width::Shut, |(width, _)| width)
     }
 
     #[test]
     fn lease_alone_opens_nothing_and_neither_does_a_wish() {
-        let lease = Entrance { wanted: None, ..entrance(4, Some(4)) };
-        assert_eq!(lease.word(Role::Primary, None), None);
-        let wish = Entrance { held: None, ..entrance(4, Some(4)) };
-        assert_eq!(wish.word(Role::Primary, None), None);
+        let (gate, rules) = gate();
+        gate.hold_primary(Epoch(4), later());
+        gate.hold_member(later());
+        assert!(rules.try_recv().is_err());
+        let (gate, rules) = self::gate();
+        gate.open_primary(Epoch(4), Width::Open);
+        gate.open_member(Epoch(4));
+        assert!(rules.try_recv().is_err());
+    }
+
+    #[test]
+    fn lease_of_one_epoch_opens_no_door_of_another() {
+        let (gate, rules) = gate();
+        gate.open_primary(Epoch(4), Width::Open);
+        gate.hold_primary(Epoch(3), later());
+        gate.hold_primary(Epoch(5), later());
+        assert!(rules.try_recv().is_err());
+        gate.hold_primary(Epoch(4), later());
+        assert_eq!(width(&rules), Width::Open);
+    }
+
+    #[test]
+    fn renewal_opens_nothing_that_was_closed() {
+        let (gate, rules) = gate();
+        gate.open_primary(Epoch(4), Width::Open);
+        gate.hold_primary(Epoch(4), later());
+        assert_eq!(width(&rules), Width::Open);
+        gate.close(Epoch(4), true);
+        assert_eq!(width(&rules), Width::Shut);
+        gate.hold_primary(Epoch(4), later());
+        assert!(rules.try_recv().is_err());
+    }
+
+    #[test]
+    fn standby_is_read_from_in_epochs_in_which_it_never_was_primary() {
+        let (gate, rules) = gate();
+        gate.close(Epoch(4), false);
+        gate.open_member(Epoch(4));
+        gate.hold_member(later());
+        assert_eq!(width(&rules), Width::Open);
+        gate.shut_member();
+        assert_eq!(width(&rules), Width::Shut);
+    }
+
+    #[test]
+    fn standby_that_is_promoted_is_open_to_members_alone() {
+        let (gate, rules) = gate();
+        gate.open_member(Epoch(4));
+        gate.hold_member(later());
+        assert_eq!(width(&rules), Width::Open);
+        gate.hold_primary(Epoch(5), later());
+        gate.open_primary(Epoch(5), Width::Peers);
+        assert_eq!(width(&rules), Width::Peers);
+        gate.hold_member(later());
+        gate.hold_primary(Epoch(5), later());
+        assert_eq!(width(&rules), Width::Peers);
+    }
+
+    #[test]
+    fn lease_that_is_over_opens_nothing() {
+        let (gate, rules) = gate();
+        gate.open_primary(Epoch(4), Width::Open);
+        gate.hold_primary(Epoch(4), boot_time());
+        assert_eq!(width(&rules), Width::Shut);
     }
 }

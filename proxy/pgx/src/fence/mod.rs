@@ -16,7 +16,7 @@ use std::thread;
 
 use pgx_bpf::{
     At, BPFFS, Change, Counters, Error, Guard, Keeper, Nftables, Objects, Options, PIN_BASE, Pins,
-    Place, Rehearsal, Side, Trial, destroy, rehearse,
+    Place, Rehearsal, Side, Trial, destroy, pinned_fence, rehearse,
 };
 use tracing::{error, info, warn};
 
@@ -83,7 +83,7 @@ impl Fence {
     /// When another process keeps a fence here, or its pins are of another build: then this one
     /// must not stand beside it.
     pub(crate) fn start(config: config::Fence) -> Result<Self, Failure> {
-        let (raised, cause) = raise(config).map_err(|error| Failure::Failed(error.to_string()))?;
+        let (raised, cause) = raise(config)?;
         let found = Arc::new(Mutex::new(Found::default()));
         let stands = match raised {
             Raised::Programs(guard, pins) => {
@@ -177,7 +177,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Goes down the ladder until something stands.
-fn raise(config: config::Fence) -> Result<(Raised, String), Error> {
+fn raise(config: config::Fence) -> Result<(Raised, String), Failure> {
     let port = config.port;
     let mut causes = Vec::new();
     if let Means::Programs(best) = config.best {
@@ -185,10 +185,13 @@ fn raise(config: config::Fence) -> Result<(Raised, String), Error> {
             Ok((guard, pins)) => {
                 return Ok((Raised::Programs(Box::new(guard), pins), String::new()));
             }
-            Err(error @ (Error::KeeperBusy { .. } | Error::PinLayout { .. })) => return Err(error),
+            Err(error @ (Error::KeeperBusy { .. } | Error::PinLayout { .. })) => {
+                return Err(Failure::Failed(error.to_string()));
+            }
             Err(error) => causes.push(error.to_string()),
         }
     }
+    refuse_what_is_left(&causes.join("; "))?;
     if config.best != Means::Nothing {
         match nftables(port) {
             Ok(nftables) => {
@@ -200,6 +203,22 @@ fn raise(config: config::Fence) -> Result<(Raised, String), Error> {
     }
     causes.push(LOST.to_owned());
     Ok((Raised::Nothing, causes.join("; ")))
+}
+
+/// Who does not write the words of programs that stand here must not run beside them.
+///
+/// # Errors
+/// When there are some: PostgreSQL's port would be shut for good.
+pub(crate) fn refuse_what_is_left(cause: &str) -> Result<(), Failure> {
+    let Some(pin) = pinned_fence(Path::new(BPFFS), PIN_BASE) else { return Ok(()) };
+    let cause = if cause.is_empty() { String::new() } else { format!(" ({cause})") };
+    Err(Failure::Failed(format!(
+        "a fence of the kernel's programs stands around PostgreSQL ({}), and with this \
+         configuration nobody would open it{cause}: let [fence] have them, or remove {BPFFS}/{}, \
+         which detaches them",
+        pin.display(),
+        PIN_BASE
+    )))
 }
 
 fn programs(options: Options) -> Result<(Guard, Pins), Error> {

@@ -1,26 +1,23 @@
-//! Whether archiving would survive a change of primary, which pgx does not see to itself, and
-//! whether the disks have room: what is wrong is told to the operator.
-
-use rustix::fs::statvfs;
+//! Whether archiving would survive a change of primary, which pgx does not see to itself: what is
+//! wrong is told to the operator.
 
 use super::Place;
 use super::error::Error;
 use super::hands::Hands;
 use super::session::Session;
 use super::settings;
-use crate::limits::postgres::SCARCE_BELOW_BYTES;
 
 impl Hands {
-    /// What is wrong with archiving and with the disks; nothing where all is well.
+    /// What is wrong with archiving; nothing where nobody archives.
     ///
     /// # Errors
     /// When the server cannot be asked.
-    pub(crate) fn troubles(&self) -> Result<Vec<String>, Error> {
+    pub(crate) fn archive_troubles(&self) -> Result<Vec<String>, Error> {
         let session = Session::open(&self.place, &self.running()?)?;
         let row = session.ask(QUESTION)?.into_iter().next().unwrap_or_default();
         let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
         let (mode, has_command, is_standby) = (text(0), text(1) == "t", text(2) == "t");
-        let mut troubles: Vec<String> = self.full_disks().collect();
+        let mut troubles = Vec::new();
         if mode != "off" && !has_command {
             troubles.push(format!(
                 "archive_mode is {mode}, and there is neither archive_command nor archive_library: \
@@ -39,23 +36,6 @@ impl Hands {
             troubles.extend(self.other_mode(&mode)?);
         }
         Ok(troubles)
-    }
-
-    /// PostgreSQL tells of a full disk in its log alone, and a standby then only receives no more.
-    fn full_disks(&self) -> impl Iterator<Item = String> {
-        let data = &self.place.data;
-        [data.clone(), data.join("pg_wal")].into_iter().filter_map(|folder| {
-            let found = statvfs(&folder).ok()?;
-            let free = found.f_bavail.saturating_mul(found.f_frsize);
-            (free < SCARCE_BELOW_BYTES).then(|| {
-                format!(
-                    "the disk of {} has {} MiB left; PostgreSQL ends when it is full, or receives \
-                     no more: make room",
-                    folder.display(),
-                    free >> 20
-                )
-            })
-        })
     }
 
     /// Whether the primary archives, and this standby would not in its place, or the other way.

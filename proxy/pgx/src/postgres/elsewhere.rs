@@ -30,7 +30,7 @@ fn tablespaces(data: &Path, there: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Where its log is, if that is elsewhere.
-fn log(data: &Path, there: &Path) -> Option<PathBuf> {
+pub(super) fn log(data: &Path, there: &Path) -> Option<PathBuf> {
     std::fs::read_link(there.join("pg_wal")).ok().map(|link| data.join(link))
 }
 

@@ -13,6 +13,7 @@ mod archive;
 mod backup;
 pub(crate) mod called;
 pub(crate) mod control_file;
+mod disks;
 mod elsewhere;
 pub(crate) mod error;
 pub(crate) mod eyes;

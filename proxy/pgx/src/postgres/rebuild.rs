@@ -156,23 +156,20 @@ impl Hands {
         let place = &self.place;
         let aside = aside(place, kept);
         let lost = |what: &str| place.folder().join(format!("{what}-{}", settings::name(kept)));
+        let mut what = "lost".to_owned();
         if !aside.exists() {
-            return Ok(Some(lost("lost")).filter(|lost| lost.exists()));
+            return Ok(Some(lost(&what)).filter(|lost| lost.exists()));
         }
         // Somebody may have put it back before, and it comes here again.
-        let names = (1_u32..).map(|number| match number {
-            1 => "lost".to_owned(),
-            number => format!("lost{number}"),
-        });
-        let name = names.into_iter().find(|name| !lost(name).exists());
-        let name = name.unwrap_or_default();
-        for space in elsewhere::all(&place.data, &aside)? {
-            let beside_it = spaces::named(&space, &name, kept);
-            spaces::move_aside(place, &beside(&space, kept), &beside_it)?;
+        while lost(&what).exists() {
+            what += "-again";
         }
-        let lost = lost(&name);
-        move_durably(&aside, &lost)?;
-        Ok(Some(lost))
+        for space in elsewhere::all(&place.data, &aside)? {
+            let name = spaces::named(&space, &what, kept);
+            spaces::move_aside(place, &beside(&space, kept), &name)?;
+        }
+        move_durably(&aside, &lost(&what))?;
+        Ok(Some(lost(&what)))
     }
 
     /// Removes directories that were put aside, but for this one.

@@ -22,7 +22,7 @@ pub(crate) fn tests() -> Vec<(&'static str, Test)> {
 
 fn archiving() -> anyhow::Result<()> {
     let mut nodes = backed_up()?;
-    ensure!(nodes.all[0].hands().troubles()?.is_empty());
+    ensure!(nodes.all[0].hands().archive_troubles()?.is_empty());
     nodes.all[1].hands().rebuild(&nodes.all[0].peer(), incarnation(1), &mut |_| {})?;
     let own = &nodes.all[1].place.config_file;
     let config = std::fs::read_to_string(own)?;
@@ -30,7 +30,7 @@ fn archiving() -> anyhow::Result<()> {
     let standby = &mut nodes.all[1];
     standby.hands().start_standby()?;
     standby.wait_local("a standby that streams", |local| local.is_streaming)?;
-    let told = standby.hands().troubles()?;
+    let told = standby.hands().archive_troubles()?;
     ensure!(told.len() == 1 && told[0].contains("off here and on at the primary"), "{told:?}");
 
     let primary = &nodes.all[0];
@@ -42,11 +42,11 @@ fn archiving() -> anyhow::Result<()> {
         let failed = primary.sql("select failed_count > 0 from pg_stat_archiver");
         more.is_ok() && failed.is_ok_and(|said| said == "t")
     })?;
-    let told = primary.hands().troubles()?;
+    let told = primary.hands().archive_troubles()?;
     ensure!(told.len() == 1 && told[0].contains("archiving fails"), "{told:?}");
     primary.sql("alter system set archive_command = ''")?;
     primary.sql("select pg_reload_conf()")?;
-    let told = primary.hands().troubles()?;
+    let told = primary.hands().archive_troubles()?;
     ensure!(told.iter().any(|told| told.contains("pg_wal grows until")), "{told:?}");
     Ok(())
 }

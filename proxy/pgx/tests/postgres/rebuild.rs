@@ -351,8 +351,11 @@ fn disk_full() -> anyhow::Result<()> {
     let node = &mut nodes.all[1];
     let outcome = node.hands().rebuild(&upstream, incarnation(1), &mut |_| {});
     ensure!(matches!(outcome, Err(Error::DiskFull { .. })), "{outcome:?}");
+    let told = node.hands().scarce_disks();
+    ensure!(told.len() == 1 && told[0].contains("make room"), "{told:?}");
     ensure!(matches!(node.hands().start_standby(), Err(Error::HalfBuilt { .. })));
     small.mount("remount,size=1g")?;
+    ensure!(node.hands().scarce_disks().is_empty());
     node.hands().rebuild(&upstream, incarnation(1), &mut |_| {})?;
     node.hands().start_standby()?;
     node.wait_local("a standby that streams", |local| local.is_streaming)?;

@@ -49,29 +49,30 @@ pub(super) enum Task {
         members: Option<Vec<NodeId>>,
         is_strict: bool,
         kept: Option<Incarnation>,
-        archive: Archive,
+        troubles: Troubles,
     },
 }
 
-/// What was told of archiving last, and when it was looked at.
+/// What operators were told of last, and when that was looked at.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Archive(Arc<Mutex<(Option<Instant>, Vec<String>)>>);
+pub(super) struct Troubles(Arc<Mutex<(Option<Instant>, Vec<String>)>>);
 
-impl Archive {
-    /// Logs what is wrong with archiving and disks, and when it is well again.
+impl Troubles {
+    /// Logs what is wrong with disks and archiving, and when it is well again.
     fn tend(&self, hands: &Hands) {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.0.is_some_and(|looked| looked.elapsed() < ARCHIVE_EVERY) {
             return;
         }
         told.0 = Some(Instant::now());
+        let mut troubles = hands.scarce_disks();
         // Who cannot ask has told so, and nothing depends on this.
-        let Ok(troubles) = hands.troubles() else { return };
+        troubles.extend(hands.archive_troubles().unwrap_or_default());
         for trouble in troubles.iter().filter(|trouble| !told.1.contains(trouble)) {
             warn!("{trouble}");
         }
         if troubles.is_empty() && !told.1.is_empty() {
-            info!("that is well again: archiving and disks");
+            info!("that is well again: {}", told.1.join("; "));
         }
         told.1 = troubles;
     }
@@ -157,14 +158,14 @@ fn carry_out(hands: &Hands, tasks: Vec<Task>) -> Result<Change, Error> {
                 warn!(%at, "a directory may have commits that were given up, and is kept for good");
                 Change::Retained
             }),
-            Task::Tend { members, is_strict, kept, archive } => {
+            Task::Tend { members, is_strict, kept, troubles } => {
                 // Each is done whatever comes of the others.
                 let mut all = vec![hands.remove_others(kept), hands.bound_log()];
                 if let Some(members) = members {
                     let members: Vec<_> = members.into_iter().map(|node| (node, None)).collect();
                     all.extend([hands.keep_slots(&members), hands.settle_backup()]);
                     all.push(hands.hold_floor(is_strict));
-                    archive.tend(hands);
+                    troubles.tend(hands);
                 }
                 all.into_iter().collect::<Result<(), _>>().map(|()| change)
             }

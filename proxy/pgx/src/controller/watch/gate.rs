@@ -107,13 +107,19 @@ fn look_up(gate: &Gate, inbox: &Receiver<BTreeSet<String>>) {
             Err(RecvTimeoutError::Disconnected) => return,
         }
         known.retain(|host, _| hosts.contains(host));
-        // Names may take long to look up, or be known to nobody now.
-        let (addresses, names): (Vec<_>, Vec<_>) =
-            hosts.iter().partition(|host| host.parse::<IpAddr>().is_ok());
-        for host in addresses.into_iter().chain(names) {
-            if host.parse::<IpAddr>().is_err() && !known.is_empty() {
-                gate.add_peers(known.values().flatten().copied().collect());
+        let mut names = Vec::new();
+        for host in &hosts {
+            match host.parse() {
+                Ok(address) => drop(known.insert(host.clone(), vec![address])),
+                Err(_) => names.push(host),
             }
+        }
+        let all = |known: &BTreeMap<String, Vec<IpAddr>>| -> BTreeSet<_> {
+            known.values().flatten().copied().collect()
+        };
+        // A name may take long to look up, or fail.
+        gate.set_peers(&all(&known), names.is_empty());
+        for host in names {
             match (host.as_str(), 0).to_socket_addrs() {
                 Ok(found) => {
                     known.insert(host.clone(), found.map(|address| address.ip()).collect());
@@ -126,12 +132,6 @@ fn look_up(gate: &Gate, inbox: &Receiver<BTreeSet<String>>) {
                 Err(_) => {}
             }
         }
-        let all: BTreeSet<_> = known.values().flatten().copied().collect();
-        if hosts.iter().all(|host| known.contains_key(host)) {
-            gate.set_peers(&all);
-        } else {
-            // An earlier life may have known more.
-            gate.add_peers(all);
-        }
+        gate.set_peers(&all(&known), hosts.iter().all(|host| known.contains_key(host)));
     }
 }

@@ -30,7 +30,7 @@ use pgx_control::lease::{Kind, Wants};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use self::carry::{Archive, Change, Job, Task};
+use self::carry::{Change, Job, Task, Troubles};
 use self::gate::Members;
 use self::hooks::Hooks;
 use self::look::{Ask, Found, Postmaster, Sight};
@@ -153,7 +153,7 @@ pub(super) fn start(
         refuses: false,
         missed: None,
         tended: None,
-        archive: Archive::default(),
+        troubles: Troubles::default(),
         probe,
         hooks,
         silent: None,
@@ -231,7 +231,7 @@ struct Watcher {
     missed: Option<Instant>,
     /// When slots and settings were seen to, and for what.
     tended: Option<(Instant, Tended)>,
-    archive: Archive,
+    troubles: Troubles,
     probe: Probe,
     hooks: Hooks,
     /// What was logged of the probe last: who is silent and whether that counts as hung, and what
@@ -675,9 +675,9 @@ impl Watcher {
         let runs = matches!(local.process, Process::Standby | Process::Primary);
         let members = runs.then_some(members);
         self.ends = None;
-        let archive = self.archive.clone();
+        let troubles = self.troubles.clone();
         let is_strict = state.durability() == Durability::Strict;
-        let tend = Task::Tend { members, is_strict, kept, archive };
+        let tend = Task::Tend { members, is_strict, kept, troubles };
         self.begin_job(vec![tend], Stamp::of(state));
     }
 
