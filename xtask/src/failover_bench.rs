@@ -34,10 +34,13 @@ pub(crate) struct Args {
     /// With the fence, and the address under its lease
     #[arg(long)]
     kernel: bool,
+    /// Does only this in each round
+    #[arg(long, value_enum)]
+    only: Option<Act>,
 }
 
 /// What is done in each round, in this order.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Act {
     Kill,
     Freeze,
@@ -98,8 +101,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let pgx = args.pgx.clone().map_or_else(|| build::pgx(true), Ok)?;
     let chaos = Chaos::up(NAME, &pgx, args.kernel)?;
     let mut kinds: BTreeMap<&str, Kind> = BTreeMap::new();
+    let acts = args.only.map_or(Act::ALL.to_vec(), |only| vec![only]);
     for round in 1..=args.rounds {
-        for act in Act::ALL {
+        for &act in &acts {
             let (name, trial) = (act.name(), chaos.begin(round as u64)?);
             let kind = kinds.entry(name).or_default();
             if let Err(error) = measure(trial, kind, act) {

@@ -67,7 +67,12 @@ impl Chaos {
     pub fn up(name: &str, pgx: &Path, kernel: bool) -> anyhow::Result<Self> {
         Lab::down(name)?;
         // Each change of primary keeps a segment, until that much was written.
-        let spec = Spec { disk_mb: 8192, proxies: 1, pgx: Some(pgx.into()), ..Spec::new(name) };
+        let spec = Spec {
+            disk_mb: 8192,
+            proxies: 1,
+            pgx: Some(std::path::absolute(pgx)?),
+            ..Spec::new(name)
+        };
         let lab = Lab::up(&Spec { control: true, kernel, plain_vip: !kernel, ..spec })?;
         Ok(Self { lab })
     }

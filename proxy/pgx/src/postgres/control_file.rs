@@ -1,9 +1,9 @@
 //! What `pg_controldata` says about a data directory.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
 
 use pgx_control::ids::{Lsn, SystemId, Timeline};
 
@@ -29,6 +29,9 @@ pub(crate) struct ControlFile {
     pub(crate) floors: Vec<(&'static str, u64)>,
 }
 
+/// What PostgreSQL uses of the file at most, by `PG_CONTROL_MAX_SAFE_SIZE`.
+const CONTROL_BYTES_MAX: u64 = 512;
+
 /// A setting's name there, and in the configuration.
 const FLOORS: [(&str, &str); 5] = [
     ("max_connections setting", "max_connections"),
@@ -38,29 +41,10 @@ const FLOORS: [(&str, &str); 5] = [
     ("max_locks_per_xact setting", "max_locks_per_transaction"),
 ];
 
-/// Which state of the control file was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    written: SystemTime,
-}
-
-impl Stamp {
-    fn of(data: &Path) -> Option<Self> {
-        let found = std::fs::metadata(data.join("global/pg_control")).ok()?;
-        Some(Self { device: found.dev(), inode: found.ino(), written: found.modified().ok()? })
-    }
-
-    /// What was written a moment ago could be written again with the same time.
-    fn is_settled(&self) -> bool {
-        self.written.elapsed().is_ok_and(|age| age > Duration::from_secs(1))
-    }
-}
-
-/// What was read last. Most of the time nothing has changed, and a process costs some milliseconds.
+/// What was read last, and from which bytes. Most of the time nothing has changed, and a process
+/// costs some milliseconds.
 #[derive(Debug, Default)]
-pub(crate) struct Cache(Option<(Stamp, ControlFile)>);
+pub(crate) struct Cache(Option<(Vec<u8>, ControlFile)>);
 
 impl Cache {
     /// As [`read()`], which is done only if the file has changed.
@@ -68,14 +52,24 @@ impl Cache {
     /// # Errors
     /// As for [`read()`].
     pub(crate) fn read(&mut self, programs: &Path, data: &Path) -> Result<ControlFile, String> {
-        let stamp = Stamp::of(data);
-        let control = match (stamp, self.0.take()) {
-            (Some(stamp), Some((seen, control))) if stamp == seen => control,
+        let bytes = bytes_of(data);
+        let control = match (&bytes, self.0.take()) {
+            (Some(bytes), Some((seen, control))) if *bytes == seen => control,
             _ => read(programs, data)?,
         };
-        self.0 = stamp.filter(Stamp::is_settled).map(|stamp| (stamp, control.clone()));
+        // Otherwise the program may have seen what came after them.
+        let bytes = bytes.filter(|bytes| bytes_of(data).as_ref() == Some(bytes));
+        self.0 = bytes.map(|bytes| (bytes, control.clone()));
         Ok(control)
     }
+}
+
+/// What is in the file, of which most is unused.
+fn bytes_of(data: &Path) -> Option<Vec<u8>> {
+    let file = File::open(data.join("global/pg_control")).ok()?;
+    let mut bytes = Vec::new();
+    file.take(CONTROL_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// Has the control file read.

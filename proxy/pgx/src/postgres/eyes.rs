@@ -135,7 +135,8 @@ impl Eyes {
         if self.known.postmaster != postmaster.pid {
             self.known = Known { postmaster: postmaster.pid, ..Known::default() };
         }
-        let answer = proof::ask(self.session(postmaster)?)?;
+        self.session(postmaster)?;
+        let mut answer = self.ask()?;
         let serial = managed.map_or(0, |managed| managed.serial);
         // What somebody has set against pgx since is undone, and proven anew.
         let is_as_set = managed.is_none_or(|managed| {
@@ -153,11 +154,8 @@ impl Eyes {
         loop {
             if self.known.proof.is_none() {
                 self.reload(postmaster, managed)?;
+                answer = self.ask()?;
             }
-            let (Some(session), Some(proof)) = (&self.session, &mut self.known.proof) else {
-                return Ok(());
-            };
-            let answer = proof.advance(session)?;
             let is_settled = if answer.is_standby {
                 self.drain(&answer, managed)
             } else {
@@ -168,6 +166,19 @@ impl Eyes {
                 return Ok(());
             }
             std::thread::sleep(PAUSE);
+            if self.known.proof.is_some() {
+                answer = self.ask()?;
+            }
+        }
+    }
+
+    /// Asks, and notes what that proves.
+    fn ask(&mut self) -> Result<Answer, Error> {
+        let session = self.session.as_ref();
+        let session = session.ok_or_else(|| Error::Silent("there is no session".to_owned()))?;
+        match &mut self.known.proof {
+            Some(proof) => proof.advance(session),
+            None => proof::ask(session),
         }
     }
 

@@ -262,7 +262,8 @@ impl Watcher {
         match input {
             Input::State(state) => {
                 self.see_members(&state);
-                self.state = Some(state);
+                let before = self.state.replace(Arc::clone(&state));
+                self.see_stage(before.as_deref().map(Stamp::of), Stamp::of(&state));
             }
             Input::Looked { generation, looked } => {
                 if generation == self.asked.generation && self.job.is_none() {
@@ -276,6 +277,17 @@ impl Watcher {
                     self.done(outcome);
                 }
             }
+        }
+    }
+
+    /// What is done next may depend on more than the last look has told.
+    fn see_stage(&mut self, before: Option<Stamp>, now: Stamp) {
+        if now.stage == Some(Stage::Stops) && before != Some(now) {
+            // Whether a session is about something since it was seen last.
+            self.look_again();
+        } else if before != Some(now) {
+            // It lives as long as this one.
+            let _ = self.asks.send(self.asked);
         }
     }
 
@@ -309,6 +321,10 @@ impl Watcher {
     fn is_waiting(&self) -> bool {
         let Some(state) = self.state.as_ref().filter(|_| self.is_managed) else { return false };
         let Some(tenure) = state.tenure() else { return false };
+        if self.job.is_some() {
+            // What is seen meanwhile does not count.
+            return false;
+        }
         let is_changing = |local: &Local| match local.process {
             Process::Standby => local.upstream.is_some() && !local.is_streaming,
             Process::Primary => {
@@ -318,7 +334,7 @@ impl Watcher {
         };
         state.sealed().is_some()
             || !tenure.is_established
-            || state.handover().is_some()
+            || state.stage() == Some(Stage::Stops)
             || self.local.as_ref().is_some_and(is_changing)
     }
 
