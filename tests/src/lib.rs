@@ -5,6 +5,7 @@ pub mod checker;
 pub mod cluster;
 pub mod crowd;
 pub mod database;
+pub mod gate;
 pub mod lab;
 pub mod members;
 pub mod node;

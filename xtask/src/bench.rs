@@ -3,6 +3,7 @@
 mod cpu;
 mod engines;
 mod idle;
+mod kernel;
 mod load;
 mod logins;
 mod peers;
@@ -54,6 +55,8 @@ enum What {
     Engines(engines::Args),
     /// Memory of pgx for clients that have logged in and say nothing
     Idle(idle::Args),
+    /// The fence, and the address under its lease, under pgbench, beside neither
+    Kernel(kernel::Args),
     /// Many clients that log in at once or guess passwords, beside one that is in
     Logins(logins::Args),
     /// pgx, pgbouncer, haproxy and no proxy under pgbench, in turn
@@ -74,6 +77,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         What::Engines(args) => engines::run(args),
         What::Idle(args) => idle::run(args),
+        What::Kernel(args) => kernel::run(args),
         What::Logins(args) => logins::run(args),
         What::Pgbench(args) => pgbench::run(args),
         What::Xdp(args) => xdp::run(args),

@@ -1,45 +1,83 @@
-//! `cargo xtask demo`: the main job, shown: pgbench through VIP and pgx against a real PostgreSQL,
-//! beside the same load on a direct connection.
+//! `cargo xtask demo`: the main job, shown: three hosts, one address and clients that write, while
+//! the primary is killed, its host frozen, and another chosen; and what the way through pgx costs.
 
-use std::time::Duration;
+mod speed;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, Stdio};
 
 use anyhow::{Context, bail};
-use pgx_tests::lab::{Lab, Spec, build};
+use pgx_tests::chaos::{Chaos, LIMIT, Trial, sql};
+use pgx_tests::lab::spec::{POSTGRES_PORT, PROXY_PORT, vip_v4};
+use pgx_tests::lab::{Fault, KillTarget, Lab, PauseTarget, Spec, build, wait_for};
 
-use crate::setup;
+use self::speed::Way;
+use crate::{printed, setup};
 
+const NAME: &str = "demo";
 /// Rows of pgbench's accounts table, in units of 100,000; small enough to stay in memory.
 const SCALE: u32 = 5;
+/// The load of pgbench while something happens: so many clients, and transactions a second.
+const CLIENTS: usize = 4;
+const RATE: usize = 40;
+/// That many commits more show that clients can write.
+const SOME: usize = 20;
+/// The room that hosts have, since each change of primary keeps a segment for a while.
+const DISK_MB: u32 = 4096;
 
 /// Arguments of `demo`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Takes one short round instead of three longer ones
+    /// Lets each happen once instead of three times, and measures shorter
     #[arg(long)]
     quick: bool,
     /// Leaves the lab up and says how to reach it
     #[arg(long)]
     keep: bool,
-    /// Concurrent clients
+    /// Concurrent clients while the ways are compared
     #[arg(long, default_value_t = 8)]
     clients: u32,
 }
 
-/// One way from the client to PostgreSQL.
-struct Way {
-    name: &'static str,
-    host: String,
-    port: u16,
-    runs: Vec<Run>,
+/// What happens.
+#[derive(Clone, Copy)]
+enum Act {
+    Kill,
+    Freeze,
+    Switchover,
 }
 
-/// What pgbench found in one run.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Run {
-    /// Transactions per second.
-    tps: f64,
-    /// Mean time of a transaction in milliseconds.
-    latency_ms: f64,
+/// What came of one kind.
+#[derive(Default)]
+struct Seen {
+    gaps_ms: Vec<u64>,
+    commits: u64,
+    lost: usize,
+    errors: BTreeMap<String, u64>,
+    /// Of pgbench: its transactions, and its clients that were cut off.
+    transactions: u64,
+    cut_off: usize,
+}
+
+impl Act {
+    const ALL: [Self; 3] = [Self::Kill, Self::Freeze, Self::Switchover];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill -9 of the primary",
+            Self::Freeze => "host of the primary frozen",
+            Self::Switchover => "planned switchover",
+        }
+    }
+
+    fn fault(self, host: String) -> Option<Fault> {
+        match self {
+            Self::Kill => Some(Fault::Kill { host, target: KillTarget::Postmaster }),
+            Self::Freeze => Some(Fault::Pause { host, target: PauseTarget::All }),
+            Self::Switchover => None,
+        }
+    }
 }
 
 /// Runs the demo.
@@ -54,42 +92,119 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     eprintln!("demo: building pgx");
     let pgx = build::pgx(true)?;
     // An earlier demo that was kept makes room for this one.
-    Lab::down("demo")?;
-    let lab = Lab::up(&Spec { pgx: Some(pgx), ..Spec::new("demo") })?;
-    let outcome = show(&lab, args);
+    Lab::down(NAME)?;
+    let spec = Spec { control: true, kernel: true, plain_vip: false, ..Spec::new(NAME) };
+    let lab = Lab::up(&Spec { pgx: Some(pgx), disk_mb: DISK_MB, ..spec })?;
+    let mut chaos = Chaos::of(lab);
+    let outcome = show(&chaos, args);
     if args.keep {
+        chaos.keep();
         println!("\nThe lab is still up:");
-        println!("  cargo xtask lab status --name demo");
-        println!("  cargo xtask lab exec --name demo client -- psql");
-        println!("  cargo xtask lab down --name demo");
+        println!("  cargo xtask lab status --name {NAME}");
+        let at = format!("-h {} -p {PROXY_PORT} -U postgres", vip_v4());
+        println!("  cargo xtask lab exec --name {NAME} client -- psql {at}");
+        let pgx = pgx_path(chaos.lab())?;
+        println!("  cargo xtask lab exec --name {NAME} n1 -- {pgx} ctl status");
+        println!("  cargo xtask lab down --name {NAME}");
     } else {
         eprintln!("demo: taking the lab down");
-        Lab::down("demo")?;
     }
     outcome
 }
 
-fn show(lab: &Lab, args: &Args) -> anyhow::Result<()> {
-    let env = lab.env(Vec::new())?;
-    let primary = lab.host("n1")?.plan().v4().to_string();
-    let mut ways = [
-        Way { name: "direct", host: primary, port: env.postgres_port, runs: Vec::new() },
-        Way { name: "VIP -> pgx", host: env.vip.to_string(), port: env.port, runs: Vec::new() },
-    ];
-    eprintln!("demo: filling the tables");
-    pgbench(lab, &ways[0], &["--initialize", "--quiet", "--scale", &SCALE.to_string()])?;
-    let (rounds, seconds) = if args.quick { (1, 2) } else { (3, 5) };
+fn show(chaos: &Chaos, args: &Args) -> anyhow::Result<()> {
+    let lab = chaos.lab();
+    let primary = lab.wait_for_calm(1)?.host();
+    let vip = vip_v4().to_string();
+    wait_for("the address serves", LIMIT, || sql(lab, &vip, PROXY_PORT, "select 1").is_ok())?;
+    eprintln!("demo: filling pgbench's tables through the address");
+    let fill = ["--initialize", "--quick", "--scale", &SCALE.to_string()];
+    pgbench(lab, (&vip, PROXY_PORT), &fill)?;
+    let direct = lab.host(&primary)?.plan().v4().to_string();
+    let ways = [Way::new("direct", direct, POSTGRES_PORT), Way::new("VIP -> pgx", vip, PROXY_PORT)];
+    let (rounds, load) = if args.quick { (1, (1, 2)) } else { (3, (3, 5)) };
+    let speed = speed::compare(lab, load, args.clients, ways)?;
+    let mut all: Vec<_> = Act::ALL.iter().map(|act| (*act, Seen::default())).collect();
     for round in 1..=rounds {
-        for way in &mut ways {
-            eprintln!("demo: round {round} of {rounds}, {}", way.name);
-            let run = load(lab, way, args.clients, Duration::from_secs(seconds))?;
-            way.runs.push(run);
+        for (act, seen) in &mut all {
+            eprintln!("demo: round {round} of {rounds}, {}", act.name());
+            watch(chaos, *act, seen).with_context(|| act.name())?;
         }
     }
-    println!("{}", report(&ways, args.clients));
+    println!("\n{speed}");
+    println!("{}", report(&all));
     let status = lab.host("n1")?.output(None, &[&pgx_path(lab)?, "ctl", "status"])?;
     println!("pgx ctl status on n1:\n{status}");
     Ok(())
+}
+
+/// Lets it happen while clients write through the address.
+fn watch(chaos: &Chaos, act: Act, seen: &mut Seen) -> anyhow::Result<()> {
+    let lab = chaos.lab();
+    let vip = SocketAddr::new(IpAddr::V4(vip_v4()), PROXY_PORT);
+    let trial = chaos.begin_at(&[vip], 1)?;
+    let load = start_pgbench(lab)?;
+    writes_go_on(&trial)?;
+    let primary = trial.before.host();
+    let from = trial.checker.clock();
+    let fault = act.fault(primary.clone()).map(|fault| lab.fault(&fault)).transpose()?;
+    if fault.is_none() {
+        lab.ask(&primary, &["switchover"])?;
+    }
+    let mut names = lab.data_hosts().map(|host| host.plan().name.as_str());
+    let witness = names.find(|name| *name != primary).context("one data host")?;
+    trial.wait_for_another(witness)?;
+    writes_go_on(&trial)?;
+    let to = trial.checker.clock();
+    fault.map(|id| lab.heal(id)).transpose()?;
+    let outcome = trial.end()?;
+    outcome.check()?;
+    let said = load.wait_with_output()?;
+    let (text, complained) =
+        (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    let gap = outcome.record.longest_gap(from, to).length();
+    seen.gaps_ms.push(u64::try_from(gap.as_millis())?);
+    seen.commits += outcome.record.counts().acknowledged;
+    seen.lost += outcome.verdicts.values().map(|verdict| verdict.lost.len()).max().unwrap_or(0);
+    for (error, count) in outcome.record.error_counts {
+        *seen.errors.entry(error).or_default() += count;
+    }
+    // One whose clients were all cut off says nothing of them.
+    seen.transactions += printed::number::<u64>(&text, printed::TRANSACTIONS).unwrap_or(0);
+    seen.cut_off += complained.lines().filter(|line| line.contains("aborted")).count();
+    Ok(())
+}
+
+fn writes_go_on(trial: &Trial<'_>) -> anyhow::Result<()> {
+    let before = trial.checker.commits_through(0);
+    wait_for("commits through the address", LIMIT, || {
+        trial.checker.commits_through(0) >= before + SOME
+    })
+}
+
+/// The load of an application that knows nothing of all this.
+fn start_pgbench(lab: &Lab) -> anyhow::Result<Child> {
+    let (vip, port) = (vip_v4().to_string(), PROXY_PORT.to_string());
+    let (clients, rate) = (CLIENTS.to_string(), RATE.to_string());
+    let words = [
+        "pgbench",
+        "--no-vacuum",
+        "--client",
+        &clients,
+        "--rate",
+        &rate,
+        "--time",
+        "8",
+        "--host",
+        &vip,
+        "--port",
+        &port,
+        "--username",
+        "postgres",
+        "postgres",
+    ];
+    let mut command = lab.host("client")?.command(&words)?;
+    Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
 }
 
 fn pgx_path(lab: &Lab) -> anyhow::Result<String> {
@@ -97,76 +212,48 @@ fn pgx_path(lab: &Lab) -> anyhow::Result<String> {
     Ok(path.display().to_string())
 }
 
-fn load(lab: &Lab, way: &Way, clients: u32, time: Duration) -> anyhow::Result<Run> {
-    let (clients, seconds) = (clients.to_string(), time.as_secs().to_string());
-    let args = ["--select-only", "--no-vacuum", "--jobs=2", "--client", &clients, "--time"];
-    let text = pgbench(lab, way, &[&args[..], &[&seconds]].concat())?;
-    parse(&text).with_context(|| format!("cannot read what pgbench printed:\n{text}"))
+fn pgbench(lab: &Lab, (host, port): (&str, u16), args: &[&str]) -> anyhow::Result<String> {
+    let port = port.to_string();
+    let place = ["pgbench", "--host", host, "--port", &port, "--username", "postgres"];
+    lab.host("client")?.output(None, &[&place[..], args, &["postgres"]].concat())
 }
 
-fn pgbench(lab: &Lab, way: &Way, args: &[&str]) -> anyhow::Result<String> {
-    let port = way.port.to_string();
-    let words = [&["pgbench", "--host", &way.host, "--port", &port], args].concat();
-    lab.host("client")?.output(None, &words)
-}
-
-/// Picks throughput and latency out of pgbench's report.
-fn parse(text: &str) -> Option<Run> {
-    let number = |name: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-        value.split_whitespace().next()?.parse::<f64>().ok()
-    };
-    Some(Run { tps: number("tps = ")?, latency_ms: number("latency average = ")? })
-}
-
-fn report(ways: &[Way], clients: u32) -> String {
+fn report(all: &[(Act, Seen)]) -> String {
+    let rounds = all.first().map_or(0, |(_, seen)| seen.gaps_ms.len());
     let mut text = format!(
-        "pgbench --select-only, {clients} clients, medians of {} rounds\n\n{:<12} {:>12} {:>10} \
-         {:>12}\n",
-        ways[0].runs.len(),
-        "path",
-        "tps",
-        "of direct",
-        "latency ms"
+        "clients write through the address while this happens, {rounds} times each\n\n{:<28} {:>10} \
+         {:>9} {:>9} {:>5}  {:<36} clients were told\n",
+        "", "write gap", "longest", "commits", "lost", "pgbench beside them"
     );
-    let direct = median(&ways[0].runs, |run| run.tps);
-    for way in ways {
-        let tps = median(&way.runs, |run| run.tps);
-        let latency = median(&way.runs, |run| run.latency_ms);
-        text += &format!("{:<12} {tps:>12.0} {:>10.2} {latency:>12.3}\n", way.name, tps / direct);
+    for (act, seen) in all {
+        let mut gaps = seen.gaps_ms.clone();
+        gaps.sort_unstable();
+        let median = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
+        let longest = gaps.last().copied().unwrap_or_default();
+        let errors: Vec<_> =
+            seen.errors.iter().map(|(error, count)| format!("{error} x{count}")).collect();
+        let errors = if errors.is_empty() { "nothing".to_owned() } else { errors.join(", ") };
+        let Seen { commits, lost, transactions, cut_off, .. } = seen;
+        let clients = CLIENTS * gaps.len();
+        let beside = format!("{transactions} done, {cut_off} of {clients} cut off");
+        text += &format!(
+            "{:<28} {median:>7} ms {longest:>6} ms {commits:>9} {lost:>5}  {beside:<36} {errors}\n",
+            act.name()
+        );
     }
     text
-}
-
-fn median(runs: &[Run], value: impl Fn(&Run) -> f64) -> f64 {
-    let mut values: Vec<_> = runs.iter().map(value).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PRINTED: &str = "number of failed transactions: 0 (0.000%)\n\
-        latency average = 0.325 ms\ninitial connection time = 9.1 ms\n\
-        tps = 25132.184 (without initial connection time)\n";
-
     #[test]
-    fn throughput_and_latency_are_read_from_the_report_of_pgbench() {
-        assert_eq!(parse(PRINTED), Some(Run { tps: 25132.184, latency_ms: 0.325 }));
-        assert_eq!(parse("pgbench: error: connection refused"), None);
-    }
-
-    #[test]
-    fn report_relates_each_path_to_the_direct_one_by_medians() {
-        let run = |tps| Run { tps, latency_ms: 1.0 };
-        let way = |name, runs| Way { name, host: String::new(), port: 0, runs };
-        let ways = [
-            way("direct", vec![run(10.0), run(1000.0), run(100.0)]),
-            way("pgx", vec![run(50.0), run(50.0), run(50.0)]),
-        ];
-        let text = report(&ways, 8);
-        assert!(text.lines().last().unwrap().contains("0.50"), "{text}");
+    fn report_has_a_line_for_each_that_happened() {
+        let seen = Seen { gaps_ms: vec![400, 300, 900], commits: 7, ..Seen::default() };
+        let text = report(&[(Act::Kill, seen)]);
+        let line = text.lines().last().unwrap();
+        assert!(line.contains("400 ms") && line.contains("900 ms"), "{line}");
+        assert!(line.ends_with("nothing"), "{line}");
     }
 }

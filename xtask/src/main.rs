@@ -10,9 +10,11 @@ mod demo;
 mod ebpf;
 mod failover_bench;
 mod fuzz;
+mod gate;
 mod lab;
 mod model;
 mod planted;
+mod printed;
 mod setup;
 mod sim;
 mod test;
@@ -42,6 +44,8 @@ enum Verb {
     Bench(bench::Args),
     /// Measures how long nobody can write when the primary changes, and looks for lost commits
     FailoverBench(failover_bench::Args),
+    /// Lets hosts of the primary and of the address fail, and listens to all that leaves them
+    Gate(gate::Args),
     /// Tries random sequences of faults on a cluster in a lab; prints how to repeat one that fails
     Chaos(chaos::Args),
     /// Passes the tests: unit, BPF, lab and end to end
@@ -85,6 +89,7 @@ fn task() -> anyhow::Result<()> {
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::FailoverBench(args) => failover_bench::run(&args),
+        Verb::Gate(args) => gate::run(&args),
         Verb::Chaos(args) => chaos::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Sim(args) => sim::run(&args),

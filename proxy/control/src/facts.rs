@@ -138,6 +138,9 @@ pub struct ProxyFacts {
     pub epoch: Option<Epoch>,
     /// The virtual addresses that it could answer for.
     pub vips: BTreeSet<VipId>,
+    /// This node's priority for those of them for which it is not zero.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vip_priorities: BTreeMap<VipId, u32>,
     /// The epoch whose new transactions it holds back, for a switchover.
     pub holds: Option<Epoch>,
 }

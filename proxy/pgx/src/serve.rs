@@ -141,6 +141,7 @@ impl Running {
     async fn end(self, drain: Duration, stop: &mut Signals) {
         if let Some(addresses) = &self.addresses {
             addresses.release_all();
+            addresses.wait_until_gone().await;
         }
         // Nobody is to wait in a queue that nobody accepts from.
         self.kept.close_doors();

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use pgx_control::admin::HandOver;
 use pgx_session::attrs::SessionAttrs;
+use rustix::net::sockopt;
 use socket2::{Domain, Socket, Type};
 use tracing::warn;
 
@@ -47,6 +48,16 @@ pub(crate) struct Door {
     pub(crate) is_only: bool,
 }
 
+/// Who else may listen at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shared {
+    No,
+    /// Others of this process.
+    Yes,
+    /// They too, and the host need not have the address yet.
+    Virtual,
+}
+
 /// All sockets of a proxy.
 #[derive(Debug)]
 pub(crate) struct Sockets {
@@ -67,7 +78,9 @@ impl Sockets {
     ) -> Result<Self, Failure> {
         let mut tcp = Vec::new();
         let mut first = Vec::new();
-        for Listen { address, attrs, may_lack } in &config.listen {
+        let (own, virtual_ones): (Vec<&Listen>, Vec<_>) =
+            config.listen.iter().partition(|listen| !listen.is_virtual);
+        for Listen { address, attrs, may_lack, .. } in own {
             let (asked, attrs) = (*address, *attrs);
             let place = handed.iter().position(|known| known.asked == asked.to_string());
             if let Some(HandedTcp { sockets, .. }) = place.map(|place| handed.remove(place)) {
@@ -76,7 +89,7 @@ impl Sockets {
                 tcp.push(Tcp { asked, bound, attrs, sockets });
                 continue;
             }
-            match bind(asked, false).and_then(|socket| Ok((bound_address(&socket)?, socket))) {
+            match bind(asked, Shared::No).and_then(|socket| Ok((bound_address(&socket)?, socket))) {
                 Ok((bound, socket)) => {
                     first.push(tcp.len());
                     tcp.push(Tcp { asked, bound, attrs, sockets: vec![socket] });
@@ -94,8 +107,15 @@ impl Sockets {
             for place in first {
                 let Tcp { bound, sockets, .. } = &mut tcp[place];
                 for _ in 0..pool.threads {
-                    sockets.push(bind(*bound, true).map_err(|error| unbound(*bound, &error))?);
+                    let socket = bind(*bound, Shared::Yes);
+                    sockets.push(socket.map_err(|error| unbound(*bound, &error))?);
                 }
+            }
+            for Listen { address, attrs, .. } in virtual_ones {
+                let sockets: io::Result<Vec<_>> =
+                    (0..pool.threads).map(|_| bind(*address, Shared::Virtual)).collect();
+                let sockets = sockets.map_err(|error| unbound(*address, &error))?;
+                tcp.push(Tcp { asked: *address, bound: *address, attrs: *attrs, sockets });
             }
         }
         let mut sockets = Self { tcp, unix: Vec::new() };
@@ -213,10 +233,10 @@ fn is_for(place: usize, sockets: usize, number: usize, threads: usize) -> bool {
 }
 
 /// Listens, as soon as the kernel has cleared away a process that was killed.
-fn bind(address: SocketAddr, is_shared: bool) -> io::Result<OwnedFd> {
+fn bind(address: SocketAddr, shared: Shared) -> io::Result<OwnedFd> {
     let until = Instant::now() + BIND_WAIT;
     loop {
-        match try_bind(address, is_shared) {
+        match try_bind(address, shared) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
                 std::thread::sleep(BIND_PAUSE);
             }
@@ -225,8 +245,8 @@ fn bind(address: SocketAddr, is_shared: bool) -> io::Result<OwnedFd> {
     }
 }
 
-/// Listens. Where the address `is_shared`, others that share it may listen there as well.
-fn try_bind(address: SocketAddr, is_shared: bool) -> io::Result<OwnedFd> {
+/// Listens.
+fn try_bind(address: SocketAddr, shared: Shared) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // Connections of the last run that linger in TIME_WAIT must not stop the next start.
     socket.set_reuse_address(true)?;
@@ -234,7 +254,13 @@ fn try_bind(address: SocketAddr, is_shared: bool) -> io::Result<OwnedFd> {
         // Else [::] would take the port of 0.0.0.0 as well, and the second of them fail.
         socket.set_only_v6(true)?;
     }
-    socket.set_reuse_port(is_shared)?;
+    socket.set_reuse_port(shared != Shared::No)?;
+    if shared == Shared::Virtual {
+        match address {
+            SocketAddr::V4(_) => sockopt::set_ip_freebind(&socket, true)?,
+            SocketAddr::V6(_) => sockopt::set_ipv6_freebind(&socket, true)?,
+        }
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
@@ -246,8 +272,8 @@ fn try_bind(address: SocketAddr, is_shared: bool) -> io::Result<OwnedFd> {
 /// # Errors
 /// When the address cannot be had.
 pub(crate) fn listen(address: SocketAddr, key: &str) -> Result<tokio::net::TcpListener, Failure> {
-    let listener =
-        bind(address, false).and_then(|socket| tokio::net::TcpListener::from_std(socket.into()));
+    let listener = bind(address, Shared::No)
+        .and_then(|socket| tokio::net::TcpListener::from_std(socket.into()));
     listener.map_err(|error| taken(address, key, &error))
 }
 

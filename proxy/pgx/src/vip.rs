@@ -3,9 +3,11 @@
 //! Where an address cannot be held, pgx runs without it and says why; it never fails to start for
 //! that. Who gives leases is not known here, but told.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use pgx_bpf::{BPFFS, PIN_BASE, Pins};
 use pgx_control::admin::{AddressLease, AddressesStatus};
@@ -15,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::config;
 use crate::kernel::Kernel;
+use crate::limits::control::{LEAVE_MAX, LEAVE_PAUSE};
 
 /// What the network was like before; gone with a boot, as our changes are.
 const RECORD: &str = "/run/pgx/vip.json";
@@ -22,6 +25,11 @@ const RECORD: &str = "/run/pgx/vip.json";
 /// The virtual addresses, or why there are none.
 pub(crate) struct Addresses {
     choice: Choice,
+    priorities: BTreeMap<LeaseId, u32>,
+    /// The addresses are to go to others.
+    leaves: AtomicBool,
+    /// By the agreed state one is to be here.
+    is_named: AtomicBool,
     /// Taken out at the end, so that it ends before the process does.
     holder: Mutex<Result<Option<Holder>, String>>,
 }
@@ -43,18 +51,35 @@ impl Addresses {
             ),
             Err(error) => warn!(error, "running without virtual addresses"),
         }
-        Self { choice, holder: Mutex::new(holder) }
+        Self {
+            choice,
+            priorities: config.priorities.clone(),
+            leaves: AtomicBool::new(false),
+            is_named: AtomicBool::new(false),
+            holder: Mutex::new(holder),
+        }
     }
 
-    /// The leases that this host can make use of.
-    pub(crate) fn offered(&self) -> BTreeSet<VipId> {
+    /// The leases that this host can make use of, with its priority for each.
+    pub(crate) fn offered(&self) -> BTreeMap<VipId, u32> {
+        if self.leaves.load(Ordering::Acquire) {
+            return BTreeMap::new();
+        }
         let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
         let known = holder.as_ref().ok().and_then(Option::as_ref).map(Holder::status);
-        known.unwrap_or_default().iter().map(|lease| VipId(lease.id.0)).collect()
+        let offer = |lease: &LeaseStatus| {
+            let priority = self.priorities.get(&lease.id).copied().unwrap_or_default();
+            (VipId(lease.id.0), priority)
+        };
+        known.unwrap_or_default().iter().map(offer).collect()
     }
 
-    /// This host has a lease until then, as its holder of that number.
+    /// This host has a lease until then, as its holder of that number. One that lets all go takes
+    /// none.
     pub(crate) fn hold(&self, vip: VipId, number: u64, until: BootTime) {
+        if self.leaves.load(Ordering::Acquire) {
+            return;
+        }
         self.with(|holder| {
             // One that came too late is held by another under a higher number.
             if let Err(refused) = holder.hold(LeaseId(vip.0), number, until.0) {
@@ -68,9 +93,36 @@ impl Addresses {
         self.with(|holder| holder.set_serving(is_serving));
     }
 
-    /// Lets every address go, for others to take; the proxy goes on with what it has.
+    /// Lets every address go, for others to take, and offers none from here on; the proxy goes on
+    /// with what it has.
     pub(crate) fn release_all(&self) {
+        self.leaves.store(true, Ordering::Release);
         self.with(Holder::release_all);
+    }
+
+    /// After [`Self::release_all`]: under which number each lease's addresses are let go, so that
+    /// others may have them at once. Nothing before.
+    pub(crate) fn let_go(&self) -> BTreeMap<VipId, u64> {
+        if !self.leaves.load(Ordering::Acquire) {
+            return BTreeMap::new();
+        }
+        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = holder.as_ref().ok().and_then(Option::as_ref).map(Holder::status);
+        let all = known.unwrap_or_default().into_iter();
+        all.map(|lease| (VipId(lease.id.0), lease.let_go)).collect()
+    }
+
+    /// Whether one of the leases is this host's by the agreed state.
+    pub(crate) fn set_named(&self, is_named: bool) {
+        self.is_named.store(is_named, Ordering::Release);
+    }
+
+    /// Waits until others may have the addresses, or nobody is there to decide so.
+    pub(crate) async fn wait_until_gone(&self) {
+        let until = Instant::now() + LEAVE_MAX;
+        while self.is_named.load(Ordering::Acquire) && Instant::now() < until {
+            tokio::time::sleep(LEAVE_PAUSE).await;
+        }
     }
 
     /// Makes the host what it was. Takes as long as the longest step may take.

@@ -68,6 +68,11 @@ impl Duty {
         matches!(self.state, State::Taken { .. })
     }
 
+    /// Whether nothing of it is there, for certain.
+    pub(crate) fn is_free(&self) -> bool {
+        matches!(self.state, State::Free)
+    }
+
     /// What is to be done now; [`Self::handle_done`] hears of it before the next is asked for.
     pub(crate) fn next_action(&self, wanted: Wanted, now_ns: u64) -> Option<Action> {
         let may_try = now_ns >= self.take_after_ns;

@@ -34,6 +34,8 @@ pub struct LeaseStatus {
     pub number: u64,
     /// Whether this host has taken them.
     pub is_taken: bool,
+    /// The newest number that was given back and under which nothing is there any more, nor comes.
+    pub let_go: u64,
     /// Until when, in nanoseconds of the boot-time clock; meaningless if they are not taken.
     pub until_ns: u64,
     /// Frames that were sent to tell the network.
@@ -197,6 +199,7 @@ impl Post {
             mode,
             number: 0,
             is_taken: false,
+            let_go: 0,
             until_ns: 0,
             announced_total: 0,
             last_error: String::new(),
@@ -258,6 +261,9 @@ impl Worker {
             }
             if is_ending && !duty.is_taken() {
                 return;
+            }
+            if wanted.is_closed && duty.is_free() {
+                self.known().status.let_go = wanted.number;
             }
             if let Err(error) = self.waiter.wait(duty.poll_timeout(wanted, now_ns), None) {
                 warn!(lease = %self.place.lease.id, %error, "cannot wait; the lease is given up");

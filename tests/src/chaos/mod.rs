@@ -34,6 +34,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(45);
 #[derive(Debug)]
 pub struct Chaos {
     lab: Lab,
+    stays: bool,
 }
 
 /// Clients at work.
@@ -74,7 +75,18 @@ impl Chaos {
             ..Spec::new(name)
         };
         let lab = Lab::up(&Spec { control: true, kernel, plain_vip: !kernel, ..spec })?;
-        Ok(Self { lab })
+        Ok(Self::of(lab))
+    }
+
+    /// A lab that is up, whose PostgreSQL is run by pgx.
+    #[must_use]
+    pub fn of(lab: Lab) -> Self {
+        Self { lab, stays: false }
+    }
+
+    /// Leaves the lab up.
+    pub fn keep(&mut self) {
+        self.stays = true;
     }
 
     /// The lab.
@@ -83,13 +95,24 @@ impl Chaos {
         &self.lab
     }
 
-    /// Starts clients, once all is calm.
+    /// Starts clients of all proxies, once all is calm.
     ///
     /// # Errors
     /// When it does not become calm, or nobody can write.
     pub fn begin(&self, seed: u64) -> anyhow::Result<Trial<'_>> {
+        let hosts = self.lab.members().map(|host| host.plan().name.as_str());
+        let proxies: anyhow::Result<Vec<_>> =
+            hosts.map(|host| address(&self.lab, host, PROXY_PORT)).collect();
+        self.begin_at(&proxies?, seed)
+    }
+
+    /// As [`Self::begin`], with clients of these addresses.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn begin_at(&self, addresses: &[SocketAddr], seed: u64) -> anyhow::Result<Trial<'_>> {
         let before = self.lab.wait_for_calm(1)?;
-        let plan = Plan { seed, ..self.plan()? };
+        let plan = Plan { seed, ..self.plan(addresses)? };
         let primary = address(&self.lab, &before.host(), POSTGRES_PORT)?;
         Checker::prepare(&Place::at(primary, &plan), &plan)?;
         let checker = Checker::start(plan.clone())?;
@@ -120,18 +143,14 @@ impl Chaos {
         Ok(())
     }
 
-    fn plan(&self) -> anyhow::Result<Plan> {
-        let hosts = self.lab.members().map(|host| host.plan().name.as_str());
-        let proxies: anyhow::Result<Vec<_>> =
-            hosts.map(|host| address(&self.lab, host, PROXY_PORT)).collect();
+    fn plan(&self, addresses: &[SocketAddr]) -> anyhow::Result<Plan> {
         let network = format!("/proc/{}/ns/net", self.lab.host("client")?.init().pid);
-        let plan = Plan::new(&proxies?);
-        let at_each = plan.addresses.len();
+        let plan = Plan::new(addresses);
         Ok(Plan {
             network: Some(network.into()),
             // At each proxy one at least; together less than half of what two cores and one disk
             // have done for three hosts.
-            appenders: at_each,
+            appenders: addresses.len().max(plan.appenders),
             movers: 2,
             rate_per_client: Some(10.0),
             answer_max: ANSWER_MAX,
@@ -143,6 +162,9 @@ impl Chaos {
 impl Drop for Chaos {
     fn drop(&mut self) {
         let name = &self.lab.spec().name;
+        if self.stays {
+            return;
+        }
         if let Err(error) = Lab::down(name) {
             eprintln!("lab {name}: cannot take it down: {error:#}");
         }
@@ -266,8 +288,11 @@ fn address(lab: &Lab, host: &str, port: u16) -> anyhow::Result<SocketAddr> {
     Ok(SocketAddr::new(IpAddr::V4(lab.host(host)?.plan().v4()), port))
 }
 
-/// Asks a host's PostgreSQL itself, or its proxy.
-fn sql(lab: &Lab, host: &str, port: u16, query: &str) -> anyhow::Result<String> {
+/// Asks from the client's host: a host's PostgreSQL itself, its proxy, or an address.
+///
+/// # Errors
+/// When nobody answers, or with an error.
+pub fn sql(lab: &Lab, host: &str, port: u16, query: &str) -> anyhow::Result<String> {
     let at = format!("host={host} port={port} user=postgres dbname=postgres connect_timeout=5");
     let said = lab.host("client")?.output(None, &["psql", "-XAtc", query, &at])?;
     Ok(said.trim_end().to_owned())

@@ -260,7 +260,7 @@ impl Rng {
     }
 
     /// A number from zero up to one.
-    fn share(&mut self) -> f64 {
+    pub(crate) fn share(&mut self) -> f64 {
         f64::from(u32::try_from(self.draw() >> 32).unwrap_or(0)) / f64::from(u32::MAX)
     }
 }

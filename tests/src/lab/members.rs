@@ -15,7 +15,9 @@ use serde_json::Value;
 use super::host::{Host, POSTGRES};
 use super::postgres::{PGDATA, SOCKET_DIR};
 use super::run::run;
-use super::spec::{APP, Kind, POSTGRES_PORT, PROXY_PORT, vip_v4, vip_v6};
+use super::spec::{
+    APP, Kind, POSTGRES_PORT, PROXY_PORT, READERS_HOST, readers_v4, readers_v6, vip_v4, vip_v6,
+};
 use super::wait::{wait_for, wait_for_some};
 use super::{Lab, pgx};
 
@@ -264,9 +266,13 @@ fn configure(lab: &Lab, host: &Host, programs: &Path) -> anyhow::Result<()> {
     if lab.spec().kernel {
         text += &format!(
             "[vip]\ninterface = \"eth0\"\n[[vip.leases]]\nid = 1\nrole = \"read-write\"\n\
-             addresses = [\"{}\", \"{}\"]\n",
+             addresses = [\"{}\", \"{}\"]\n[[vip.leases]]\nid = 2\nrole = \"read-only\"\n\
+             addresses = [\"{}\", \"{}\"]\npriority = {}\n",
             vip_v4(),
-            vip_v6()
+            vip_v6(),
+            readers_v4(),
+            readers_v6(),
+            u8::from(host.plan().name == READERS_HOST),
         );
     }
     text += &format!(

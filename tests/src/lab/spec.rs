@@ -18,6 +18,8 @@ pub const PROXY_PORT: u16 = 6432;
 pub const SWITCH: &str = "switch";
 /// The name of the host from which clients connect.
 pub const CLIENT: &str = "client";
+/// The host that has the address of readers when it is free.
+pub const READERS_HOST: &str = "n3";
 /// The role and the database that benchmarks and tests use.
 pub const APP: &str = "app";
 /// The most hosts of one kind; their addresses are ten apart.
@@ -212,6 +214,18 @@ pub fn vip_v4() -> Ipv4Addr {
 #[must_use]
 pub fn vip_v6() -> Ipv6Addr {
     v6(50)
+}
+
+/// The address at which clients find standbys.
+#[must_use]
+pub fn readers_v4() -> Ipv4Addr {
+    v4(51)
+}
+
+/// The same for IPv6.
+#[must_use]
+pub fn readers_v6() -> Ipv6Addr {
+    v6(51)
 }
 
 fn v4(number: u8) -> Ipv4Addr {

@@ -24,7 +24,12 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// What it says of itself.
     pub(crate) fn facts(&self) -> ProxyFacts {
-        ProxyFacts { epoch: self.epoch, vips: BTreeSet::from([VIP]), holds: self.holds }
+        ProxyFacts {
+            epoch: self.epoch,
+            vips: BTreeSet::from([VIP]),
+            holds: self.holds,
+            ..ProxyFacts::default()
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use pgx_tests::lab::{postgres, wait_for_some};
 use tempfile::TempDir;
 
 use super::{cpu, stats};
+use crate::printed;
 
 /// Rows of pgbench's accounts table, in units of 100,000; small enough to stay in memory.
 const SCALE: &str = "5";
@@ -98,9 +99,7 @@ impl Load {
         let before = (cpu_ns()?, cpu::machine_s()?);
         let text = self.execute(port, &words)?;
         let after = (cpu_ns()?, cpu::machine_s()?);
-        let line = text.lines().find_map(|line| line.strip_prefix("tps = "));
-        let tps = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-        let tps = tps.with_context(|| format!("cannot read what pgbench printed:\n{text}"))?;
+        let tps = printed::number(&text, printed::TPS)?;
         let latencies_us = latencies_us(&folder)?;
         let count = f64::from(u32::try_from(latencies_us.len())?);
         let at = |per_mille| {

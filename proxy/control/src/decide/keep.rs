@@ -5,6 +5,7 @@
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use super::{Change, LogMember, View, rehearse};
 use crate::cluster::{Entry, Member, Membership, Registration, Role};
@@ -191,14 +192,15 @@ fn holds_back(view: &View<'_>, node: NodeId, now: BootTime) -> bool {
         && view.state.unconfirmed().any(|unconfirmed| unconfirmed == node)
 }
 
-/// Addresses go to who offers them and has the fewest; from who is gone they are taken first.
+/// Addresses go to who offers them with the highest priority, and has the fewest; from who is gone
+/// they are taken first. One that serves stays where it is, whoever comes: each move costs clients.
 fn vips(view: &View<'_>, now: BootTime) -> Vec<Entry> {
-    let offers = |node: NodeId, vip: VipId| {
+    let offer = |node: NodeId, vip: VipId| {
         let registered = view.state.registrations().get(&node);
+        let is_in = registered.is_some_and(|one| !one.is_retiring) && !view.state.is_gone(node);
         let proxy = view.alive(node, now).and_then(|seen| seen.facts.proxy.as_ref());
-        registered.is_some_and(|one| !one.is_retiring)
-            && !view.state.is_gone(node)
-            && proxy.is_some_and(|proxy| proxy.vips.contains(&vip))
+        let proxy = proxy.filter(|proxy| is_in && proxy.vips.contains(&vip))?;
+        Some(proxy.vip_priorities.get(&vip).copied().unwrap_or_default())
     };
     let offered = view.nodes.values().filter_map(|seen| seen.facts.proxy.as_ref());
     let known: BTreeSet<_> = offered
@@ -216,16 +218,17 @@ fn vips(view: &View<'_>, now: BootTime) -> Vec<Entry> {
             // judged by the voters.
             let is_missed = view.is_missed(Kind::Vip(vip), *number, now);
             let leaves = view.state.is_gone(*holder);
-            if is_missed || leaves || view.is_alive(*holder, now) && !offers(*holder, vip) {
+            if is_missed || leaves || view.is_alive(*holder, now) && offer(*holder, vip).is_none() {
                 entries.push(Entry::RetireVip { vip, number: *number });
             }
             continue;
         }
         // Others first: the last holder lost it for a reason.
         let had = |node: NodeId| last.is_some_and(|right| right.holder == node);
-        let best = view.nodes.keys().filter(|node| offers(**node, vip));
-        let best = best.min_by_key(|node| (had(**node), load(**node), **node)).copied();
-        if let Some(holder) = best {
+        let offers = view.nodes.keys().filter_map(|node| Some((*node, offer(*node, vip)?)));
+        let best = offers
+            .min_by_key(|(node, priority)| (had(*node), Reverse(*priority), load(*node), *node));
+        if let Some((holder, _)) = best {
             let number = last.map_or(1, |right| right.number + 1);
             let incarnation = view.nodes[&holder].facts.installation;
             entries.push(Entry::GiveVip { vip, number, holder, incarnation });

@@ -645,6 +645,32 @@ fn addresses_go_to_who_offers_them_and_move_when_their_holder_is_gone() {
 }
 
 #[test]
+fn address_goes_to_the_highest_priority_and_stays_when_a_higher_one_comes_back() {
+    let mut scene = scene();
+    let vip = VipId(1);
+    let offer = |priority| {
+        let vip_priorities = [(vip, priority)].into();
+        Some(ProxyFacts { vips: [vip].into(), vip_priorities, ..ProxyFacts::default() })
+    };
+    for (node, priority) in [(1, 0), (2, 7), (3, 5)] {
+        scene.facts(node).proxy = offer(priority);
+    }
+    scene.settle();
+    assert_eq!(scene.state.vips()[&vip].holder, NodeId(2));
+
+    scene.facts(2).proxy = Some(ProxyFacts::default());
+    scene.settle();
+    for voter in [1, 2, 3] {
+        scene.voter(voter).released.insert(Kind::Vip(vip), 1);
+    }
+    scene.settle();
+    assert_eq!(scene.state.vips()[&vip].holder, NodeId(3));
+
+    scene.facts(2).proxy = offer(7);
+    assert_eq!(scene.proposed(), [], "it serves where it is");
+}
+
+#[test]
 fn voters_of_leases_follow_those_of_the_log_one_by_one() {
     let mut scene = scene();
     scene.log.remove(&NodeId(3));

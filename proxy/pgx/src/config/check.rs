@@ -40,11 +40,16 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
         problems.push("proxy.cluster_port: it needs [control] beside it".to_owned());
     }
     let postgres_port = raw.postgres.as_ref().map(|section| section.port);
+    let vip = raw.vip.map(|section| vip::check(section, &mut problems));
+    let mut proxy = raw.proxy.map(|section| proxy(&section, &mut problems));
+    if let (Some(proxy), Some(vip)) = (&mut proxy, &vip) {
+        listen::virtual_addresses(proxy, vip, &mut problems);
+    }
     let config = Config {
         admin_socket: admin_socket(&raw.admin.socket, &mut problems),
         pid_file: raw.admin.pid_file.map(|path| absolute("admin.pid_file", path, &mut problems)),
-        proxy: raw.proxy.map(|section| proxy(&section, &mut problems)),
-        vip: raw.vip.map(|section| vip::check(section, &mut problems)),
+        proxy,
+        vip,
         control: raw.control.map(|section| control(section, &mut problems)),
         postgres: raw.postgres.map(|section| postgres(section, &mut problems)),
         fence: raw.fence.map(|section| fence(&section, postgres_port, &mut problems)),

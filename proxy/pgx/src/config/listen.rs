@@ -4,9 +4,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use pgx_session::attrs::SessionAttrs;
+use pgx_vip::Role;
 
 use super::check::{SOCKET_PATH_BYTES_MAX, absolute};
-use super::{Listen, Unix, pools, raw};
+use super::{Listen, Proxy, Unix, Vip, pools, raw};
 use crate::unix::socket_path;
 
 /// The port of clients unless the configuration says otherwise.
@@ -25,6 +26,7 @@ pub(super) fn addresses(raw: &raw::Proxy, problems: &mut Vec<String>) -> Vec<Lis
             address: SocketAddr::new(ip, PORT),
             attrs: SessionAttrs::Any,
             may_lack: ip.is_ipv6(),
+            is_virtual: false,
         }));
     }
     let plain = raw.listen.iter().flatten().map(|text| (text, "any"));
@@ -37,7 +39,9 @@ pub(super) fn addresses(raw: &raw::Proxy, problems: &mut Vec<String>) -> Vec<Lis
             {
                 problems.push(format!("proxy.listen: {text:?} is there twice"));
             }
-            Ok(address) => all.push(Listen { address, attrs, may_lack: false }),
+            Ok(address) => {
+                all.push(Listen { address, attrs, may_lack: false, is_virtual: false });
+            }
             Err(_) => problems.push(format!(
                 "proxy.listen: {text:?} is not an address with a port, such as 127.0.0.1:6432 or \
                  [::]:6432"
@@ -48,6 +52,33 @@ pub(super) fn addresses(raw: &raw::Proxy, problems: &mut Vec<String>) -> Vec<Lis
         problems.push("proxy.listen: at least one address is needed".to_owned());
     }
     all
+}
+
+/// Addresses under leases at which clients find standbys, on each port where they come in by any
+/// address of the host.
+pub(super) fn virtual_addresses(proxy: &mut Proxy, vip: &Vip, problems: &mut Vec<String>) {
+    let leases = vip.leases.iter().filter(|lease| lease.role == Role::ReadOnly);
+    let addresses: Vec<_> = leases.flat_map(|lease| lease.addresses.iter().copied()).collect();
+    if addresses.is_empty() {
+        return;
+    }
+    if proxy.pool.is_none() {
+        problems.push(
+            "vip.leases: role \"read-only\" needs a proxy that pools; give proxy.pool_mode"
+                .to_owned(),
+        );
+    }
+    for listen in proxy.listen.clone() {
+        let any = listen.address.ip();
+        for ip in addresses.iter().filter(|ip| ip.is_ipv4() == any.is_ipv4()) {
+            let address = SocketAddr::new(*ip, listen.address.port());
+            let is_named = proxy.listen.iter().any(|known| known.address == address);
+            if any.is_unspecified() && !is_named {
+                let (attrs, is_virtual) = (SessionAttrs::PreferStandby, true);
+                proxy.listen.push(Listen { address, attrs, may_lack: false, is_virtual });
+            }
+        }
+    }
 }
 
 /// Unix sockets of clients.
@@ -83,6 +114,8 @@ pub(super) fn unix(raw: &raw::Proxy, problems: &mut Vec<String>) -> Option<Unix>
 
 #[cfg(test)]
 mod tests {
+    use pgx_session::attrs::SessionAttrs;
+
     use crate::config::{Proxy, parse};
 
     fn parsed(text: &str) -> Result<Proxy, Vec<String>> {
@@ -95,6 +128,22 @@ mod tests {
         let proxy = parsed("").unwrap();
         assert!(proxy.listen.iter().all(|listen| listen.address.ip().is_loopback()));
         assert_eq!((proxy.listen.len(), proxy.unix), (2, None));
+    }
+
+    #[test]
+    fn clients_of_read_only_addresses_come_in_beside_the_others() {
+        let vip = "[vip]\ninterface = \"eth0\"\n[[vip.leases]]\nid = 2\nrole = \"read-only\"\n\
+                   addresses = [\"10.0.0.51\", \"fd00::51\"]\n";
+        let listen = "listen = [\"0.0.0.0:6432\", \"10.0.0.9:7000\"]\n";
+        let proxy =
+            parsed(&format!("{listen}pool_mode = \"session\"\nauth_type = \"trust\"\n{vip}"));
+        let proxy = proxy.unwrap();
+        let found: Vec<_> = proxy.listen.iter().filter(|listen| listen.is_virtual).collect();
+        assert_eq!(found.len(), 1, "of the family and the port of the wildcard: {found:?}");
+        assert_eq!(found[0].address, "10.0.0.51:6432".parse().unwrap());
+        assert_eq!(found[0].attrs, SessionAttrs::PreferStandby);
+        let refused = parsed(&format!("{listen}{vip}")).unwrap_err();
+        assert!(refused.len() == 1 && refused[0].contains("pool_mode"), "{refused:?}");
     }
 
     #[test]

@@ -112,6 +112,8 @@ pub(crate) struct Listen {
     pub(crate) attrs: SessionAttrs,
     /// Nobody has named it, so a host that lacks it does without.
     pub(crate) may_lack: bool,
+    /// The host has it only now and then, and listens there beside any address of its own.
+    pub(crate) is_virtual: bool,
 }
 
 /// The Unix sockets by which clients come in: one for each port.
@@ -174,6 +176,8 @@ pub(crate) struct Vip {
     pub(crate) mode: pgx_vip::Mode,
     pub(crate) program: Option<pgx_vip::Program>,
     pub(crate) leases: Vec<pgx_vip::Lease>,
+    /// Which of them this node is to have rather than others.
+    pub(crate) priorities: BTreeMap<pgx_vip::LeaseId, u32>,
 }
 
 /// What `[control]` says. The files are read by [`crate::peer::certificates`].

@@ -344,6 +344,10 @@ pub(super) struct VipLease {
     /// The addresses, without a prefix; usually one of each family.
     #[toml_example(default = ["10.0.0.50", "fd00::50"])]
     pub(super) addresses: Vec<String>,
+    /// Of the nodes that could have it, the one with the higher number gets it, when it is free.
+    #[serde(default)]
+    #[toml_example(default = 0)]
+    pub(super) priority: u32,
 }
 
 #[derive(Debug, Deserialize, TomlExample)]

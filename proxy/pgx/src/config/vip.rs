@@ -29,8 +29,10 @@ pub(super) fn check(raw: raw::Vip, problems: &mut Vec<String>) -> Vip {
     if mode == Mode::Command && program.is_none() {
         problems.push("vip.command: mode \"command\" needs the program that is called".to_owned());
     }
-    let leases = leases(raw.leases.unwrap_or_default(), problems);
-    Vip { interface: raw.interface, mode, program, leases }
+    let raw_leases = raw.leases.unwrap_or_default();
+    let priorities = raw_leases.iter().map(|lease| (LeaseId(lease.id), lease.priority)).collect();
+    let leases = leases(raw_leases, problems);
+    Vip { interface: raw.interface, mode, program, leases, priorities }
 }
 
 fn mode(text: &str, problems: &mut Vec<String>) -> Mode {
@@ -61,7 +63,7 @@ fn leases(raw: Vec<raw::VipLease>, problems: &mut Vec<String>) -> Vec<Lease> {
     }
     let (mut ids, mut seen) = (BTreeSet::new(), BTreeSet::new());
     let mut checked = Vec::new();
-    for raw::VipLease { id, role, addresses } in raw {
+    for raw::VipLease { id, role, addresses, .. } in raw {
         if id == 0 || !ids.insert(id) {
             problems.push(format!("vip.leases: id {id} is 0 or there twice"));
         }
@@ -105,20 +107,21 @@ fn address(text: &str, problems: &mut Vec<String>) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use crate::config::parse;
-    use pgx_vip::{Mode, Role};
+    use pgx_vip::{LeaseId, Mode, Role};
 
     #[test]
     fn addresses_and_roles_are_read() {
         let config = parse(
             "[vip]\ninterface = \"eth0\"\n[[vip.leases]]\nid = 1\nrole = \"read-write\"\n\
              addresses = [\"10.0.0.50\", \"fd00::50\"]\n[[vip.leases]]\nid = 2\n\
-             role = \"read-only\"\naddresses = [\"10.0.0.51\"]\n",
+             role = \"read-only\"\naddresses = [\"10.0.0.51\"]\npriority = 3\n",
         );
         let vip = config.unwrap().vip.unwrap();
         assert_eq!(vip.mode, Mode::Xdp);
         assert_eq!(vip.leases.len(), 2);
         assert_eq!(vip.leases[0].addresses.len(), 2);
         assert_eq!(vip.leases[1].role, Role::ReadOnly);
+        assert_eq!(vip.priorities, [(LeaseId(1), 0), (LeaseId(2), 3)].into());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! disk fails, the controller is dropped and begun anew from the file, again and again, until it
 //! works.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::Instant;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use pgx_control::admin::ControlStatus;
 use pgx_control::cluster::{Entry, State};
 use pgx_control::facts::{AgentFacts, ProxyFacts, VoterFacts};
-use pgx_control::ids::{Incarnation, NodeId, VipId};
+use pgx_control::ids::{Incarnation, NodeId};
 use pgx_control::lease::Station;
 use pgx_controller::{Controller, Note, Output, Request, Unanswered, codec};
 use pgx_quorum::{Quorum, Store};
@@ -33,6 +33,7 @@ use super::{Leased, Prepared, refusals, routes, spawn, status, watch};
 use crate::config;
 use crate::limits::control::{DISK_RETRY, INPUTS_PER_ROUND_MAX, REACH_TICKS, TICK};
 use crate::peer::{Channel, PeerSet};
+use crate::vip::Addresses;
 
 /// What the controller is told.
 pub(super) enum Input {
@@ -89,8 +90,7 @@ pub(super) fn start(
         addresses: addresses.clone(),
     };
     spawn("pgx-lease", move || lease::run(station, &lease_inputs.1, outlets))?;
-    let offered = addresses.map(|addresses| addresses.offered()).unwrap_or_default();
-    let routes = proxy.map(|proxy| lead(proxy, me, offered, &inputs.0, &lease_inputs.0, &board));
+    let routes = proxy.map(|proxy| lead(proxy, me, addresses, &inputs.0, &lease_inputs.0, &board));
     let routes = routes.transpose()?;
     let agent = postgres.map(|postgres| {
         let outlets = watch::Outlets {
@@ -129,13 +129,13 @@ pub(super) fn start(
 fn lead(
     proxy: Followed,
     me: NodeId,
-    vips: BTreeSet<VipId>,
+    addresses: Option<Arc<Addresses>>,
     driver: &SyncSender<Input>,
     lease: &SyncSender<lease::Input>,
     board: &Board,
 ) -> Result<Sender<Arc<State>>, String> {
     let (driver, lease, board) = (driver.clone(), lease.clone(), Arc::clone(board));
-    let outlets = routes::Outlets { driver, lease, board, vips };
+    let outlets = routes::Outlets { driver, lease, board, addresses };
     let (sender, inbox) = channel();
     spawn("pgx-routes", move || routes::run(me, proxy, &inbox, outlets))?;
     Ok(sender)

@@ -74,6 +74,7 @@ pub(super) fn run(mut station: Station, inbox: &Receiver<Input>, outlets: Outlet
     loop {
         let now = boot_time();
         station.handle_timeout(now);
+        thread.give_back(&mut station, now);
         thread.put_out(&mut station, now);
         let wait = station.poll_timeout().map_or(LEASE_IDLE_MAX, |at| until(at, boot_time()));
         // A deadline that has just passed is looked at in the next round, not in a tight loop.
@@ -119,6 +120,18 @@ impl Thread {
             let facts = driver::Input::Voter(station.facts().clone());
             // A full inbox is tried again in the next round.
             self.has_news = self.outlets.driver.try_send(facts).is_err();
+        }
+    }
+
+    /// Says of addresses that were let go for good that nobody needs to wait for their leases.
+    fn give_back(&mut self, station: &mut Station, now: BootTime) {
+        let Some(addresses) = &self.outlets.addresses else { return };
+        for (vip, number) in addresses.let_go() {
+            let held = self.held.get(&Kind::Vip(vip)).map(|held| held.right);
+            if let Some(right) = held.filter(|right| right.number <= number) {
+                self.held.remove(&right.kind);
+                station.handle_closed(right, now);
+            }
         }
     }
 

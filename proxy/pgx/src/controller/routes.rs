@@ -4,14 +4,14 @@
 //! That the proxy goes by an epoch is said when all its threads do: a new primary opens when every
 //! proxy has said so, or can have no lease any more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, PoisonError};
 
 use pgx_control::cluster::{Durability, Stage, State};
 use pgx_control::facts::ProxyFacts;
 use pgx_control::ids::{BootTime, NodeId, VipId};
-use pgx_control::lease::Kind;
+use pgx_control::lease::{Kind, Right};
 use pgx_session::route::{Backend, Course, Epoch as Version, Gate, ServerAddress, Snapshot};
 use tracing::{info, warn};
 
@@ -19,6 +19,7 @@ use super::clock::boot_time;
 use super::driver;
 use super::lease::{self, Board};
 use crate::limits::control::{FOLLOW_MAX, ROUTES_EVERY};
+use crate::vip::Addresses;
 use crate::workers::Workers;
 
 /// Where the thread's outputs go, and what it looks at.
@@ -26,8 +27,8 @@ pub(super) struct Outlets {
     pub(super) driver: SyncSender<driver::Input>,
     pub(super) lease: SyncSender<lease::Input>,
     pub(super) board: Board,
-    /// The leases of addresses that this host can make use of.
-    pub(super) vips: BTreeSet<VipId>,
+    /// What can answer for addresses here.
+    pub(super) addresses: Option<Arc<Addresses>>,
 }
 
 /// A proxy that follows the cluster.
@@ -105,7 +106,10 @@ impl Leader {
     fn say(&mut self, state: &State) {
         let epoch = state.tenure().map(|tenure| tenure.epoch);
         let holds = epoch.filter(|_| holds(state));
-        let facts = ProxyFacts { epoch, vips: self.outlets.vips.clone(), holds };
+        let mut vip_priorities = self.offer(state);
+        let vips = vip_priorities.keys().copied().collect();
+        vip_priorities.retain(|_, priority| *priority > 0);
+        let facts = ProxyFacts { epoch, vips, vip_priorities, holds };
         if self.said.as_ref() == Some(&facts) {
             return;
         }
@@ -114,6 +118,16 @@ impl Leader {
         if to_lease.is_ok() && to_driver.is_ok() {
             self.said = Some(facts);
         }
+    }
+
+    /// The addresses that could be answered for here, with this node's priority for each.
+    fn offer(&self, state: &State) -> BTreeMap<VipId, u32> {
+        let Some(addresses) = &self.outlets.addresses else { return BTreeMap::new() };
+        let is_here = |vip: &VipId, right: &Right| {
+            right.holder == self.me && !state.vips_retiring().contains(vip)
+        };
+        addresses.set_named(state.vips().iter().any(|(vip, right)| is_here(vip, right)));
+        addresses.offered()
     }
 
     fn course(&mut self, state: &State) -> Course {

@@ -35,6 +35,10 @@ pub(crate) const FORWARDED_MAX: usize = 32;
 /// How long such a request waits.
 pub(crate) const FORWARDED_MS_MAX: u64 = pgx_controller::limits::REQUEST_MS_MAX + 1_000;
 
+/// How long a process that ends waits until its addresses may be another's; how often it looks.
+pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const LEAVE_PAUSE: Duration = Duration::from_millis(10);
+
 /// How often PostgreSQL is looked at when nothing has changed.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(250);
 

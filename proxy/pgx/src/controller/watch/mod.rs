@@ -292,14 +292,16 @@ impl Watcher {
     }
 
     /// Until the next look at the clock: not later than the moment at which PostgreSQL counts as
-    /// hung if it stays silent.
+    /// hung if it stays silent, and soon while a promotion depends on the lease.
     fn wait(&self) -> Duration {
+        let promotes = self.job.as_ref().is_some_and(|job| job.promotes);
+        let most = if promotes { LOOK_CLOSELY_EVERY } else { LOOK_EVERY };
         let hung_ms_max = self.state.as_ref().map(|state| state.policy().hung_ms_max);
         let now = boot_time();
         let left = hung_ms_max
             .filter(|_| self.postmaster.is_some())
             .map(|ms| until(self.probe.answers.lock().in_full(now).after_ms(ms), now));
-        left.filter(|left| !left.is_zero()).map_or(LOOK_EVERY, |left| left.min(LOOK_EVERY))
+        left.filter(|left| !left.is_zero()).map_or(most, |left| left.min(most))
     }
 
     /// Has PostgreSQL looked at as often as it is worth now.

@@ -9,13 +9,14 @@ use std::thread::JoinHandle;
 
 use anyhow::Context as _;
 use nix::sched::{CloneFlags, setns};
-use pgx_tests::chaos::LIMIT;
-use pgx_tests::lab::spec::POSTGRES_PORT;
-use pgx_tests::lab::wait_for;
-use pgx_tests::tap::{Seen, Tap};
+
+use crate::chaos::LIMIT;
+use crate::lab::spec::POSTGRES_PORT;
+use crate::lab::wait_for;
+use crate::tap::{Seen, Tap};
 
 /// A thread that listens in the network of a host; it runs on while the host is frozen.
-pub(crate) struct Ear {
+pub(super) struct Ear {
     ends: Arc<AtomicBool>,
     data: Arc<[AtomicUsize; 2]>,
     thread: JoinHandle<anyhow::Result<Vec<Seen>>>,
@@ -24,11 +25,11 @@ pub(crate) struct Ear {
 /// The index of loopback in every network namespace.
 const LOOPBACK: usize = 1;
 /// That many packets are load.
-pub(crate) const PLENTY: usize = 100;
+pub(super) const PLENTY: usize = 100;
 
 impl Ear {
     /// Listens to a host whose own link address this is.
-    pub(crate) fn start(network: &Path, link: [u8; 6]) -> anyhow::Result<Self> {
+    pub(super) fn start(network: &Path, link: [u8; 6]) -> anyhow::Result<Self> {
         let network = File::open(network).context("the host's network")?;
         let ends = Arc::new(AtomicBool::new(false));
         let data = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
@@ -41,14 +42,14 @@ impl Ear {
     }
 
     /// Waits until data has left over loopback and over a cable.
-    pub(crate) fn wait_for_data(&self) -> anyhow::Result<()> {
+    pub(super) fn wait_for_data(&self) -> anyhow::Result<()> {
         wait_for("data leaves by each way", LIMIT, || {
             self.data.iter().all(|count| count.load(Ordering::Relaxed) > PLENTY)
         })
     }
 
     /// What has left, in order.
-    pub(crate) fn end(self) -> anyhow::Result<Vec<Seen>> {
+    pub(super) fn end(self) -> anyhow::Result<Vec<Seen>> {
         self.ends.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow::anyhow!("who listens has died"))?
     }

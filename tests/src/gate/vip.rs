@@ -7,41 +7,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use nix::sched::{CloneFlags, setns};
-use pgx_tests::chaos::{Chaos, LIMIT};
-use pgx_tests::lab::spec::{PROXY_PORT, vip_v4, vip_v6};
-use pgx_tests::lab::{Direction, Fault, KillTarget, Lab, PauseTarget, wait_for, wait_for_some};
-use pgx_tests::tap::{Tap, boot_ns};
 
-use crate::{cut, kill, pause};
+use super::{Figures, MS, Make, lease_ns, wait_a_part_of_a_lease};
+use crate::chaos::{Chaos, LIMIT, sql};
+use crate::lab::spec::{PROXY_PORT, READERS_HOST, readers_v4, readers_v6, vip_v4, vip_v6};
+use crate::lab::{Lab, PauseTarget, wait_for, wait_for_some};
+use crate::tap::{Tap, boot_ns};
 
 /// How often a client tries, and how long it waits for one try.
-const TRY_EVERY: Duration = Duration::from_millis(20);
-const TRY_MAX: Duration = Duration::from_millis(200);
+const TRY_EVERY: Duration = Duration::from_millis(10);
+const TRY_MAX: Duration = Duration::from_millis(60);
 /// A lease of two seconds, what voters add to it, and a busy machine.
 const GAP_MAX: Duration = Duration::from_secs(10);
-const MS: u64 = 1_000_000;
 /// The protocol, and the type of a neighbour advertisement.
 const ICMPV6: u8 = 58;
 const ADVERTISEMENT: u8 = 136;
+/// The leases of the lab, by number.
+const WRITERS: u64 = 1;
+const READERS: u64 = 2;
+/// Microseconds.
+const DAY_US: u64 = 86_400_000_000;
 /// That many clients show that an address serves.
 const SOME: usize = 3;
 /// What a client sends first that wants TLS, and is answered with one byte.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// What happens to the host that has the address.
-pub(crate) type Make = fn(&str) -> Fault;
-
-pub(crate) const FAULTS: &[(&str, Make)] = &[
-    ("a_frozen_host", |host| pause(host, PauseTarget::All)),
-    ("a_stopped_pgx", |host| pause(host, PauseTarget::Pgx)),
-    ("a_killed_pgx", |host| kill(host, KillTarget::Pgx)),
-    ("a_host_cut_off", |host| cut(host, Direction::Both)),
-    ("a_host_that_hears_nothing", |host| cut(host, Direction::Inbound)),
-];
+/// How the address is lost.
+#[derive(Clone, Copy)]
+pub(super) enum Loss {
+    Fault(Make),
+    Stop,
+}
 
 /// Who said to have the address, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +58,10 @@ enum Family {
 }
 
 /// The host fails that has the address; clients come to another, and never do two answer.
-pub(crate) fn moves(chaos: &Chaos, make: Make) -> anyhow::Result<()> {
+pub(super) fn moves(chaos: &Chaos, loss: Loss, seed: u64) -> anyhow::Result<Figures> {
     let lab = chaos.lab();
     lab.wait_for_calm(1)?;
-    let holder = wait_for_some("somebody to have the address", LIMIT, || holder(lab, ""))?;
+    let holder = wait_for_some("somebody to have the address", LIMIT, || holder(lab, WRITERS, ""))?;
     let client = format!("/proc/{}/ns/net", lab.host("client")?.init().pid);
     let ends = Arc::new(AtomicBool::new(false));
     let served = Arc::new(AtomicUsize::new(0));
@@ -74,11 +74,23 @@ pub(crate) fn moves(chaos: &Chaos, make: Make) -> anyhow::Result<()> {
         })
     };
     serve_more()?;
+    wait_a_part_of_a_lease(lab, &holder, seed)?;
     let at = boot_ns()?;
-    let id = lab.fault(&make(&holder))?;
-    let next = wait_for_some("another to have the address", LIMIT, || self::holder(lab, &holder))?;
+    let faults: Vec<_> = match loss {
+        Loss::Fault(make) => {
+            make(&holder).iter().map(|fault| lab.fault(fault)).collect::<anyhow::Result<_>>()?
+        }
+        Loss::Stop => {
+            lab.stop_pgx(&holder)?;
+            Vec::new()
+        }
+    };
+    wait_for_some("another to have the address", LIMIT, || self::holder(lab, WRITERS, &holder))?;
     serve_more()?;
-    lab.heal(id)?;
+    faults.into_iter().try_for_each(|id| lab.heal(id))?;
+    if matches!(loss, Loss::Stop) {
+        lab.start_pgx(&holder)?;
+    }
     lab.wait_for_calm(1)?;
     ends.store(true, Ordering::Relaxed);
     drop(stop);
@@ -89,17 +101,86 @@ pub(crate) fn moves(chaos: &Chaos, make: Make) -> anyhow::Result<()> {
         check_claims(&of_it).with_context(|| format!("{family:?}"))?;
     }
     let gap = gap(&came_in, at)?;
-    eprintln!("{holder} to {next}: nobody came in for {gap:?}, {} claims", claims.len());
-    ensure!(gap < GAP_MAX, "nobody came in for {gap:?}");
-    Ok(())
+    let gap_max = match loss {
+        Loss::Fault(_) => GAP_MAX,
+        // No lease has to run out first.
+        Loss::Stop => Duration::from_nanos(lease_ns(lab, &holder)?),
+    };
+    ensure!(gap < gap_max, "nobody came in for {gap:?}");
+    let decided = decided(lab, at)?;
+    let first = came_in.iter().find(|at| **at > decided).context("nobody since the decision")?;
+    Ok(Figures {
+        claims: claims.len(),
+        gap_ms: Some(u64::try_from(gap.as_millis())?),
+        decided_ms: Some((first - decided) / MS),
+        ..Figures::default()
+    })
 }
 
-/// The host that says to have the address, but for this one.
-fn holder(lab: &Lab, but: &str) -> Option<String> {
+/// When another was named for the address, by the log of whoever knew it first.
+fn decided(lab: &Lab, after: u64) -> anyhow::Result<u64> {
+    let (now, clock) = (boot_ns()?, SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?);
+    let today_us = u64::try_from(clock.as_micros())? % DAY_US;
+    let mut first = None;
+    for host in lab.members() {
+        // The host may have lost its log with its power.
+        let text = std::fs::read_to_string(lab.log(&host.plan().name, "pgx")).unwrap_or_default();
+        for line in text.lines().filter(|line| line.contains("entry=GiveVip")) {
+            let logged = time_of_day_us(line).with_context(|| format!("no time: {line}"))?;
+            let ago_us = (today_us + DAY_US - logged) % DAY_US;
+            let at = now.saturating_sub(ago_us * 1_000);
+            first = first.into_iter().chain((at > after).then_some(at)).min();
+        }
+    }
+    first.context("nobody has logged who is to have the address")
+}
+
+/// Microseconds since midnight of a line that begins like `2026-01-31T12:30:00.000000Z`.
+fn time_of_day_us(line: &str) -> Option<u64> {
+    let (_, time) = line.split_once('T')?;
+    let (time, _) = time.split_once('Z')?;
+    let (clock, part) = time.split_once('.')?;
+    let seconds = clock.split(':').try_fold(0, |sum, field| {
+        let number: u64 = field.parse().ok()?;
+        Some(sum * 60 + number)
+    })?;
+    Some(seconds * 1_000_000 + part.parse::<u64>().ok()?)
+}
+
+/// The host that says to have the addresses of a lease, but for this one.
+fn holder(lab: &Lab, lease: u64, but: &str) -> Option<String> {
     let names = lab.members().map(|host| host.plan().name.clone());
     names.filter(|name| name != but).find(|name| {
-        lab.pgx_status(name).is_ok_and(|status| status["addresses"]["leases"][0]["is_held"] == true)
+        let status = lab.pgx_status(name).unwrap_or_default();
+        let mut leases = status["addresses"]["leases"].as_array().into_iter().flatten();
+        leases.any(|one| one["id"] == lease && one["is_held"] == true)
     })
+}
+
+/// See [`super::readers`].
+pub(super) fn readers(chaos: &Chaos) -> anyhow::Result<()> {
+    let lab = chaos.lab();
+    lab.wait_for_calm(1)?;
+    let at = |but: &str| {
+        wait_for_some("somebody to have the address of readers", LIMIT, || {
+            holder(lab, READERS, but)
+        })
+    };
+    let mut found = at("")?;
+    if found != READERS_HOST {
+        let id = lab.fault(&super::pause(&found, PauseTarget::Pgx))?;
+        let next = at(&found);
+        lab.heal(id)?;
+        found = next?;
+    }
+    ensure!(found == READERS_HOST, "{found} has it");
+    for address in [IpAddr::V4(readers_v4()), IpAddr::V6(readers_v6())] {
+        wait_for(&format!("{address} leads to a standby"), LIMIT, || {
+            sql(lab, &address.to_string(), PROXY_PORT, "select pg_is_in_recovery()")
+                .is_ok_and(|said| said == "t")
+        })?;
+    }
+    lab.wait_for_calm(1).map(drop)
 }
 
 /// Once somebody else has said to have it, the one before says so no more.
@@ -208,4 +289,26 @@ fn is_served(address: IpAddr) -> bool {
         stream.read_exact(&mut [0])
     };
     ask().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_of_a_log_line_is_read() {
+        let line = "2026-01-31T12:30:01.000002Z  INFO pgx: applied";
+        assert_eq!(time_of_day_us(line), Some(45_001_000_002));
+        assert_eq!(time_of_day_us("nothing"), None);
+    }
+
+    #[test]
+    fn who_answers_again_after_another_did_is_found() {
+        let claim = |at_ns, link| Claim { at_ns, family: Family::V4, link: [link; 6] };
+        let check = |claims: &[Claim]| check_claims(&claims.iter().collect::<Vec<_>>());
+        assert!(check(&[]).is_err());
+        check(&[claim(1, 1), claim(2, 1), claim(3, 2), claim(4, 2)]).unwrap();
+        let error = check(&[claim(1, 1), claim(2, 2), claim(7, 1)]).unwrap_err().to_string();
+        assert!(error.contains("answers"), "{error}");
+    }
 }

@@ -1,0 +1,147 @@
+//! `cargo xtask bench kernel`: what the fence and the address under its lease cost, under pgbench
+//! through the address; in turn with the same cluster without them.
+
+use std::path::PathBuf;
+
+use anyhow::ensure;
+use pgx_tests::chaos::{LIMIT, sql};
+use pgx_tests::lab::spec::{PROXY_PORT, vip_v4};
+use pgx_tests::lab::{Guard, Lab, Spec, build, wait_for};
+use serde::Serialize;
+
+use super::cpu;
+use super::load::write_json;
+use super::stats::{interval, median};
+use crate::{printed, setup};
+
+/// Rows of pgbench's accounts table, in units of 100,000; small enough to stay in memory.
+const SCALE: &str = "5";
+
+/// Arguments of `bench kernel`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// How often each is measured, in turn with the other
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// How long each measurement takes, in seconds
+    #[arg(long, default_value_t = 3)]
+    seconds: u32,
+    /// Concurrent clients
+    #[arg(long, default_value_t = 8)]
+    clients: u32,
+    /// Measures this pgx instead of building one
+    #[arg(long)]
+    pgx: Option<PathBuf>,
+    /// Writes the figures as JSON too
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// One measurement.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Run {
+    tps: f64,
+    latency_ms: f64,
+    machine_cpu_us_per_tx: f64,
+}
+
+/// All of them, pairs at the same place.
+#[derive(Debug, Default, Serialize)]
+struct Figures {
+    with: Vec<Run>,
+    without: Vec<Run>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When a lab does not come up, or a run of pgbench fails.
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    ensure!(args.rounds > 0, "no rounds");
+    setup::ensure(setup::LAB)?;
+    let pgx = args.pgx.clone().map_or_else(|| build::pgx(true), Ok)?;
+    let (with, without) = (up("bench-kernel", &pgx, true)?, up("bench-plain", &pgx, false)?);
+    cpu::tell_others()?;
+    let mut figures = Figures::default();
+    for round in 0..args.rounds {
+        // Another begins each time, so that nobody always comes after the other.
+        let kernel_first = round % 2 == 0;
+        for is_kernel in [kernel_first, !kernel_first] {
+            let (lab, runs) = if is_kernel {
+                (&with, &mut figures.with)
+            } else {
+                (&without, &mut figures.without)
+            };
+            runs.push(measure(lab, args)?);
+        }
+        eprint!("\rbench: round {} of {}", round + 1, args.rounds);
+    }
+    eprintln!();
+    print(&figures, args.clients);
+    write_json(args.json.as_deref(), &figures)
+}
+
+/// A cluster of one host, so that primary, proxy and address are at the same place in both.
+fn up(name: &str, pgx: &std::path::Path, kernel: bool) -> anyhow::Result<Guard> {
+    Lab::down(name)?;
+    let spec = Spec { data: 1, pgx: Some(std::path::absolute(pgx)?), ..Spec::new(name) };
+    let lab = Lab::up(&Spec { control: true, kernel, plain_vip: !kernel, ..spec })?.guard();
+    wait_for("the address serves", LIMIT, || {
+        sql(&lab, &vip_v4().to_string(), PROXY_PORT, "select 1").is_ok()
+    })?;
+    pgbench(&lab, &["--initialize", "--quick", "--scale", SCALE])?;
+    Ok(lab)
+}
+
+fn measure(lab: &Lab, args: &Args) -> anyhow::Result<Run> {
+    let (clients, seconds) = (args.clients.to_string(), args.seconds.to_string());
+    let before = cpu::machine_s()?;
+    let words = ["--select-only", "--no-vacuum", "--jobs=2", "--client", &clients, "--time"];
+    let text = pgbench(lab, &[&words[..], &[&seconds]].concat())?;
+    let used_us = (cpu::machine_s()? - before) * 1e6;
+    let count: f64 = printed::number(&text, printed::TRANSACTIONS)?;
+    Ok(Run {
+        tps: printed::number(&text, printed::TPS)?,
+        latency_ms: printed::number(&text, printed::LATENCY)?,
+        machine_cpu_us_per_tx: used_us / count,
+    })
+}
+
+fn pgbench(lab: &Lab, words: &[&str]) -> anyhow::Result<String> {
+    let (vip, port) = (vip_v4().to_string(), PROXY_PORT.to_string());
+    let place = ["pgbench", "--host", &vip, "--port", &port, "--username", "postgres"];
+    lab.host("client")?.output(None, &[&place[..], words, &["postgres"]].concat())
+}
+
+fn print(figures: &Figures, clients: u32) {
+    println!(
+        "pgbench --select-only by the address, {clients} clients, medians of {} rounds\n\n{:<28} \
+         {:>10} {:>12} {:>18}",
+        figures.with.len(),
+        "",
+        "tps",
+        "latency ms",
+        "CPU us/transaction"
+    );
+    let ways = [("fence, address under lease", &figures.with), ("neither", &figures.without)];
+    for (name, runs) in ways {
+        let of = |value: fn(&Run) -> f64| median(runs.iter().map(value));
+        let (tps, ms) = (of(|run| run.tps), of(|run| run.latency_ms));
+        let cpu_us = of(|run| run.machine_cpu_us_per_tx);
+        println!("{name:<28} {tps:>10.0} {ms:>12.3} {cpu_us:>18.1}");
+    }
+    let paired = |value: fn(&Run) -> f64| -> Vec<f64> {
+        let pairs = figures.with.iter().zip(&figures.without);
+        pairs.map(|(with, without)| value(with) / value(without)).collect()
+    };
+    for (name, ratios) in [
+        ("throughput", paired(|run| run.tps)),
+        ("CPU a transaction", paired(|run| run.machine_cpu_us_per_tx)),
+    ] {
+        let [low, high] = interval(&ratios);
+        println!(
+            "{name}, with against without: {:.3} (95 %: {low:.3} to {high:.3})",
+            median(ratios.iter().copied())
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! `cargo xtask gate`: hosts of the primary and of the address fail again and again, at random
+//! moments, while everything that leaves them is listened to.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use pgx_tests::chaos::{Chaos, logs_of};
+use pgx_tests::gate::{CASES, Case, Figures};
+use pgx_tests::lab::build;
+use serde::Serialize;
+
+use crate::setup;
+
+const NAME: &str = "gate";
+
+/// Arguments of `gate`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// How often each failure comes
+    #[arg(long, default_value_t = 30)]
+    rounds: u64,
+    /// The seed of the first round, from which its moments are drawn
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// Only failures whose names contain this
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Writes the figures to a file, in JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Tries this pgx instead of building one
+    #[arg(long)]
+    pgx: Option<PathBuf>,
+}
+
+/// What came of all rounds of one failure.
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    figures: Vec<Figures>,
+    /// What went wrong, by seed.
+    failed: BTreeMap<u64, String>,
+}
+
+/// Runs the rounds and prints the figures.
+///
+/// # Errors
+/// When something left that must not, two answered for the address, a commit was lost, or the
+/// cluster was not as before.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    setup::ensure(setup::LAB)?;
+    let pgx = args.pgx.clone().map_or_else(|| build::pgx(true), Ok)?;
+    let cases: Vec<_> = CASES.iter().filter(|case| case.title().contains(&args.only)).collect();
+    ensure!(!cases.is_empty(), "no failure has {:?} in its name", args.only);
+    let (mut all, mut place) = (BTreeMap::<String, Summary>::new(), None);
+    for seed in args.first..args.first + args.rounds {
+        for case in &cases {
+            let chaos = match place.take() {
+                Some(chaos) => chaos,
+                None => Chaos::up(NAME, &pgx, true)?,
+            };
+            let (title, summary) = (case.title(), all.entry(case.title()).or_default());
+            match case.run(&chaos, seed) {
+                Ok(figures) => {
+                    eprintln!("seed {seed}: {title}: {figures:?}");
+                    summary.figures.push(figures);
+                    place = Some(chaos);
+                }
+                // What it left behind is not what the next begins with.
+                Err(error) => {
+                    let logs = logs_of(&format!("{title}-{seed}"));
+                    chaos.keep_logs(&logs)?;
+                    eprintln!(
+                        "seed {seed}: {title} FAILED, logs are in {}: {error:#}",
+                        logs.display()
+                    );
+                    summary.failed.insert(seed, format!("{error:#}"));
+                }
+            }
+        }
+        // What there is is kept, whatever becomes of the rest.
+        if let Some(path) = &args.json {
+            std::fs::write(path, serde_json::to_vec_pretty(&all)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    print(&cases, &all);
+    let failed: usize = all.values().map(|summary| summary.failed.len()).sum();
+    ensure!(failed == 0, "{failed} failed");
+    Ok(())
+}
+
+fn print(cases: &[&Case], all: &BTreeMap<String, Summary>) {
+    println!("{:84} {:>5} {:>6}  median and the worst", "", "times", "failed");
+    for case in cases {
+        let title = case.title();
+        let Some(Summary { figures, failed }) = all.get(&title) else { continue };
+        let of = |value: fn(&Figures) -> Option<u64>| {
+            let mut values: Vec<_> = figures.iter().filter_map(value).collect();
+            values.sort_unstable();
+            Some([*values.first()?, *values.get(values.len() / 2)?, *values.last()?])
+        };
+        let mut text = Vec::new();
+        if let Some([least, median, _]) = of(|found| found.early_ms) {
+            text.push(format!("last data {median} ms before the lease ended, at least {least}"));
+        }
+        if let Some([_, median, most]) = of(|found| found.gap_ms) {
+            text.push(format!("gap {median} ms, at most {most}"));
+        }
+        if let Some([_, median, most]) = of(|found| found.decided_ms) {
+            text.push(format!("{median} ms after the decision, at most {most}"));
+        }
+        let text = text.join("; ");
+        let times = figures.len() + failed.len();
+        println!("{title:84} {times:>5} {:>6}  {text}", failed.len());
+    }
+}
