@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, bail};
-use pgx_tests::chaos::{Chaos, LIMIT, Trial, sql};
+use pgx_tests::chaos::{Chaos, LIMIT, Trial, logs_of, sql};
 use pgx_tests::lab::spec::{POSTGRES_PORT, PROXY_PORT, vip_v4};
 use pgx_tests::lab::{Fault, KillTarget, Lab, PauseTarget, Spec, build, wait_for};
 
@@ -118,7 +118,7 @@ fn show(chaos: &Chaos, args: &Args) -> anyhow::Result<()> {
     let vip = vip_v4().to_string();
     wait_for("the address serves", LIMIT, || sql(lab, &vip, PROXY_PORT, "select 1").is_ok())?;
     eprintln!("demo: filling pgbench's tables through the address");
-    let fill = ["--initialize", "--quick", "--scale", &SCALE.to_string()];
+    let fill = ["--initialize", "--quiet", "--scale", &SCALE.to_string()];
     pgbench(lab, (&vip, PROXY_PORT), &fill)?;
     let direct = lab.host(&primary)?.plan().v4().to_string();
     let ways = [Way::new("direct", direct, POSTGRES_PORT), Way::new("VIP -> pgx", vip, PROXY_PORT)];
@@ -128,7 +128,15 @@ fn show(chaos: &Chaos, args: &Args) -> anyhow::Result<()> {
     for round in 1..=rounds {
         for (act, seen) in &mut all {
             eprintln!("demo: round {round} of {rounds}, {}", act.name());
-            watch(chaos, *act, seen).with_context(|| act.name())?;
+            if let Err(error) = watch(chaos, *act, seen) {
+                let logs = logs_of(NAME);
+                chaos.keep_logs(&logs)?;
+                return Err(error.context(format!(
+                    "{}; logs are in {}",
+                    act.name(),
+                    logs.display()
+                )));
+            }
         }
     }
     println!("\n{speed}");

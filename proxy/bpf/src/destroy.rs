@@ -15,24 +15,26 @@ use crate::error::is_forbidden;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Those of a local server: its port is ours.
-    Local,
-    /// Those to a server on this host.
-    Remote(IpAddr),
+    Local(u16),
+    /// Those to a server elsewhere, at this port.
+    Remote(IpAddr, u16),
+    /// Those of others with this address of ours.
+    At(IpAddr),
 }
 
-/// Ends the connections that use `port` on that side. Returns how many there were; one that ended
+/// Ends these connections. Returns how many there were; one that ended
 /// by itself meanwhile counts too.
 ///
 /// # Errors
 /// [`Error::Unprivileged`] without `CAP_NET_ADMIN`; [`Error::KernelLacks`] where the kernel was
 /// built without `CONFIG_INET_DIAG_DESTROY`.
-pub fn destroy(side: Side, port: u16) -> Result<usize, Error> {
+pub fn destroy(side: Side) -> Result<usize, Error> {
     let run = || -> io::Result<usize> {
         let socket = diag::open()?;
         let mut count = 0;
         for family in diag::families() {
             let found = diag::list(&socket, family, CONNECTED)?;
-            for socket_found in found.iter().filter(|found| matches(&found.id, side, port)) {
+            for socket_found in found.iter().filter(|found| matches(&found.id, side)) {
                 diag::end(&socket, family, &socket_found.id)?;
                 count += 1;
             }
@@ -49,12 +51,14 @@ pub fn destroy(side: Side, port: u16) -> Result<usize, Error> {
     })
 }
 
-fn matches(id: &Id, side: Side, port: u16) -> bool {
+fn matches(id: &Id, side: Side) -> bool {
     let near = u16::from_be_bytes([id[0], id[1]]);
     let far = u16::from_be_bytes([id[2], id[3]]);
     match side {
-        Side::Local => near == port,
-        Side::Remote(address) => far == port && is_address(&id[20..36], address),
+        Side::Local(port) => near == port,
+        Side::Remote(address, port) => far == port && is_address(&id[20..36], address),
+        // Who comes from the host itself comes from the very address.
+        Side::At(address) => is_address(&id[4..20], address) && !is_address(&id[20..36], address),
     }
 }
 

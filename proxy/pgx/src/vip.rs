@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use pgx_bpf::{BPFFS, PIN_BASE, Pins};
+use pgx_bpf::{BPFFS, PIN_BASE, Pins, Side, destroy};
 use pgx_control::admin::{AddressLease, AddressesStatus};
 use pgx_control::ids::{BootTime, VipId};
 use pgx_vip::{Choice, Holder, LeaseId, LeaseStatus, Settings, boot_ns, choose};
 use tracing::{debug, info, warn};
 
 use crate::config;
+use crate::controller::spawn;
 use crate::kernel::Kernel;
 use crate::limits::control::{LEAVE_MAX, LEAVE_PAUSE};
 
@@ -110,6 +111,31 @@ impl Addresses {
         let known = holder.as_ref().ok().and_then(Option::as_ref).map(Holder::status);
         let all = known.unwrap_or_default().into_iter();
         all.map(|lease| (VipId(lease.id.0), lease.let_go)).collect()
+    }
+
+    /// Another host answers for these addresses from here on: what clients send arrives there, and
+    /// who has come in here by them would be waited for in vain, with all that it holds.
+    pub(crate) fn end_sessions(&self, vip: VipId) {
+        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = holder.as_ref().ok().and_then(Option::as_ref).map(Holder::status);
+        let all = known.unwrap_or_default().into_iter().filter(|lease| lease.id.0 == vip.0);
+        let addresses: Vec<_> = all.flat_map(|lease| lease.addresses).collect();
+        drop(holder);
+        let told = spawn("pgx-destroy", move || {
+            for address in addresses {
+                match destroy(Side::At(address)) {
+                    Ok(0) => {}
+                    Ok(count) => {
+                        info!(%address, count, "another host has it; who had come in by it is told");
+                    }
+                    Err(error) => warn!(%address, %error, "another host has an address, and who \
+                        had come in here by it is not told"),
+                }
+            }
+        });
+        if let Err(error) = told {
+            warn!(error, "who has come in by an address of another host is not told");
+        }
     }
 
     /// Whether one of the leases is this host's by the agreed state.

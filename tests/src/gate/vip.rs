@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -14,7 +16,9 @@ use nix::sched::{CloneFlags, setns};
 
 use super::{Figures, MS, Make, lease_ns, wait_a_part_of_a_lease};
 use crate::chaos::{Chaos, LIMIT, sql};
-use crate::lab::spec::{PROXY_PORT, READERS_HOST, readers_v4, readers_v6, vip_v4, vip_v6};
+use crate::lab::spec::{
+    POSTGRES_PORT, PROXY_PORT, READERS_HOST, readers_v4, readers_v6, vip_v4, vip_v6,
+};
 use crate::lab::{Lab, PauseTarget, wait_for, wait_for_some};
 use crate::tap::{Tap, boot_ns};
 
@@ -60,8 +64,13 @@ enum Family {
 /// The host fails that has the address; clients come to another, and never do two answer.
 pub(super) fn moves(chaos: &Chaos, loss: Loss, seed: u64) -> anyhow::Result<Figures> {
     let lab = chaos.lab();
-    lab.wait_for_calm(1)?;
+    let before = lab.wait_for_calm(1)?;
     let holder = wait_for_some("somebody to have the address", LIMIT, || holder(lab, WRITERS, ""))?;
+    if before.host() == holder {
+        // Else what its clients have open would end with the primary.
+        lab.ask(&holder, &["switchover"])?;
+        lab.wait_for_calm(before.number + 1)?;
+    }
     let client = format!("/proc/{}/ns/net", lab.host("client")?.init().pid);
     let ends = Arc::new(AtomicBool::new(false));
     let served = Arc::new(AtomicUsize::new(0));
@@ -76,6 +85,7 @@ pub(super) fn moves(chaos: &Chaos, loss: Loss, seed: u64) -> anyhow::Result<Figu
     serve_more()?;
     wait_a_part_of_a_lease(lab, &holder, seed)?;
     let at = boot_ns()?;
+    let mut client = Client::start(lab)?;
     let faults: Vec<_> = match loss {
         Loss::Fault(make) => {
             make(&holder).iter().map(|fault| lab.fault(fault)).collect::<anyhow::Result<_>>()?
@@ -85,6 +95,7 @@ pub(super) fn moves(chaos: &Chaos, loss: Loss, seed: u64) -> anyhow::Result<Figu
             Vec::new()
         }
     };
+    client.begin()?;
     wait_for_some("another to have the address", LIMIT, || self::holder(lab, WRITERS, &holder))?;
     serve_more()?;
     faults.into_iter().try_for_each(|id| lab.heal(id))?;
@@ -92,6 +103,7 @@ pub(super) fn moves(chaos: &Chaos, loss: Loss, seed: u64) -> anyhow::Result<Figu
         lab.start_pgx(&holder)?;
     }
     lab.wait_for_calm(1)?;
+    client.end()?;
     ends.store(true, Ordering::Relaxed);
     drop(stop);
     let claims = joined(claims)?;
@@ -115,6 +127,66 @@ pub(super) fn moves(chaos: &Chaos, loss: Loss, seed: u64) -> anyhow::Result<Figu
         decided_ms: Some((first - decided) / MS),
         ..Figures::default()
     })
+}
+
+/// A client that has come in by the address and says little.
+struct Client<'a> {
+    lab: &'a Lab,
+    psql: Child,
+    /// Where it says that it was answered.
+    answered: PathBuf,
+}
+
+impl<'a> Client<'a> {
+    fn start(lab: &'a Lab) -> anyhow::Result<Self> {
+        let host = lab.host("client")?;
+        let (address, port) = (vip_v4().to_string(), PROXY_PORT.to_string());
+        let words = ["psql", "-Xq", "-h", &address, "-p", &port, "-U", "postgres", "postgres"];
+        let mut command = host.command(&words)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut client =
+            Self { lab, psql: command.spawn()?, answered: host.file("/run/lab/answered") };
+        client.ask("select 1;")?;
+        let answered = client.answered.clone();
+        wait_for("the client is in", LIMIT, || answered.exists())?;
+        std::fs::remove_file(&answered)?;
+        Ok(client)
+    }
+
+    fn ask(&mut self, text: &str) -> anyhow::Result<()> {
+        let input = self.psql.stdin.as_mut().context("no input")?;
+        Ok(writeln!(input, "{text}\n\\! touch /run/lab/answered")?)
+    }
+
+    /// Asks a host that has failed: who is frozen may carry it out later.
+    fn begin(&mut self) -> anyhow::Result<()> {
+        self.ask("begin; select 1;")
+    }
+
+    /// It hears something, and nothing stays open that it cannot reach.
+    fn end(mut self) -> anyhow::Result<()> {
+        let (psql, answered) = (&mut self.psql, &self.answered);
+        let heard = wait_for("the client hears something", LIMIT, || {
+            answered.exists() || !matches!(psql.try_wait(), Ok(None))
+        });
+        let nobody = || transactions(self.lab).is_ok_and(|open| open == 0);
+        let ended =
+            heard.and_then(|()| wait_for("no transaction is open for nobody", LIMIT, nobody));
+        // It has ended where its session has.
+        let _ = self.psql.kill();
+        self.psql.wait()?;
+        let _ = std::fs::remove_file(&self.answered);
+        ended
+    }
+}
+
+/// How many are open on all hosts, of clients who say nothing.
+fn transactions(lab: &Lab) -> anyhow::Result<usize> {
+    let query = "select count(*) from pg_stat_activity where state = 'idle in transaction'";
+    let of = |name: &str| -> anyhow::Result<usize> {
+        Ok(sql(lab, name, POSTGRES_PORT, query)?.parse()?)
+    };
+    lab.data_hosts().map(|host| of(&host.plan().name)).sum()
 }
 
 /// When another was named for the address, by the log of whoever knew it first.

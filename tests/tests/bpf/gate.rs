@@ -230,7 +230,7 @@ fn idle() -> anyhow::Result<()> {
             pairs.push(pair(&listener, address)?);
         }
         keeper.close(1)?;
-        let ended = destroy(Side::Local, 5432)?;
+        let ended = destroy(Side::Local(5432))?;
         ensure!(ended == 2, "{ended} connections, expected one for each address");
         for (client, mut server) in pairs {
             let told = read(&client, &mut [0; 1]);
@@ -240,7 +240,7 @@ fn idle() -> anyhow::Result<()> {
         }
         far.write_all(b"!")?;
         ensure!(read(&bystander, &mut [0; 1])? == 1, "somebody else was ended");
-        let ended = destroy(Side::Remote(elsewhere.ip()), elsewhere.port())?;
+        let ended = destroy(Side::Remote(elsewhere.ip(), elsewhere.port()))?;
         ensure!(ended == 1, "{ended} connections to a server");
         Ok(())
     })

@@ -89,7 +89,7 @@ fn up(name: &str, pgx: &std::path::Path, kernel: bool) -> anyhow::Result<Guard> 
     wait_for("the address serves", LIMIT, || {
         sql(&lab, &vip_v4().to_string(), PROXY_PORT, "select 1").is_ok()
     })?;
-    pgbench(&lab, &["--initialize", "--quick", "--scale", SCALE])?;
+    pgbench(&lab, &["--initialize", "--quiet", "--scale", SCALE])?;
     Ok(lab)
 }
 

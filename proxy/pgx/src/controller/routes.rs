@@ -51,6 +51,7 @@ pub(super) fn run(me: NodeId, proxy: Followed, inbox: &Receiver<Arc<State>>, out
         told: None,
         standbys: (0, BTreeSet::new()),
         said: None,
+        holders: BTreeMap::new(),
     };
     loop {
         match inbox.recv_timeout(ROUTES_EVERY) {
@@ -73,6 +74,8 @@ struct Leader {
     standbys: (u64, BTreeSet<NodeId>),
     /// What was last said of it.
     said: Option<ProxyFacts>,
+    /// Which holder of each address was seen last, by its number.
+    holders: BTreeMap<VipId, u64>,
 }
 
 /// Whether a switchover has come so far that nobody begins anything new.
@@ -121,8 +124,14 @@ impl Leader {
     }
 
     /// The addresses that could be answered for here, with this node's priority for each.
-    fn offer(&self, state: &State) -> BTreeMap<VipId, u32> {
+    fn offer(&mut self, state: &State) -> BTreeMap<VipId, u32> {
         let Some(addresses) = &self.outlets.addresses else { return BTreeMap::new() };
+        for (vip, right) in state.vips() {
+            let is_new = self.holders.insert(*vip, right.number) != Some(right.number);
+            if is_new && right.holder != self.me {
+                addresses.end_sessions(*vip);
+            }
+        }
         let is_here = |vip: &VipId, right: &Right| {
             right.holder == self.me && !state.vips_retiring().contains(vip)
         };

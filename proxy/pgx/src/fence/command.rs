@@ -37,7 +37,7 @@ fn shut(arguments: &FenceShut) -> Result<(), Failure> {
             let pins = Pins::open(Path::new(BPFFS), PIN_BASE).map_err(failed)?;
             if standing(&pins).map_err(failed)?.gate(boot_time().0) == Gate::Shut {
                 // Connections from before the fence: those that only wait would hear of nothing.
-                let ended = destroy(Side::Local, port).map_err(failed)?;
+                let ended = destroy(Side::Local(port)).map_err(failed)?;
                 println!("port {port} is shut; {ended} connections ended");
             } else {
                 println!("port {port} is open under a lease that is held");

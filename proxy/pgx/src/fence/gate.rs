@@ -202,7 +202,7 @@ impl Gate {
 
     fn end_idle(&self) {
         let port = self.port;
-        let told = spawn("pgx-destroy", move || match destroy(Side::Local, port) {
+        let told = spawn("pgx-destroy", move || match destroy(Side::Local(port)) {
             Ok(0) => {}
             Ok(count) => info!(count, "the gate is shut, and who was connected is told"),
             Err(error) => warn!(%error, "the gate is shut, and idle connections were not told"),

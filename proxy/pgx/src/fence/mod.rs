@@ -117,7 +117,7 @@ impl Fence {
             Ok(keeper.standing()?.fenced_up_to().unwrap_or(epoch))
         })?;
         // The gate is shut already; this tells those who only wait.
-        let ended = match destroy(Side::Local, self.port) {
+        let ended = match destroy(Side::Local(self.port)) {
             Ok(count) => format!("{count} connections ended"),
             Err(error) => format!("idle connections were not told: {error}"),
         };
