@@ -229,8 +229,8 @@ fn pgbench(lab: &Lab, (host, port): (&str, u16), args: &[&str]) -> anyhow::Resul
 fn report(all: &[(Act, Seen)]) -> String {
     let rounds = all.first().map_or(0, |(_, seen)| seen.gaps_ms.len());
     let mut text = format!(
-        "clients write through the address while this happens, {rounds} times each\n\n{:<28} {:>10} \
-         {:>9} {:>9} {:>5}  {:<36} clients were told\n",
+        "clients write through the address while this happens, {rounds} times each\n\n\
+         {:<28} {:>10} {:>9} {:>9} {:>5}  {:<36} clients were told\n",
         "", "write gap", "longest", "commits", "lost", "pgbench beside them"
     );
     for (act, seen) in all {

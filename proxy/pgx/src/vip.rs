@@ -126,7 +126,7 @@ impl Addresses {
                 match destroy(Side::At(address)) {
                     Ok(0) => {}
                     Ok(count) => {
-                        info!(%address, count, "another host has it; who had come in by it is told");
+                        info!(%address, count, "another host has it; who came in by it is told");
                     }
                     Err(error) => warn!(%address, %error, "another host has an address, and who \
                         had come in here by it is not told"),
