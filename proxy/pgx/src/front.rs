@@ -36,8 +36,8 @@ impl Front {
         if fixed(old) != fixed(new) {
             return Err(
                 "proxy.listen, listeners, unix_socket_*, pool_mode from or to \"none\", engine, \
-                 threads, cluster_port, zero_copy_bytes_min, peer_id or peers were changed, which \
-                 takes a new start"
+                 threads, cluster_port, zero_copy_bytes_min, peer_id, peers or read-only addresses \
+                 of vip.leases were changed, which takes a new start"
                     .to_owned(),
             );
         }

@@ -112,10 +112,17 @@ impl Sockets {
                 }
             }
             for Listen { address, attrs, .. } in virtual_ones {
+                let (address, attrs) = (*address, *attrs);
                 let sockets: io::Result<Vec<_>> =
-                    (0..pool.threads).map(|_| bind(*address, Shared::Virtual)).collect();
-                let sockets = sockets.map_err(|error| unbound(*address, &error))?;
-                tcp.push(Tcp { asked: *address, bound: *address, attrs: *attrs, sockets });
+                    (0..pool.threads).map(|_| bind(address, Shared::Virtual)).collect();
+                match sockets {
+                    Ok(sockets) => tcp.push(Tcp { asked: address, bound: address, attrs, sockets }),
+                    // Of a family that this host has not.
+                    Err(error) if is_lacking(&error) => {
+                        warn!(%address, %error, "clients cannot come in there");
+                    }
+                    Err(error) => return Err(unbound(address, &error)),
+                }
             }
         }
         let mut sockets = Self { tcp, unix: Vec::new() };

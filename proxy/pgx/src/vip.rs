@@ -12,7 +12,7 @@ use std::time::Instant;
 use pgx_bpf::{BPFFS, PIN_BASE, Pins, Side, destroy};
 use pgx_control::admin::{AddressLease, AddressesStatus};
 use pgx_control::ids::{BootTime, VipId};
-use pgx_vip::{Choice, Holder, LeaseId, LeaseStatus, Settings, boot_ns, choose};
+use pgx_vip::{Choice, Holder, LeaseId, LeaseStatus, Mode, Settings, boot_ns, choose};
 use tracing::{debug, info, warn};
 
 use crate::config;
@@ -78,10 +78,12 @@ impl Addresses {
     /// This host has a lease until then, as its holder of that number. One that lets all go takes
     /// none.
     pub(crate) fn hold(&self, vip: VipId, number: u64, until: BootTime) {
-        if self.leaves.load(Ordering::Acquire) {
-            return;
-        }
         self.with(|holder| {
+            if self.leaves.load(Ordering::Acquire) {
+                // It may have been named before it was known to leave.
+                let _ = holder.release(LeaseId(vip.0), number);
+                return;
+            }
             // One that came too late is held by another under a higher number.
             if let Err(refused) = holder.hold(LeaseId(vip.0), number, until.0) {
                 debug!(vip = vip.0, %refused, "a lease of an address came to nothing");
@@ -113,14 +115,22 @@ impl Addresses {
         all.map(|lease| (VipId(lease.id.0), lease.let_go)).collect()
     }
 
-    /// Another host answers for these addresses from here on: what clients send arrives there, and
-    /// who has come in here by them would be waited for in vain, with all that it holds.
-    pub(crate) fn end_sessions(&self, vip: VipId) {
+    /// Another host answers for these addresses from here on, under that number: what clients send
+    /// arrives there, and who has come in here by them would be waited for in vain, with all that
+    /// it holds.
+    pub(crate) fn end_sessions(&self, vip: VipId, number: u64) {
+        if self.choice.mode == Mode::None {
+            // Others move them.
+            return;
+        }
         let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
         let known = holder.as_ref().ok().and_then(Option::as_ref).map(Holder::status);
-        let all = known.unwrap_or_default().into_iter().filter(|lease| lease.id.0 == vip.0);
-        let addresses: Vec<_> = all.flat_map(|lease| lease.addresses).collect();
         drop(holder);
+        // They may be this host's again by now.
+        let is_here = |lease: &LeaseStatus| lease.is_taken && lease.number > number;
+        let all = known.unwrap_or_default().into_iter();
+        let lost = all.filter(|lease| lease.id.0 == vip.0 && !is_here(lease));
+        let addresses: Vec<_> = lost.flat_map(|lease| lease.addresses).collect();
         let told = spawn("pgx-destroy", move || {
             for address in addresses {
                 match destroy(Side::At(address)) {

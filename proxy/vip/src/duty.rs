@@ -57,11 +57,19 @@ pub(crate) struct Duty {
     release_after_ns: u64,
     /// When the addresses were last announced, whoever held them in between.
     announced_ns: Option<u64>,
+    /// Under which number, and all before, they were let go for good.
+    closed: u64,
 }
 
 impl Duty {
     pub(crate) fn new() -> Self {
-        Self { state: State::Unclear, take_after_ns: 0, release_after_ns: 0, announced_ns: None }
+        Self {
+            state: State::Unclear,
+            take_after_ns: 0,
+            release_after_ns: 0,
+            announced_ns: None,
+            closed: 0,
+        }
     }
 
     pub(crate) fn is_taken(&self) -> bool {
@@ -78,6 +86,10 @@ impl Duty {
         let may_try = now_ns >= self.take_after_ns;
         match self.state {
             State::Unclear => (now_ns >= self.release_after_ns).then_some(Action::Release(wanted)),
+            // What was let go before may come back by what is left of a taking that failed.
+            State::Free if self.must_close(wanted) => {
+                (now_ns >= self.release_after_ns).then_some(Action::Release(wanted))
+            }
             State::Free => (may_try && wanted.is_valid(now_ns)).then_some(Action::Take(wanted)),
             State::Taken { under, .. } if under.number != wanted.number => {
                 // A new holder, even if it is the same host: what was taken under the old number
@@ -97,6 +109,7 @@ impl Duty {
     pub(crate) fn poll_timeout(&self, wanted: Wanted, now_ns: u64) -> Option<u64> {
         match self.state {
             State::Unclear => Some(self.release_after_ns.max(now_ns)),
+            State::Free if self.must_close(wanted) => Some(self.release_after_ns.max(now_ns)),
             State::Free => wanted.is_valid(now_ns).then_some(self.take_after_ns.max(now_ns)),
             State::Taken { under, .. } => {
                 let is_behind = wanted.until_ns > under.until_ns;
@@ -119,6 +132,11 @@ impl Duty {
             Action::Release(_) => self.release_after_ns = after_ns,
             Action::Take(_) | Action::Renew(_) | Action::Announce => self.take_after_ns = after_ns,
         }
+        if let (Action::Release(Wanted { number, is_closed: true, .. }), true) =
+            (action, is_success)
+        {
+            self.closed = self.closed.max(number);
+        }
         self.state = match (action, is_success, self.state) {
             (Action::Take(under), true, _) => {
                 State::Taken { under, since_ns: now_ns, announced: 0 }
@@ -132,6 +150,10 @@ impl Duty {
             // What is taken stays so.
             (Action::Renew(_) | Action::Announce, _, state) => state,
         };
+    }
+
+    fn must_close(&self, wanted: Wanted) -> bool {
+        wanted.is_closed && self.closed < wanted.number
     }
 
     fn announce_at_ns(&self) -> u64 {
@@ -217,6 +239,18 @@ mod tests {
         let old = Wanted { is_closed: true, ..wanted(2, 2_000) };
         let next = [(80, Action::Release(old)), (80, Action::Take(wanted(3, 3_000)))];
         assert_eq!(done, next);
+    }
+
+    #[test]
+    fn lease_is_closed_even_if_its_addresses_could_not_be_taken() {
+        let mut duty = Duty::new();
+        carry_out(&mut duty, Wanted::default(), 0, 0);
+        let lease = wanted(4, 9_000);
+        duty.handle_done(Action::Take(lease), false, ms(100));
+        carry_out(&mut duty, lease, 100, 100);
+        assert!(duty.is_free());
+        let closed = Wanted { is_closed: true, ..lease };
+        assert_eq!(carry_out(&mut duty, closed, 110, 9_999), [(110, Action::Release(closed))]);
     }
 
     #[test]

@@ -19,7 +19,13 @@ use crate::tap::{Seen, Tap};
 pub(super) struct Ear {
     ends: Arc<AtomicBool>,
     data: Arc<[AtomicUsize; 2]>,
-    thread: JoinHandle<anyhow::Result<Vec<Seen>>>,
+    thread: Option<JoinHandle<anyhow::Result<Vec<Seen>>>>,
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The index of loopback in every network namespace.
@@ -38,7 +44,7 @@ impl Ear {
         let thread = std::thread::spawn(move || listen(&network, link, &began, &end, &count));
         // It may have failed; then its end says so.
         let _ = begins.recv();
-        Ok(Self { ends, data, thread })
+        Ok(Self { ends, data, thread: Some(thread) })
     }
 
     /// Waits until data has left over loopback and over a cable.
@@ -49,9 +55,10 @@ impl Ear {
     }
 
     /// What has left, in order.
-    pub(super) fn end(self) -> anyhow::Result<Vec<Seen>> {
+    pub(super) fn end(mut self) -> anyhow::Result<Vec<Seen>> {
         self.ends.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow::anyhow!("who listens has died"))?
+        let thread = self.thread.take().context("nobody listens")?;
+        thread.join().map_err(|_| anyhow::anyhow!("who listens has died"))?
     }
 }
 

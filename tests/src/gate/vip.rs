@@ -72,10 +72,10 @@ pub(super) fn moves(chaos: &Chaos, loss: Loss, seed: u64) -> anyhow::Result<Figu
         lab.wait_for_calm(before.number + 1)?;
     }
     let client = format!("/proc/{}/ns/net", lab.host("client")?.init().pid);
-    let ends = Arc::new(AtomicBool::new(false));
+    let ends = Ends::default();
     let served = Arc::new(AtomicUsize::new(0));
     let (stop, stops) = channel();
-    let (claims, tries) = (claims(&client, &ends)?, tries(&client, stops, &served));
+    let (claims, tries) = (claims(&client, &ends.0)?, tries(&client, stops, &served));
     let serve_more = || {
         let before = served.load(Ordering::Relaxed);
         wait_for("clients are served at the address", LIMIT, || {
@@ -104,8 +104,7 @@ pub(super) fn moves(chaos: &Chaos, loss: Loss, seed: u64) -> anyhow::Result<Figu
     }
     lab.wait_for_calm(1)?;
     client.end()?;
-    ends.store(true, Ordering::Relaxed);
-    drop(stop);
+    drop((ends, stop));
     let claims = joined(claims)?;
     let came_in = joined(tries)?;
     for family in [Family::V4, Family::V6] {
@@ -288,6 +287,16 @@ fn gap(came_in: &[u64], from: u64) -> anyhow::Result<Duration> {
     }
     ensure!(before > from, "nobody came in again");
     Ok(Duration::from_nanos(longest))
+}
+
+/// Ends who listens, however a test ends.
+#[derive(Default)]
+struct Ends(Arc<AtomicBool>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 type Listening<T> = JoinHandle<anyhow::Result<T>>;

@@ -75,7 +75,7 @@ pub(super) fn virtual_addresses(proxy: &mut Proxy, vip: &Vip, problems: &mut Vec
             let is_named = proxy.listen.iter().any(|known| known.address == address);
             if any.is_unspecified() && !is_named {
                 let (attrs, is_virtual) = (SessionAttrs::PreferStandby, true);
-                proxy.listen.push(Listen { address, attrs, may_lack: false, is_virtual });
+                proxy.listen.push(Listen { address, attrs, may_lack: true, is_virtual });
             }
         }
     }

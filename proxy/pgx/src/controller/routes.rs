@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 use pgx_control::cluster::{Durability, Stage, State};
 use pgx_control::facts::ProxyFacts;
 use pgx_control::ids::{BootTime, NodeId, VipId};
-use pgx_control::lease::{Kind, Right};
+use pgx_control::lease::Kind;
 use pgx_session::route::{Backend, Course, Epoch as Version, Gate, ServerAddress, Snapshot};
 use tracing::{info, warn};
 
@@ -129,13 +129,10 @@ impl Leader {
         for (vip, right) in state.vips() {
             let is_new = self.holders.insert(*vip, right.number) != Some(right.number);
             if is_new && right.holder != self.me {
-                addresses.end_sessions(*vip);
+                addresses.end_sessions(*vip, right.number);
             }
         }
-        let is_here = |vip: &VipId, right: &Right| {
-            right.holder == self.me && !state.vips_retiring().contains(vip)
-        };
-        addresses.set_named(state.vips().iter().any(|(vip, right)| is_here(vip, right)));
+        addresses.set_named(state.vips().values().any(|right| right.holder == self.me));
         addresses.offered()
     }
 
