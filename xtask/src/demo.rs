@@ -5,6 +5,7 @@ mod speed;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, bail};
@@ -38,6 +39,9 @@ pub(crate) struct Args {
     /// Concurrent clients while the ways are compared
     #[arg(long, default_value_t = 8)]
     clients: u32,
+    /// Shows this pgx instead of building one
+    #[arg(long)]
+    pgx: Option<PathBuf>,
 }
 
 /// What happens.
@@ -89,8 +93,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         bail!("the demo makes network namespaces and loads BPF, which takes root; use sudo");
     }
     setup::ensure(setup::LAB)?;
-    eprintln!("demo: building pgx");
-    let pgx = build::pgx(true)?;
+    let pgx = match &args.pgx {
+        Some(pgx) => std::path::absolute(pgx)?,
+        None => {
+            eprintln!("demo: building pgx");
+            build::pgx(true)?
+        }
+    };
     // An earlier demo that was kept makes room for this one.
     Lab::down(NAME)?;
     let spec = Spec { control: true, kernel: true, plain_vip: false, ..Spec::new(NAME) };
