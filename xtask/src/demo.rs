@@ -188,7 +188,7 @@ fn watch(chaos: &Chaos, act: Act, seen: &mut Seen) -> anyhow::Result<()> {
     }
     // One whose clients were all cut off says nothing of them.
     seen.transactions += printed::number::<u64>(&text, printed::TRANSACTIONS).unwrap_or(0);
-    seen.cut_off += complained.lines().filter(|line| line.contains("aborted")).count();
+    seen.cut_off += complained.lines().filter(|line| line.contains("aborted in")).count();
     Ok(())
 }
 
