@@ -8,7 +8,7 @@ mod load;
 mod logins;
 mod peers;
 mod pgbench;
-mod stats;
+pub(crate) mod stats;
 mod xdp;
 
 use std::path::Path;

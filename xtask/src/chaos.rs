@@ -10,6 +10,7 @@ use pgx_tests::lab::build;
 use serde::Serialize;
 
 use crate::setup;
+use crate::spread::spread;
 
 const NAME: &str = "chaos";
 
@@ -71,7 +72,7 @@ impl Summary {
 /// When a commit is lost, two primaries were at work, somebody hung, or the cluster did not heal.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     setup::ensure(setup::LAB)?;
-    let pgx = args.pgx.clone().map_or_else(|| build::pgx(true), Ok)?;
+    let pgx = build::pgx_or(args.pgx.as_deref())?;
     let (mut summary, mut place) = (Summary::default(), None);
     for seed in args.first..args.first + args.seeds {
         let chaos = match place.take() {
@@ -114,10 +115,7 @@ fn print(summary: &Summary) {
         "longest time without a commit", "times", "median", "worst"
     );
     for (name, gaps) in &summary.gaps_ms {
-        let mut gaps = gaps.clone();
-        gaps.sort_unstable();
-        let median = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
-        let worst = gaps.last().copied().unwrap_or_default();
+        let [_, median, worst] = spread(gaps.iter().copied()).unwrap_or_default();
         println!("{name:32} {:>5} {median:>6} ms {worst:>6} ms", gaps.len());
     }
 }

@@ -9,19 +9,20 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, bail};
-use pgx_tests::chaos::{Chaos, LIMIT, Trial, logs_of, sql};
+use pgx_tests::chaos::{Chaos, LIMIT, Trial, sql};
 use pgx_tests::lab::spec::{POSTGRES_PORT, PROXY_PORT, vip_v4};
 use pgx_tests::lab::{Fault, KillTarget, Lab, PauseTarget, Spec, build, wait_for};
 
 use self::speed::Way;
-use crate::{printed, setup};
+use crate::spread::spread;
+use crate::{pgbench, setup};
 
 const NAME: &str = "demo";
-/// Rows of pgbench's accounts table, in units of 100,000; small enough to stay in memory.
-const SCALE: u32 = 5;
-/// The load of pgbench while something happens: so many clients, and transactions a second.
+/// The load of pgbench while something happens: so many clients, transactions a second, and
+/// seconds: longer than what happens takes.
 const CLIENTS: usize = 4;
 const RATE: usize = 40;
+const SECONDS: &str = "8";
 /// That many commits more show that clients can write.
 const SOME: usize = 20;
 /// The room that hosts have, since each change of primary keeps a segment for a while.
@@ -93,13 +94,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         bail!("the demo makes network namespaces and loads BPF, which takes root; use sudo");
     }
     setup::ensure(setup::LAB)?;
-    let pgx = match &args.pgx {
-        Some(pgx) => std::path::absolute(pgx)?,
-        None => {
-            eprintln!("demo: building pgx");
-            build::pgx(true)?
-        }
-    };
+    let pgx = build::pgx_or(args.pgx.as_deref())?;
     // An earlier demo that was kept makes room for this one.
     Lab::down(NAME)?;
     let spec = Spec { control: true, kernel: true, plain_vip: false, ..Spec::new(NAME) };
@@ -127,8 +122,7 @@ fn show(chaos: &Chaos, args: &Args) -> anyhow::Result<()> {
     let vip = vip_v4().to_string();
     wait_for("the address serves", LIMIT, || sql(lab, &vip, PROXY_PORT, "select 1").is_ok())?;
     eprintln!("demo: filling pgbench's tables through the address");
-    let fill = ["--initialize", "--quiet", "--scale", &SCALE.to_string()];
-    pgbench(lab, (&vip, PROXY_PORT), &fill)?;
+    pgbench::fill(lab, (&vip, &PROXY_PORT.to_string()))?;
     let direct = lab.host(&primary)?.plan().v4().to_string();
     let ways = [Way::new("direct", direct, POSTGRES_PORT), Way::new("VIP -> pgx", vip, PROXY_PORT)];
     let (rounds, load) = if args.quick { (1, (1, 2)) } else { (3, (3, 5)) };
@@ -138,13 +132,7 @@ fn show(chaos: &Chaos, args: &Args) -> anyhow::Result<()> {
         for (act, seen) in &mut all {
             eprintln!("demo: round {round} of {rounds}, {}", act.name());
             if let Err(error) = watch(chaos, *act, seen) {
-                let logs = logs_of(NAME);
-                chaos.keep_logs(&logs)?;
-                return Err(error.context(format!(
-                    "{}; logs are in {}",
-                    act.name(),
-                    logs.display()
-                )));
+                return Err(chaos.keep_logs_of(NAME, error).context(act.name()));
             }
         }
     }
@@ -187,7 +175,7 @@ fn watch(chaos: &Chaos, act: Act, seen: &mut Seen) -> anyhow::Result<()> {
         *seen.errors.entry(error).or_default() += count;
     }
     // One whose clients were all cut off says nothing of them.
-    seen.transactions += printed::number::<u64>(&text, printed::TRANSACTIONS).unwrap_or(0);
+    seen.transactions += pgbench::number::<u64>(&text, pgbench::TRANSACTIONS).unwrap_or(0);
     seen.cut_off += complained.lines().filter(|line| line.contains("aborted in")).count();
     Ok(())
 }
@@ -203,23 +191,8 @@ fn writes_go_on(trial: &Trial<'_>) -> anyhow::Result<()> {
 fn start_pgbench(lab: &Lab) -> anyhow::Result<Child> {
     let (vip, port) = (vip_v4().to_string(), PROXY_PORT.to_string());
     let (clients, rate) = (CLIENTS.to_string(), RATE.to_string());
-    let words = [
-        "pgbench",
-        "--no-vacuum",
-        "--client",
-        &clients,
-        "--rate",
-        &rate,
-        "--time",
-        "8",
-        "--host",
-        &vip,
-        "--port",
-        &port,
-        "--username",
-        "postgres",
-        "postgres",
-    ];
+    let load = ["--no-vacuum", "--client", &clients, "--rate", &rate, "--time", SECONDS];
+    let words = pgbench::words((&vip, &port), &load);
     let mut command = lab.host("client")?.command(&words)?;
     Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
 }
@@ -227,12 +200,6 @@ fn start_pgbench(lab: &Lab) -> anyhow::Result<Child> {
 fn pgx_path(lab: &Lab) -> anyhow::Result<String> {
     let path = lab.spec().pgx.as_ref().context("the lab runs no pgx")?;
     Ok(path.display().to_string())
-}
-
-fn pgbench(lab: &Lab, (host, port): (&str, u16), args: &[&str]) -> anyhow::Result<String> {
-    let port = port.to_string();
-    let place = ["pgbench", "--host", host, "--port", &port, "--username", "postgres"];
-    lab.host("client")?.output(None, &[&place[..], args, &["postgres"]].concat())
 }
 
 fn report(all: &[(Act, Seen)]) -> String {
@@ -243,10 +210,8 @@ fn report(all: &[(Act, Seen)]) -> String {
         "", "write gap", "longest", "commits", "lost", "pgbench beside them"
     );
     for (act, seen) in all {
-        let mut gaps = seen.gaps_ms.clone();
-        gaps.sort_unstable();
-        let median = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
-        let longest = gaps.last().copied().unwrap_or_default();
+        let gaps = &seen.gaps_ms;
+        let [_, median, longest] = spread(gaps.iter().copied()).unwrap_or_default();
         let errors: Vec<_> =
             seen.errors.iter().map(|(error, count)| format!("{error} x{count}")).collect();
         let errors = if errors.is_empty() { "nothing".to_owned() } else { errors.join(", ") };

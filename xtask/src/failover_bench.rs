@@ -11,11 +11,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use pgx_tests::chaos::{Chaos, Trial, logs_of};
+use pgx_tests::chaos::{Chaos, Trial};
 use pgx_tests::lab::{Direction, Fault, KillTarget, PauseTarget, build};
 use serde::Serialize;
 
 use crate::setup;
+use crate::spread::spread;
 
 const NAME: &str = "failover-bench";
 
@@ -98,7 +99,7 @@ impl Act {
 /// When a commit is lost, a client hangs, or the cluster does not come about.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     setup::ensure(setup::LAB)?;
-    let pgx = args.pgx.clone().map_or_else(|| build::pgx(true), Ok)?;
+    let pgx = build::pgx_or(args.pgx.as_deref())?;
     let chaos = Chaos::up(NAME, &pgx, args.kernel)?;
     let mut kinds: BTreeMap<&str, Kind> = BTreeMap::new();
     let acts = args.only.map_or(Act::ALL.to_vec(), |only| vec![only]);
@@ -107,10 +108,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             let (name, trial) = (act.name(), chaos.begin(round as u64)?);
             let kind = kinds.entry(name).or_default();
             if let Err(error) = measure(trial, kind, act) {
-                let logs = logs_of("failover-bench");
-                chaos.keep_logs(&logs)?;
-                let what = format!("{name}, round {round}; logs are in {}", logs.display());
-                return Err(error.context(what));
+                let error = chaos.keep_logs_of(NAME, error);
+                return Err(error.context(format!("{name}, round {round}")));
             }
             let (gap, wait) = (kind.gaps_ms.last(), kind.waits_ms.last());
             eprintln!("round {round}: {name}: gap {gap:?} ms, longest wait {wait:?} ms");
@@ -132,10 +131,7 @@ fn print(kinds: &BTreeMap<&str, Kind>) {
     );
     for act in Act::ALL {
         let Some(kind) = kinds.get(act.name()) else { continue };
-        let mut gaps = kind.gaps_ms.clone();
-        gaps.sort_unstable();
-        let median = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
-        let worst = gaps.last().copied().unwrap_or_default();
+        let [_, median, worst] = spread(kind.gaps_ms.iter().copied()).unwrap_or_default();
         let wait = kind.waits_ms.iter().max().copied().unwrap_or_default();
         let Kind { commits_acknowledged, commits_lost, client_errors, .. } = kind;
         println!(

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
-use pgx_tests::chaos::{Chaos, logs_of};
+use pgx_tests::chaos::Shared;
 use pgx_tests::gate::{CASES, Case, Figures};
 use pgx_tests::lab::build;
 use serde::Serialize;
 
 use crate::setup;
+use crate::spread::spread;
 
 const NAME: &str = "gate";
 
@@ -49,31 +50,20 @@ struct Summary {
 /// cluster was not as before.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     setup::ensure(setup::LAB)?;
-    let pgx = args.pgx.clone().map_or_else(|| build::pgx(true), Ok)?;
     let cases: Vec<_> = CASES.iter().filter(|case| case.title().contains(&args.only)).collect();
     ensure!(!cases.is_empty(), "no failure has {:?} in its name", args.only);
-    let (mut all, mut place) = (BTreeMap::<String, Summary>::new(), None);
+    let shared = Shared::new(NAME, Some(build::pgx_or(args.pgx.as_deref())?), true);
+    let mut all = BTreeMap::<String, Summary>::new();
     for seed in args.first..args.first + args.rounds {
         for case in &cases {
-            let chaos = match place.take() {
-                Some(chaos) => chaos,
-                None => Chaos::up(NAME, &pgx, true)?,
-            };
             let (title, summary) = (case.title(), all.entry(case.title()).or_default());
-            match case.run(&chaos, seed) {
+            match shared.run(&format!("{title}-{seed}"), |chaos| case.run(chaos, seed)) {
                 Ok(figures) => {
                     eprintln!("seed {seed}: {title}: {figures:?}");
                     summary.figures.push(figures);
-                    place = Some(chaos);
                 }
-                // What it left behind is not what the next begins with.
                 Err(error) => {
-                    let logs = logs_of(&format!("{title}-{seed}"));
-                    chaos.keep_logs(&logs)?;
-                    eprintln!(
-                        "seed {seed}: {title} FAILED, logs are in {}: {error:#}",
-                        logs.display()
-                    );
+                    eprintln!("seed {seed}: {title} FAILED: {error:#}");
                     summary.failed.insert(seed, format!("{error:#}"));
                 }
             }
@@ -95,11 +85,7 @@ fn print(cases: &[&Case], all: &BTreeMap<String, Summary>) {
     for case in cases {
         let title = case.title();
         let Some(Summary { figures, failed }) = all.get(&title) else { continue };
-        let of = |value: fn(&Figures) -> Option<u64>| {
-            let mut values: Vec<_> = figures.iter().filter_map(value).collect();
-            values.sort_unstable();
-            Some([*values.first()?, *values.get(values.len() / 2)?, *values.last()?])
-        };
+        let of = |value: fn(&Figures) -> Option<u64>| spread(figures.iter().filter_map(value));
         let mut text = Vec::new();
         if let Some([least, median, _]) = of(|found| found.early_ms) {
             text.push(format!("last data {median} ms before the lease ended, at least {least}"));

@@ -66,13 +66,11 @@ impl Addresses {
         if self.leaves.load(Ordering::Acquire) {
             return BTreeMap::new();
         }
-        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = holder.as_ref().ok().and_then(Option::as_ref).map(Holder::status);
-        let offer = |lease: &LeaseStatus| {
+        let offer = |lease: LeaseStatus| {
             let priority = self.priorities.get(&lease.id).copied().unwrap_or_default();
             (VipId(lease.id.0), priority)
         };
-        known.unwrap_or_default().iter().map(offer).collect()
+        self.leases().into_iter().map(offer).collect()
     }
 
     /// This host has a lease until then, as its holder of that number. One that lets all go takes
@@ -109,10 +107,7 @@ impl Addresses {
         if !self.leaves.load(Ordering::Acquire) {
             return BTreeMap::new();
         }
-        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = holder.as_ref().ok().and_then(Option::as_ref).map(Holder::status);
-        let all = known.unwrap_or_default().into_iter();
-        all.map(|lease| (VipId(lease.id.0), lease.let_go)).collect()
+        self.leases().into_iter().map(|lease| (VipId(lease.id.0), lease.let_go)).collect()
     }
 
     /// Another host answers for these addresses from here on, under that number: what clients send
@@ -123,12 +118,9 @@ impl Addresses {
             // Others move them.
             return;
         }
-        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = holder.as_ref().ok().and_then(Option::as_ref).map(Holder::status);
-        drop(holder);
         // They may be this host's again by now.
         let is_here = |lease: &LeaseStatus| lease.is_taken && lease.number > number;
-        let all = known.unwrap_or_default().into_iter();
+        let all = self.leases().into_iter();
         let lost = all.filter(|lease| lease.id.0 == vip.0 && !is_here(lease));
         let addresses: Vec<_> = lost.flat_map(|lease| lease.addresses).collect();
         let told = spawn("pgx-destroy", move || {
@@ -193,11 +185,14 @@ impl Addresses {
         }
     }
 
-    fn with(&self, job: impl FnOnce(&Holder)) {
+    /// How the leases stand; none where nothing is held.
+    fn leases(&self) -> Vec<LeaseStatus> {
+        self.with(Holder::status).unwrap_or_default()
+    }
+
+    fn with<T>(&self, job: impl FnOnce(&Holder) -> T) -> Option<T> {
         let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(Some(holder)) = &*holder {
-            job(holder);
-        }
+        holder.as_ref().ok().and_then(Option::as_ref).map(job)
     }
 }
 

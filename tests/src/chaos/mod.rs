@@ -68,12 +68,7 @@ impl Chaos {
     pub fn up(name: &str, pgx: &Path, kernel: bool) -> anyhow::Result<Self> {
         Lab::down(name)?;
         // Each change of primary keeps a segment, until that much was written.
-        let spec = Spec {
-            disk_mb: 8192,
-            proxies: 1,
-            pgx: Some(std::path::absolute(pgx)?),
-            ..Spec::new(name)
-        };
+        let spec = Spec { disk_mb: 8192, proxies: 1, pgx: Some(pgx.into()), ..Spec::new(name) };
         let lab = Lab::up(&Spec { control: true, kernel, plain_vip: !kernel, ..spec })?;
         Ok(Self::of(lab))
     }
@@ -121,6 +116,16 @@ impl Chaos {
                 .with_context(|| format!("clients saw {:?}", checker.record().error_counts))?;
         }
         Ok(Trial { lab: &self.lab, plan, checker, before })
+    }
+
+    /// Keeps the logs of a run that failed, and says where with its error.
+    #[must_use]
+    pub fn keep_logs_of(&self, run: &str, error: anyhow::Error) -> anyhow::Error {
+        let logs = logs_of(run);
+        match self.keep_logs(&logs) {
+            Ok(()) => error.context(format!("logs are in {}", logs.display())),
+            Err(lost) => error.context(format!("logs were not kept: {lost:#}")),
+        }
     }
 
     /// Copies what pgx and PostgreSQL of each host have logged.

@@ -1,46 +1,52 @@
-//! One lab for the tests of a program, which come one after the other.
+//! One lab for what a program tries in it, one after the other.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Chaos, logs_of};
+use super::Chaos;
 use crate::lab::build;
 
-/// A lab that is up from the first test to the first that fails, and made anew after that.
+/// A lab that is up from the first trial to the first that fails, and made anew after that: what
+/// that one left behind is not what the next begins with.
 #[derive(Debug)]
 pub struct Shared {
     name: &'static str,
+    pgx: Option<PathBuf>,
     kernel: bool,
     chaos: Mutex<Option<Chaos>>,
 }
 
 impl Shared {
-    /// A lab of that name, see [`Chaos::up`].
+    /// A lab of that name, see [`Chaos::up`], with this pgx or one that is built for it.
     #[must_use]
-    pub fn new(name: &'static str, kernel: bool) -> Self {
-        Self { name, kernel, chaos: Mutex::default() }
+    pub fn new(name: &'static str, pgx: Option<PathBuf>, kernel: bool) -> Self {
+        Self { name, pgx, kernel, chaos: Mutex::default() }
     }
 
-    /// Runs a test in it; the logs of one that fails are kept.
+    /// Runs something in it; the logs are kept if it fails.
     ///
     /// # Errors
-    /// When the test fails, or the lab does not come up.
-    pub fn run(
+    /// When it fails, or the lab does not come up.
+    pub fn run<T>(
         &self,
         test: &str,
-        run: &dyn Fn(&Chaos) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+        run: impl FnOnce(&Chaos) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         let mut place = self.chaos.lock().unwrap_or_else(PoisonError::into_inner);
         let chaos = match place.take() {
             Some(chaos) => chaos,
-            None => Chaos::up(self.name, &build::pgx(false)?, self.kernel)?,
+            None => {
+                let pgx = self.pgx.clone().map_or_else(|| build::pgx(false), Ok)?;
+                Chaos::up(self.name, &pgx, self.kernel)?
+            }
         };
-        let Err(error) = run(&chaos) else {
-            *place = Some(chaos);
-            return Ok(());
-        };
-        let logs = logs_of(test);
-        chaos.keep_logs(&logs)?;
-        Err(error.context(format!("logs are in {}", logs.display())))
+        match run(&chaos) {
+            Ok(outcome) => {
+                *place = Some(chaos);
+                Ok(outcome)
+            }
+            Err(error) => Err(chaos.keep_logs_of(test, error)),
+        }
     }
 
     /// Takes it down, if it is up.

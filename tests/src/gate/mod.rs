@@ -13,6 +13,7 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use self::ear::{Ear, PLENTY};
+use self::vip::Loss;
 use crate::chaos::{Chaos, LIMIT, Trial, sql};
 use crate::checker::Rng;
 use crate::lab::spec::POSTGRES_PORT;
@@ -43,11 +44,9 @@ enum What {
     /// The host that has the primary.
     Primary(Make),
     /// The one that has the address.
-    Address(Make),
+    Address(Loss),
     /// The host that has the primary, which is back at once.
     Restart(Again),
-    /// The pgx that has the address is stopped in order.
-    Leave,
 }
 
 /// What was seen.
@@ -85,7 +84,7 @@ pub const CASES: &[Case] = &[
     of_address("a_killed_pgx", |host| vec![kill(host, KillTarget::Pgx)]),
     of_address("a_host_cut_off", |host| vec![cut(host, Direction::Both)]),
     of_address("a_host_that_hears_nothing", |host| vec![cut(host, Direction::Inbound)]),
-    Case { what: What::Leave, name: "" },
+    Case { what: What::Address(Loss::Stop), name: "a_pgx_that_is_stopped_in_order" },
     of_restart("pgx_that_was_killed", |lab, host| {
         lab.heal(lab.fault(&kill(host, KillTarget::Pgx))?)
     }),
@@ -103,7 +102,7 @@ const fn of_primary(name: &'static str, make: Make) -> Case {
 }
 
 const fn of_address(name: &'static str, make: Make) -> Case {
-    Case { what: What::Address(make), name }
+    Case { what: What::Address(Loss::Fault(make)), name }
 }
 
 const fn of_restart(name: &'static str, again: Again) -> Case {
@@ -131,7 +130,6 @@ impl Case {
             What::Address(_) => {
                 format!("address_is_answered_for_by_one_at_a_time_with_{}", self.name)
             }
-            What::Leave => "address_of_a_pgx_that_stops_goes_to_another_at_once".to_owned(),
             What::Restart(_) => format!("no_gate_stays_shut_after_the_start_of_{}", self.name),
         }
     }
@@ -144,8 +142,7 @@ impl Case {
     pub fn run(&self, chaos: &Chaos, seed: u64) -> anyhow::Result<Figures> {
         match self.what {
             What::Primary(make) => shut(chaos, make, seed),
-            What::Address(make) => vip::moves(chaos, vip::Loss::Fault(make), seed),
-            What::Leave => vip::moves(chaos, vip::Loss::Stop, seed),
+            What::Address(loss) => vip::moves(chaos, loss, seed),
             What::Restart(again) => restart(chaos, again, seed),
         }
     }

@@ -41,7 +41,7 @@ const SOME: usize = 3;
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// How the address is lost.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Loss {
     Fault(Make),
     Stop,

@@ -16,6 +16,21 @@ pub fn pgx(release: bool) -> anyhow::Result<PathBuf> {
     artifact(&[&["--package", "pgx", "--bin", "pgx"], profile].concat(), "pgx")
 }
 
+/// The `pgx` that somebody has named, from the root, or an optimised one that is built for it.
+///
+/// # Errors
+/// When cargo fails.
+pub fn pgx_or(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match named {
+        // In a host of a lab the working directory is another.
+        Some(named) => Ok(std::path::absolute(named)?),
+        None => {
+            eprintln!("building pgx");
+            pgx(true)
+        }
+    }
+}
+
 /// Builds the library that slows fsync and returns where it is.
 ///
 /// # Errors

@@ -46,11 +46,11 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let shared = Arc::new(Shared::new(NAME, false));
+    let shared = Arc::new(Shared::new(NAME, None, false));
     let in_lab = |name: String, test: Box<Test>| {
         let shared = Arc::clone(&shared);
         let of_test = name.clone();
-        trial(&name, &[Requirement::Lab], move || shared.run(&of_test, &*test))
+        trial(&name, &[Requirement::Lab], move || shared.run(&of_test, test))
     };
     let mut trials: Vec<_> = FAULTS
         .iter()

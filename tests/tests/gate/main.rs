@@ -26,10 +26,10 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let shared = Arc::new(Shared::new(NAME, true));
+    let shared = Arc::new(Shared::new(NAME, None, true));
     let in_lab = |title: String, run: Box<Run>| {
         let (shared, name) = (Arc::clone(&shared), title.clone());
-        trial(&title, &[Requirement::Lab, Requirement::Bpf], move || shared.run(&name, &*run))
+        trial(&title, &[Requirement::Lab, Requirement::Bpf], move || shared.run(&name, run))
     };
     let readers = "address_of_readers_goes_by_priority_and_leads_to_standbys".to_owned();
     let mut trials = vec![in_lab(readers, Box::new(gate::readers))];

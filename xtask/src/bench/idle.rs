@@ -48,10 +48,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted))
             .with_context(|| format!("{wanted} descriptors are needed, {soft} allowed"))?;
     }
-    let binary = match &args.pgx {
-        Some(binary) => binary.clone(),
-        None => build::pgx(true)?,
-    };
+    let binary = build::pgx_or(args.pgx.as_deref())?;
     let load = Load::start()?;
     let size = Size { threads: args.threads, servers: 20, clients: args.clients + SPARE };
     let way = peers::pgx(&binary, "transaction", load.port, size)?;

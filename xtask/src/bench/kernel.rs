@@ -1,7 +1,7 @@
 //! `cargo xtask bench kernel`: what the fence and the address under its lease cost, under pgbench
 //! through the address; in turn with the same cluster without them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
 use pgx_tests::chaos::{LIMIT, sql};
@@ -10,12 +10,9 @@ use pgx_tests::lab::{Guard, Lab, Spec, build, wait_for};
 use serde::Serialize;
 
 use super::cpu;
-use super::load::write_json;
+use super::load::{in_turn, write_json};
 use super::stats::{interval, median};
-use crate::{printed, setup};
-
-/// Rows of pgbench's accounts table, in units of 100,000; small enough to stay in memory.
-const SCALE: &str = "5";
+use crate::{pgbench, setup};
 
 /// Arguments of `bench kernel`.
 #[derive(clap::Args)]
@@ -46,7 +43,7 @@ struct Run {
 }
 
 /// All of them, pairs at the same place.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 struct Figures {
     with: Vec<Run>,
     without: Vec<Run>,
@@ -59,58 +56,35 @@ struct Figures {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(args.rounds > 0, "no rounds");
     setup::ensure(setup::LAB)?;
-    let pgx = args.pgx.clone().map_or_else(|| build::pgx(true), Ok)?;
-    let (with, without) = (up("bench-kernel", &pgx, true)?, up("bench-plain", &pgx, false)?);
+    let pgx = build::pgx_or(args.pgx.as_deref())?;
+    let labs = [up("bench-kernel", &pgx, true)?, up("bench-plain", &pgx, false)?];
     cpu::tell_others()?;
-    let mut figures = Figures::default();
-    for round in 0..args.rounds {
-        // Another begins each time, so that nobody always comes after the other.
-        let kernel_first = round % 2 == 0;
-        for is_kernel in [kernel_first, !kernel_first] {
-            let (lab, runs) = if is_kernel {
-                (&with, &mut figures.with)
-            } else {
-                (&without, &mut figures.without)
-            };
-            runs.push(measure(lab, args)?);
-        }
-        eprint!("\rbench: round {} of {}", round + 1, args.rounds);
-    }
-    eprintln!();
+    let mut runs = in_turn(labs.len(), args.rounds, |at| measure(&labs[at], args))?.into_iter();
+    let (with, without) = (runs.next().unwrap_or_default(), runs.next().unwrap_or_default());
+    let figures = Figures { with, without };
     print(&figures, args.clients);
     write_json(args.json.as_deref(), &figures)
 }
 
 /// A cluster of one host, so that primary, proxy and address are at the same place in both.
-fn up(name: &str, pgx: &std::path::Path, kernel: bool) -> anyhow::Result<Guard> {
+fn up(name: &str, pgx: &Path, kernel: bool) -> anyhow::Result<Guard> {
     Lab::down(name)?;
-    let spec = Spec { data: 1, pgx: Some(std::path::absolute(pgx)?), ..Spec::new(name) };
+    let spec = Spec { data: 1, pgx: Some(pgx.into()), ..Spec::new(name) };
     let lab = Lab::up(&Spec { control: true, kernel, plain_vip: !kernel, ..spec })?.guard();
     wait_for("the address serves", LIMIT, || {
         sql(&lab, &vip_v4().to_string(), PROXY_PORT, "select 1").is_ok()
     })?;
-    pgbench(&lab, &["--initialize", "--quiet", "--scale", SCALE])?;
+    pgbench::fill(&lab, (&vip_v4().to_string(), &PROXY_PORT.to_string()))?;
     Ok(lab)
 }
 
 fn measure(lab: &Lab, args: &Args) -> anyhow::Result<Run> {
-    let (clients, seconds) = (args.clients.to_string(), args.seconds.to_string());
     let before = cpu::machine_s()?;
-    let words = ["--select-only", "--no-vacuum", "--jobs=2", "--client", &clients, "--time"];
-    let text = pgbench(lab, &[&words[..], &[&seconds]].concat())?;
-    let used_us = (cpu::machine_s()? - before) * 1e6;
-    let count: f64 = printed::number(&text, printed::TRANSACTIONS)?;
-    Ok(Run {
-        tps: printed::number(&text, printed::TPS)?,
-        latency_ms: printed::number(&text, printed::LATENCY)?,
-        machine_cpu_us_per_tx: used_us / count,
-    })
-}
-
-fn pgbench(lab: &Lab, words: &[&str]) -> anyhow::Result<String> {
     let (vip, port) = (vip_v4().to_string(), PROXY_PORT.to_string());
-    let place = ["pgbench", "--host", &vip, "--port", &port, "--username", "postgres"];
-    lab.host("client")?.output(None, &[&place[..], words, &["postgres"]].concat())
+    let found = pgbench::select_only(lab, (&vip, &port), args.clients, args.seconds)?;
+    let used_us = (cpu::machine_s()? - before) * 1e6;
+    let pgbench::Run { tps, latency_ms, transactions } = found;
+    Ok(Run { tps, latency_ms, machine_cpu_us_per_tx: used_us / transactions })
 }
 
 fn print(figures: &Figures, clients: u32) {

@@ -11,10 +11,7 @@ use pgx_tests::lab::{postgres, wait_for_some};
 use tempfile::TempDir;
 
 use super::{cpu, stats};
-use crate::printed;
-
-/// Rows of pgbench's accounts table, in units of 100,000; small enough to stay in memory.
-const SCALE: &str = "5";
+use crate::pgbench;
 
 /// Connections that PostgreSQL allows: all clients of a run, and pools beside them.
 const CONNECTIONS_MAX: u32 = 400;
@@ -75,7 +72,7 @@ impl Load {
         let database = Database::start_with(&["--auth=trust"], &settings)?;
         let pgbench = postgres::find_programs(None)?.join("pgbench");
         let load = Self { pgbench, port, _database: database };
-        load.execute(port, &["--initialize", "--quiet", "--scale", SCALE])?;
+        load.execute(port, &["--initialize", "--quiet", "--scale", pgbench::SCALE])?;
         Ok(load)
     }
 
@@ -99,7 +96,7 @@ impl Load {
         let before = (cpu_ns()?, cpu::machine_s()?);
         let text = self.execute(port, &words)?;
         let after = (cpu_ns()?, cpu::machine_s()?);
-        let tps = printed::number(&text, printed::TPS)?;
+        let tps = pgbench::number(&text, pgbench::TPS)?;
         let latencies_us = latencies_us(&folder)?;
         let count = f64::from(u32::try_from(latencies_us.len())?);
         let at = |per_mille| {
@@ -133,12 +130,12 @@ impl Load {
 ///
 /// # Errors
 /// The first that `measure` has.
-pub(super) fn in_turn(
+pub(super) fn in_turn<T>(
     paths: usize,
     rounds: usize,
-    mut measure: impl FnMut(usize) -> anyhow::Result<Run>,
-) -> anyhow::Result<Vec<Vec<Run>>> {
-    let mut runs = vec![Vec::new(); paths];
+    mut measure: impl FnMut(usize) -> anyhow::Result<T>,
+) -> anyhow::Result<Vec<Vec<T>>> {
+    let mut runs: Vec<_> = (0..paths).map(|_| Vec::new()).collect();
     for round in 0..rounds {
         for place in 0..paths {
             let index = (place + round) % paths;

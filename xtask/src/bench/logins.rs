@@ -85,10 +85,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let places = args.clients.max(args.at_once) + SPARE;
     // One that has left may be counted by its thread when the next comes to another.
     raise_descriptors(2 * places)?;
-    let binary = match &args.pgx {
-        Some(binary) => binary.clone(),
-        None => build::pgx(true)?,
-    };
+    let binary = build::pgx_or(args.pgx.as_deref())?;
     cpu::tell_others()?;
     let backend = Backend::start()?;
     let pgx = || backend.pgx(&binary, args.threads, 2 * places);

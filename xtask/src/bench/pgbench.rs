@@ -73,13 +73,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     setup::ensure(setup::LAB)?;
     setup::ensure(setup::PEERS)?;
-    let binary = match &args.pgx {
-        Some(binary) => binary.clone(),
-        None => {
-            eprintln!("bench: building pgx");
-            build::pgx(true)?
-        }
-    };
+    let binary = build::pgx_or(args.pgx.as_deref())?;
     cpu::tell_others()?;
     let load = Load::start()?;
     let ways = start(&binary, load.port, args)?;

@@ -8,7 +8,7 @@ const RESAMPLES: usize = 2_000;
 const SEED: u64 = 20;
 
 /// The median; of an even number, the mean of the two in the middle.
-pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

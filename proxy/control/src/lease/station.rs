@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Action, Ask, Holder, Kind, Promise, Refusal, Refusals, Right, Voter};
 use crate::cluster::State;
 use crate::facts::VoterFacts;
-use crate::ids::{BootTime, Epoch, Incarnation, NodeId};
+use crate::ids::{BootTime, Epoch, Incarnation, NodeId, VipId};
 
 /// What nodes say to each other about leases. Any of it may be lost, doubled, late or reordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,6 +199,23 @@ impl Station {
             } else {
                 let message = Message::Closed { right, life: self.life };
                 self.outputs.push_back(Output::Send { to: voter, message });
+            }
+        }
+    }
+
+    /// Addresses that this node has let go for good, up to these numbers. It gives back what is its
+    /// own once it is agreed that another is to have them, and not before: voters refuse for ever
+    /// what is given back, and a node that came back as the holder would ask in vain, and count as
+    /// well.
+    pub fn handle_let_go(&mut self, let_go: &BTreeMap<VipId, u64>, now: BootTime) {
+        let state = Arc::clone(&self.state);
+        for (vip, number) in let_go {
+            let Some(right) = state.vips().get(vip).filter(|right| right.number <= *number) else {
+                continue;
+            };
+            let is_closed = self.closed.get(&right.kind) >= Some(&right.number);
+            if right.holder == self.me && state.vips_retiring().contains(vip) && !is_closed {
+                self.handle_closed(*right, now);
             }
         }
     }

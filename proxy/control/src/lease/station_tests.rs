@@ -109,6 +109,32 @@ fn epoch_is_not_asked_for_by_a_node_whose_agent_does_not_want_this_one_from_this
 }
 
 #[test]
+fn address_is_given_back_when_another_is_to_have_it_and_not_before() {
+    let (vip, kind) = (VipId(1), Kind::Vip(VipId(1)));
+    let mut state = three_nodes();
+    let incarnation = Incarnation(1);
+    apply_all(&mut state, [Entry::GiveVip { vip, number: 1, holder: NodeId(1), incarnation }]);
+    let mut net = Net::new(&state);
+    net.at(1).handle_proxy(Some(Epoch(0)), AWAKE);
+    net.run(&[1, 2, 3], AWAKE);
+    assert!(net.held(1, kind).is_some());
+
+    let let_go = |net: &mut Net, number| {
+        net.at(1).handle_let_go(&[(vip, number)].into(), AWAKE);
+        net.run(&[1, 2, 3], AWAKE);
+    };
+    let released = |net: &mut Net| net.at(2).facts().released.get(&kind).copied();
+    let_go(&mut net, 1);
+    assert!(net.held(1, kind).is_some(), "it may come back, and be the holder still");
+    net.apply(&mut state, &[1, 2, 3], Entry::RetireVip { vip, number: 1 }, AWAKE);
+    assert_eq!(released(&mut net), None, "voters wait for the lease");
+    let_go(&mut net, 0);
+    assert_eq!(released(&mut net), None, "it may be there by this number");
+    let_go(&mut net, 1);
+    assert_eq!((net.held(1, kind), released(&mut net)), (None, Some(1)));
+}
+
+#[test]
 fn minority_holds_nothing_new() {
     let mut net = Net::new(&three_nodes());
     net.run(&[1], AWAKE);

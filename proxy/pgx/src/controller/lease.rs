@@ -70,11 +70,13 @@ pub(super) struct Outlets {
 /// Runs for as long as somebody may tell it something.
 pub(super) fn run(mut station: Station, inbox: &Receiver<Input>, outlets: Outlets) {
     raise_priority();
-    let mut thread = Thread { outlets, held: BTreeMap::new(), state: None, has_news: true };
+    let mut thread = Thread { outlets, held: BTreeMap::new(), has_news: true };
     loop {
         let now = boot_time();
         station.handle_timeout(now);
-        thread.give_back(&mut station, now);
+        if let Some(addresses) = &thread.outlets.addresses {
+            station.handle_let_go(&addresses.let_go(), now);
+        }
         thread.put_out(&mut station, now);
         let wait = station.poll_timeout().map_or(LEASE_IDLE_MAX, |at| until(at, boot_time()));
         // A deadline that has just passed is looked at in the next round, not in a tight loop.
@@ -87,10 +89,7 @@ pub(super) fn run(mut station: Station, inbox: &Receiver<Input>, outlets: Outlet
         let now = boot_time();
         match input {
             Input::Message { from, message } => station.handle_message(from, message, now),
-            Input::State(state) => {
-                thread.state = Some(Arc::clone(&state));
-                station.handle_state(state, now);
-            }
+            Input::State(state) => station.handle_state(state, now),
             Input::Proxy(epoch) => station.handle_proxy(epoch, now),
             Input::Wants(wants) => station.handle_wants(wants, now),
             Input::Persisted(refusals) => station.handle_persisted(&refusals, now),
@@ -102,7 +101,6 @@ pub(super) fn run(mut station: Station, inbox: &Receiver<Input>, outlets: Outlet
 struct Thread {
     outlets: Outlets,
     held: BTreeMap<Kind, Held>,
-    state: Option<Arc<State>>,
     /// The controller is to be told what the voter says, and was not yet.
     has_news: bool,
 }
@@ -124,22 +122,6 @@ impl Thread {
             let facts = driver::Input::Voter(station.facts().clone());
             // A full inbox is tried again in the next round.
             self.has_news = self.outlets.driver.try_send(facts).is_err();
-        }
-    }
-
-    /// Says of addresses that were let go for good that nobody needs to wait for their leases: only
-    /// once it is agreed that another is to have them. A node that came back before that would ask
-    /// for what is refused for ever, and count as well.
-    fn give_back(&mut self, station: &mut Station, now: BootTime) {
-        let Outlets { addresses: Some(addresses), .. } = &self.outlets else { return };
-        let Some(state) = &self.state else { return };
-        for (vip, number) in addresses.let_go() {
-            let held = self.held.get(&Kind::Vip(vip)).map(|held| held.right);
-            let is_retiring = state.vips_retiring().contains(&vip);
-            if let Some(right) = held.filter(|right| is_retiring && right.number <= number) {
-                self.held.remove(&right.kind);
-                station.handle_closed(right, now);
-            }
         }
     }
 

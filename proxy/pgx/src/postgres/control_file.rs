@@ -134,6 +134,8 @@ pub(crate) fn parse_lsn(text: &str) -> Option<Lsn> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const SAID: &str = "\
@@ -170,6 +172,28 @@ Bytes per WAL segment:                16777216
         for state in ["in archive recovery", "shut down in recovery"] {
             assert!(!as_in(state).was_primary && !as_in(state).is_shut_down, "{state}");
         }
+    }
+
+    #[test]
+    fn program_is_asked_again_only_when_the_file_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, programs) = (folder.path().join("data"), folder.path().join("bin"));
+        std::fs::create_dir_all(data.join("global")).unwrap();
+        std::fs::create_dir_all(&programs).unwrap();
+        let asked = folder.path().join("asked");
+        let program = programs.join("pg_controldata");
+        let text = format!("#!/bin/sh\necho >> {}\ncat <<'END'\n{SAID}END\n", asked.display());
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let mut cache = Cache::default();
+        let mut times = |content: &[u8]| {
+            std::fs::write(data.join("global/pg_control"), content).unwrap();
+            assert_eq!(cache.read(&programs, &data).unwrap(), parse(SAID).unwrap());
+            std::fs::read(&asked).unwrap().len()
+        };
+        let unused = [&[1; 512][..], &[2; 512]].concat();
+        assert_eq!([times(&[1; 512]), times(&[1; 512]), times(&unused)], [1, 1, 1]);
+        assert_eq!([times(&[3; 512]), times(&[1; 512])], [2, 3]);
     }
 
     #[test]
