@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use pgx_tests::chaos::{Chaos, LIMIT, Trial, sql};
 use pgx_tests::lab::spec::{POSTGRES_PORT, PROXY_PORT, vip_v4};
 use pgx_tests::lab::{Fault, KillTarget, Lab, PauseTarget, Spec, build, wait_for};
@@ -58,7 +58,9 @@ enum Act {
 struct Seen {
     gaps_ms: Vec<u64>,
     commits: u64,
-    lost: usize,
+    lost: u64,
+    /// What must never be.
+    wrong: Vec<String>,
     errors: BTreeMap<String, u64>,
     /// Of pgbench: its transactions, and its clients that were cut off.
     transactions: u64,
@@ -140,6 +142,8 @@ fn show(chaos: &Chaos, args: &Args) -> anyhow::Result<()> {
     println!("{}", report(&all));
     let status = lab.host("n1")?.output(None, &[&pgx_path(lab)?, "ctl", "status"])?;
     println!("pgx ctl status on n1:\n{status}");
+    let wrong: Vec<_> = all.iter().flat_map(|(_, seen)| &seen.wrong).collect();
+    ensure!(wrong.is_empty(), "{wrong:#?}");
     Ok(())
 }
 
@@ -163,14 +167,14 @@ fn watch(chaos: &Chaos, act: Act, seen: &mut Seen) -> anyhow::Result<()> {
     let to = trial.checker.clock();
     fault.map(|id| lab.heal(id)).transpose()?;
     let outcome = trial.end()?;
-    outcome.check()?;
     let said = load.wait_with_output()?;
     let (text, complained) =
         (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     let gap = outcome.record.longest_gap(from, to).length();
     seen.gaps_ms.push(u64::try_from(gap.as_millis())?);
     seen.commits += outcome.record.counts().acknowledged;
-    seen.lost += outcome.verdicts.values().map(|verdict| verdict.lost.len()).max().unwrap_or(0);
+    seen.lost += outcome.lost();
+    seen.wrong.extend(outcome.check().err().map(|error| format!("{error:#}")));
     for (error, count) in outcome.record.error_counts {
         *seen.errors.entry(error).or_default() += count;
     }

@@ -107,17 +107,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         for &act in &acts {
             let (name, trial) = (act.name(), chaos.begin(round as u64)?);
             let kind = kinds.entry(name).or_default();
-            if let Err(error) = measure(trial, kind, act) {
+            let measured = measure(trial, kind, act);
+            let (gap, wait) = (kind.gaps_ms.last(), kind.waits_ms.last());
+            eprintln!("round {round}: {name}: gap {gap:?} ms, longest wait {wait:?} ms");
+            // What there is is kept, whatever becomes of the rest.
+            if let Some(path) = &args.json {
+                std::fs::write(path, serde_json::to_vec_pretty(&kinds)?)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            if let Err(error) = measured {
+                print(&kinds);
                 let error = chaos.keep_logs_of(NAME, error);
                 return Err(error.context(format!("{name}, round {round}")));
             }
-            let (gap, wait) = (kind.gaps_ms.last(), kind.waits_ms.last());
-            eprintln!("round {round}: {name}: gap {gap:?} ms, longest wait {wait:?} ms");
-        }
-        // What there is is kept, whatever becomes of the rest.
-        if let Some(path) = &args.json {
-            std::fs::write(path, serde_json::to_vec_pretty(&kinds)?)
-                .with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
     print(&kinds);
@@ -162,8 +164,7 @@ fn measure(trial: Trial<'_>, kind: &mut Kind, act: Act) -> anyhow::Result<()> {
     let living = all.filter(|plan| dead != Some(&plan.name)).map(|plan| trial.proxy(&plan.name));
     let living: Vec<usize> = living.collect::<anyhow::Result<_>>()?;
     let outcome = trial.end()?;
-    // Fails at the first commit that is lost, and at whoever hangs.
-    outcome.check()?;
+    let (lost, checked) = (outcome.lost(), outcome.check());
     let record = outcome.record;
     let ms = |time: Duration| u64::try_from(time.as_millis());
     kind.gaps_ms.push(ms(record.longest_gap(from, to).length())?);
@@ -171,9 +172,11 @@ fn measure(trial: Trial<'_>, kind: &mut Kind, act: Act) -> anyhow::Result<()> {
     kind.waits_ms.push(ms(waits.max().unwrap_or_default())?);
     let counts = record.counts();
     kind.commits_acknowledged += counts.acknowledged;
+    kind.commits_lost += lost;
     kind.hangs += counts.hangs;
     for (error, count) in record.error_counts {
         *kind.client_errors.entry(error).or_default() += count;
     }
-    Ok(())
+    // Fails at the first commit that is lost, and at whoever hangs.
+    checked
 }

@@ -252,6 +252,23 @@ impl Trial<'_> {
 }
 
 impl Outcome {
+    /// How many commits that were acknowledged some host does not have.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.most(|verdict| verdict.lost.len())
+    }
+
+    /// How much two primaries at a time have done.
+    #[must_use]
+    pub fn doubles(&self) -> u64 {
+        self.most(|verdict| verdict.doubles.len())
+    }
+
+    /// Of the host that has the most.
+    fn most(&self, count: fn(&Verdict) -> usize) -> u64 {
+        self.verdicts.values().map(count).max().unwrap_or_default() as u64
+    }
+
     /// An error that tells what must never be.
     ///
     /// # Errors

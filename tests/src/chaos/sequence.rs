@@ -88,11 +88,7 @@ impl Chaos {
         run.commits_acknowledged = record.counts().acknowledged;
         run.client_errors.clone_from(&record.error_counts);
         run.hangs = record.counts().hangs;
-        let most = |count: fn(&crate::checker::Verdict) -> usize| {
-            outcome.verdicts.values().map(count).max().unwrap_or_default() as u64
-        };
-        run.commits_lost = most(|verdict| verdict.lost.len());
-        run.double_primaries = most(|verdict| verdict.doubles.len());
+        (run.commits_lost, run.double_primaries) = (outcome.lost(), outcome.doubles());
         run.wrong.extend(outcome.check().err().map(|error| format!("{error:#}")));
         Ok(run)
     }

@@ -83,9 +83,9 @@ pub(super) fn moves(chaos: &Chaos, loss: Loss, seed: u64) -> anyhow::Result<Figu
         })
     };
     serve_more()?;
+    let mut client = Client::start(lab)?;
     wait_a_part_of_a_lease(lab, &holder, seed)?;
     let at = boot_ns()?;
-    let mut client = Client::start(lab)?;
     let faults: Vec<_> = match loss {
         Loss::Fault(make) => {
             make(&holder).iter().map(|fault| lab.fault(fault)).collect::<anyhow::Result<_>>()?
