@@ -6,16 +6,18 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
 use std::net::IpAddr;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use nix::fcntl::Flock;
 use pgx_abi::{
-    BUCKETS, BucketWord, LEASES, LinkAddress, SERVERS_MAX, STEER_BUCKETS, STEER_HOPS,
+    BUCKETS, BucketWord, FlowKey, LEASES, LinkAddress, SERVERS_MAX, STEER_BUCKETS, STEER_HOPS,
     STEER_SERVERS, STEER_SERVICES, STEER_TABLES, ServerWord, ServiceKey, ServiceWord, Slot,
     TABLES_MAX, TableWord, bucket_slot, port_bit, server_slot,
 };
 
+use crate::diag::{self, CONNECTED, Id};
 use crate::error::root_cause;
 use crate::keeper::{self, Stale, key};
 use crate::{Error, Pins};
@@ -143,6 +145,18 @@ impl Steering {
         Ok((header.swaps() != 0).then(|| header.epoch()))
     }
 
+    /// Lets the table of that number be followed by one of any epoch: what is there is not from the
+    /// same row of epochs. Packets go by it until then.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn rewind(&mut self, number: u8) -> Result<(), Error> {
+        let number = u32::from(number) % TABLES_MAX;
+        let header = TableWord(self.tables.get(&number, 0).map_err(failed(STEER_TABLES))?);
+        let rewound = TableWord::new(0, header.swaps());
+        self.tables.set(number, rewound.0, 0).map_err(failed(STEER_TABLES))
+    }
+
     /// Steers a port of a virtual address by a table: to proxies, whose flows stay where they are,
     /// or, `is_direct`, to PostgreSQL itself, whose flows end with the table's epoch. Whoever
     /// publishes a newer one then ends the old connections here by [`destroy()`](crate::destroy()):
@@ -178,6 +192,25 @@ impl Steering {
         self.note_ports()
     }
 
+    /// Steers no more pairs of address and port but these.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn keep_only(&mut self, services: &BTreeSet<(IpAddr, u16)>) -> Result<(), Error> {
+        let is_kept = |known: &ServiceKey| {
+            services
+                .iter()
+                .any(|(address, port)| (known.address, known.port) == (key(address), *port))
+        };
+        let known: Result<Vec<_>, _> = self.services.keys().collect();
+        for service in known.map_err(failed(STEER_SERVICES))? {
+            if !is_kept(&service) {
+                self.services.remove(&service).map_err(failed(STEER_SERVICES))?;
+            }
+        }
+        self.note_ports()
+    }
+
     /// Notes the ports that are steered. One too many, from a writer that died, only costs time.
     fn note_ports(&mut self) -> Result<(), Error> {
         let mut ports = 0;
@@ -201,6 +234,46 @@ impl Steering {
             links.iter().map(|&[a, b, c, d, e, f]| [a, b, c, d, e, f, 0, 0]).collect();
         keeper::replace(&mut self.hops, STEER_HOPS, &wanted)
     }
+}
+
+/// The buckets of the flows to these addresses that sockets of this network namespace have.
+///
+/// # Errors
+/// [`Error::KernelLacks`] when the kernel does not list them.
+pub fn buckets_in_use(addresses: &BTreeSet<IpAddr>) -> Result<BTreeSet<u32>, Error> {
+    let wanted: BTreeSet<_> = addresses.iter().map(key).collect();
+    let list = || -> io::Result<BTreeSet<u32>> {
+        let socket = diag::open()?;
+        let mut buckets = BTreeSet::new();
+        for family in diag::families() {
+            let found = diag::list(&socket, family, CONNECTED)?;
+            let flows = found.iter().map(|socket| flow(family, &socket.id));
+            let ours = flows.filter(|flow| wanted.contains(&flow.vip));
+            buckets.extend(ours.map(|flow| pgx_rules::hash(&flow) % BUCKETS));
+        }
+        Ok(buckets)
+    };
+    list().map_err(|source| {
+        let (doing, needed) = ("list connections", "Linux with CONFIG_INET_DIAG");
+        Error::KernelLacks { doing, needed, source }
+    })
+}
+
+/// A connection as steering knows it. A socket for IPv6 may have one by IPv4, mapped.
+fn flow(family: u8, id: &Id) -> FlowKey {
+    let [v4, _] = diag::families();
+    let address = |at: usize| -> [u8; 16] {
+        let mut whole = [0; 16];
+        if family == v4 {
+            whole[10..12].copy_from_slice(&[0xff, 0xff]);
+            whole[12..].copy_from_slice(&id[at..at + 4]);
+        } else {
+            whole.copy_from_slice(&id[at..at + 16]);
+        }
+        whole
+    };
+    let port = |at: usize| u16::from_be_bytes([id[at], id[at + 1]]);
+    FlowKey { client: address(20), vip: address(4), client_port: port(2), port: port(0) }
 }
 
 fn check(number: u8, table: &Table<'_>) -> Result<(), SteerError> {

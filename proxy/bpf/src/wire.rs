@@ -58,7 +58,10 @@ impl Wire {
 const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
 
 /// The link address of an interface.
-pub(crate) fn link_address(interface: &str) -> Result<[u8; 6], Error> {
+///
+/// # Errors
+/// [`Error::InterfaceUnknown`], also for one that has none.
+pub fn link_address(interface: &str) -> Result<[u8; 6], Error> {
     let unknown = || Error::InterfaceUnknown { name: interface.to_owned() };
     // Not from sysfs, which shows the network namespace that it was mounted in.
     let addresses = getifaddrs().map_err(|_| unknown())?;

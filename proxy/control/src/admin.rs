@@ -326,6 +326,26 @@ pub struct AddressesStatus {
     pub loopback_error: String,
     /// Each lease of addresses.
     pub leases: Vec<AddressLease>,
+    /// How their clients are shared with other hosts; absent where they are not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub steering: Option<SteeringStatus>,
+}
+
+/// How clients of virtual addresses are shared with other hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SteeringStatus {
+    /// The number of the table that packets go by here; zero before the first.
+    pub table: u64,
+    /// How many proxies it names.
+    pub proxies: usize,
+    /// How many of the buckets are this node's: its share of new clients.
+    pub owned: usize,
+    /// How many there are.
+    pub buckets: usize,
+    /// Whether this node may have clients from before whose bucket is another's now.
+    pub has_old_flows: bool,
+    /// Why packets go by an older table; empty if they do not.
+    pub last_error: String,
 }
 
 /// How one lease of virtual addresses stands on this host.

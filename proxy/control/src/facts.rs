@@ -10,7 +10,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::Report;
+use crate::cluster::{Proxy, Report};
 use crate::ids::{BootTime, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
 use crate::lease::Kind;
 
@@ -143,6 +143,20 @@ pub struct ProxyFacts {
     pub vip_priorities: BTreeMap<VipId, u32>,
     /// The epoch whose new transactions it holds back, for a switchover.
     pub holds: Option<Epoch>,
+    /// How it shares what clients send to virtual addresses; `None` where its host steers nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steers: Option<Steers>,
+}
+
+/// What a proxy says whose host steers by the agreed table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steers {
+    /// How it takes part.
+    pub proxy: Proxy,
+    /// The number of the table by which it steers and by which it has no flows in buckets of
+    /// others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<u64>,
 }
 
 /// What the coordinator last heard from a node.

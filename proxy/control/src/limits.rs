@@ -40,6 +40,9 @@ pub const ADDRESS_BYTES_MAX: usize = 262;
 /// How often a standby's wait for trust doubles at most: from the default of a second to a minute.
 pub const FLAPS_MAX: u32 = 6;
 
+/// Buckets of the table by which flows are steered: as many as a table in the kernel has.
+pub const BUCKETS: usize = 1024;
+
 /// Proxies that flows may be steered to: as many as the kernel's tables number.
 pub const PROXIES_MAX: usize = 63;
 

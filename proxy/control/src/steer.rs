@@ -8,12 +8,14 @@
 //! as it may have some, the bucket does not move on to a third proxy, unless its owner is lost:
 //! arrivals and drains wait for [`Table::settle`], and no flow of a proxy that lives is cut.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::NodeId;
-use crate::limits::{PROXIES_MAX, WEIGHT_MAX};
+use crate::limits::{BUCKETS, PROXIES_MAX, WEIGHT_MAX};
 
 /// How a living proxy takes part. One that is not listed is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +42,54 @@ pub struct Bucket {
 }
 
 /// The buckets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct Table {
     buckets: Vec<Bucket>,
+}
+
+/// A table in few bytes: the proxies, and for each bucket which of them, counted from one; zero is
+/// nobody.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    nodes: Vec<NodeId>,
+    owners: Vec<u8>,
+    previous: Vec<u8>,
+}
+
+impl From<Table> for Written {
+    fn from(table: Table) -> Self {
+        let nodes: BTreeSet<_> = table.named().collect();
+        let nodes: Vec<_> = nodes.into_iter().collect();
+        let place = |node: Option<NodeId>| {
+            let place = node.and_then(|node| nodes.binary_search(&node).ok());
+            // At most twice as many as there may be proxies: owners, and those before them.
+            place.map_or(0, |place| u8::try_from(place + 1).unwrap_or(0))
+        };
+        let owners = table.buckets.iter().map(|bucket| place(bucket.owner)).collect();
+        let previous = table.buckets.iter().map(|bucket| place(bucket.previous)).collect();
+        Self { nodes, owners, previous }
+    }
+}
+
+impl TryFrom<Written> for Table {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let Written { nodes, owners, previous } = written;
+        if owners.len() != BUCKETS || previous.len() != BUCKETS {
+            return Err("a table of another length");
+        }
+        let node = |place: u8| match usize::from(place).checked_sub(1) {
+            None => Ok(None),
+            Some(place) => nodes.get(place).copied().map(Some).ok_or("a bucket of nobody"),
+        };
+        let bucket = |(owner, previous): (&u8, &u8)| {
+            Ok(Bucket { owner: node(*owner)?, previous: node(*previous)? })
+        };
+        let buckets = owners.iter().zip(&previous).map(bucket).collect::<Result<_, Self::Error>>();
+        Ok(Self { buckets: buckets? })
+    }
 }
 
 impl Table {
@@ -62,6 +109,12 @@ impl Table {
     #[must_use]
     pub fn owned_by(&self, node: NodeId) -> usize {
         self.buckets.iter().filter(|bucket| bucket.owner == Some(node)).count()
+    }
+
+    /// Whether a proxy may have flows in buckets of others.
+    #[must_use]
+    pub fn is_waiting_for(&self, node: NodeId) -> bool {
+        self.buckets.iter().any(|bucket| bucket.previous == Some(node))
     }
 
     /// Whether no bucket has a previous owner, so that nothing waits for old flows to end.
@@ -93,6 +146,11 @@ impl Table {
                 bucket.previous = None;
             }
         }
+    }
+
+    /// All proxies that some bucket names.
+    fn named(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.buckets.iter().flat_map(|bucket| [bucket.owner, bucket.previous]).flatten()
     }
 
     /// Gives the buckets of lost proxies to living ones; says whether any was lost.

@@ -4,6 +4,7 @@ pub(crate) mod control;
 pub(crate) mod peer;
 pub(crate) mod postgres;
 pub(crate) mod probe;
+pub(crate) mod steer;
 
 use std::time::Duration;
 

@@ -33,6 +33,7 @@ mod reloads;
 mod serve;
 mod served;
 mod sockets;
+mod steer;
 mod takeover;
 mod telemetry;
 mod tls;

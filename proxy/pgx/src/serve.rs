@@ -180,7 +180,8 @@ impl Roles {
         }
         let kernel = config.vip.as_ref().map(Kernel::attach);
         let addresses = config.vip.as_ref().zip(kernel.as_ref());
-        let addresses = addresses.map(|(vip, kernel)| Arc::new(Addresses::start(vip, kernel)));
+        let start = |(vip, kernel)| Addresses::start(vip, config.proxy.as_ref(), kernel);
+        let addresses = addresses.map(start).map(Arc::new);
         let proxy = start_proxy(config, holdings)?;
         let (peers, controller) = match (&config.control, prepared) {
             (Some(control), Some(prepared)) => {

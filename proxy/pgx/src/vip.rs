@@ -11,7 +11,9 @@ use std::time::Instant;
 
 use pgx_bpf::{BPFFS, PIN_BASE, Pins, Side, destroy};
 use pgx_control::admin::{AddressLease, AddressesStatus};
-use pgx_control::ids::{BootTime, VipId};
+use pgx_control::cluster::Steering;
+use pgx_control::facts::Steers;
+use pgx_control::ids::{BootTime, NodeId, VipId};
 use pgx_vip::{Choice, Holder, LeaseId, LeaseStatus, Mode, Settings, boot_ns, choose};
 use tracing::{debug, info, warn};
 
@@ -19,6 +21,7 @@ use crate::config;
 use crate::controller::spawn;
 use crate::kernel::Kernel;
 use crate::limits::control::{LEAVE_MAX, LEAVE_PAUSE};
+use crate::steer::{Steerer, services, stop_steering};
 
 /// What the network was like before; gone with a boot, as our changes are.
 const RECORD: &str = "/run/pgx/vip.json";
@@ -27,19 +30,32 @@ const RECORD: &str = "/run/pgx/vip.json";
 pub(crate) struct Addresses {
     choice: Choice,
     priorities: BTreeMap<LeaseId, u32>,
+    /// What shares their clients with other hosts, where that can be.
+    steerer: Option<Steerer>,
     /// The addresses are to go to others.
     leaves: AtomicBool,
-    /// By the agreed state one is to be here.
+    /// By the agreed state one is to be here, or new clients.
     is_named: AtomicBool,
     /// Taken out at the end, so that it ends before the process does.
     holder: Mutex<Result<Option<Holder>, String>>,
 }
 
 impl Addresses {
-    /// Chooses the mode and starts the holder, which waits for leases.
-    pub(crate) fn start(config: &config::Vip, kernel: &Kernel) -> Self {
+    /// Chooses the mode and starts the holder, which waits for leases. Clients of addresses are
+    /// shared with other hosts if their proxies follow the cluster as this one does.
+    pub(crate) fn start(
+        config: &config::Vip,
+        proxy: Option<&config::Proxy>,
+        kernel: &Kernel,
+    ) -> Self {
         let choice = choose(config.mode, kernel.answers());
         let holder = start(config, &choice);
+        let can_steer = choice.mode == Mode::Xdp && kernel.can_steer();
+        let steerer = proxy.filter(|_| can_steer && matches!(holder, Ok(Some(_))));
+        let steerer = steerer.and_then(|proxy| start_steerer(config, proxy));
+        if steerer.is_none() {
+            stop_steering();
+        }
         match &holder {
             Ok(None) => {}
             Ok(Some(_)) if choice.cause.is_empty() => {
@@ -55,6 +71,7 @@ impl Addresses {
         Self {
             choice,
             priorities: config.priorities.clone(),
+            steerer,
             leaves: AtomicBool::new(false),
             is_named: AtomicBool::new(false),
             holder: Mutex::new(holder),
@@ -71,6 +88,21 @@ impl Addresses {
             (VipId(lease.id.0), priority)
         };
         self.leases().into_iter().map(offer).collect()
+    }
+
+    /// How this host shares clients of addresses; `None` while it does not. One that lets all go
+    /// keeps those that it has.
+    pub(crate) fn steers(&self) -> Option<Steers> {
+        let is_up = |holder: &Holder| holder.loopback_status().is_some_and(|status| status.is_up);
+        let steerer = self.steerer.as_ref().filter(|_| self.with(is_up) == Some(true))?;
+        steerer.steers(self.leaves.load(Ordering::Acquire))
+    }
+
+    /// Clients of addresses are shared by this table from here on.
+    pub(crate) fn share(&self, me: NodeId, agreed: &Steering) {
+        if let Some(steerer) = &self.steerer {
+            steerer.follow(me, agreed);
+        }
     }
 
     /// This host has a lease until then, as its holder of that number. One that lets all go takes
@@ -140,7 +172,7 @@ impl Addresses {
         }
     }
 
-    /// Whether one of the leases is this host's by the agreed state.
+    /// Whether one of the leases is this host's by the agreed state, or it gets new clients.
     pub(crate) fn set_named(&self, is_named: bool) {
         self.is_named.store(is_named, Ordering::Release);
     }
@@ -167,7 +199,8 @@ impl Addresses {
         let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
         let (mode, cause) = (self.choice.mode.name().to_owned(), self.choice.cause.clone());
         let (on_loopback, loopback_error, leases) = (None, String::new(), Vec::new());
-        let status = AddressesStatus { mode, cause, on_loopback, loopback_error, leases };
+        let steering = self.steerer.as_ref().map(Steerer::status);
+        let status = AddressesStatus { mode, cause, on_loopback, loopback_error, leases, steering };
         match &*holder {
             Ok(None) => None,
             Err(error) => {
@@ -194,6 +227,13 @@ impl Addresses {
         let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
         holder.as_ref().ok().and_then(Option::as_ref).map(job)
     }
+}
+
+fn start_steerer(config: &config::Vip, proxy: &config::Proxy) -> Option<Steerer> {
+    // A proxy that does not follow the cluster offers no address.
+    proxy.pool.as_ref()?.cluster_port?;
+    let started = Steerer::start(config.interface.clone(), services(config, proxy));
+    started.inspect_err(|error| warn!(error, "clients of addresses are not shared")).ok()
 }
 
 fn start(config: &config::Vip, choice: &Choice) -> Result<Option<Holder>, String> {

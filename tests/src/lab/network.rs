@@ -4,6 +4,10 @@
 //! in the machine's own network namespace, so labs do not see each other.
 
 use std::fmt::Write;
+use std::fs::File;
+
+use anyhow::{Context as _, anyhow};
+use nix::sched::{CloneFlags, setns};
 
 use super::helper::{self, Verb};
 use super::host::Host;
@@ -29,8 +33,21 @@ pub(super) fn plug_in(spec: &Spec, switch: &Host, hosts: &[Host]) -> anyhow::Res
     for host in others() {
         let vip = spec.plain_vip && spec.vip_host() == host.plan().name;
         ip_batch(host, &addresses(host, vip)?)?;
+        compute_checksums(host)?;
     }
     Ok(())
+}
+
+/// What a host sends has checksums as on a wire: a host that steers it on by `XDP_TX` does not
+/// compute them.
+fn compute_checksums(host: &Host) -> anyhow::Result<()> {
+    let network = File::open(format!("/proc/{}/ns/net", host.init().pid))?;
+    // A thread that has left its network namespace does not come back.
+    let thread = std::thread::spawn(move || -> anyhow::Result<()> {
+        setns(&network, CloneFlags::CLONE_NEWNET).context("cannot enter the network")?;
+        Ok(pgx_bpf::lab::compute_checksums("eth0")?)
+    });
+    thread.join().map_err(|_| anyhow!("the thread that had entered a network died"))?
 }
 
 /// Makes the switch's end of every cable fit for hosts that answer by `XDP_TX`.

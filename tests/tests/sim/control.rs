@@ -156,7 +156,7 @@ impl World {
         let Some(controller) = &mut process.controller else { return };
         controller.handle_voter_facts(process.station.facts().clone());
         controller.handle_agent_facts(process.agent.agent.facts().cloned());
-        controller.handle_proxy_facts(Some(process.proxy.facts()));
+        controller.handle_proxy_facts(Some(process.proxy.facts(node)));
     }
 
     /// Power fails in the middle of what the engine writes next.

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use pgx_control::cluster::Stage;
-use pgx_control::facts::ProxyFacts;
+use pgx_control::cluster::{self, Stage};
+use pgx_control::facts::{ProxyFacts, Steers};
 use pgx_control::ids::{BootTime, Epoch, NodeId, VipId};
 
 use crate::event::{Input, Thread};
@@ -18,16 +18,20 @@ pub(crate) const VIP: VipId = VipId(1);
 pub(crate) struct Proxy {
     pub(crate) epoch: Option<Epoch>,
     pub(crate) holds: Option<Epoch>,
+    pub(crate) table: Option<u64>,
     pub(crate) routes_until: Option<BootTime>,
 }
 
 impl Proxy {
-    /// What it says of itself.
-    pub(crate) fn facts(&self) -> ProxyFacts {
+    /// What it says of itself; that none of its flows lasts longer than the table it came by.
+    pub(crate) fn facts(&self, node: NodeId) -> ProxyFacts {
+        let [.., last] = node.0.to_be_bytes();
+        let proxy = cluster::Proxy { link: [2, 0, 0, 0, 0, last], is_leaving: false };
         ProxyFacts {
             epoch: self.epoch,
             vips: BTreeSet::from([VIP]),
             holds: self.holds,
+            steers: Some(Steers { proxy, settled: self.table }),
             ..ProxyFacts::default()
         }
     }
@@ -41,7 +45,8 @@ impl World {
         process.proxy.epoch = state.tenure().map(|tenure| tenure.epoch);
         let holds = matches!(state.stage(), Some(Stage::Holds | Stage::Stops));
         process.proxy.holds = process.proxy.epoch.filter(|_| holds);
-        let facts = process.proxy.facts();
+        process.proxy.table = Some(state.steering().number());
+        let facts = process.proxy.facts(node);
         let epoch = facts.epoch;
         self.say(node, Thread::Lease, Input::Proxy(epoch));
         self.say(node, Thread::Control, Input::ProxyFacts(facts));

@@ -52,7 +52,7 @@ const RULES: &[Rule] = &[
     },
     // Message headers that io_uring reads are libc's; sockets and epoll are rustix's, in types.
     Rule { name: "pgx-ring", ours: &[], others: Some(&["io-uring", "libc", "rustix"]) },
-    Rule { name: "pgx-bpf", ours: &["pgx-abi"], others: None },
+    Rule { name: "pgx-bpf", ours: &["pgx-abi", "pgx-rules"], others: None },
     Rule { name: "pgx-vip", ours: &["pgx-bpf", "pgx-rules"], others: None },
     Rule {
         name: "pgx",

@@ -44,6 +44,11 @@ impl State {
                 let (number, holder, incarnation) = (*number, *holder, *incarnation);
                 self.give_vip(*vip, Right { kind, number, holder, incarnation })
             }
+            Entry::Steer { number, proxies, settled } => {
+                let next = self.steering.next(*number, proxies, settled);
+                self.steering = next.ok_or(Void::Steering)?;
+                Ok(())
+            }
             Entry::Settings(settings) => self.change_settings(settings),
             Entry::Durability(durability) => {
                 self.durability = *durability;

@@ -1,6 +1,6 @@
 //! The entries of the quorum's log, and why one may be void.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::history::{Descent, History};
 use super::policy::PolicyError;
 use super::sync::Rule;
-use super::{Member, Membership, Policy};
+use super::{Member, Membership, Policy, Proxy};
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
 use crate::lease::{Kind, Settings, SettingsError};
 
@@ -228,6 +228,16 @@ pub enum Entry {
         /// The installation of the node.
         incarnation: Incarnation,
     },
+    /// These proxies share what clients send to virtual addresses. Releases before
+    /// [`Self::STEER_VERSION`] cannot read it.
+    Steer {
+        /// One more than the number of the table before.
+        number: u64,
+        /// Who takes part, and how.
+        proxies: BTreeMap<NodeId, Proxy>,
+        /// Who has said of the table before that it has no flows any more in buckets of others.
+        settled: BTreeSet<NodeId>,
+    },
     /// Other lease settings.
     Settings(Settings),
     /// Another choice between waiting and going on.
@@ -271,6 +281,11 @@ pub enum Entry {
         /// The attempt.
         attempt: Attempt,
     },
+}
+
+impl Entry {
+    /// The version of [`Self::Steer`]: it is proposed when every node reads it.
+    pub const STEER_VERSION: u16 = 2;
 }
 
 /// Why an entry changed nothing. To be void is normal: proposals race. The proposer looks at the
@@ -328,6 +343,8 @@ pub enum Void {
     Number,
     /// The node has left for good, or there is no room for one more.
     Node,
+    /// The table does not follow upon the last one, has too many proxies, or changes nothing.
+    Steering,
     /// The settings cannot be used.
     Settings(SettingsError),
     /// The policy cannot be used.
@@ -376,6 +393,7 @@ impl fmt::Display for Void {
             Self::Registration => write!(out, "the node's registration does not allow it"),
             Self::Number => write!(out, "the number does not follow upon the last one"),
             Self::Node => write!(out, "that node has left for good, or there are too many nodes"),
+            Self::Steering => write!(out, "the table does not follow upon the last one"),
             Self::Settings(error) => error.fmt(out),
             Self::Policy(error) => error.fmt(out),
             Self::Unconfirmed { node } => {

@@ -13,6 +13,7 @@ pub mod history;
 mod membership;
 mod policy;
 mod state;
+mod steering;
 pub mod sync;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -21,3 +22,4 @@ pub use entry::{Durability, Entry, Report, Role, Stage, Void};
 pub use membership::Membership;
 pub use policy::{Policy, PolicyError};
 pub use state::{Established, Member, Node, Registration, State, Tenure, Unserved};
+pub use steering::{Proxy, Sharer, Steering};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::{Descent, History, Switch};
 use super::sync::Rule;
-use super::{Durability, Membership, Policy, Role, Stage};
+use super::{Durability, Membership, Policy, Role, Stage, Steering};
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
 use crate::lease::{Kind, Refusal, Right, Settings};
 
@@ -123,6 +123,9 @@ pub struct State {
     pub(super) vips: BTreeMap<VipId, Right>,
     /// The addresses that are to be taken from their holders.
     pub(super) vips_retiring: BTreeSet<VipId>,
+    /// Which proxies share what comes in by them.
+    #[serde(default, skip_serializing_if = "Steering::is_none")]
+    pub(super) steering: Steering,
     pub(super) system: Option<SystemId>,
     pub(super) tenure: Option<Tenure>,
     pub(super) established: Option<Established>,
@@ -158,6 +161,7 @@ impl State {
             members: BTreeMap::new(),
             vips: BTreeMap::new(),
             vips_retiring: BTreeSet::new(),
+            steering: Steering::default(),
             system: None,
             tenure: None,
             established: None,
@@ -260,6 +264,12 @@ impl State {
     #[must_use]
     pub fn vips_retiring(&self) -> &BTreeSet<VipId> {
         &self.vips_retiring
+    }
+
+    /// Which proxies share what comes in by virtual addresses.
+    #[must_use]
+    pub fn steering(&self) -> &Steering {
+        &self.steering
     }
 
     /// What voters are to release now: a kind, and up to which number.

@@ -7,7 +7,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
-use super::{Change, LogMember, View, rehearse};
+use super::{Change, LogMember, View, rehearse, share};
 use crate::cluster::{Entry, Member, Membership, Registration, Role};
 use crate::facts::Observation;
 use crate::ids::{BootTime, NodeId, VipId};
@@ -25,6 +25,7 @@ pub(super) fn next(view: &View<'_>, now: BootTime) -> Vec<Entry> {
         entries.extend(retire(view, *node, registration, now));
     }
     entries.extend(vips(view, now));
+    entries.extend(share::next(view, now));
     // Each is tried alone: one that becomes void by another is proposed again or dropped later.
     entries.retain(|entry| rehearse(view.state, entry).is_ok());
     entries

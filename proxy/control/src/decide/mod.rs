@@ -8,6 +8,7 @@
 
 mod election;
 mod keep;
+mod share;
 mod steady;
 mod view;
 

@@ -752,5 +752,8 @@ mod attack;
 #[path = "caution_tests.rs"]
 mod caution;
 
+#[path = "share_tests.rs"]
+mod share;
+
 #[path = "vip_tests.rs"]
 mod vip;

@@ -52,6 +52,7 @@ pub(super) fn run(me: NodeId, proxy: Followed, inbox: &Receiver<Arc<State>>, out
         standbys: (0, BTreeSet::new()),
         said: None,
         holders: BTreeMap::new(),
+        shared: 0,
     };
     loop {
         match inbox.recv_timeout(ROUTES_EVERY) {
@@ -76,6 +77,8 @@ struct Leader {
     said: Option<ProxyFacts>,
     /// Which holder of each address was seen last, by its number.
     holders: BTreeMap<VipId, u64>,
+    /// The table by which clients of addresses are shared, by its number.
+    shared: u64,
 }
 
 /// Whether a switchover has come so far that nobody begins anything new.
@@ -112,7 +115,8 @@ impl Leader {
         let mut vip_priorities = self.offer(state);
         let vips = vip_priorities.keys().copied().collect();
         vip_priorities.retain(|_, priority| *priority > 0);
-        let facts = ProxyFacts { epoch, vips, vip_priorities, holds };
+        let steers = self.outlets.addresses.as_ref().and_then(|addresses| addresses.steers());
+        let facts = ProxyFacts { epoch, vips, vip_priorities, holds, steers };
         if self.said.as_ref() == Some(&facts) {
             return;
         }
@@ -126,13 +130,23 @@ impl Leader {
     /// The addresses that could be answered for here, with this node's priority for each.
     fn offer(&mut self, state: &State) -> BTreeMap<VipId, u32> {
         let Some(addresses) = &self.outlets.addresses else { return BTreeMap::new() };
+        let steering = state.steering();
+        if self.shared != steering.number() {
+            addresses.share(self.me, steering);
+            self.shared = steering.number();
+        }
+        let sharer = |node: NodeId| steering.proxies().get(&node);
         for (vip, right) in state.vips() {
             let is_new = self.holders.insert(*vip, right.number) != Some(right.number);
-            if is_new && right.holder != self.me {
+            // The next holder sends on what belongs here.
+            let goes_on = sharer(self.me).is_some() && sharer(right.holder).is_some();
+            if is_new && right.holder != self.me && !goes_on {
                 addresses.end_sessions(*vip, right.number);
             }
         }
-        addresses.set_named(state.vips().values().any(|right| right.holder == self.me));
+        let gets_clients = sharer(self.me).is_some_and(|one| !one.proxy.is_leaving);
+        let has_address = state.vips().values().any(|right| right.holder == self.me);
+        addresses.set_named(gets_clients || has_address);
         addresses.offered()
     }
 

@@ -4,7 +4,9 @@ mod fence;
 
 use std::fmt::Write;
 
-use pgx_control::admin::{AddressesStatus, ControlStatus, PeerStatus, ProbeStatus, Status};
+use pgx_control::admin::{
+    AddressesStatus, ControlStatus, PeerStatus, ProbeStatus, Status, SteeringStatus,
+};
 
 /// The status as lines of text.
 pub(super) fn table(status: &Status) -> String {
@@ -82,6 +84,21 @@ fn addresses(status: &AddressesStatus, line: &mut dyn FnMut(&str, String)) {
             line("", format!("last error: {}", lease.last_error));
         }
     }
+    if let Some(shared) = &status.steering {
+        line("  clients", steering(shared));
+        if !shared.last_error.is_empty() {
+            line("", format!("last error: {}", shared.last_error));
+        }
+    }
+}
+
+fn steering(status: &SteeringStatus) -> String {
+    let SteeringStatus { table, proxies, owned, buckets, has_old_flows, .. } = status;
+    if *table == 0 {
+        return "not shared yet: whoever holds an address serves all that come by it".to_owned();
+    }
+    let old = if *has_old_flows { ", and older ones that are others' by now" } else { "" };
+    format!("{owned} of {buckets} parts here{old}; table {table}, {proxies} proxies")
 }
 
 fn cluster(control: &ControlStatus, line: &mut dyn FnMut(&str, String)) {
@@ -196,6 +213,17 @@ mod tests {
     }
 
     #[test]
+    fn share_of_clients_says_what_is_here_and_before_the_first_table_who_has_them() {
+        let shared = |table, has_old_flows| {
+            let (proxies, owned, buckets, last_error) = (3, 341, 1024, String::new());
+            steering(&SteeringStatus { table, proxies, owned, buckets, has_old_flows, last_error })
+        };
+        assert_eq!(shared(7, false), "341 of 1024 parts here; table 7, 3 proxies");
+        assert!(shared(7, true).contains("older ones"));
+        assert!(shared(0, false).contains("whoever holds an address serves all"));
+    }
+
+    #[test]
     fn status_names_what_is_off_and_why() {
         let kernel = KernelStatus {
             interface: "eth0".to_owned(),
@@ -219,6 +247,7 @@ mod tests {
             on_loopback: None,
             loopback_error: String::new(),
             leases: vec![lease(1, Some(900)), lease(2, None)],
+            steering: None,
         };
         let status = Status {
             release: "1".to_owned(),
@@ -236,7 +265,7 @@ mod tests {
         assert!(text.contains("by address") && text.contains("cause: no XDP"), "{text}");
         assert!(text.contains("10.0.0.1: HELD as number 7 for 900 ms"), "{text}");
         assert!(text.contains("10.0.0.2: not held, newest number 7"), "{text}");
-        assert!(!text.contains("clients"), "{text}");
+        assert!(!text.contains("clients") && !text.contains("parts"), "{text}");
         assert!(text.contains("down at db2:6433") && text.contains("no route to host"), "{text}");
         assert!(!text.contains("long gone"), "{text}");
     }

@@ -1,0 +1,292 @@
+//! Steers what clients send to virtual addresses, by the table that the quorum has agreed on.
+//!
+//! A thread of its own: the kernel takes a thousand words for a table, and lists all connections of
+//! the host. Nothing waits for it. Where it falls behind, flows take a hop more, and at worst go
+//! where nobody knows them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use pgx_bpf::{
+    BPFFS, BUCKETS, Bucket, PIN_BASE, Pins, Side, SteerError, Steering, Table, buckets_in_use,
+    destroy, link_address,
+};
+use pgx_control::admin::SteeringStatus;
+use pgx_control::cluster::{Proxy, Steering as Agreed};
+use pgx_control::facts::Steers;
+use pgx_control::ids::NodeId;
+use pgx_control::limits::BUCKETS as AGREED_BUCKETS;
+use tracing::{info, warn};
+
+use crate::config;
+use crate::controller::spawn;
+use crate::limits::steer::{IDLE, LOOK_MAX, LOOK_MIN, RETRY, STALE_MAX};
+
+/// All addresses share one table.
+const TABLE: u8 = 0;
+
+const _: () = assert!(AGREED_BUCKETS == BUCKETS as usize);
+
+/// The thread that steers, as others see it.
+pub(crate) struct Steerer {
+    orders: Sender<Order>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// By which table this node is to steer.
+struct Order {
+    me: NodeId,
+    agreed: Agreed,
+}
+
+/// What the thread has brought about.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// The link address of this host, once it steers.
+    link: Option<[u8; 6]>,
+    /// The number of the table that packets go by.
+    number: u64,
+    /// The buckets of this node.
+    owned: usize,
+    /// Who takes part.
+    proxies: usize,
+    /// Whether this node may have flows in buckets of others; by which table it has none.
+    is_waiting: bool,
+    settled: Option<u64>,
+    last_error: String,
+}
+
+/// The pairs of address and port that are steered: where clients come in by a virtual address.
+pub(crate) fn services(vip: &config::Vip, proxy: &config::Proxy) -> BTreeSet<(IpAddr, u16)> {
+    let addresses = vip.leases.iter().flat_map(|lease| &lease.addresses);
+    let ports = |address: IpAddr| {
+        let reaches = move |ip: IpAddr| {
+            ip == address || ip.is_unspecified() && ip.is_ipv4() == address.is_ipv4()
+        };
+        let listens = proxy.listen.iter().filter(move |listen| reaches(listen.address.ip()));
+        listens.map(move |listen| (address, listen.address.port()))
+    };
+    addresses.flat_map(|address| ports(*address)).collect()
+}
+
+/// Steers nothing from here on: an earlier run may have.
+pub(crate) fn stop_steering() {
+    let Ok(pins) = Pins::open(Path::new(BPFFS), PIN_BASE) else { return };
+    // Without maps there is nothing to stop.
+    let Ok(mut steering) = Steering::open(&pins) else { return };
+    if let Err(error) = steering.keep_only(&BTreeSet::new()) {
+        warn!(%error, "what an earlier run has steered still is");
+    }
+}
+
+impl Steerer {
+    /// Starts the thread, which steers nothing before [`Self::follow`].
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub(crate) fn start(
+        interface: String,
+        services: BTreeSet<(IpAddr, u16)>,
+    ) -> Result<Self, String> {
+        let (orders, inbox) = channel();
+        let known = Arc::new(Mutex::new(Known::default()));
+        let thread = Thread {
+            interface,
+            services,
+            known: Arc::clone(&known),
+            writer: None,
+            order: None,
+            links: BTreeSet::new(),
+            since: None,
+            stale_since: None,
+            look_every: LOOK_MIN,
+        };
+        spawn("pgx-steer", move || thread.run(&inbox))?;
+        Ok(Self { orders, known })
+    }
+
+    /// This node is to go by the agreed table.
+    pub(crate) fn follow(&self, me: NodeId, agreed: &Agreed) {
+        // The thread lives as long as this does.
+        let _ = self.orders.send(Order { me, agreed: agreed.clone() });
+    }
+
+    /// How this host takes part; `None` while it does not.
+    pub(crate) fn steers(&self, is_leaving: bool) -> Option<Steers> {
+        let known = lock(&self.known);
+        let proxy = Proxy { link: known.link?, is_leaving };
+        Some(Steers { proxy, settled: known.settled })
+    }
+
+    /// What `pgx ctl status` shows.
+    pub(crate) fn status(&self) -> SteeringStatus {
+        let Known { number, owned, proxies, is_waiting, settled, last_error, .. } =
+            lock(&self.known).clone();
+        let has_old_flows = is_waiting && settled != Some(number);
+        let buckets = AGREED_BUCKETS;
+        SteeringStatus { table: number, proxies, owned, buckets, has_old_flows, last_error }
+    }
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Thread {
+    interface: String,
+    services: BTreeSet<(IpAddr, u16)>,
+    known: Arc<Mutex<Known>>,
+    writer: Option<Steering>,
+    order: Option<Order>,
+    /// Of all hosts that have taken part since the start.
+    links: BTreeSet<[u8; 6]>,
+    /// Since which table this node takes part.
+    since: Option<u64>,
+    /// Since when the table in the kernel is newer than the agreed one.
+    stale_since: Option<Instant>,
+    look_every: Duration,
+}
+
+impl Thread {
+    fn run(mut self, inbox: &Receiver<Order>) {
+        let mut pause = Duration::ZERO;
+        loop {
+            match inbox.recv_timeout(pause) {
+                Ok(order) => self.order = Some(inbox.try_iter().last().unwrap_or(order)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let worked = self.work();
+            pause = *worked.as_ref().unwrap_or(&RETRY);
+            let error = worked.err().unwrap_or_default();
+            let mut known = lock(&self.known);
+            if !error.is_empty() && known.last_error != error {
+                warn!(error, "what clients send to virtual addresses is not steered as agreed");
+            }
+            known.last_error = error;
+        }
+    }
+
+    /// Does what is due; says when to look again.
+    fn work(&mut self) -> Result<Duration, String> {
+        let mut writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.open()?,
+        };
+        let worked = self.steer(&mut writer);
+        self.writer = Some(writer);
+        worked
+    }
+
+    fn open(&self) -> Result<Steering, String> {
+        let link = link_address(&self.interface).map_err(|error| error.to_string())?;
+        let open = || -> Result<Steering, pgx_bpf::Error> {
+            let pins = Pins::open(Path::new(BPFFS), PIN_BASE)?;
+            let mut steering = Steering::open(&pins)?;
+            steering.keep_only(&self.services)?;
+            for (address, port) in &self.services {
+                steering.serve(*address, *port, TABLE, false)?;
+            }
+            Ok(steering)
+        };
+        let steering = open().map_err(|error| error.to_string())?;
+        lock(&self.known).link = Some(link);
+        Ok(steering)
+    }
+
+    fn steer(&mut self, writer: &mut Steering) -> Result<Duration, String> {
+        let Some(order) = self.order.take() else { return Ok(IDLE) };
+        let number = order.agreed.number();
+        let published = lock(&self.known).number;
+        let done = if published == number { Ok(()) } else { self.publish(writer, &order) };
+        let looked = done.and_then(|()| self.look(&order));
+        self.order = Some(order);
+        looked
+    }
+
+    /// Has packets go by the agreed table, and ends the flows that this node has lost.
+    fn publish(&mut self, writer: &mut Steering, order: &Order) -> Result<(), String> {
+        let (agreed, me) = (&order.agreed, order.me);
+        let nodes: Vec<_> = agreed.proxies().keys().copied().collect();
+        let place = |node: Option<NodeId>| nodes.binary_search(&node?).ok();
+        let servers: Vec<_> = agreed.proxies().values().map(|one| one.proxy.link).collect();
+        let buckets = agreed.table().buckets().iter();
+        let buckets: Vec<_> = buckets
+            .map(|bucket| Bucket { owner: place(bucket.owner), previous: place(bucket.previous) })
+            .collect();
+        self.links.extend(&servers);
+        writer.set_hops(&self.links).map_err(|error| error.to_string())?;
+        let epoch = u32::try_from(agreed.number()).unwrap_or(u32::MAX);
+        let local = place(Some(me));
+        let table = Table { epoch, servers: &servers, local, buckets: &buckets };
+        self.write(writer, &table)?;
+        let (owned, proxies) = (agreed.table().owned_by(me), nodes.len());
+        info!(table = agreed.number(), proxies, owned, "clients of virtual addresses are shared");
+        let since = agreed.proxies().get(&me).map(|one| one.since);
+        if self.since.is_some() && self.since != since {
+            self.end_sessions();
+        }
+        (self.since, self.look_every) = (since, LOOK_MIN);
+        let mut known = lock(&self.known);
+        (known.number, known.owned, known.proxies) = (agreed.number(), owned, proxies);
+        (known.is_waiting, known.settled) = (agreed.table().is_waiting_for(me), None);
+        Ok(())
+    }
+
+    /// A table that is newer than the agreed one for long is of another cluster, or of what this
+    /// node has lost.
+    fn write(&mut self, writer: &mut Steering, table: &Table<'_>) -> Result<(), String> {
+        let written = writer.publish(TABLE, table);
+        if !matches!(written, Err(SteerError::Stale(_))) {
+            self.stale_since = None;
+            return written.map_err(|error| error.to_string());
+        }
+        if self.stale_since.get_or_insert_with(Instant::now).elapsed() >= STALE_MAX {
+            writer.rewind(TABLE).map_err(|error| error.to_string())?;
+        }
+        written.map_err(|error| error.to_string())
+    }
+
+    /// Others have had what clients of virtual addresses send: who came in here by one is told, and
+    /// holds nothing up that nobody can reach.
+    fn end_sessions(&self) {
+        let addresses: BTreeSet<_> = self.services.iter().map(|(address, _)| *address).collect();
+        for address in addresses {
+            match destroy(Side::At(address)) {
+                Ok(0) => {}
+                Ok(count) => info!(%address, count, "others have its clients; they are told"),
+                Err(error) => warn!(%address, %error, "others have an address' clients, and who \
+                    had come in here by it is not told"),
+            }
+        }
+    }
+
+    /// Looks whether this node has flows in buckets of others.
+    fn look(&mut self, order: &Order) -> Result<Duration, String> {
+        let (table, number) = (order.agreed.table(), order.agreed.number());
+        {
+            let known = lock(&self.known);
+            if !known.is_waiting || known.settled == Some(number) {
+                return Ok(IDLE);
+            }
+        }
+        // The first look comes when what was under way at the swap has arrived.
+        let pause = self.look_every;
+        self.look_every = (pause * 2).min(LOOK_MAX);
+        if pause == LOOK_MIN {
+            return Ok(pause);
+        }
+        let addresses = self.services.iter().map(|(address, _)| *address).collect();
+        let in_use = buckets_in_use(&addresses).map_err(|error| error.to_string())?;
+        let owner = |bucket: &u32| table.buckets().get(*bucket as usize).and_then(|one| one.owner);
+        if in_use.iter().all(|bucket| owner(bucket) == Some(order.me)) {
+            lock(&self.known).settled = Some(number);
+            return Ok(IDLE);
+        }
+        Ok(pause)
+    }
+}
