@@ -1,6 +1,7 @@
 //! The gate of PostgreSQL's port and the address of a cluster, while their host fails: what leaves
 //! the host, and who answers for the address.
 
+mod clients;
 mod ear;
 mod vip;
 
@@ -58,6 +59,8 @@ pub struct Figures {
     pub early_ms: Option<u64>,
     /// Of the address: how often somebody said to have it.
     pub claims: usize,
+    /// How many clients that came in by it went on in their sessions, at other hosts.
+    pub flows: usize,
     /// How long nobody came in by it, or nobody could write after a restart, in milliseconds.
     pub gap_ms: Option<u64>,
     /// How long after another was named the first came in, in milliseconds.

@@ -3,23 +3,20 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
 
+use super::clients::Clients;
 use super::{Figures, MS, Make, lease_ns, wait_a_part_of_a_lease};
 use crate::chaos::{Chaos, LIMIT, sql};
-use crate::lab::spec::{
-    POSTGRES_PORT, PROXY_PORT, READERS_HOST, readers_v4, readers_v6, vip_v4, vip_v6,
-};
-use crate::lab::{Lab, PauseTarget, wait_for, wait_for_some};
+use crate::lab::spec::{PROXY_PORT, READERS_HOST, readers_v4, readers_v6, vip_v4, vip_v6};
+use crate::lab::{Fault, Lab, PauseTarget, wait_for, wait_for_some};
 use crate::tap::{Tap, boot_ns};
 
 /// How often a client tries, and how long it waits for one try.
@@ -83,27 +80,21 @@ pub(super) fn moves(chaos: &Chaos, loss: Loss, seed: u64) -> anyhow::Result<Figu
         })
     };
     serve_more()?;
-    let mut client = Client::start(lab)?;
+    let mut clients = Clients::start(lab, &holder)?;
     wait_a_part_of_a_lease(lab, &holder, seed)?;
     let at = boot_ns()?;
-    let faults: Vec<_> = match loss {
-        Loss::Fault(make) => {
-            make(&holder).iter().map(|fault| lab.fault(fault)).collect::<anyhow::Result<_>>()?
-        }
-        Loss::Stop => {
-            lab.stop_pgx(&holder)?;
-            Vec::new()
-        }
+    let another = || {
+        wait_for_some("another to have the address", LIMIT, || {
+            self::holder(lab, WRITERS, &holder)
+        })?;
+        serve_more()
     };
-    client.begin()?;
-    wait_for_some("another to have the address", LIMIT, || self::holder(lab, WRITERS, &holder))?;
-    serve_more()?;
-    faults.into_iter().try_for_each(|id| lab.heal(id))?;
-    if matches!(loss, Loss::Stop) {
-        lab.start_pgx(&holder)?;
+    match loss {
+        Loss::Fault(make) => fail(lab, &make(&holder), &mut clients, another)?,
+        Loss::Stop => stop_and_start(lab, &mut clients, another)?,
     }
     lab.wait_for_calm(1)?;
-    client.end()?;
+    let flows = clients.end()?;
     drop((ends, stop));
     let claims = joined(claims)?;
     let came_in = joined(tries)?;
@@ -122,70 +113,44 @@ pub(super) fn moves(chaos: &Chaos, loss: Loss, seed: u64) -> anyhow::Result<Figu
     let first = came_in.iter().find(|at| **at > decided).context("nobody since the decision")?;
     Ok(Figures {
         claims: claims.len(),
+        flows,
         gap_ms: Some(u64::try_from(gap.as_millis())?),
         decided_ms: Some((first - decided) / MS),
         ..Figures::default()
     })
 }
 
-/// A client that has come in by the address and says little.
-struct Client<'a> {
-    lab: &'a Lab,
-    psql: Child,
-    /// Where it says that it was answered.
-    answered: PathBuf,
+/// Clients of other hosts go on while the host fails.
+fn fail(
+    lab: &Lab,
+    faults: &[Fault],
+    clients: &mut Clients<'_>,
+    another: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let faults = faults.iter().map(|fault| lab.fault(fault));
+    let faults: Vec<_> = faults.collect::<anyhow::Result<_>>()?;
+    // What a frozen proxy has been sent it may carry out later.
+    clients.begin()?;
+    another()?;
+    clients.go_on(|is_there| !is_there)?;
+    faults.into_iter().try_for_each(|id| lab.heal(id))
 }
 
-impl<'a> Client<'a> {
-    fn start(lab: &'a Lab) -> anyhow::Result<Self> {
-        let host = lab.host("client")?;
-        let (address, port) = (vip_v4().to_string(), PROXY_PORT.to_string());
-        let words = ["psql", "-Xq", "-h", &address, "-p", &port, "-U", "postgres", "postgres"];
-        let mut command = host.command(&words)?;
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut client =
-            Self { lab, psql: command.spawn()?, answered: host.file("/run/lab/answered") };
-        client.ask("select 1;")?;
-        let answered = client.answered.clone();
-        wait_for("the client is in", LIMIT, || answered.exists())?;
-        std::fs::remove_file(&answered)?;
-        Ok(client)
-    }
-
-    fn ask(&mut self, text: &str) -> anyhow::Result<()> {
-        let input = self.psql.stdin.as_mut().context("no input")?;
-        Ok(writeln!(input, "{text}\n\\! touch /run/lab/answered")?)
-    }
-
-    /// Asks a host that has failed: who is frozen may carry it out later.
-    fn begin(&mut self) -> anyhow::Result<()> {
-        self.ask("begin; select 1;")
-    }
-
-    /// It hears something, and nothing stays open that it cannot reach.
-    fn end(mut self) -> anyhow::Result<()> {
-        let (psql, answered) = (&mut self.psql, &self.answered);
-        let heard = wait_for("the client hears something", LIMIT, || {
-            answered.exists() || !matches!(psql.try_wait(), Ok(None))
-        });
-        let nobody = || transactions(self.lab).is_ok_and(|open| open == 0);
-        let ended =
-            heard.and_then(|()| wait_for("no transaction is open for nobody", LIMIT, nobody));
-        // It has ended where its session has.
-        let _ = self.psql.kill();
-        self.psql.wait()?;
-        let _ = std::fs::remove_file(&self.answered);
-        ended
-    }
-}
-
-/// How many are open on all hosts, of clients who say nothing.
-fn transactions(lab: &Lab) -> anyhow::Result<usize> {
-    let query = "select count(*) from pg_stat_activity where state = 'idle in transaction'";
-    let of = |name: &str| -> anyhow::Result<usize> {
-        Ok(sql(lab, name, POSTGRES_PORT, query)?.parse()?)
-    };
-    lab.data_hosts().map(|host| of(&host.plan().name)).sum()
+/// All clients go on while the host leaves, which waits for its own.
+fn stop_and_start(
+    lab: &Lab,
+    clients: &mut Clients<'_>,
+    another: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let host = clients.host().to_owned();
+    std::thread::scope(|scope| {
+        let stopped = scope.spawn(|| lab.stop_pgx(&host));
+        let done = another().and_then(|()| clients.begin());
+        let done = done.and_then(|()| clients.go_on(|_| true)).and_then(|()| clients.leave());
+        stopped.join().map_err(|_| anyhow!("the thread that stops it died"))??;
+        done
+    })?;
+    lab.start_pgx(&host)
 }
 
 /// When another was named for the address, by the log of whoever knew it first.
