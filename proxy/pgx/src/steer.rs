@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pgx_bpf::{
-    BPFFS, BUCKETS, Bucket, PIN_BASE, Pins, Side, SteerError, Steering, Table, buckets_in_use,
-    destroy, link_address,
+    BPFFS, BUCKETS, Bucket, PIN_BASE, Pins, Side, SteerError, Steering, Table, Vips,
+    buckets_in_use, destroy, link_address,
 };
 use pgx_control::admin::SteeringStatus;
 use pgx_control::cluster::{Proxy, Steering as Agreed};
@@ -186,6 +186,8 @@ impl Thread {
         let link = link_address(&self.interface).map_err(|error| error.to_string())?;
         let open = || -> Result<Steering, pgx_bpf::Error> {
             let pins = Pins::open(Path::new(BPFFS), PIN_BASE)?;
+            // Who has never had an address steers as well.
+            Vips::open(&pins)?.add_interface(&self.interface)?;
             let mut steering = Steering::open(&pins)?;
             steering.keep_only(&self.services)?;
             for (address, port) in &self.services {
