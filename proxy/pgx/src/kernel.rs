@@ -15,8 +15,6 @@ use crate::config;
 /// The kernel plane, or why there is none.
 pub(crate) struct Kernel {
     interface: String,
-    /// Why it steers nothing, where it could.
-    steers: Result<(), String>,
     state: Result<(Plane, Attachment), Error>,
 }
 
@@ -26,13 +24,6 @@ impl Kernel {
     pub(crate) fn attach(config: &config::Vip) -> Self {
         let interface = config.interface.clone();
         let state = attach(&interface, config.mode == Mode::Xdp);
-        let (state, steers) = match state {
-            Ok((plane, attachment, steers)) => (Ok((plane, attachment)), steers),
-            Err(error) => (Err(error), Ok(())),
-        };
-        if let Err(error) = &steers {
-            warn!(%interface, error, "whoever has a virtual address serves all its clients");
-        }
         match &state {
             Ok((_, attachment)) => info!(
                 %interface,
@@ -46,12 +37,7 @@ impl Kernel {
                 "running without the kernel plane: the VIP is not answered or steered by XDP"
             ),
         }
-        Self { interface, steers, state }
-    }
-
-    /// Whether XDP can steer what clients send to addresses.
-    pub(crate) fn can_steer(&self) -> bool {
-        self.state.is_ok() && self.steers.is_ok()
+        Self { interface, state }
     }
 
     /// Whether XDP can answer for addresses, and if not, why.
@@ -88,17 +74,12 @@ impl Kernel {
     }
 }
 
-/// The plane, how it is attached, and why it does not steer.
-type Attached = (Plane, Attachment, Result<(), String>);
-
-fn attach(interface: &str, answers: bool) -> Result<Attached, Error> {
+fn attach(interface: &str, answers: bool) -> Result<(Plane, Attachment), Error> {
     let pins = Pins::open(Path::new(BPFFS), PIN_BASE)?;
     let mut plane = Plane::load(&Objects::embedded(), pins)?;
-    let mut steers = Ok(());
     if answers {
         plane.answer()?;
-        steers = plane.steer().map_err(|error| error.to_string());
     }
     let attachment = plane.attach(interface)?;
-    Ok((plane, attachment, steers))
+    Ok((plane, attachment))
 }

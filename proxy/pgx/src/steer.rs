@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pgx_bpf::{
-    BPFFS, BUCKETS, Bucket, PIN_BASE, Pins, Side, SteerError, Steering, Table, Vips,
-    buckets_in_use, destroy, link_address,
+    BPFFS, BUCKETS, Bucket, Objects, PIN_BASE, Pins, Plane, Side, SteerError, Steering, Table,
+    Vips, buckets_in_use, destroy, link_address,
 };
 use pgx_control::admin::SteeringStatus;
 use pgx_control::cluster::{Proxy, Steering as Agreed};
@@ -103,6 +103,7 @@ impl Steerer {
             links: BTreeSet::new(),
             since: None,
             stale_since: None,
+            retry: RETRY,
             look_every: LOOK_MIN,
         };
         spawn("pgx-steer", move || thread.run(&inbox))?;
@@ -148,6 +149,8 @@ struct Thread {
     since: Option<u64>,
     /// Since when the table in the kernel is newer than the agreed one.
     stale_since: Option<Instant>,
+    /// How long it waits after what fails next.
+    retry: Duration,
     look_every: Duration,
 }
 
@@ -161,7 +164,9 @@ impl Thread {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let worked = self.work();
-            pause = *worked.as_ref().unwrap_or(&RETRY);
+            let retry = worked.as_ref().map_or((self.retry * 2).min(IDLE), |_| RETRY);
+            pause = *worked.as_ref().unwrap_or(&self.retry);
+            self.retry = retry;
             let error = worked.err().unwrap_or_default();
             let mut known = lock(&self.known);
             if !error.is_empty() && known.last_error != error {
@@ -186,6 +191,9 @@ impl Thread {
         let link = link_address(&self.interface).map_err(|error| error.to_string())?;
         let open = || -> Result<Steering, pgx_bpf::Error> {
             let pins = Pins::open(Path::new(BPFFS), PIN_BASE)?;
+            // Here, because the kernel takes its time to verify it, and leases are to go on. Until
+            // then what an earlier run has loaded steers on.
+            Plane::load(&Objects::embedded(), pins.clone())?.steer()?;
             // Who has never had an address steers as well.
             Vips::open(&pins)?.add_interface(&self.interface)?;
             let mut steering = Steering::open(&pins)?;

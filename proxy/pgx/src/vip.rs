@@ -50,8 +50,8 @@ impl Addresses {
     ) -> Self {
         let choice = choose(config.mode, kernel.answers());
         let holder = start(config, &choice);
-        let can_steer = choice.mode == Mode::Xdp && kernel.can_steer();
-        let steerer = proxy.filter(|_| can_steer && matches!(holder, Ok(Some(_))));
+        let can_steer = choice.mode == Mode::Xdp && matches!(holder, Ok(Some(_)));
+        let steerer = proxy.filter(|_| can_steer);
         let steerer = steerer.and_then(|proxy| start_steerer(config, proxy));
         if steerer.is_none() {
             stop_steering();

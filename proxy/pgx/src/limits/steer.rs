@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How soon it tries again what failed.
+/// How soon it tries again what failed; each time it waits twice as long, up to [`IDLE`].
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
 /// How soon it looks first whether old flows have ended; each time it waits twice as long, up to
