@@ -288,6 +288,14 @@ impl Keeper {
         Ok(())
     }
 
+    /// The epoch of the newest snapshot of fenced backends; zero before the first.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn newest_fenced(&self) -> Result<u64, Error> {
+        self.get(Slot::Fenced)
+    }
+
     /// How the fence stands.
     ///
     /// # Errors

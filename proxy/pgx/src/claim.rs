@@ -11,8 +11,10 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Instant;
 
-use crate::limits::{CLAIM_TRIES_MAX, LOCK_FILE_BYTES_MAX};
+use crate::limits::{BIND_PAUSE, CLAIM_TRIES_MAX, CLAIM_WAIT, LOCK_FILE_BYTES_MAX};
 
 /// Why something cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -56,11 +58,22 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Locks the file at `path`, made if need be. What it says stays until [`Self::sign`].
+    /// Locks the file at `path`, made if need be, as soon as a process that is ending lets it go.
+    /// What it says stays until [`Self::sign`].
     ///
     /// # Errors
     /// When another process has it, it holds no process id, or the system refuses.
     pub(crate) fn take(path: &Path, key: &'static str) -> Result<Self, Denied> {
+        let until = Instant::now() + CLAIM_WAIT;
+        loop {
+            match Self::try_take(path, key) {
+                Err(Denied::Live { .. }) if Instant::now() < until => sleep(BIND_PAUSE),
+                taken => return taken,
+            }
+        }
+    }
+
+    fn try_take(path: &Path, key: &'static str) -> Result<Self, Denied> {
         let system = |step, error| Denied::System { key, step, path: path.to_owned(), error };
         for _ in 0..CLAIM_TRIES_MAX {
             let file = match open(path) {
@@ -215,6 +228,21 @@ mod tests {
         let own = std::process::id();
         assert!(second.to_string().contains(&format!("process {own} (")), "{second}");
         assert_eq!(process(&first.text()), Some(own));
+    }
+
+    #[test]
+    fn lock_of_a_holder_that_is_ending_is_waited_for() {
+        let (_folder, path) = place();
+        let first = Claim::take(&path, "x").unwrap();
+        let (asks, asked) = std::sync::mpsc::channel();
+        let ends = std::thread::spawn(move || {
+            asked.recv().unwrap();
+            drop(first);
+        });
+        assert!(matches!(Claim::try_take(&path, "x"), Err(Denied::Live { .. })));
+        asks.send(()).unwrap();
+        Claim::take(&path, "x").unwrap();
+        ends.join().unwrap();
     }
 
     #[test]

@@ -45,7 +45,11 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// lets go of what its io_uring had open some time after the process is gone, mostly milliseconds.
 pub(crate) const BIND_WAIT: Duration = Duration::from_secs(2);
 
-/// How often it is tried meanwhile.
+/// How long a lock may be held before a start fails: that of a process that was killed goes when
+/// the last of its threads has left the kernel.
+pub(crate) const CLAIM_WAIT: Duration = Duration::from_secs(1);
+
+/// How often both are tried meanwhile.
 pub(crate) const BIND_PAUSE: Duration = Duration::from_millis(10);
 
 /// Connections that wait to be accepted; a burst of clients at a failover fits.

@@ -259,13 +259,10 @@ fn configure(lab: &Lab, host: &Host, programs: &Path) -> anyhow::Result<()> {
              socket_directory = {SOCKET_DIR:?}\nreplication_password_file = {PASSWORD:?}\n\
              wal_keep_mb = 256\n",
         );
-        if lab.spec().kernel {
-            text += "[fence]\n";
-        }
     }
     if lab.spec().kernel {
         text += &format!(
-            "[vip]\ninterface = \"eth0\"\n[[vip.leases]]\nid = 1\nrole = \"read-write\"\n\
+            "[fence]\n[vip]\ninterface = \"eth0\"\n[[vip.leases]]\nid = 1\nrole = \"read-write\"\n\
              addresses = [\"{}\", \"{}\"]\n[[vip.leases]]\nid = 2\nrole = \"read-only\"\n\
              addresses = [\"{}\", \"{}\"]\npriority = {}\n",
             vip_v4(),

@@ -311,6 +311,18 @@ impl State {
         &self.members
     }
 
+    /// The nodes whose PostgreSQL nobody is to talk to: they have directories, and no leases by
+    /// which they could serve, or are to give them back. Not who holds the newest epoch: whether
+    /// that one still serves, its standbys and voters judge.
+    pub fn fenced(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let may_serve = |node: &NodeId| {
+            let registration = self.registrations.get(node);
+            let holds_newest = self.tenure.as_ref().is_some_and(|tenure| tenure.holder == *node);
+            holds_newest || registration.is_some_and(|one| !one.is_retiring)
+        };
+        self.members.keys().copied().filter(move |node| !may_serve(node))
+    }
+
     /// Who holds the newest epoch; `None` before the cluster has begun.
     #[must_use]
     pub fn tenure(&self) -> Option<&Tenure> {

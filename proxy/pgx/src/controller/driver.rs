@@ -25,6 +25,7 @@ use super::changes::Changes;
 use super::clock::{boot_time, random_number};
 use super::journal::Journal;
 use super::lease::{self, Board, Outlets};
+use super::members::Members;
 use super::message::{Outcome, Question, Said};
 use super::requests::{Asker, Waiting, done};
 use super::routes::Followed;
@@ -97,11 +98,12 @@ pub(super) fn start(
             driver: inputs.0.clone(),
             lease: lease_inputs.0.clone(),
             board: Arc::clone(&board),
-            gate,
+            gate: gate.clone(),
         };
         watch::start(postgres, &files, owner, (me, config.priority), outlets)
     });
     let (agent, answers) = agent.transpose()?.unzip();
+    let members = gate.map(Members::start).transpose()?;
     let driver = Driver {
         me,
         config,
@@ -112,6 +114,7 @@ pub(super) fn start(
         leases: lease_inputs.0,
         agent,
         routes,
+        members,
         answers,
         voter: None,
         facts: None,
@@ -168,6 +171,8 @@ struct Driver {
     agent: Option<Sender<watch::Input>>,
     /// Who leads the proxy, if it follows the cluster.
     routes: Option<Sender<Arc<State>>>,
+    /// Who tells the gate of other hosts.
+    members: Option<Members>,
     /// What PostgreSQL has answered, for operators.
     answers: Option<watch::Answers>,
     /// What the voter and the agent said last, for a controller that begins anew.
@@ -318,6 +323,9 @@ impl Driver {
         }
         if let Some(routes) = &self.routes {
             let _ = routes.send(Arc::clone(state));
+        }
+        if let Some(members) = &mut self.members {
+            members.see(state);
         }
         self.reach_out();
     }

@@ -12,6 +12,7 @@ mod driver;
 mod durable;
 mod journal;
 mod lease;
+mod members;
 mod message;
 mod refusals;
 mod requests;

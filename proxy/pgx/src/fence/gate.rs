@@ -61,6 +61,8 @@ struct House {
     closed: Option<Epoch>,
     /// The members' addresses, and whether that is all of them.
     peers: (BTreeSet<IpAddr>, bool),
+    /// The hosts whose PostgreSQL nobody here may talk to; `None` before the first list.
+    fenced: Option<BTreeSet<IpAddr>>,
     /// What went wrong last.
     told: String,
 }
@@ -86,8 +88,8 @@ impl Gate {
 
     fn of(port: u16, means: Means, found: Arc<Mutex<Found>>) -> Self {
         let (primary, member) = (Entrance::default(), Entrance::default());
-        let (closed, peers, told) = (None, (BTreeSet::new(), false), String::new());
-        let house = House { means, primary, member, closed, peers, told };
+        let (closed, peers, fenced, told) = (None, (BTreeSet::new(), false), None, String::new());
+        let house = House { means, primary, member, closed, peers, fenced, told };
         Self { port, house: Arc::new(Mutex::new(house)), found }
     }
 
@@ -200,15 +202,43 @@ impl Gate {
         }
     }
 
+    /// The hosts whose PostgreSQL may serve nobody, by the agreed state: nothing that comes from it
+    /// is let in here, and who talks to it is told. Only the kernel's programs do that.
+    pub(crate) fn set_fenced(&self, addresses: &BTreeSet<IpAddr>) {
+        let mut house = self.house();
+        if house.fenced.as_ref() == Some(addresses) {
+            return;
+        }
+        let Means::Programs(keeper) = &mut house.means else { return };
+        // One thread of one process writes lists, in the order of the states that they are from.
+        let written = keeper.newest_fenced().map_err(KeepError::from);
+        let written = written.and_then(|newest| keeper.set_fenced(addresses, newest + 1));
+        if let Err(error) = written {
+            return house.tell(&error.to_string());
+        }
+        let before = house.fenced.replace(addresses.clone()).unwrap_or_default();
+        drop(house);
+        if *addresses != before {
+            info!(?addresses, "hosts whose PostgreSQL may serve nobody by the agreed state");
+        }
+        for address in addresses.difference(&before) {
+            self.end(Side::Remote(*address, self.port), "who was connected to a fenced PostgreSQL");
+        }
+    }
+
     fn end_idle(&self) {
-        let port = self.port;
-        let told = spawn("pgx-destroy", move || match destroy(Side::Local(port)) {
+        self.end(Side::Local(self.port), "the gate is shut, and who was connected");
+    }
+
+    /// Tells who only waits, whom no packet would tell.
+    fn end(&self, side: Side, whom: &'static str) {
+        let told = spawn("pgx-destroy", move || match destroy(side) {
             Ok(0) => {}
-            Ok(count) => info!(count, "the gate is shut, and who was connected is told"),
-            Err(error) => warn!(%error, "the gate is shut, and idle connections were not told"),
+            Ok(count) => info!(count, "{whom} is told"),
+            Err(error) => warn!(%error, "{whom} is not told, if it only waits"),
         });
         if let Err(error) = told {
-            warn!(error, "the gate is shut, and idle connections were not told");
+            warn!(error, "{whom} is not told, if it only waits");
         }
     }
 

@@ -1,35 +1,13 @@
 //! What the agent wants of the gate of PostgreSQL's port, and what is said of it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, ToSocketAddrs as _};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-
 use pgx_control::agent::{Local, Process};
 use pgx_control::cluster::State;
 use pgx_control::ids::Epoch;
 use pgx_control::lease::{Right, Wants};
-use tracing::warn;
 
 use super::Watcher;
-use crate::controller::{lease, spawn};
-use crate::fence::gate::{Gate, Width};
-use crate::limits::control::MEMBERS_EVERY;
-
-/// Tells the gate where the members are.
-pub(super) struct Members {
-    hosts: BTreeSet<String>,
-    sender: Sender<BTreeSet<String>>,
-}
-
-impl Members {
-    /// # Errors
-    /// When no thread can be had.
-    pub(super) fn start(gate: Gate) -> Result<Self, String> {
-        let (sender, inbox) = channel();
-        spawn("pgx-members", move || look_up(&gate, &inbox))?;
-        Ok(Self { hosts: BTreeSet::new(), sender })
-    }
-}
+use crate::controller::lease;
+use crate::fence::gate::Width;
 
 impl Watcher {
     /// Opens the gate as far as the agent wants it open for a primary, as things stand.
@@ -77,61 +55,5 @@ impl Watcher {
         if self.outlets.lease.send(lease::Input::Closed(right)).is_ok() {
             self.closed = Some(epoch);
         }
-    }
-
-    /// Has the gate told of the members; of this one, too, whose proxy comes by its address.
-    pub(super) fn see_members(&mut self, state: &State) {
-        let Some(members) = &mut self.members else { return };
-        let nodes = state.nodes().iter().filter(|(node, _)| !state.is_gone(**node));
-        let hosts: BTreeSet<_> = nodes
-            .filter_map(|(_, named)| named.address.rsplit_once(':'))
-            .map(|(host, _)| host.trim_start_matches('[').trim_end_matches(']').to_owned())
-            .collect();
-        if members.hosts != hosts {
-            members.hosts.clone_from(&hosts);
-            // The thread lives as long as this one.
-            let _ = members.sender.send(hosts);
-        }
-    }
-}
-
-/// Looks the hosts of members up, now and again: names may come to mean other addresses.
-fn look_up(gate: &Gate, inbox: &Receiver<BTreeSet<String>>) {
-    let mut hosts = BTreeSet::new();
-    let mut known: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-    let mut told = BTreeSet::new();
-    loop {
-        match inbox.recv_timeout(MEMBERS_EVERY) {
-            Ok(newer) => hosts = newer,
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-        known.retain(|host, _| hosts.contains(host));
-        let mut names = Vec::new();
-        for host in &hosts {
-            match host.parse() {
-                Ok(address) => drop(known.insert(host.clone(), vec![address])),
-                Err(_) => names.push(host),
-            }
-        }
-        let all = |known: &BTreeMap<String, Vec<IpAddr>>| -> BTreeSet<_> {
-            known.values().flatten().copied().collect()
-        };
-        // A name may take long to look up, or fail.
-        gate.set_peers(&all(&known), names.is_empty());
-        for host in names {
-            match (host.as_str(), 0).to_socket_addrs() {
-                Ok(found) => {
-                    known.insert(host.clone(), found.map(|address| address.ip()).collect());
-                }
-                Err(error) if told.insert(host.clone()) => {
-                    warn!(host, %error, "a member's address is not known; it is not let in while \
-                        PostgreSQL is open to members only");
-                }
-                // It is where it was.
-                Err(_) => {}
-            }
-        }
-        gate.set_peers(&all(&known), hosts.iter().all(|host| known.contains_key(host)));
     }
 }

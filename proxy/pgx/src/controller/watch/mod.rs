@@ -31,7 +31,6 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use self::carry::{Change, Job, Task, Troubles};
-use self::gate::Members;
 use self::hooks::Hooks;
 use self::look::{Ask, Found, Postmaster, Sight};
 pub(crate) use self::place::place;
@@ -123,7 +122,6 @@ pub(super) fn start(
     let hooks = Hooks::start(postgres.hooks.clone(), &place)?;
     let (looking, looked_at) = (sender.clone(), place.clone());
     spawn("pgx-look", move || look::run(&postgres, &looked_at, &asked, &looking))?;
-    let members = outlets.gate.clone().map(Members::start).transpose()?;
     let probe = Probe::start()?;
     let answers = probe.answers.clone();
     let watcher = Watcher {
@@ -159,7 +157,6 @@ pub(super) fn start(
         silent: None,
         excuses: Vec::new(),
         told: (None, Wants::default()),
-        members,
         closed: None,
         said: String::new(),
     };
@@ -240,7 +237,6 @@ struct Watcher {
     excuses: Vec<String>,
     /// What the controller and the leases were told last.
     told: (Option<AgentFacts>, Wants),
-    members: Option<Members>,
     closed: Option<Epoch>,
     said: String,
 }
@@ -261,7 +257,6 @@ impl Watcher {
     fn take(&mut self, input: Input) {
         match input {
             Input::State(state) => {
-                self.see_members(&state);
                 let before = self.state.replace(Arc::clone(&state));
                 self.see_stage(before.as_deref().map(Stamp::of), Stamp::of(&state));
             }

@@ -1,0 +1,144 @@
+//! Tells the gate where the members are, and which of them nobody here may talk to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, ToSocketAddrs as _};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+
+use pgx_control::cluster::{Node, State};
+use pgx_control::ids::NodeId;
+use tracing::warn;
+
+use super::spawn;
+use crate::fence::gate::Gate;
+use crate::limits::control::MEMBERS_EVERY;
+
+/// The hosts of members, and those of them that are fenced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Hosts {
+    all: BTreeSet<String>,
+    fenced: BTreeSet<String>,
+}
+
+/// The thread that tells the gate.
+pub(super) struct Members {
+    hosts: Option<Hosts>,
+    sender: Sender<Hosts>,
+}
+
+impl Members {
+    /// # Errors
+    /// When no thread can be had.
+    pub(super) fn start(gate: Gate) -> Result<Self, String> {
+        let (sender, inbox) = channel();
+        spawn("pgx-members", move || look_up(&gate, &inbox))?;
+        Ok(Self { hosts: None, sender })
+    }
+
+    /// Has the gate told of the members; of this one, too, whose proxy comes by its address.
+    pub(super) fn see(&mut self, state: &State) {
+        let hosts = hosts(state);
+        if self.hosts.as_ref() != Some(&hosts) {
+            self.hosts = Some(hosts.clone());
+            // The thread lives as long as this.
+            let _ = self.sender.send(hosts);
+        }
+    }
+}
+
+fn hosts(state: &State) -> Hosts {
+    let host = |node: &Node| {
+        let (host, _) = node.address.rsplit_once(':')?;
+        Some(host.trim_start_matches('[').trim_end_matches(']').to_owned())
+    };
+    let of = |is_in: &dyn Fn(NodeId) -> bool| -> BTreeSet<String> {
+        let nodes = state.nodes().iter().filter(|(node, _)| is_in(**node));
+        nodes.filter_map(|(_, named)| host(named)).collect()
+    };
+    let fenced: BTreeSet<_> = state.fenced().collect();
+    // Two nodes may have the same host: who may serve there is not kept from it.
+    let others = of(&|node| !state.is_gone(node) && !fenced.contains(&node));
+    let all = of(&|node| !state.is_gone(node));
+    Hosts { all, fenced: of(&|node| fenced.contains(&node)).difference(&others).cloned().collect() }
+}
+
+/// Looks the hosts of members up, now and again: names may come to mean other addresses.
+fn look_up(gate: &Gate, inbox: &Receiver<Hosts>) {
+    let mut hosts = Hosts::default();
+    let mut known: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    let mut told = BTreeSet::new();
+    loop {
+        match inbox.recv_timeout(MEMBERS_EVERY) {
+            Ok(newer) => hosts = inbox.try_iter().last().unwrap_or(newer),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        known.retain(|host, _| hosts.all.contains(host));
+        let mut names = Vec::new();
+        for host in &hosts.all {
+            match host.parse() {
+                Ok(address) => drop(known.insert(host.clone(), vec![address])),
+                Err(_) => names.push(host),
+            }
+        }
+        // A name may take long to look up, or fail.
+        tell(gate, &hosts, &known, names.is_empty());
+        for host in names {
+            match (host.as_str(), 0).to_socket_addrs() {
+                Ok(found) => {
+                    known.insert(host.clone(), found.map(|address| address.ip()).collect());
+                }
+                Err(error) if told.insert(host.clone()) => {
+                    warn!(host, %error, "a member's address is not known; it is not let in while \
+                        PostgreSQL is open to members only");
+                }
+                // It is where it was.
+                Err(_) => {}
+            }
+        }
+        let knows_all = hosts.all.iter().all(|host| known.contains_key(host));
+        tell(gate, &hosts, &known, knows_all);
+    }
+}
+
+fn tell(gate: &Gate, hosts: &Hosts, known: &BTreeMap<String, Vec<IpAddr>>, is_all: bool) {
+    let addresses = |is_in: &dyn Fn(&String) -> bool| -> BTreeSet<IpAddr> {
+        let of = known.iter().filter(|(host, _)| is_in(host));
+        of.flat_map(|(_, addresses)| addresses).copied().collect()
+    };
+    gate.set_peers(&addresses(&|_| true), is_all);
+    let others = addresses(&|host| !hosts.fenced.contains(host));
+    let fenced = addresses(&|host| hosts.fenced.contains(host));
+    gate.set_fenced(&fenced.difference(&others).copied().collect());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgx_control::cluster::{Entry, Member, Role};
+    use pgx_control::ids::{Incarnation, SystemId, Timeline};
+    use pgx_control::lease::Settings;
+
+    #[test]
+    fn members_without_leases_are_fenced_unless_another_node_has_their_host() {
+        let mut state = State::new([NodeId(1)].into(), Settings::default());
+        let mut apply = |entry: Entry| state.apply(&entry).unwrap();
+        for (node, address) in [(1, "db1:1"), (2, "[fd00::2]:1"), (3, "db3:1"), (4, "db3:2")] {
+            let (node, address, role) = (NodeId(node), address.to_owned(), Role::Voter);
+            apply(Entry::Node { node, address, role });
+        }
+        for node in [1, 2, 4] {
+            apply(Entry::Register { node: NodeId(node) });
+        }
+        let (system, holder, timeline) = (SystemId(1), NodeId(1), Timeline(1));
+        apply(Entry::Bootstrap { system, holder, incarnation: Incarnation(1), timeline });
+        for node in [2_u8, 3] {
+            let incarnation = Incarnation(node.into());
+            let member = Member { node: NodeId(node.into()), incarnation, priority: 0 };
+            apply(Entry::Admit { member, replaces: None });
+        }
+        apply(Entry::Retire { node: NodeId(2), number: 2 });
+        let found = hosts(&state);
+        assert_eq!(found.all, ["db1", "db3", "fd00::2"].map(str::to_owned).into());
+        assert_eq!(found.fenced, ["fd00::2".to_owned()].into());
+    }
+}
