@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use self::ear::{Ear, PLENTY};
 use self::vip::Loss;
@@ -194,6 +195,7 @@ fn shut(chaos: &Chaos, make: Make, seed: u64) -> anyhow::Result<Figures> {
     trial.wait_for_another(witness)?;
     trial.wait_for_proxies_but(&[&primary])?;
     wait_for("the lease is over", LIMIT, || boot_ns().is_ok_and(|now| now > deadline + lease / 4))?;
+    keep_off(lab, witness, &primary)?;
     let mut healed = None;
     while let Some(fault) = faults.pop() {
         // What comes back may be a standby with a lease of its own by the time that it is there.
@@ -216,6 +218,23 @@ fn shut(chaos: &Chaos, make: Make, seed: u64) -> anyhow::Result<Figures> {
     let heard = ear.end()?;
     calm?;
     check(&heard, failed, deadline + TOLERANCE_NS, healed + BACK_NS)
+}
+
+/// Other hosts send nothing to the host's PostgreSQL any more, whatever its own gate does.
+fn keep_off(lab: &Lab, witness: &str, host: &str) -> anyhow::Result<()> {
+    let address = lab.host(host)?.plan().v4().to_string();
+    let fence = || Ok::<_, anyhow::Error>(lab.pgx_status(witness)?["fence"].clone());
+    let lists = |value: &Value| value.as_array().is_some_and(|all| all.contains(&json!(address)));
+    wait_for(&format!("{witness} keeps off {host}"), LIMIT, || {
+        fence().is_ok_and(|fence| lists(&fence["fenced"]))
+    })?;
+    let port = POSTGRES_PORT.to_string();
+    let words = ["psql", "-h", &address, "-p", &port, "-U", "postgres", "-c", "select 1"];
+    ensure!(lab.host(witness)?.output(None, &words).is_err(), "{witness} comes in at {host}");
+    let packets = fence()?["packets"].as_array().cloned().unwrap_or_default();
+    let is_told = packets.iter().any(|one| one[0] == "fenced_reset");
+    ensure!(is_told, "{witness} was not told by its own kernel: {packets:?}");
+    Ok(())
 }
 
 /// What was open is shut or open as it is to be, wherever it was when its host came back.

@@ -29,6 +29,10 @@ pub struct FenceStatus {
     /// The epoch up to which an operator fences this host.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fenced_up_to: Option<u64>,
+    /// The hosts whose PostgreSQL may serve nobody by the agreed state: nothing that comes from it
+    /// is let in here.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub fenced: Vec<String>,
     /// Where it stands.
     pub places: Vec<PlaceStatus>,
     /// What each hook did when it was tried out at the start, the best first.

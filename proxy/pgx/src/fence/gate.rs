@@ -230,6 +230,11 @@ impl Gate {
         self.end(Side::Local(self.port), "the gate is shut, and who was connected");
     }
 
+    /// The hosts of the newest list.
+    pub(super) fn fenced(&self) -> BTreeSet<IpAddr> {
+        self.house().fenced.clone().unwrap_or_default()
+    }
+
     /// Tells who only waits, whom no packet would tell.
     fn end(&self, side: Side, whom: &'static str) {
         let told = spawn("pgx-destroy", move || match destroy(side) {

@@ -24,12 +24,14 @@ impl Fence {
             member: None,
             floor: None,
             fenced_up_to: None,
+            fenced: Vec::new(),
             places: found.places.iter().map(place).collect(),
             rehearsals: found.rehearsals.iter().map(rehearsal).collect(),
             packets: Vec::new(),
         };
         drop(found);
         let Stands::Programs { gate, counters } = &self.stands else { return status };
+        status.fenced = gate.fenced().iter().map(ToString::to_string).collect();
         match gate.with_keeper(|keeper| keeper.standing()) {
             Some(Ok(standing)) => words(&mut status, &standing),
             Some(Err(error)) => status.cause = error.to_string(),

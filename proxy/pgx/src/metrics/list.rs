@@ -122,6 +122,14 @@ metrics! {
         "The newest number under which this host held the addresses, or was to.";
     VIP_ANNOUNCED Counter "vip_announcements" ["lease" "role"]
         "Frames that told the network of the addresses.";
+    STEER_TABLE Gauge "steering_table" []
+        "The number of the table that packets to addresses go by; zero before the first.";
+    STEER_PROXIES Gauge "steering_proxies" [] "Proxies that it names.";
+    STEER_SHARE Gauge "steering_share" [] "This node's share of new clients, of one.";
+    STEER_OLD Gauge "steering_old_flows" []
+        "Whether this node may have clients from before that are another's by now.";
+    STEER_BEHIND Gauge "steering_behind" ["cause"]
+        "Whether packets go by an older table than the agreed one, and why.";
 
     FENCE Gauge "fence_info" ["means" "cause"] "By what PostgreSQL is fenced, and why not better.";
     FENCE_GATE Gauge "fence_gate" ["gate"]
@@ -129,6 +137,7 @@ metrics! {
     FENCE_LEFT Gauge "fence_lease_remaining_seconds" ["lease"]
         "How long the word of a lease keeps the fence open.";
     FENCE_FLOOR Gauge "fence_floor_epoch" [] "The lowest epoch that may open the fence.";
+    FENCE_OTHERS Gauge "fence_kept_off" [] "Hosts whose PostgreSQL nobody here may talk to.";
     FENCE_PACKETS Counter "fence_packets" ["verdict"] "Packets that the fence has decided on.";
 
     STALLED Gauge "control_stalled" []

@@ -1,7 +1,7 @@
 //! What the other roles of this process know, as metrics: they are told what operators are.
 
 use pgx_control::admin::{
-    AddressesStatus, ControlStatus, FenceStatus, KernelStatus, PeerStatus, Status,
+    AddressesStatus, ControlStatus, FenceStatus, KernelStatus, PeerStatus, Status, SteeringStatus,
 };
 
 use super::list;
@@ -59,6 +59,18 @@ fn add_addresses(page: &mut Page, addresses: &AddressesStatus) {
             page.gauge(list::VIP_LEFT, &labels, seconds_of_ms(left_ms));
         }
     }
+    if let Some(steering) = &addresses.steering {
+        add_steering(page, steering);
+    }
+}
+
+fn add_steering(page: &mut Page, steering: &SteeringStatus) {
+    page.number(list::STEER_TABLE, &[], steering.table);
+    page.number(list::STEER_PROXIES, &[], steering.proxies as u64);
+    let [owned, buckets] = [steering.owned, steering.buckets].map(|count| count as f64);
+    page.gauge(list::STEER_SHARE, &[], owned / buckets);
+    page.is(list::STEER_OLD, &[], steering.has_old_flows);
+    page.is(list::STEER_BEHIND, &[&steering.last_error], !steering.last_error.is_empty());
 }
 
 fn add_fence(page: &mut Page, fence: &FenceStatus) {
@@ -71,6 +83,7 @@ fn add_fence(page: &mut Page, fence: &FenceStatus) {
             page.gauge(list::FENCE_LEFT, &[lease], seconds_of_ms(word.remaining_ms));
         }
     }
+    page.number(list::FENCE_OTHERS, &[], fence.fenced.len() as u64);
     if let Some(floor) = fence.floor {
         page.number(list::FENCE_FLOOR, &[], floor);
     }

@@ -23,6 +23,10 @@ pub(super) fn lines(fence: &FenceStatus, line: &mut dyn FnMut(&str, String)) {
         let back = format!("'pgx ctl unfence --epoch {epoch}' takes it back");
         line("  FENCED", format!("by an operator, up to epoch {epoch}; {back}"));
     }
+    if !fence.fenced.is_empty() {
+        let hosts = fence.fenced.join(" ");
+        line("  keeps off", format!("PostgreSQL at {hosts}: it holds no lease"));
+    }
     for place in &fence.places {
         let hook = |name: &str| if name.is_empty() { "OPEN".to_owned() } else { name.to_owned() };
         let trial = match &*place.trial {
