@@ -28,6 +28,9 @@ const TOLERANCE_NS: u64 = 5 * MS;
 /// A node that is back has not become a standby again before that.
 const BACK_NS: u64 = 200 * MS;
 
+/// Who is refused hears of it before that, in seconds.
+const REFUSED_S_MAX: u32 = 5;
+
 /// What happens to a host, in this order; the last is healed first.
 type Make = fn(&str) -> Vec<Fault>;
 
@@ -228,9 +231,11 @@ fn keep_off(lab: &Lab, witness: &str, host: &str) -> anyhow::Result<()> {
     wait_for(&format!("{witness} keeps off {host}"), LIMIT, || {
         fence().is_ok_and(|fence| lists(&fence["fenced"]))
     })?;
-    let port = POSTGRES_PORT.to_string();
-    let words = ["psql", "-h", &address, "-p", &port, "-U", "postgres", "-c", "select 1"];
-    ensure!(lab.host(witness)?.output(None, &words).is_err(), "{witness} comes in at {host}");
+    let server = format!(
+        "host={address} port={POSTGRES_PORT} user=postgres connect_timeout={REFUSED_S_MAX}"
+    );
+    let comes_in = lab.host(witness)?.output(None, &["psql", &server, "-c", "select 1"]);
+    ensure!(comes_in.is_err(), "{witness} comes in at {host}");
     let packets = fence()?["packets"].as_array().cloned().unwrap_or_default();
     let is_told = packets.iter().any(|one| one[0] == "fenced_reset");
     ensure!(is_told, "{witness} was not told by its own kernel: {packets:?}");
