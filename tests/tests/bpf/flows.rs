@@ -1,7 +1,7 @@
 //! Steering at work: real connections through three proxies' hosts that hold one address, spread,
 //! drained, lost, and reached by whichever host a client happens to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
@@ -11,7 +11,8 @@ use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
 use pgx_abi::{BUCKETS, FlowKey};
 use pgx_bpf::{
-    Bucket, Counters, Gate, Keeper, Mode, Pins, Plane, Reason, Role, Steering, Table, Vips, lab,
+    Bucket, Counters, Gate, Keeper, Mode, Pins, Plane, Reason, Role, Steering, Table, Vips,
+    buckets_in_use, lab,
 };
 use pgx_control::ids::NodeId;
 use pgx_control::steer::{Proxies, Standing, Table as Plan};
@@ -141,6 +142,17 @@ impl Flow {
             Err(error) => Err(error).context(format!("a flow of {} hangs", self.owner)),
         }
     }
+
+    fn bucket(&self) -> anyhow::Result<u32> {
+        let (client, vip) = (self.stream.local_addr()?, self.stream.peer_addr()?);
+        let octets = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        let (client_port, port) = (client.port(), vip.port());
+        let (client, vip) = (octets(client.ip()), octets(vip.ip()));
+        Ok(hash(&FlowKey { client, vip, client_port, port }) % BUCKETS)
+    }
 }
 
 impl World {
@@ -213,15 +225,19 @@ impl World {
 
     /// Whose the flow should be.
     fn planned(&self, flow: &Flow) -> anyhow::Result<Option<NodeId>> {
-        let (client, vip) = (flow.stream.local_addr()?, flow.stream.peer_addr()?);
-        let octets = |ip: IpAddr| match ip {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-            IpAddr::V6(ip) => ip.octets(),
-        };
-        let (client_port, port) = (client.port(), vip.port());
-        let (client, vip) = (octets(client.ip()), octets(vip.ip()));
-        let bucket = hash(&FlowKey { client, vip, client_port, port }) % BUCKETS;
-        Ok(self.plan.buckets()[bucket as usize].owner)
+        Ok(self.plan.buckets()[flow.bucket()? as usize].owner)
+    }
+
+    /// Each proxy finds the buckets of its flows among the connections of its host.
+    fn check_buckets(&self, flows: &[Flow]) -> anyhow::Result<()> {
+        for proxy in &self.proxies {
+            let own = flows.iter().filter(|flow| flow.owner == proxy.id()).map(Flow::bucket);
+            let own: BTreeSet<_> = own.collect::<anyhow::Result<_>>()?;
+            let vips = VIPS.iter().map(|vip| vip.parse()).collect::<Result<_, _>>()?;
+            let found = proxy.host.run(move || Ok(buckets_in_use(&vips)?))?;
+            ensure!(found == own, "{}: {found:?} in place of {own:?}", proxy.id());
+        }
+        Ok(())
     }
 
     pub(crate) fn open_as_planned(&self) -> anyhow::Result<Vec<Flow>> {
@@ -309,6 +325,7 @@ fn proxies(mode: Mode) -> anyhow::Result<()> {
         let mut flows = world.open_as_planned()?;
         let spread = by_owner(&flows);
         ensure!(spread.len() == 3 && spread.values().all(|count| *count > 5), "{spread:?}");
+        world.check_buckets(&flows)?;
 
         for holder in [1, 2, 0] {
             world.reach(holder)?;
