@@ -2,6 +2,7 @@
 
 mod backend;
 mod certificates;
+mod enforced;
 mod fence;
 mod postgres;
 mod vip;
@@ -39,6 +40,8 @@ enum State {
     Reduced,
     /// What the configuration asks for does not work.
     Broken,
+    /// So it is, and nothing is to be done about it.
+    Note,
 }
 
 /// Looks, prints, and fails when something that the configuration asks for is broken.
@@ -62,7 +65,9 @@ fn examine(config: Option<&Config>) -> Vec<Finding> {
     let interfaces: Vec<_> = vip.iter().map(|vip| &*vip.interface).collect();
     let features = pgx_bpf::probe(&Objects::embedded(), Path::new(BPFFS), &interfaces);
     findings.extend(features.into_iter().map(|feature| bpf(feature, vip.is_some())));
-    findings.extend(fence::examine(config.and_then(|config| config.fence.as_ref())));
+    let fences = fence::examine(config.and_then(|config| config.fence.as_ref()));
+    let fence = fences.iter().any(|found| found.state == State::Good);
+    findings.extend(fences);
     findings.extend(vip.into_iter().flat_map(vip::examine));
     let proxy = config.and_then(|config| config.proxy.as_ref());
     for address in proxy.iter().flat_map(|proxy| &proxy.backends) {
@@ -74,6 +79,10 @@ fn examine(config: Option<&Config>) -> Vec<Finding> {
     findings.extend(postgres.map(postgres::examine));
     let both = postgres.zip(control);
     findings.extend(both.into_iter().flat_map(|(own, control)| postgres::troubles(own, control)));
+    if let Some(config) = config {
+        let xdp = pgx_bpf::can_load(&Objects::embedded()).is_ok();
+        findings.extend(enforced::examine(config, enforced::Allowed { fence, xdp }));
+    }
     findings
 }
 
@@ -118,6 +127,7 @@ fn table(findings: &[Finding]) -> String {
             State::Good => "good",
             State::Reduced => "reduced",
             State::Broken => "BROKEN",
+            State::Note => "note",
         };
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{state:<8} {:<width$}  {}", finding.name, finding.found);
