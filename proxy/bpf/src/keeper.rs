@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use nix::fcntl::{Flock, FlockArg};
@@ -149,15 +149,7 @@ impl Keeper {
     /// # Errors
     /// [`Error::Map`], and [`Error::Pin`] when it cannot be noted whose they are.
     pub fn belong_to(&mut self, owner: &str) -> Result<bool, Error> {
-        let path = self.path.clone();
-        let failed = |doing| {
-            let path = path.clone();
-            move |source| Error::Pin { doing, path, source }
-        };
-        let mut file = &*self.lock;
-        let mut known = String::new();
-        let read = file.rewind().and_then(|()| file.read_to_string(&mut known));
-        read.map_err(failed("read"))?;
+        let known = self::owner(&self.lock, &self.path)?;
         if known == owner {
             return Ok(false);
         }
@@ -167,9 +159,7 @@ impl Keeper {
                 self.set(slot, 0)?;
             }
         }
-        let mut file = &*self.lock;
-        let written = file.rewind().and_then(|()| file.set_len(0));
-        written.and_then(|()| file.write_all(owner.as_bytes())).map_err(failed("write"))?;
+        note_owner(&self.lock, &self.path, owner)?;
         Ok(is_others)
     }
 
@@ -361,6 +351,21 @@ pub(crate) fn key(address: &IpAddr) -> [u8; 16] {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
         IpAddr::V6(address) => address.octets(),
     }
+}
+
+/// Whose what stands beside a lock is; empty while nobody has said so.
+pub(crate) fn owner(mut lock: &File, path: &Path) -> Result<String, Error> {
+    let mut known = String::new();
+    let read = lock.rewind().and_then(|()| lock.read_to_string(&mut known));
+    read.map_err(|source| Error::Pin { doing: "read", path: path.to_owned(), source })?;
+    Ok(known)
+}
+
+/// Notes whose it is from here on.
+pub(crate) fn note_owner(mut lock: &File, path: &Path, owner: &str) -> Result<(), Error> {
+    let written = lock.rewind().and_then(|()| lock.set_len(0));
+    let written = written.and_then(|()| lock.write_all(owner.as_bytes()));
+    written.map_err(|source| Error::Pin { doing: "write", path: path.to_owned(), source })
 }
 
 /// Takes a lock that one process at a time has.

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use nix::fcntl::Flock;
@@ -79,7 +80,8 @@ pub struct Steering {
     services: HashMap<MapData, ServiceKey, u64>,
     hops: HashMap<MapData, LinkAddress, u64>,
     words: Array<MapData, u64>,
-    _lock: Flock<File>,
+    lock: Flock<File>,
+    path: PathBuf,
 }
 
 impl Steering {
@@ -89,7 +91,8 @@ impl Steering {
     /// [`Error::SteeringBusy`] when another process writes them, [`Error::Map`] when nothing is
     /// pinned.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
-        let lock = keeper::lock(pins.steer_lock(), |path| Error::SteeringBusy { path })?;
+        let path = pins.steer_lock();
+        let lock = keeper::lock(path.clone(), |path| Error::SteeringBusy { path })?;
         let array =
             |name| Array::try_from(Map::Array(keeper::open(pins, name)?)).map_err(failed(name));
         let services = Map::HashMap(keeper::open(pins, STEER_SERVICES)?);
@@ -101,10 +104,28 @@ impl Steering {
             services: HashMap::try_from(services).map_err(failed(STEER_SERVICES))?,
             hops: HashMap::try_from(hops).map_err(failed(STEER_HOPS))?,
             words: array(LEASES)?,
-            _lock: lock,
+            lock,
+            path,
         };
         steering.note_ports()?;
         Ok(steering)
+    }
+
+    /// The tables are this owner's from here on. Those of another are gone: whatever comes to this
+    /// host stays here, as far as no new one says otherwise. Returns whether there were some.
+    ///
+    /// # Errors
+    /// [`Error::Map`], and [`Error::Pin`] when it cannot be noted whose they are.
+    pub fn belong_to(&mut self, owner: &str) -> Result<bool, Error> {
+        let known = keeper::owner(&self.lock, &self.path)?;
+        if known == owner {
+            return Ok(false);
+        }
+        for number in 0..TABLES_MAX {
+            self.tables.set(number, TableWord::default().0, 0).map_err(failed(STEER_TABLES))?;
+        }
+        keeper::note_owner(&self.lock, &self.path, owner)?;
+        Ok(!known.is_empty())
     }
 
     /// Makes this the table of that number, from one packet to the next.

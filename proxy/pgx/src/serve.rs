@@ -1,5 +1,6 @@
 //! `pgx serve`: starts the roles that the configuration names, and stops them in order.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use crate::console::{self, Desk};
 use crate::controller::{self, Followed, Leased};
 use crate::descriptors;
 use crate::exit::Failure;
+use crate::fence::gate::Gate;
 use crate::fence::{Fence, refuse_what_is_left};
 use crate::front::{self, Front, Proxy};
 use crate::holdings::{Holdings, Kept};
@@ -27,6 +29,7 @@ use crate::peer::{PeerSet, Takers};
 use crate::reloads::Reloads;
 use crate::served::{Served, Source, Stop};
 use crate::sockets::listen;
+use crate::steer::stop_steering;
 use crate::takeover;
 use crate::takeover::give::Hand;
 use crate::takeover::receive::{Elder, Handed};
@@ -70,6 +73,7 @@ async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Re
     let Roles { fence, kernel, mut proxy, peers, controller, addresses } =
         Roles::start(&config, &mut holdings)?;
     let control = config.control.clone().zip(peers.clone());
+    let gate = fence.as_ref().and_then(Fence::gate);
     let (stops, mut stopped) = mpsc::unbounded_channel();
     let (vips, listen, front) =
         (addresses.clone(), holdings.places(), proxy.as_ref().map(Proxy::front));
@@ -113,7 +117,7 @@ async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Re
         }
     };
     let drain = served.as_ref().map(|served| served.drain(how)).unwrap_or_default();
-    let running = Running { proxy, kept, addresses, answering };
+    let running = Running { proxy, kept, addresses, gate, answering };
     match taken_by {
         Some(process) => running.retire(process, drain, &mut stop).await,
         None => running.end(drain, &mut stop).await,
@@ -126,6 +130,7 @@ struct Running {
     proxy: Option<Proxy>,
     kept: Kept,
     addresses: Option<Arc<Addresses>>,
+    gate: Option<Gate>,
     answering: JoinSet<()>,
 }
 
@@ -152,6 +157,10 @@ impl Running {
             stopped.unwrap_or_else(|error| error!(%error, "the end of the addresses was a panic"));
         }
         drop(self.answering);
+        if let Some(gate) = self.gate {
+            // Nobody would take a host off the list that comes back.
+            gate.set_fenced(&BTreeSet::new());
+        }
         self.kept.end();
         info!("pgx has stopped");
     }
@@ -182,6 +191,9 @@ impl Roles {
         let addresses = config.vip.as_ref().zip(kernel.as_ref());
         let start = |(vip, kernel)| Addresses::start(vip, config.proxy.as_ref(), kernel);
         let addresses = addresses.map(start).map(Arc::new);
+        if config.vip.is_none() {
+            stop_steering();
+        }
         let proxy = start_proxy(config, holdings)?;
         let (peers, controller) = match (&config.control, prepared) {
             (Some(control), Some(prepared)) => {

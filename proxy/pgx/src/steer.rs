@@ -24,7 +24,8 @@ use tracing::{info, warn};
 
 use crate::config;
 use crate::controller::spawn;
-use crate::limits::steer::{IDLE, LOOK_MAX, LOOK_MIN, RETRY, STALE_MAX};
+use crate::limits::steer::{FAIL_MAX, IDLE, LOOK_MAX, LOOK_MIN, RETRY, RETRY_MAX, STALE_MAX};
+use crate::limits::{BIND_PAUSE, CLAIM_WAIT};
 
 /// All addresses share one table.
 const TABLE: u8 = 0;
@@ -37,8 +38,16 @@ pub(crate) struct Steerer {
     known: Arc<Mutex<Known>>,
 }
 
+/// What the thread is told.
+enum Order {
+    /// Tables are this cluster's.
+    Belong(String),
+    /// This node is to steer by that one.
+    Follow(Box<Goal>),
+}
+
 /// By which table this node is to steer.
-struct Order {
+struct Goal {
     me: NodeId,
     agreed: Agreed,
 }
@@ -58,6 +67,10 @@ struct Known {
     is_waiting: bool,
     settled: Option<u64>,
     last_error: String,
+    /// Since when nothing of it works as it should.
+    fails_since: Option<Instant>,
+    /// Whether it has tried to begin, whatever came of it.
+    has_begun: bool,
 }
 
 /// The pairs of address and port that are steered: where clients come in by a virtual address.
@@ -76,9 +89,23 @@ pub(crate) fn services(vip: &config::Vip, proxy: &config::Proxy) -> BTreeSet<(Ip
 /// Steers nothing from here on: an earlier run may have.
 pub(crate) fn stop_steering() {
     let Ok(pins) = Pins::open(Path::new(BPFFS), PIN_BASE) else { return };
-    // Without maps there is nothing to stop.
-    let Ok(mut steering) = Steering::open(&pins) else { return };
-    if let Err(error) = steering.keep_only(&BTreeSet::new()) {
+    let until = Instant::now() + CLAIM_WAIT;
+    let opened = loop {
+        match Steering::open(&pins) {
+            // Of a process that was killed and is not gone yet.
+            Err(pgx_bpf::Error::SteeringBusy { .. }) if Instant::now() < until => {
+                std::thread::sleep(BIND_PAUSE);
+            }
+            opened => break opened,
+        }
+    };
+    let stopped = match opened {
+        Ok(mut steering) => steering.keep_only(&BTreeSet::new()),
+        Err(error @ pgx_bpf::Error::SteeringBusy { .. }) => Err(error),
+        // Without maps there is nothing to stop.
+        Err(_) => Ok(()),
+    };
+    if let Err(error) = stopped {
         warn!(%error, "what an earlier run has steered still is");
     }
 }
@@ -98,8 +125,9 @@ impl Steerer {
             interface,
             services,
             known: Arc::clone(&known),
+            cluster: None,
             writer: None,
-            order: None,
+            goal: None,
             links: BTreeSet::new(),
             since: None,
             stale_since: None,
@@ -110,15 +138,29 @@ impl Steerer {
         Ok(Self { orders, known })
     }
 
-    /// This node is to go by the agreed table.
-    pub(crate) fn follow(&self, me: NodeId, agreed: &Agreed) {
+    /// Tables are this cluster's from here on; nothing is steered before that is known.
+    pub(crate) fn belong_to(&self, cluster: &str) {
         // The thread lives as long as this does.
-        let _ = self.orders.send(Order { me, agreed: agreed.clone() });
+        let _ = self.orders.send(Order::Belong(cluster.to_owned()));
     }
 
-    /// How this host takes part; `None` while it does not.
+    /// This node is to go by the agreed table.
+    pub(crate) fn follow(&self, me: NodeId, agreed: &Agreed) {
+        let goal = Box::new(Goal { me, agreed: agreed.clone() });
+        let _ = self.orders.send(Order::Follow(goal));
+    }
+
+    /// Whether it is known if this host steers.
+    pub(crate) fn has_begun(&self) -> bool {
+        lock(&self.known).has_begun
+    }
+
+    /// How this host takes part; `None` while it does not, also when it has long failed to.
     pub(crate) fn steers(&self, is_leaving: bool) -> Option<Steers> {
         let known = lock(&self.known);
+        if known.fails_since.is_some_and(|since| since.elapsed() >= FAIL_MAX) {
+            return None;
+        }
         let proxy = Proxy { link: known.link?, is_leaving };
         Some(Steers { proxy, settled: known.settled })
     }
@@ -141,8 +183,9 @@ struct Thread {
     interface: String,
     services: BTreeSet<(IpAddr, u16)>,
     known: Arc<Mutex<Known>>,
+    cluster: Option<String>,
     writer: Option<Steering>,
-    order: Option<Order>,
+    goal: Option<Box<Goal>>,
     /// Of all hosts that have taken part since the start.
     links: BTreeSet<[u8; 6]>,
     /// Since which table this node takes part.
@@ -156,15 +199,23 @@ struct Thread {
 
 impl Thread {
     fn run(mut self, inbox: &Receiver<Order>) {
-        let mut pause = Duration::ZERO;
+        let mut pause = IDLE;
         loop {
             match inbox.recv_timeout(pause) {
-                Ok(order) => self.order = Some(inbox.try_iter().last().unwrap_or(order)),
+                Ok(order) => {
+                    for order in std::iter::once(order).chain(inbox.try_iter()) {
+                        match order {
+                            Order::Belong(cluster) => self.cluster = Some(cluster),
+                            Order::Follow(goal) => self.goal = Some(goal),
+                        }
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            let worked = self.work();
-            let retry = worked.as_ref().map_or((self.retry * 2).min(IDLE), |_| RETRY);
+            let Some(cluster) = self.cluster.clone() else { continue };
+            let worked = self.work(&cluster);
+            let retry = worked.as_ref().map_or((self.retry * 2).min(RETRY_MAX), |_| RETRY);
             pause = *worked.as_ref().unwrap_or(&self.retry);
             self.retry = retry;
             let error = worked.err().unwrap_or_default();
@@ -172,23 +223,31 @@ impl Thread {
             if !error.is_empty() && known.last_error != error {
                 warn!(error, "what clients send to virtual addresses is not steered as agreed");
             }
+            known.fails_since = match (error.is_empty(), known.fails_since) {
+                (true, _) => None,
+                (false, since) => since.or_else(|| Some(Instant::now())),
+            };
             known.last_error = error;
+            known.has_begun = true;
         }
     }
 
     /// Does what is due; says when to look again.
-    fn work(&mut self) -> Result<Duration, String> {
-        let mut writer = match self.writer.take() {
+    fn work(&mut self, cluster: &str) -> Result<Duration, String> {
+        let link = link_address(&self.interface).map_err(|error| error.to_string())?;
+        let is_known = lock(&self.known).link == Some(link);
+        // With another card what is sent to the old address does not arrive.
+        let kept = self.writer.take().filter(|_| is_known);
+        let mut writer = match kept {
             Some(writer) => writer,
-            None => self.open()?,
+            None => self.open(cluster, link)?,
         };
         let worked = self.steer(&mut writer);
         self.writer = Some(writer);
         worked
     }
 
-    fn open(&self) -> Result<Steering, String> {
-        let link = link_address(&self.interface).map_err(|error| error.to_string())?;
+    fn open(&self, cluster: &str, link: [u8; 6]) -> Result<Steering, String> {
         let open = || -> Result<Steering, pgx_bpf::Error> {
             let pins = Pins::open(Path::new(BPFFS), PIN_BASE)?;
             // Here, because the kernel takes its time to verify it, and leases are to go on. Until
@@ -197,6 +256,9 @@ impl Thread {
             // Who has never had an address steers as well.
             Vips::open(&pins)?.add_interface(&self.interface)?;
             let mut steering = Steering::open(&pins)?;
+            if steering.belong_to(cluster)? {
+                info!(cluster, "tables of clients were another cluster's, and begin anew");
+            }
             steering.keep_only(&self.services)?;
             for (address, port) in &self.services {
                 steering.serve(*address, *port, TABLE, false)?;
@@ -209,18 +271,18 @@ impl Thread {
     }
 
     fn steer(&mut self, writer: &mut Steering) -> Result<Duration, String> {
-        let Some(order) = self.order.take() else { return Ok(IDLE) };
-        let number = order.agreed.number();
+        let Some(goal) = self.goal.take() else { return Ok(IDLE) };
+        let number = goal.agreed.number();
         let published = lock(&self.known).number;
-        let done = if published == number { Ok(()) } else { self.publish(writer, &order) };
-        let looked = done.and_then(|()| self.look(&order));
-        self.order = Some(order);
+        let done = if published == number { Ok(()) } else { self.publish(writer, &goal) };
+        let looked = done.and_then(|()| self.look(&goal));
+        self.goal = Some(goal);
         looked
     }
 
     /// Has packets go by the agreed table, and ends the flows that this node has lost.
-    fn publish(&mut self, writer: &mut Steering, order: &Order) -> Result<(), String> {
-        let (agreed, me) = (&order.agreed, order.me);
+    fn publish(&mut self, writer: &mut Steering, goal: &Goal) -> Result<(), String> {
+        let (agreed, me) = (&goal.agreed, goal.me);
         let nodes: Vec<_> = agreed.proxies().keys().copied().collect();
         let place = |node: Option<NodeId>| nodes.binary_search(&node?).ok();
         let servers: Vec<_> = agreed.proxies().values().map(|one| one.proxy.link).collect();
@@ -237,7 +299,10 @@ impl Thread {
         let (owned, proxies) = (agreed.table().owned_by(me), nodes.len());
         info!(table = agreed.number(), proxies, owned, "clients of virtual addresses are shared");
         let since = agreed.proxies().get(&me).map(|one| one.since);
-        if self.since.is_some() && self.since != since {
+        // Who comes back has none of its clients any more; who begins and is not in the table has
+        // let in some whom others have now.
+        let is_first = lock(&self.known).number == 0;
+        if self.since != since && self.since.is_some() || is_first && since.is_none() {
             self.end_sessions();
         }
         (self.since, self.look_every) = (since, LOOK_MIN);
@@ -247,18 +312,18 @@ impl Thread {
         Ok(())
     }
 
-    /// A table that is newer than the agreed one for long is of another cluster, or of what this
-    /// node has lost.
+    /// A table that is newer than the agreed one for long is of what this cluster has lost.
     fn write(&mut self, writer: &mut Steering, table: &Table<'_>) -> Result<(), String> {
         let written = writer.publish(TABLE, table);
         if !matches!(written, Err(SteerError::Stale(_))) {
             self.stale_since = None;
             return written.map_err(|error| error.to_string());
         }
-        if self.stale_since.get_or_insert_with(Instant::now).elapsed() >= STALE_MAX {
-            writer.rewind(TABLE).map_err(|error| error.to_string())?;
+        if self.stale_since.get_or_insert_with(Instant::now).elapsed() < STALE_MAX {
+            return written.map_err(|error| error.to_string());
         }
-        written.map_err(|error| error.to_string())
+        writer.rewind(TABLE).map_err(|error| error.to_string())?;
+        writer.publish(TABLE, table).map_err(|error| error.to_string())
     }
 
     /// Others have had what clients of virtual addresses send: who came in here by one is told, and
@@ -276,8 +341,8 @@ impl Thread {
     }
 
     /// Looks whether this node has flows in buckets of others.
-    fn look(&mut self, order: &Order) -> Result<Duration, String> {
-        let (table, number) = (order.agreed.table(), order.agreed.number());
+    fn look(&mut self, goal: &Goal) -> Result<Duration, String> {
+        let (table, number) = (goal.agreed.table(), goal.agreed.number());
         {
             let known = lock(&self.known);
             if !known.is_waiting || known.settled == Some(number) {
@@ -293,7 +358,7 @@ impl Thread {
         let addresses = self.services.iter().map(|(address, _)| *address).collect();
         let in_use = buckets_in_use(&addresses).map_err(|error| error.to_string())?;
         let owner = |bucket: &u32| table.buckets().get(*bucket as usize).and_then(|one| one.owner);
-        if in_use.iter().all(|bucket| owner(bucket) == Some(order.me)) {
+        if in_use.iter().all(|bucket| owner(bucket) == Some(goal.me)) {
             lock(&self.known).settled = Some(number);
             return Ok(IDLE);
         }

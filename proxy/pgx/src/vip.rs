@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use crate::config;
 use crate::controller::spawn;
 use crate::kernel::Kernel;
-use crate::limits::control::{LEAVE_MAX, LEAVE_PAUSE};
+use crate::limits::control::{LEAVE_GRACE, LEAVE_MAX, LEAVE_PAUSE, SHARE_PATIENCE};
 use crate::steer::{Steerer, services, stop_steering};
 
 /// What the network was like before; gone with a boot, as our changes are.
@@ -32,6 +32,8 @@ pub(crate) struct Addresses {
     priorities: BTreeMap<LeaseId, u32>,
     /// What shares their clients with other hosts, where that can be.
     steerer: Option<Steerer>,
+    /// When the addresses were last seen on loopback.
+    was_up: Mutex<Option<Instant>>,
     /// The addresses are to go to others.
     leaves: AtomicBool,
     /// By the agreed state one is to be here, or new clients.
@@ -72,6 +74,7 @@ impl Addresses {
             choice,
             priorities: config.priorities.clone(),
             steerer,
+            was_up: Mutex::new(None),
             leaves: AtomicBool::new(false),
             is_named: AtomicBool::new(false),
             holder: Mutex::new(holder),
@@ -80,7 +83,9 @@ impl Addresses {
 
     /// The leases that this host can make use of, with its priority for each.
     pub(crate) fn offered(&self) -> BTreeMap<VipId, u32> {
-        if self.leaves.load(Ordering::Acquire) {
+        // Whoever has an address is to have a part in its table from the first one on.
+        let has_begun = self.steerer.as_ref().is_none_or(Steerer::has_begun);
+        if self.leaves.load(Ordering::Acquire) || !has_begun {
             return BTreeMap::new();
         }
         let offer = |lease: LeaseStatus| {
@@ -94,8 +99,22 @@ impl Addresses {
     /// keeps those that it has.
     pub(crate) fn steers(&self) -> Option<Steers> {
         let is_up = |holder: &Holder| holder.loopback_status().is_some_and(|status| status.is_up);
-        let steerer = self.steerer.as_ref().filter(|_| self.with(is_up) == Some(true))?;
+        let steerer = self.steerer.as_ref()?;
+        {
+            let mut was_up = self.was_up.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.with(is_up) == Some(true) {
+                *was_up = Some(Instant::now());
+            }
+            was_up.filter(|at| at.elapsed() < SHARE_PATIENCE)?;
+        }
         steerer.steers(self.leaves.load(Ordering::Acquire))
+    }
+
+    /// Clients of addresses are those of this cluster.
+    pub(crate) fn belong_to(&self, cluster: &str) {
+        if let Some(steerer) = &self.steerer {
+            steerer.belong_to(cluster);
+        }
     }
 
     /// Clients of addresses are shared by this table from here on.
@@ -182,6 +201,9 @@ impl Addresses {
         let until = Instant::now() + LEAVE_MAX;
         while self.is_named.load(Ordering::Acquire) && Instant::now() < until {
             tokio::time::sleep(LEAVE_PAUSE).await;
+        }
+        if self.steerer.is_some() {
+            tokio::time::sleep(LEAVE_GRACE).await;
         }
     }
 

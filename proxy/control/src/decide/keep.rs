@@ -53,7 +53,11 @@ fn newcomer(view: &View<'_>, now: BootTime) -> Option<Change> {
         named.role != Role::Gone && !view.log.contains_key(node) && Some(*node) > last
     });
     let (node, _) = absent.next()?;
-    let installation = view.alive(*node, now)?.facts.installation;
+    let seen = view.alive(*node, now)?;
+    if view.state.steering().number() > 0 && !share::reads_tables(seen) {
+        return None;
+    }
+    let installation = seen.facts.installation;
     Some(Change::Add { node: *node, installation })
 }
 

@@ -142,6 +142,38 @@ fn one_that_leaves_gets_no_new_flows_and_keeps_its_old_ones() {
 }
 
 #[test]
+fn when_nobody_took_part_flows_are_where_the_address_is() {
+    let mut scene = sharing(&[1, 2, 3]);
+    scene.settle_flows();
+    for node in 1..=3 {
+        scene.says(node, None);
+    }
+    scene.settle();
+    assert_eq!(scene.named(), Vec::<u64>::new());
+    for node in 1..=3 {
+        scene.says(node, Some(Steers { proxy: proxy(node), settled: None }));
+    }
+    let [Entry::Steer { proxies, .. }] = &scene.tables()[..] else { panic!("no table") };
+    assert_eq!(proxies.keys().map(|node| node.0).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_newcomer_that_cannot_read_tables_gets_no_log_that_has_some() {
+    let mut scene = sharing(&[1, 2, 3]);
+    scene.settle_flows();
+    let node = NodeId(4);
+    let named = Entry::Node { node, address: "db4:1".into(), role: Role::Voter };
+    apply_all(&mut scene.state, [named]);
+    scene.nodes.insert(node, seen(4));
+    let adds = |scene: &Scene| {
+        scene.decide().iter().any(|one| matches!(one, Action::Change(Change::Add { .. })))
+    };
+    assert!(!adds(&scene));
+    scene.facts(4).entries_read_max = Entry::STEER_VERSION;
+    assert!(adds(&scene));
+}
+
+#[test]
 fn there_is_no_table_before_every_node_can_read_it() {
     let mut scene = sharing(&[1, 2, 3]);
     scene.facts(3).entries_read_max = Entry::STEER_VERSION - 1;
@@ -153,11 +185,13 @@ fn there_is_no_table_before_every_node_can_read_it() {
 }
 
 #[test]
-fn one_that_retires_or_is_gone_is_left_out() {
+fn one_that_retires_is_left_out_unless_it_is_heard() {
     let mut scene = sharing(&[1, 2, 3]);
     scene.settle_flows();
     let number = scene.state.registrations()[&NodeId(3)].number;
     apply_all(&mut scene.state, [Entry::Retire { node: NodeId(3), number }]);
+    assert_eq!(scene.tables(), [], "it goes on, and registers anew");
+    scene.silence(3);
     let [Entry::Steer { proxies, .. }] = &scene.tables()[..] else { panic!("no table") };
     assert_eq!(proxies.keys().map(|node| node.0).collect::<Vec<_>>(), [1, 2]);
 }

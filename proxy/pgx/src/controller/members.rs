@@ -19,10 +19,18 @@ struct Hosts {
     fenced: BTreeSet<String>,
 }
 
+/// What the thread hears.
+enum News {
+    /// Of the state.
+    Hosts(Hosts),
+    /// Where a host is.
+    Found(String, Vec<IpAddr>),
+}
+
 /// The thread that tells the gate.
 pub(super) struct Members {
     hosts: Option<Hosts>,
-    sender: Sender<Hosts>,
+    sender: Sender<News>,
 }
 
 impl Members {
@@ -30,7 +38,10 @@ impl Members {
     /// When no thread can be had.
     pub(super) fn start(gate: Gate) -> Result<Self, String> {
         let (sender, inbox) = channel();
-        spawn("pgx-members", move || look_up(&gate, &inbox))?;
+        let (names, unclear) = channel();
+        let found = sender.clone();
+        spawn("pgx-names", move || look_up(&unclear, &found))?;
+        spawn("pgx-members", move || run(&gate, &inbox, &names))?;
         Ok(Self { hosts: None, sender })
     }
 
@@ -40,7 +51,7 @@ impl Members {
         if self.hosts.as_ref() != Some(&hosts) {
             self.hosts = Some(hosts.clone());
             // The thread lives as long as this.
-            let _ = self.sender.send(hosts);
+            let _ = self.sender.send(News::Hosts(hosts));
         }
     }
 }
@@ -61,31 +72,52 @@ fn hosts(state: &State) -> Hosts {
     Hosts { all, fenced: of(&|node| fenced.contains(&node)).difference(&others).cloned().collect() }
 }
 
-/// Looks the hosts of members up, now and again: names may come to mean other addresses.
-fn look_up(gate: &Gate, inbox: &Receiver<Hosts>) {
-    let mut hosts = Hosts::default();
+/// Tells the gate at once what is known. Names are looked up elsewhere, now and again, since they
+/// may come to mean other addresses, and that may take long.
+fn run(gate: &Gate, inbox: &Receiver<News>, names: &Sender<BTreeSet<String>>) {
+    let mut hosts: Option<Hosts> = None;
     let mut known: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-    let mut told = BTreeSet::new();
     loop {
+        let mut is_due = true;
         match inbox.recv_timeout(MEMBERS_EVERY) {
-            Ok(newer) => hosts = inbox.try_iter().last().unwrap_or(newer),
+            Ok(News::Hosts(newer)) => hosts = Some(newer),
+            Ok(News::Found(host, addresses)) => {
+                is_due = false;
+                known.insert(host, addresses);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+        // Before the first state nobody knows who belongs to the cluster.
+        let Some(hosts) = &hosts else { continue };
         known.retain(|host, _| hosts.all.contains(host));
-        let mut names = Vec::new();
+        let mut unclear = BTreeSet::new();
         for host in &hosts.all {
             match host.parse() {
                 Ok(address) => drop(known.insert(host.clone(), vec![address])),
-                Err(_) => names.push(host),
+                Err(_) => drop(unclear.insert(host.clone())),
             }
         }
-        // A name may take long to look up, or fail.
-        tell(gate, &hosts, &known, names.is_empty());
-        for host in names {
+        let knows_all = hosts.all.iter().all(|host| known.contains_key(host));
+        tell(gate, hosts, &known, knows_all);
+        if is_due && !unclear.is_empty() {
+            // That thread lives as long as this one.
+            let _ = names.send(unclear);
+        }
+    }
+}
+
+/// Looks names up, the newest list of them.
+fn look_up(inbox: &Receiver<BTreeSet<String>>, found: &Sender<News>) {
+    let mut told = BTreeSet::new();
+    while let Ok(first) = inbox.recv() {
+        for host in inbox.try_iter().last().unwrap_or(first) {
             match (host.as_str(), 0).to_socket_addrs() {
-                Ok(found) => {
-                    known.insert(host.clone(), found.map(|address| address.ip()).collect());
+                Ok(addresses) => {
+                    let addresses = addresses.map(|address| address.ip()).collect();
+                    if found.send(News::Found(host, addresses)).is_err() {
+                        return;
+                    }
                 }
                 Err(error) if told.insert(host.clone()) => {
                     warn!(host, %error, "a member's address is not known; it is not let in while \
@@ -95,8 +127,6 @@ fn look_up(gate: &Gate, inbox: &Receiver<Hosts>) {
                 Err(_) => {}
             }
         }
-        let knows_all = hosts.all.iter().all(|host| known.contains_key(host));
-        tell(gate, &hosts, &known, knows_all);
     }
 }
 

@@ -117,8 +117,12 @@ impl Prepared {
     pub(crate) fn start(self, peers: Arc<PeerSet>, leased: Leased) -> Result<Control, Failure> {
         let changes = Changes::default();
         let control = Control { inputs: self.inputs.0.clone(), changes: changes.clone() };
+        let cluster = format!("{:032x}", self.opened.store.identity().cluster.0);
         if let Some(gate) = &leased.gate {
-            gate.belong_to(&format!("{:032x}", self.opened.store.identity().cluster.0));
+            gate.belong_to(&cluster);
+        }
+        if let Some(addresses) = &leased.addresses {
+            addresses.belong_to(&cluster);
         }
         driver::start(self, peers, leased, changes).map_err(Failure::Failed)?;
         Ok(control)

@@ -144,7 +144,7 @@ impl Leader {
                 addresses.end_sessions(*vip, right.number);
             }
         }
-        let gets_clients = sharer(self.me).is_some_and(|one| !one.proxy.is_leaving);
+        let gets_clients = steering.table().owned_by(self.me) > 0;
         let has_address = state.vips().values().any(|right| right.holder == self.me);
         addresses.set_named(gets_clients || has_address);
         addresses.offered()

@@ -216,7 +216,8 @@ impl Gate {
         if let Err(error) = written {
             return house.tell(&error.to_string());
         }
-        let before = house.fenced.replace(addresses.clone()).unwrap_or_default();
+        // The first list may be of an older state than the last of an earlier run.
+        let before = house.fenced.replace(addresses.clone()).unwrap_or_else(|| addresses.clone());
         drop(house);
         if *addresses != before {
             info!(?addresses, "hosts whose PostgreSQL may serve nobody by the agreed state");

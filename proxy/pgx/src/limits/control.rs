@@ -39,6 +39,13 @@ pub(crate) const FORWARDED_MS_MAX: u64 = pgx_controller::limits::REQUEST_MS_MAX 
 pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(1);
 pub(crate) const LEAVE_PAUSE: Duration = Duration::from_millis(10);
 
+/// How long the other hosts have to hear that this one gets no new clients, before it refuses them.
+pub(crate) const LEAVE_GRACE: Duration = Duration::from_millis(100);
+
+/// How long addresses may be off loopback before this host says that it does not share clients: a
+/// change of them that failed is tried again sooner.
+pub(crate) const SHARE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How often PostgreSQL is looked at when nothing has changed.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(250);
 

@@ -25,7 +25,7 @@ pub(super) fn lines(fence: &FenceStatus, line: &mut dyn FnMut(&str, String)) {
     }
     if !fence.fenced.is_empty() {
         let hosts = fence.fenced.join(" ");
-        line("  keeps off", format!("PostgreSQL at {hosts}: it holds no lease"));
+        line("  keeps off", format!("PostgreSQL at {hosts}: its leases were taken back"));
     }
     for place in &fence.places {
         let hook = |name: &str| if name.is_empty() { "OPEN".to_owned() } else { name.to_owned() };
