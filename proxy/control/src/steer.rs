@@ -177,6 +177,7 @@ impl Table {
     fn move_new_flows(&mut self, proxies: &Proxies) {
         let shares = Shares::of_serving(proxies, self.buckets.len());
         let mut owned = self.owned(&shares);
+        let mut neediest = shares.neediest(&owned);
         // What can go back to where it was goes first: then two owners just change places.
         for goes_back in [true, false] {
             for bucket in &mut self.buckets {
@@ -185,13 +186,14 @@ impl Table {
                     // It may have flows here, which a third owner would not know of.
                     Some(_) => None,
                     None if goes_back => None,
-                    None => shares.neediest(&owned),
+                    None => neediest,
                 };
                 let (Some(owner), Some(heir)) = (bucket.owner, heir) else { continue };
                 if heir != owner && shares.should_move(owner, heir, &owned) {
                     *bucket = Bucket { owner: Some(heir), previous: Some(owner) };
                     *owned.entry(heir).or_default() += 1;
                     owned.entry(owner).and_modify(|count| *count -= 1);
+                    neediest = shares.neediest(&owned);
                 }
             }
         }
