@@ -263,6 +263,14 @@ impl Lab {
         pgx::stop(self.host(host)?)
     }
 
+    /// Attaches an XDP program that passes everything to a host's cable: what XDP costs by itself.
+    ///
+    /// # Errors
+    /// When the host is unknown, or has no XDP.
+    pub fn pass_xdp(&self, host: &str) -> anyhow::Result<()> {
+        network::pass_xdp_at(self.host(host)?, vec!["eth0".to_owned()])
+    }
+
     /// How the lab is.
     ///
     /// # Errors

@@ -53,8 +53,12 @@ fn compute_checksums(host: &Host) -> anyhow::Result<()> {
 /// Makes the switch's end of every cable fit for hosts that answer by `XDP_TX`.
 pub(super) fn pass_xdp(switch: &Host, hosts: &[Host]) -> anyhow::Result<()> {
     let names = hosts.iter().map(Host::plan).filter(|plan| plan.kind != Kind::Switch);
-    let plan = XdpPlan { ports: names.map(|plan| plan.name.clone()).collect() };
-    run(&mut switch.command(&helper::words(Verb::Xdp, &plan)?)?).map(drop)
+    pass_xdp_at(switch, names.map(|plan| plan.name.clone()).collect())
+}
+
+/// Attaches the program that passes everything to these interfaces of a host.
+pub(super) fn pass_xdp_at(host: &Host, ports: Vec<String>) -> anyhow::Result<()> {
+    run(&mut host.command(&helper::words(Verb::Xdp, &XdpPlan { ports })?)?).map(drop)
 }
 
 /// Runs `ip -batch` in the network namespace of a host.

@@ -1,5 +1,7 @@
-//! `cargo xtask bench kernel`: what the fence and the address under its lease cost, under pgbench
-//! through the address; in turn with the same cluster without them.
+//! `cargo xtask bench kernel`: what the fence, the address under its lease and steering cost, under
+//! pgbench through the address; in turn with the same cluster without them, and with one whose cable
+//! has an XDP program that passes everything: on a veth, XDP itself has a price that a card's driver
+//! does not ask.
 
 use std::path::{Path, PathBuf};
 
@@ -46,6 +48,7 @@ struct Run {
 #[derive(Debug, Serialize)]
 struct Figures {
     with: Vec<Run>,
+    passing: Vec<Run>,
     without: Vec<Run>,
 }
 
@@ -57,11 +60,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(args.rounds > 0, "no rounds");
     setup::ensure(setup::LAB)?;
     let pgx = build::pgx_or(args.pgx.as_deref())?;
-    let labs = [up("bench-kernel", &pgx, true)?, up("bench-plain", &pgx, false)?];
+    let labs = [
+        up("bench-kernel", &pgx, true)?,
+        up("bench-pass", &pgx, false)?,
+        up("bench-plain", &pgx, false)?,
+    ];
+    labs[1].pass_xdp("n1")?;
     cpu::tell_others()?;
     let mut runs = in_turn(labs.len(), args.rounds, |at| measure(&labs[at], args))?.into_iter();
-    let (with, without) = (runs.next().unwrap_or_default(), runs.next().unwrap_or_default());
-    let figures = Figures { with, without };
+    let mut next = || runs.next().unwrap_or_default();
+    let (with, passing, without) = (next(), next(), next());
+    let figures = Figures { with, passing, without };
     print(&figures, args.clients);
     write_json(args.json.as_deref(), &figures)
 }
@@ -97,25 +106,32 @@ fn print(figures: &Figures, clients: u32) {
         "latency ms",
         "CPU us/transaction"
     );
-    let ways = [("fence, address under lease", &figures.with), ("neither", &figures.without)];
+    let ways = [
+        ("fence, address, steering", &figures.with),
+        ("XDP that passes everything", &figures.passing),
+        ("none of it", &figures.without),
+    ];
     for (name, runs) in ways {
         let of = |value: fn(&Run) -> f64| median(runs.iter().map(value));
         let (tps, ms) = (of(|run| run.tps), of(|run| run.latency_ms));
         let cpu_us = of(|run| run.machine_cpu_us_per_tx);
         println!("{name:<28} {tps:>10.0} {ms:>12.3} {cpu_us:>18.1}");
     }
-    let paired = |value: fn(&Run) -> f64| -> Vec<f64> {
-        let pairs = figures.with.iter().zip(&figures.without);
-        pairs.map(|(with, without)| value(with) / value(without)).collect()
-    };
-    for (name, ratios) in [
-        ("throughput", paired(|run| run.tps)),
-        ("CPU a transaction", paired(|run| run.machine_cpu_us_per_tx)),
-    ] {
-        let [low, high] = interval(&ratios);
-        println!(
-            "{name}, with against without: {:.3} (95 %: {low:.3} to {high:.3})",
-            median(ratios.iter().copied())
-        );
+    for (what, other) in
+        [("none of it", &figures.without), ("XDP that passes everything", &figures.passing)]
+    {
+        let paired = |value: fn(&Run) -> f64| -> Vec<f64> {
+            figures.with.iter().zip(other).map(|(with, other)| value(with) / value(other)).collect()
+        };
+        for (name, ratios) in [
+            ("throughput", paired(|run| run.tps)),
+            ("CPU a transaction", paired(|run| run.machine_cpu_us_per_tx)),
+        ] {
+            let [low, high] = interval(&ratios);
+            println!(
+                "{name}, all against {what}: {:.3} (95 %: {low:.3} to {high:.3})",
+                median(ratios.iter().copied())
+            );
+        }
     }
 }
