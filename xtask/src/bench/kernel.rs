@@ -1,7 +1,7 @@
 //! `cargo xtask bench kernel`: what the fence, the address under its lease and steering cost, under
-//! pgbench through the address; in turn with the same cluster without them, and with one whose cable
-//! has an XDP program that passes everything: on a veth, XDP itself has a price that a card's driver
-//! does not ask.
+//! pgbench through the address; in turn with the same cluster without them, and with one whose
+//! cable has an XDP program that passes everything: on a veth, XDP itself has a price that a card's
+//! driver does not ask.
 
 use std::path::{Path, PathBuf};
 
