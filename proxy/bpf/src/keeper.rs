@@ -278,6 +278,18 @@ impl Keeper {
         Ok(())
     }
 
+    /// The backends of the newest snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn fenced(&self) -> Result<BTreeSet<IpAddr>, Error> {
+        let newest = self.get(Slot::Fenced)?;
+        let listed: Result<Vec<_>, _> = self.fenced.iter().collect();
+        let listed = listed.map_err(failed(FENCED))?.into_iter();
+        let counts = listed.filter(|(_, epoch)| *epoch >= newest);
+        Ok(counts.map(|(address, _)| IpAddr::from(address).to_canonical()).collect())
+    }
+
     /// The epoch of the newest snapshot of fenced backends; zero before the first.
     ///
     /// # Errors

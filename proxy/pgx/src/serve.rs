@@ -1,6 +1,5 @@
 //! `pgx serve`: starts the roles that the configuration names, and stops them in order.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -158,8 +157,7 @@ impl Running {
         }
         drop(self.answering);
         if let Some(gate) = self.gate {
-            // Nobody would take a host off the list that comes back.
-            gate.set_fenced(&BTreeSet::new());
+            gate.end_fenced();
         }
         self.kept.end();
         info!("pgx has stopped");

@@ -67,10 +67,34 @@ struct Known {
     is_waiting: bool,
     settled: Option<u64>,
     last_error: String,
-    /// Since when nothing of it works as it should.
-    fails_since: Option<Instant>,
-    /// Whether it has tried to begin, whatever came of it.
-    has_begun: bool,
+    /// When packets were first and last seen not to go by the agreed table, without a success in
+    /// between.
+    failing: Option<(Instant, Instant)>,
+}
+
+impl Known {
+    /// Whether this host has not gone by the agreed table for too long.
+    fn is_out(&self) -> bool {
+        self.failing.is_some_and(|(first, last)| last.duration_since(first) >= FAIL_MAX)
+    }
+
+    /// Notes how a try went.
+    fn note(&mut self, is_success: bool, now: Instant) {
+        let first = self.failing.map_or(now, |(first, _)| first);
+        self.failing = (!is_success).then_some((first, now));
+    }
+}
+
+/// Whether a node has clients that others have had: by the tables since which it takes part, the
+/// last that it went by and the next. Who begins and is not in the table has let some in meanwhile.
+/// A table of nobody takes no clients from anybody.
+fn has_lost_clients(
+    before: Option<u64>,
+    next: Option<u64>,
+    is_first: bool,
+    is_empty: bool,
+) -> bool {
+    !is_empty && (before.is_some() && before != next || is_first && next.is_none())
 }
 
 /// The pairs of address and port that are steered: where clients come in by a virtual address.
@@ -89,17 +113,7 @@ pub(crate) fn services(vip: &config::Vip, proxy: &config::Proxy) -> BTreeSet<(Ip
 /// Steers nothing from here on: an earlier run may have.
 pub(crate) fn stop_steering() {
     let Ok(pins) = Pins::open(Path::new(BPFFS), PIN_BASE) else { return };
-    let until = Instant::now() + CLAIM_WAIT;
-    let opened = loop {
-        match Steering::open(&pins) {
-            // Of a process that was killed and is not gone yet.
-            Err(pgx_bpf::Error::SteeringBusy { .. }) if Instant::now() < until => {
-                std::thread::sleep(BIND_PAUSE);
-            }
-            opened => break opened,
-        }
-    };
-    let stopped = match opened {
+    let stopped = match open_when_free(&pins) {
         Ok(mut steering) => steering.keep_only(&BTreeSet::new()),
         Err(error @ pgx_bpf::Error::SteeringBusy { .. }) => Err(error),
         // Without maps there is nothing to stop.
@@ -107,6 +121,19 @@ pub(crate) fn stop_steering() {
     };
     if let Err(error) = stopped {
         warn!(%error, "what an earlier run has steered still is");
+    }
+}
+
+/// Opens what is steered, as soon as a process that was killed is gone.
+fn open_when_free(pins: &Pins) -> Result<Steering, pgx_bpf::Error> {
+    let until = Instant::now() + CLAIM_WAIT;
+    loop {
+        match Steering::open(pins) {
+            Err(pgx_bpf::Error::SteeringBusy { .. }) if Instant::now() < until => {
+                std::thread::sleep(BIND_PAUSE);
+            }
+            opened => return opened,
+        }
     }
 }
 
@@ -133,6 +160,7 @@ impl Steerer {
             stale_since: None,
             retry: RETRY,
             look_every: LOOK_MIN,
+            look_at: None,
         };
         spawn("pgx-steer", move || thread.run(&inbox))?;
         Ok(Self { orders, known })
@@ -150,15 +178,15 @@ impl Steerer {
         let _ = self.orders.send(Order::Follow(goal));
     }
 
-    /// Whether it is known if this host steers.
-    pub(crate) fn has_begun(&self) -> bool {
-        lock(&self.known).has_begun
+    /// Whether it cannot be done here, as things stand.
+    pub(crate) fn fails(&self) -> bool {
+        lock(&self.known).failing.is_some()
     }
 
     /// How this host takes part; `None` while it does not, also when it has long failed to.
     pub(crate) fn steers(&self, is_leaving: bool) -> Option<Steers> {
         let known = lock(&self.known);
-        if known.fails_since.is_some_and(|since| since.elapsed() >= FAIL_MAX) {
+        if known.is_out() {
             return None;
         }
         let proxy = Proxy { link: known.link?, is_leaving };
@@ -194,7 +222,9 @@ struct Thread {
     stale_since: Option<Instant>,
     /// How long it waits after what fails next.
     retry: Duration,
+    /// How long it waits between looks for old flows, and when the next one is due.
     look_every: Duration,
+    look_at: Option<Instant>,
 }
 
 impl Thread {
@@ -215,47 +245,43 @@ impl Thread {
             }
             let Some(cluster) = self.cluster.clone() else { continue };
             let worked = self.work(&cluster);
-            let retry = worked.as_ref().map_or((self.retry * 2).min(RETRY_MAX), |_| RETRY);
-            pause = *worked.as_ref().unwrap_or(&self.retry);
-            self.retry = retry;
-            let error = worked.err().unwrap_or_default();
+            let is_success = worked.is_ok();
+            lock(&self.known).note(is_success, Instant::now());
+            // That old flows cannot be looked for makes no packet go wrong.
+            let error = worked.and_then(|()| self.look()).err().unwrap_or_default();
+            pause = match self.look_at {
+                _ if !is_success => self.retry,
+                Some(at) => at.saturating_duration_since(Instant::now()).min(IDLE),
+                None => IDLE,
+            };
+            self.retry = if is_success { RETRY } else { (self.retry * 2).min(RETRY_MAX) };
             let mut known = lock(&self.known);
             if !error.is_empty() && known.last_error != error {
                 warn!(error, "what clients send to virtual addresses is not steered as agreed");
             }
-            known.fails_since = match (error.is_empty(), known.fails_since) {
-                (true, _) => None,
-                (false, since) => since.or_else(|| Some(Instant::now())),
-            };
             known.last_error = error;
-            known.has_begun = true;
         }
     }
 
-    /// Does what is due; says when to look again.
-    fn work(&mut self, cluster: &str) -> Result<Duration, String> {
+    /// Has packets go by the newest table that is agreed on.
+    fn work(&mut self, cluster: &str) -> Result<(), String> {
         let link = link_address(&self.interface).map_err(|error| error.to_string())?;
-        let is_known = lock(&self.known).link == Some(link);
-        // With another card what is sent to the old address does not arrive.
-        let kept = self.writer.take().filter(|_| is_known);
-        let mut writer = match kept {
+        let mut writer = match self.writer.take() {
             Some(writer) => writer,
-            None => self.open(cluster, link)?,
+            None => self.open(cluster)?,
         };
-        let worked = self.steer(&mut writer);
+        let worked = self.meet(link).and_then(|()| self.steer(&mut writer));
         self.writer = Some(writer);
         worked
     }
 
-    fn open(&self, cluster: &str, link: [u8; 6]) -> Result<Steering, String> {
+    fn open(&self, cluster: &str) -> Result<Steering, String> {
         let open = || -> Result<Steering, pgx_bpf::Error> {
             let pins = Pins::open(Path::new(BPFFS), PIN_BASE)?;
             // Here, because the kernel takes its time to verify it, and leases are to go on. Until
             // then what an earlier run has loaded steers on.
             Plane::load(&Objects::embedded(), pins.clone())?.steer()?;
-            // Who has never had an address steers as well.
-            Vips::open(&pins)?.add_interface(&self.interface)?;
-            let mut steering = Steering::open(&pins)?;
+            let mut steering = open_when_free(&pins)?;
             if steering.belong_to(cluster)? {
                 info!(cluster, "tables of clients were another cluster's, and begin anew");
             }
@@ -265,19 +291,29 @@ impl Thread {
             }
             Ok(steering)
         };
-        let steering = open().map_err(|error| error.to_string())?;
-        lock(&self.known).link = Some(link);
-        Ok(steering)
+        open().map_err(|error| error.to_string())
     }
 
-    fn steer(&mut self, writer: &mut Steering) -> Result<Duration, String> {
-        let Some(goal) = self.goal.take() else { return Ok(IDLE) };
-        let number = goal.agreed.number();
+    /// Frames for this link address are this host's; it may be another one than before.
+    fn meet(&self, link: [u8; 6]) -> Result<(), String> {
+        if lock(&self.known).link == Some(link) {
+            return Ok(());
+        }
+        let pins = Pins::open(Path::new(BPFFS), PIN_BASE);
+        // Who has never had an address steers as well.
+        let met = pins.and_then(|pins| Vips::open(&pins)?.add_interface(&self.interface));
+        met.map_err(|error| error.to_string())?;
+        lock(&self.known).link = Some(link);
+        Ok(())
+    }
+
+    fn steer(&mut self, writer: &mut Steering) -> Result<(), String> {
+        let Some(goal) = self.goal.take() else { return Ok(()) };
         let published = lock(&self.known).number;
-        let done = if published == number { Ok(()) } else { self.publish(writer, &goal) };
-        let looked = done.and_then(|()| self.look(&goal));
+        let is_there = published == goal.agreed.number();
+        let done = if is_there { Ok(()) } else { self.publish(writer, &goal) };
         self.goal = Some(goal);
-        looked
+        done
     }
 
     /// Has packets go by the agreed table, and ends the flows that this node has lost.
@@ -299,16 +335,20 @@ impl Thread {
         let (owned, proxies) = (agreed.table().owned_by(me), nodes.len());
         info!(table = agreed.number(), proxies, owned, "clients of virtual addresses are shared");
         let since = agreed.proxies().get(&me).map(|one| one.since);
-        // Who comes back has none of its clients any more; who begins and is not in the table has
-        // let in some whom others have now.
-        let is_first = lock(&self.known).number == 0;
-        if self.since != since && self.since.is_some() || is_first && since.is_none() {
+        let (is_first, is_empty) = (lock(&self.known).number == 0, nodes.is_empty());
+        if has_lost_clients(self.since, since, is_first, is_empty) {
             self.end_sessions();
         }
-        (self.since, self.look_every) = (since, LOOK_MIN);
+        if !is_empty {
+            self.since = since;
+        }
+        let is_waiting = agreed.table().is_waiting_for(me);
+        // The first look comes when what was under way at the swap has arrived.
+        self.look_every = LOOK_MIN;
+        self.look_at = is_waiting.then(|| Instant::now() + LOOK_MIN);
         let mut known = lock(&self.known);
         (known.number, known.owned, known.proxies) = (agreed.number(), owned, proxies);
-        (known.is_waiting, known.settled) = (agreed.table().is_waiting_for(me), None);
+        (known.is_waiting, known.settled) = (is_waiting, None);
         Ok(())
     }
 
@@ -340,28 +380,56 @@ impl Thread {
         }
     }
 
-    /// Looks whether this node has flows in buckets of others.
-    fn look(&mut self, goal: &Goal) -> Result<Duration, String> {
-        let (table, number) = (goal.agreed.table(), goal.agreed.number());
-        {
-            let known = lock(&self.known);
-            if !known.is_waiting || known.settled == Some(number) {
-                return Ok(IDLE);
-            }
+    /// Looks whether this node has flows in buckets of others, when that is due.
+    fn look(&mut self) -> Result<(), String> {
+        let now = Instant::now();
+        let (Some(goal), Some(at)) = (&self.goal, self.look_at) else { return Ok(()) };
+        if now < at {
+            return Ok(());
         }
-        // The first look comes when what was under way at the swap has arrived.
-        let pause = self.look_every;
-        self.look_every = (pause * 2).min(LOOK_MAX);
-        if pause == LOOK_MIN {
-            return Ok(pause);
-        }
+        self.look_every = (self.look_every * 2).min(LOOK_MAX);
+        self.look_at = Some(now + self.look_every);
         let addresses = self.services.iter().map(|(address, _)| *address).collect();
         let in_use = buckets_in_use(&addresses).map_err(|error| error.to_string())?;
-        let owner = |bucket: &u32| table.buckets().get(*bucket as usize).and_then(|one| one.owner);
+        let buckets = goal.agreed.table().buckets();
+        let owner = |bucket: &u32| buckets.get(*bucket as usize).and_then(|one| one.owner);
         if in_use.iter().all(|bucket| owner(bucket) == Some(goal.me)) {
-            lock(&self.known).settled = Some(number);
-            return Ok(IDLE);
+            lock(&self.known).settled = Some(goal.agreed.number());
+            self.look_at = None;
         }
-        Ok(pause)
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_left_out_or_begins_outside_has_lost_clients_and_a_table_of_nobody_takes_none() {
+        let lost = has_lost_clients;
+        assert!(lost(Some(3), None, false, false), "others have them");
+        assert!(lost(Some(3), Some(5), false, false), "others had them in between");
+        assert!(lost(None, None, true, false), "it let some in before it knew");
+        assert!(!lost(Some(3), Some(3), false, false));
+        assert!(!lost(None, Some(4), true, false), "it begins with what it has");
+        assert!(!lost(None, None, false, false));
+        assert!(!lost(Some(3), None, false, true));
+        assert!(!lost(None, None, true, true));
+    }
+
+    #[test]
+    fn one_takes_no_part_when_tries_have_failed_for_long_and_not_when_time_has_passed() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        known.note(false, now);
+        known.note(false, now + FAIL_MAX / 2);
+        assert!(!known.is_out());
+        known.note(true, now + FAIL_MAX);
+        known.note(false, now + FAIL_MAX * 2);
+        assert!(!known.is_out(), "a success in between");
+        known.note(false, now + FAIL_MAX * 3);
+        assert!(known.is_out());
+        known.note(true, now + FAIL_MAX * 4);
+        assert!(!known.is_out());
     }
 }

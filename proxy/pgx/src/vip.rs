@@ -84,8 +84,9 @@ impl Addresses {
     /// The leases that this host can make use of, with its priority for each.
     pub(crate) fn offered(&self) -> BTreeMap<VipId, u32> {
         // Whoever has an address is to have a part in its table from the first one on.
-        let has_begun = self.steerer.as_ref().is_none_or(Steerer::has_begun);
-        if self.leaves.load(Ordering::Acquire) || !has_begun {
+        let is_ready =
+            self.steerer.as_ref().is_none_or(|one| one.fails() || self.steers().is_some());
+        if self.leaves.load(Ordering::Acquire) || !is_ready {
             return BTreeMap::new();
         }
         let offer = |lease: LeaseStatus| {

@@ -100,8 +100,8 @@ impl Steering {
         let table = table.next(&standings);
         let is_at_rest = table.next(&standings) == table;
         let sharer = |(node, proxy): (&NodeId, &Proxy)| {
-            let known = self.proxies.get(node).filter(|known| known.proxy.link == proxy.link);
-            (*node, Sharer { proxy: *proxy, since: known.map_or(number, |known| known.since) })
+            let since = self.proxies.get(node).map_or(number, |known| known.since);
+            (*node, Sharer { proxy: *proxy, since })
         };
         let proxies = proxies.iter().map(sharer).collect();
         let is_new = proxies != self.proxies || table != *self.table;

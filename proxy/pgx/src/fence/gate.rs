@@ -63,6 +63,8 @@ struct House {
     peers: (BTreeSet<IpAddr>, bool),
     /// The hosts whose PostgreSQL nobody here may talk to; `None` before the first list.
     fenced: Option<BTreeSet<IpAddr>>,
+    /// No further list is written.
+    is_over: bool,
     /// What went wrong last.
     told: String,
 }
@@ -89,7 +91,8 @@ impl Gate {
     fn of(port: u16, means: Means, found: Arc<Mutex<Found>>) -> Self {
         let (primary, member) = (Entrance::default(), Entrance::default());
         let (closed, peers, fenced, told) = (None, (BTreeSet::new(), false), None, String::new());
-        let house = House { means, primary, member, closed, peers, fenced, told };
+        let is_over = false;
+        let house = House { means, primary, member, closed, peers, fenced, is_over, told };
         Self { port, house: Arc::new(Mutex::new(house)), found }
     }
 
@@ -206,24 +209,29 @@ impl Gate {
     /// is let in here, and who talks to it is told. Only the kernel's programs do that.
     pub(crate) fn set_fenced(&self, addresses: &BTreeSet<IpAddr>) {
         let mut house = self.house();
-        if house.fenced.as_ref() == Some(addresses) {
+        if house.is_over || house.fenced.as_ref() == Some(addresses) {
             return;
         }
-        let Means::Programs(keeper) = &mut house.means else { return };
-        // One thread of one process writes lists, in the order of the states that they are from.
-        let written = keeper.newest_fenced().map_err(KeepError::from);
-        let written = written.and_then(|newest| keeper.set_fenced(addresses, newest + 1));
-        if let Err(error) = written {
-            return house.tell(&error.to_string());
-        }
-        // The first list may be of an older state than the last of an earlier run.
-        let before = house.fenced.replace(addresses.clone()).unwrap_or_else(|| addresses.clone());
+        let Some(written) = house.write_fenced(addresses) else { return };
+        let before = match written {
+            Ok(before) => before,
+            Err(error) => return house.tell(&error.to_string()),
+        };
         drop(house);
         if *addresses != before {
             info!(?addresses, "hosts whose PostgreSQL may serve nobody by the agreed state");
         }
         for address in addresses.difference(&before) {
             self.end(Side::Remote(*address, self.port), "who was connected to a fenced PostgreSQL");
+        }
+    }
+
+    /// Nobody is kept off any more: nobody would take one off the list that comes back.
+    pub(crate) fn end_fenced(&self) {
+        let mut house = self.house();
+        house.is_over = true;
+        if let Some(Err(error)) = house.write_fenced(&BTreeSet::new()) {
+            house.tell(&error.to_string());
         }
     }
 
@@ -328,6 +336,26 @@ impl House {
         self.closed = Some(epoch);
         self.hand_over();
         Ok(was_open)
+    }
+
+    /// Writes the hosts that nobody here may talk to, and returns those of the list before, an
+    /// earlier run's included; `None` where only programs could do it.
+    fn write_fenced(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Option<Result<BTreeSet<IpAddr>, KeepError>> {
+        let Means::Programs(keeper) = &mut self.means else { return None };
+        // Lists are written under one lock, in the order of the states that they are from.
+        let mut write = || -> Result<_, KeepError> {
+            let (before, newest) = (keeper.fenced()?, keeper.newest_fenced()?);
+            keeper.set_fenced(addresses, newest + 1)?;
+            Ok(before)
+        };
+        let written = write();
+        if written.is_ok() {
+            self.fenced = Some(addresses.clone());
+        }
+        Some(written)
     }
 
     fn set_peers(
