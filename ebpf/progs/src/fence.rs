@@ -6,7 +6,9 @@
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_xdp_adjust_tail;
 use pgx_abi::{Program, Reason, XDP_DROP, XDP_PASS, XDP_TX};
-use pgx_rules::{Bytes as _, Direction, Fence, Reset, Segment, fence, reset, subject};
+use pgx_rules::{
+    Bytes as _, Direction, Facts, Fence, Flaw, Reset, Segment, Transport, fence, reset, subject,
+};
 
 use crate::counters::count;
 use crate::frame::Frame;
@@ -21,10 +23,10 @@ extern "C" fn fence_xdp(context: *mut xdp_md) -> u32 {
     let whose = subject(found, Direction::In, maps::port());
     let judged = fence(&frame, whose, Direction::In, maps::gate, maps::is_peer, maps::is_fenced);
     match judged {
-        Fence::Ignore => go_on(context),
+        Fence::Ignore => go_on(context, found),
         Fence::Pass(reason) => {
             count(reason, frame.size());
-            go_on(context)
+            go_on(context, found)
         }
         Fence::Drop(reason) => {
             count(reason, frame.size());
@@ -41,10 +43,18 @@ extern "C" fn fence_xdp(context: *mut xdp_md) -> u32 {
     }
 }
 
-/// To the next program, or on to the stack.
+/// To the next program that has to do with such packets, or on to the stack. A segment asks for no
+/// address, and most are to ports that are not steered.
 #[inline(always)]
-fn go_on(context: *mut xdp_md) -> u32 {
-    maps::go_to(context, Program::Vip);
+fn go_on(context: *mut xdp_md, found: Result<Facts, Flaw>) -> u32 {
+    match found {
+        Ok(Facts::Ipv4(Transport::Tcp(segment)) | Facts::Ipv6(Transport::Tcp(segment))) => {
+            if !maps::may_be_steered(segment.ports.destination) {
+                return XDP_PASS;
+            }
+        }
+        _ => maps::go_to(context, Program::Vip),
+    }
     maps::go_to(context, Program::Steer);
     XDP_PASS
 }

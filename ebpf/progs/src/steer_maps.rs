@@ -187,32 +187,34 @@ extern "C" fn look_for_socket(context: *mut xdp_md, packed: u64) -> u64 {
     u64::from(has)
 }
 
+/// `struct bpf_sock_tuple` of `linux/bpf.h`, in one of its two forms.
+#[repr(C)]
+struct Tuple<A> {
+    addresses: [A; 2],
+    ports: [u16; 2],
+}
+
+const _: () = assert!(size_of::<Tuple<[u8; 4]>>() == 12 && size_of::<Tuple<[u8; 16]>>() == 36);
+
 #[inline(always)]
 fn find(context: *mut xdp_md, frame: &Frame, place: &Place) -> Option<*mut bpf_sock> {
     let FlowKey { client, vip, client_port, port } = place.keys.flow();
     let [version, _] = frame.array(place.ip)?;
-    let ([a, b], [c, d]) = (client_port.to_be_bytes(), port.to_be_bytes());
-    let mut tuple = [0_u8; 36];
-    let size = if version >> 4 == 4 {
-        tuple[..4].copy_from_slice(&client[12..]);
-        tuple[4..8].copy_from_slice(&vip[12..]);
-        tuple[8..12].copy_from_slice(&[a, b, c, d]);
-        12
+    let ports = [client_port.to_be(), port.to_be()];
+    // Built from whole fields: an array of zeros to copy into would be a call of `memset` here.
+    let found = if version >> 4 == 4 {
+        let [.., a, b, c, d] = *client;
+        let [.., e, f, g, h] = *vip;
+        let tuple = Tuple { addresses: [[a, b, c, d], [e, f, g, h]], ports };
+        let at = (&raw const tuple).cast_mut().cast::<bpf_sock_tuple>();
+        // SAFETY: the context is the kernel's, and `at` points to the 12 readable bytes of the
+        // tuple's IPv4 form: addresses, then ports, as they are in packets.
+        unsafe { bpf_skc_lookup_tcp(context.cast(), at, 12, OWN_NAMESPACE, 0) }
     } else {
-        tuple[..16].copy_from_slice(client);
-        tuple[16..32].copy_from_slice(vip);
-        tuple[32..].copy_from_slice(&[a, b, c, d]);
-        36
-    };
-    let at: *mut bpf_sock_tuple = tuple.as_mut_ptr().cast();
-    // SAFETY: the context is the kernel's, and `at` points to the readable bytes of one of the two
-    // forms of the tuple: addresses, then ports, as they are in packets.
-    let found = unsafe {
-        if size == 12 {
-            bpf_skc_lookup_tcp(context.cast(), at, 12, OWN_NAMESPACE, 0)
-        } else {
-            bpf_skc_lookup_tcp(context.cast(), at, 36, OWN_NAMESPACE, 0)
-        }
+        let tuple = Tuple { addresses: [*client, *vip], ports };
+        let at = (&raw const tuple).cast_mut().cast::<bpf_sock_tuple>();
+        // SAFETY: as above, 36 bytes of the IPv6 form.
+        unsafe { bpf_skc_lookup_tcp(context.cast(), at, 36, OWN_NAMESPACE, 0) }
     };
     (!found.is_null()).then_some(found)
 }

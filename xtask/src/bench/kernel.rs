@@ -19,11 +19,15 @@ use crate::{pgbench, setup};
 /// Arguments of `bench kernel`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// How often each is measured, in turn with the other
+    /// How often each is measured, in turn with the others
     #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// How long each measurement takes, in seconds
-    #[arg(long, default_value_t = 3)]
+    /// How often it is each one's turn within a round. Other work on the machine comes and goes
+    /// within seconds: short turns let all have the same of it
+    #[arg(long, default_value_t = 4)]
+    turns: usize,
+    /// How long a turn takes, in seconds
+    #[arg(long, default_value_t = 2)]
     seconds: u32,
     /// Concurrent clients
     #[arg(long, default_value_t = 8)]
@@ -57,7 +61,7 @@ struct Figures {
 /// # Errors
 /// When a lab does not come up, or a run of pgbench fails.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    ensure!(args.rounds > 0, "no rounds");
+    ensure!(args.rounds > 0 && args.turns > 0, "no rounds, or no turns in them");
     setup::ensure(setup::LAB)?;
     let pgx = build::pgx_or(args.pgx.as_deref())?;
     let labs = [
@@ -67,8 +71,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     ];
     labs[1].pass_xdp("n1")?;
     cpu::tell_others()?;
-    let mut runs = in_turn(labs.len(), args.rounds, |at| measure(&labs[at], args))?.into_iter();
-    let mut next = || runs.next().unwrap_or_default();
+    let turns = in_turn(labs.len(), args.rounds * args.turns, |at| measure(&labs[at], args))?;
+    let mut turns = turns.into_iter();
+    let mut next = || -> Vec<Run> {
+        turns.next().unwrap_or_default().chunks(args.turns).map(whole).collect()
+    };
     let (with, passing, without) = (next(), next(), next());
     let figures = Figures { with, passing, without };
     print(&figures, args.clients);
@@ -87,13 +94,27 @@ fn up(name: &str, pgx: &Path, kernel: bool) -> anyhow::Result<Guard> {
     Ok(lab)
 }
 
-fn measure(lab: &Lab, args: &Args) -> anyhow::Result<Run> {
+/// What one measured in the turns of a round.
+fn whole(turns: &[Turn]) -> Run {
+    let mean = |of: fn(&Turn) -> f64| turns.iter().map(of).sum::<f64>() / turns.len() as f64;
+    Run {
+        tps: mean(|turn| turn.found.tps),
+        latency_ms: mean(|turn| turn.found.latency_ms),
+        machine_cpu_us_per_tx: mean(|turn| turn.used_us) / mean(|turn| turn.found.transactions),
+    }
+}
+
+/// One turn of one of them.
+struct Turn {
+    found: pgbench::Run,
+    used_us: f64,
+}
+
+fn measure(lab: &Lab, args: &Args) -> anyhow::Result<Turn> {
     let before = cpu::machine_s()?;
     let (vip, port) = (vip_v4().to_string(), PROXY_PORT.to_string());
     let found = pgbench::select_only(lab, (&vip, &port), args.clients, args.seconds)?;
-    let used_us = (cpu::machine_s()? - before) * 1e6;
-    let pgbench::Run { tps, latency_ms, transactions } = found;
-    Ok(Run { tps, latency_ms, machine_cpu_us_per_tx: used_us / transactions })
+    Ok(Turn { found, used_us: (cpu::machine_s()? - before) * 1e6 })
 }
 
 fn print(figures: &Figures, clients: u32) {
