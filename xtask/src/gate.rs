@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Writes the figures to a file, in JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// The lab's name; two with different names can run beside each other
+    #[arg(long, default_value = NAME)]
+    name: String,
     /// Tries this pgx instead of building one
     #[arg(long)]
     pgx: Option<PathBuf>,
@@ -52,7 +55,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     setup::ensure(setup::LAB)?;
     let cases: Vec<_> = CASES.iter().filter(|case| case.title().contains(&args.only)).collect();
     ensure!(!cases.is_empty(), "no failure has {:?} in its name", args.only);
-    let shared = Shared::new(NAME, Some(build::pgx_or(args.pgx.as_deref())?), true);
+    let shared = Shared::new(&args.name, Some(build::pgx_or(args.pgx.as_deref())?), true);
     let mut all = BTreeMap::<String, Summary>::new();
     for seed in args.first..args.first + args.rounds {
         for case in &cases {

@@ -24,6 +24,9 @@ pub enum Slot {
     /// The ports that are steered, see [`port_bit`](crate::port_bit). The writer of steering's,
     /// not a lease's.
     Ports = 6,
+    /// One while the list of fenced backends is empty, so that packets need not look; zero while
+    /// it may not be. A plain number.
+    FencedNone = 7,
 }
 
 /// Slots of the map of words.
@@ -111,7 +114,7 @@ impl LeaseWord {
 
 const _: () = {
     assert!(size_of::<LeaseWord>() == 8);
-    assert!((Slot::Ports as u32) < LEASE_SLOTS);
+    assert!((Slot::FencedNone as u32) < LEASE_SLOTS);
 };
 
 #[cfg(test)]

@@ -172,8 +172,8 @@ pub struct ServiceKey {
     pub port: u16,
 }
 
-/// The key of a direct service's flow.
-#[repr(C)]
+/// The key of a direct service's flow. Aligned so that a program can write it by words.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowKey {
     /// The client's address.

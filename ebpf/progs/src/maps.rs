@@ -120,6 +120,9 @@ pub(crate) fn is_peer(address: &Address) -> bool {
 /// Whether the address is a fenced backend's: listed, and not by an older list than the newest.
 #[inline(always)]
 pub(crate) fn is_fenced(address: &Address) -> bool {
+    if word(Slot::FencedNone) == 1 {
+        return false;
+    }
     // SAFETY: the kernel gave us the address of an entry, which holds an aligned `u64` until the
     // program ends, whatever user space does with it meanwhile.
     let listed = FENCED.get_ptr(address).map(|epoch| unsafe { epoch.read_volatile() });

@@ -7,7 +7,7 @@ use pgx_abi::FlowKey;
 
 use crate::Bytes;
 use crate::facts::{Facts, Flaw, IPV6, PROTOCOL_TCP, Segment, TCP, Transport};
-use crate::fence::{Address, RST};
+use crate::fence::{Address, RST, mapped};
 
 /// What a packet is to its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,11 +165,6 @@ fn of_error_v6<B: Bytes + ?Sized>(
 fn error([a, b, c, d]: [u8; 4], flow: &mut FlowKey) -> Option<Kind> {
     (flow.port, flow.client_port) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
     Some(Kind::Error)
-}
-
-#[inline(always)]
-fn mapped([a, b, c, d]: [u8; 4]) -> Address {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
 /// The bucket-choosing number of a flow; the same on every host and in every build.

@@ -3,7 +3,7 @@
 
 use crate::Bytes;
 use crate::facts::{ETHERNET, IPV6};
-use crate::fence::Address;
+use crate::fence::{Address, mapped};
 
 /// A link address.
 pub type Mac = [u8; 6];
@@ -64,9 +64,7 @@ impl Question {
     #[must_use]
     pub fn target(&self) -> Address {
         match self {
-            Self::Arp { target: [a, b, c, d], .. } => {
-                [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, *a, *b, *c, *d]
-            }
+            Self::Arp { target, .. } => mapped(*target),
             Self::Solicitation { target, .. } => *target,
         }
     }

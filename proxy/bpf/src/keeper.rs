@@ -140,7 +140,10 @@ impl Keeper {
         let peers = HashMap::try_from(Map::HashMap(peers)).map_err(failed(PEERS))?;
         let fenced = open(pins, FENCED)?;
         let fenced = HashMap::try_from(Map::HashMap(fenced)).map_err(failed(FENCED))?;
-        Ok(Self { leases, peers, fenced, lock, path })
+        let mut keeper = Self { leases, peers, fenced, lock, path };
+        // An earlier release may have written the list, which does not know of the note.
+        keeper.note_emptiness()?;
+        Ok(keeper)
     }
 
     /// The words are this owner's from here on. Those of another are void, and so is what it has
@@ -264,6 +267,9 @@ impl Keeper {
         if epoch < newest {
             return Err(Stale::Older { epoch, newest }.into());
         }
+        if !addresses.is_empty() {
+            self.set(Slot::FencedNone, 0)?;
+        }
         for address in addresses {
             self.fenced.insert(key(address), epoch, 0).map_err(failed(FENCED))?;
         }
@@ -275,7 +281,13 @@ impl Keeper {
                 self.fenced.remove(&address).map_err(failed(FENCED))?;
             }
         }
-        Ok(())
+        Ok(self.note_emptiness()?)
+    }
+
+    /// Spares packets the look into an empty list.
+    fn note_emptiness(&mut self) -> Result<(), Error> {
+        let is_empty = self.fenced.keys().next().is_none();
+        self.set(Slot::FencedNone, is_empty.into())
     }
 
     /// The backends of the newest snapshot.

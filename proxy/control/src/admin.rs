@@ -7,6 +7,7 @@
 mod cluster;
 mod fence;
 mod handover;
+mod survey;
 
 pub use cluster::{
     AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, ProbeStatus,
@@ -16,6 +17,8 @@ pub use cluster::{
 pub use fence::{FenceStatus, PlaceStatus, RehearsalStatus, WordStatus};
 
 pub use handover::{HandOver, HandOverLine, HandedTcp};
+
+pub use survey::{NodeView, PostgresView, Survey, Trouble};
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -50,14 +53,16 @@ impl Request {
     }
 }
 
-/// What can be asked. All but the first two are asked of the cluster: any node takes them and
-/// passes them on to whoever coordinates.
+/// What can be asked. Unless it says otherwise it is asked of the cluster: any node takes it and
+/// passes it on to whoever coordinates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
 pub enum Verb {
-    /// What this process does and how it fares.
+    /// What this process does and how it fares. Asked of this process.
     Status,
-    /// The settings that all nodes share.
+    /// The cluster's nodes as its coordinator sees them, and what is wrong with it.
+    Survey,
+    /// The settings that all nodes share, as this process knows them.
     ShowConfig,
     /// Change some of them.
     EditConfig(SharedChange),
@@ -154,6 +159,8 @@ impl Reply {
 pub enum Body {
     /// Answer to [`Verb::Status`].
     Status(Box<Status>),
+    /// Answer to [`Verb::Survey`].
+    Survey(Box<Survey>),
     /// Answer to [`Verb::ShowConfig`].
     Config(Shared),
     /// It was done; or, of a dry run, what would be done, line by line.
@@ -280,6 +287,9 @@ pub struct Status {
     /// The fence around this host's PostgreSQL, where this process keeps one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fence: Option<FenceStatus>,
+    /// What is wrong with the cluster and with this node, the most pressing first.
+    #[serde(default)]
+    pub troubles: Vec<Trouble>,
 }
 
 /// How the proxy fares.

@@ -18,3 +18,4 @@ pub mod ids;
 pub mod lease;
 pub mod limits;
 pub mod steer;
+pub mod survey;

@@ -12,6 +12,7 @@ use pgx_control::admin::{
 };
 use pgx_control::ids::NodeId;
 use pgx_control::limits::{ADMIN_CLIENT_MS_MAX, ADMIN_CLIENTS_MAX, ADMIN_REQUEST_BYTES_MAX};
+use pgx_control::survey::local_troubles;
 use pgx_controller::{Change, Request as ClusterRequest};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -21,7 +22,7 @@ use tracing::warn;
 
 use crate::claim::Denied;
 use crate::config::{Config, is_host_and_port};
-use crate::controller::{Control, Question};
+use crate::controller::{Control, Question, Told};
 use crate::fence::Fence;
 use crate::front::Front;
 use crate::kernel::Kernel;
@@ -168,7 +169,7 @@ async fn answer(peer: &mut UnixStream, body: Body) -> io::Result<()> {
 impl Node {
     async fn carry_out(&self, Request { dry_run, verb, .. }: Request) -> Body {
         if verb == Verb::Status {
-            return Body::Status(Box::new(self.status().await));
+            return Body::Status(Box::new(self.status_and_troubles().await));
         }
         if let Verb::Fence | Verb::Unfence { .. } = verb {
             return self.fence_verb(&verb);
@@ -190,6 +191,14 @@ impl Node {
             let detail = format!("{address:?} is not host:port, such as db2:6433");
             return Body::Refused(Refusal::Malformed { detail });
         }
+        if verb == Verb::Survey {
+            return match controller.survey().await {
+                Ok(survey) => Body::Survey(Box::new(survey)),
+                Err(unanswered) => {
+                    Body::Refused(Refusal::Cluster { detail: unanswered.to_string() })
+                }
+            };
+        }
         let Some(request) = cluster_request(verb) else {
             let status = controller.status().await.filter(|status| status.halted.is_empty());
             return match status {
@@ -199,7 +208,8 @@ impl Node {
         };
         let question = if dry_run { Question::Rehearse(request) } else { Question::Do(request) };
         match controller.ask(question).await {
-            Ok(lines) => Body::Done(lines),
+            Ok(Told::Lines(lines)) => Body::Done(lines),
+            Ok(Told::Survey(survey)) => Body::Survey(survey),
             Err(unanswered) => Body::Refused(Refusal::Cluster { detail: unanswered.to_string() }),
         }
     }
@@ -226,6 +236,20 @@ impl Node {
         }
     }
 
+    async fn status_and_troubles(&self) -> Status {
+        let survey = async {
+            match &self.controller {
+                Some(controller) => controller.survey().await.ok(),
+                None => None,
+            }
+        };
+        let (status, survey) = tokio::join!(self.status(), survey);
+        let mut troubles = local_troubles(&status, survey.as_ref());
+        troubles.splice(..0, survey.into_iter().flat_map(|survey| survey.troubles));
+        Status { troubles, ..status }
+    }
+
+    /// All but the troubles.
     pub(crate) async fn status(&self) -> Status {
         let control = match &self.controller {
             Some(controller) => controller.status().await.map(Box::new),
@@ -250,6 +274,7 @@ impl Node {
             peers: self.peers.as_ref().map(|peers| peers.status()),
             control,
             fence: self.fence.as_ref().map(Fence::status),
+            troubles: Vec::new(),
         }
     }
 }
@@ -258,6 +283,7 @@ impl Node {
 fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
     Some(match verb {
         Verb::Status
+        | Verb::Survey
         | Verb::ShowConfig
         | Verb::PauseDatabase { .. }
         | Verb::ResumeDatabase { .. }

@@ -106,8 +106,10 @@ pub(crate) struct Ctl {
 
 #[derive(Subcommand)]
 pub(crate) enum CtlVerb {
-    /// What this pgx does and how it fares
+    /// What is wrong and what to do about it; what this pgx does and how it fares
     Status,
+    /// The cluster's nodes: who is primary, who streams, and how far behind each is
+    Nodes,
     /// Begins the cluster with a node's PostgreSQL as its primary
     Bootstrap {
         /// The node's number

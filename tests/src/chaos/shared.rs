@@ -10,7 +10,7 @@ use crate::lab::build;
 /// that one left behind is not what the next begins with.
 #[derive(Debug)]
 pub struct Shared {
-    name: &'static str,
+    name: String,
     pgx: Option<PathBuf>,
     kernel: bool,
     chaos: Mutex<Option<Chaos>>,
@@ -19,8 +19,8 @@ pub struct Shared {
 impl Shared {
     /// A lab of that name, see [`Chaos::up`], with this pgx or one that is built for it.
     #[must_use]
-    pub fn new(name: &'static str, pgx: Option<PathBuf>, kernel: bool) -> Self {
-        Self { name, pgx, kernel, chaos: Mutex::default() }
+    pub fn new(name: &str, pgx: Option<PathBuf>, kernel: bool) -> Self {
+        Self { name: name.to_owned(), pgx, kernel, chaos: Mutex::default() }
     }
 
     /// Runs something in it; the logs are kept if it fails.
@@ -37,7 +37,7 @@ impl Shared {
             Some(chaos) => chaos,
             None => {
                 let pgx = self.pgx.clone().map_or_else(|| build::pgx(false), Ok)?;
-                Chaos::up(self.name, &pgx, self.kernel)?
+                Chaos::up(&self.name, &pgx, self.kernel)?
             }
         };
         match run(&chaos) {

@@ -22,6 +22,10 @@ pub(super) struct Args {
     /// How often each is measured, in turn with the others
     #[arg(long, default_value_t = 20)]
     rounds: usize,
+    /// After how many rounds the clusters are made anew: where a cluster's memory comes to lie makes
+    /// it faster or slower than its twin, for as long as it lives
+    #[arg(long, default_value_t = 2)]
+    renew: usize,
     /// How often it is each one's turn within a round. Other work on the machine comes and goes
     /// within seconds: short turns let all have the same of it
     #[arg(long, default_value_t = 4)]
@@ -49,7 +53,7 @@ struct Run {
 }
 
 /// All of them, pairs at the same place.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Figures {
     with: Vec<Run>,
     passing: Vec<Run>,
@@ -62,22 +66,26 @@ struct Figures {
 /// When a lab does not come up, or a run of pgbench fails.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(args.rounds > 0 && args.turns > 0, "no rounds, or no turns in them");
+    ensure!(args.renew > 0, "--renew 0: clusters live for a round at least");
     setup::ensure(setup::LAB)?;
     let pgx = build::pgx_or(args.pgx.as_deref())?;
-    let labs = [
-        up("bench-kernel", &pgx, true)?,
-        up("bench-pass", &pgx, false)?,
-        up("bench-plain", &pgx, false)?,
-    ];
-    labs[1].pass_xdp("n1")?;
     cpu::tell_others()?;
-    let turns = in_turn(labs.len(), args.rounds * args.turns, |at| measure(&labs[at], args))?;
-    let mut turns = turns.into_iter();
-    let mut next = || -> Vec<Run> {
-        turns.next().unwrap_or_default().chunks(args.turns).map(whole).collect()
-    };
-    let (with, passing, without) = (next(), next(), next());
-    let figures = Figures { with, passing, without };
+    let mut figures = Figures::default();
+    while figures.with.len() < args.rounds {
+        let rounds = args.renew.min(args.rounds - figures.with.len());
+        let labs = [
+            up("bench-kernel", &pgx, true)?,
+            up("bench-pass", &pgx, false)?,
+            up("bench-plain", &pgx, false)?,
+        ];
+        labs[1].pass_xdp("n1")?;
+        let turns = in_turn(labs.len(), rounds * args.turns, |at| measure(&labs[at], args))?;
+        let legs = [&mut figures.with, &mut figures.passing, &mut figures.without];
+        for (leg, turns) in legs.into_iter().zip(turns) {
+            leg.extend(turns.chunks(args.turns).map(whole));
+        }
+        eprintln!("bench: {} rounds of {} are done", figures.with.len(), args.rounds);
+    }
     print(&figures, args.clients);
     write_json(args.json.as_deref(), &figures)
 }

@@ -80,8 +80,8 @@ fn scene() -> Scene {
 }
 
 impl Scene {
-    fn decide(&self) -> Vec<Action> {
-        let view = View {
+    fn view(&self) -> View<'_> {
+        View {
             state: &self.state,
             nodes: &self.nodes,
             log: &self.log,
@@ -89,8 +89,11 @@ impl Scene {
             sealed_since: self.sealed_since,
             handover_since: self.handover_since,
             stage_since: self.stage_since,
-        };
-        decide(&view, NOW)
+        }
+    }
+
+    fn decide(&self) -> Vec<Action> {
+        decide(&self.view(), NOW)
     }
 
     fn seen(&mut self, node: u64) -> &mut Observation {
@@ -754,6 +757,8 @@ mod caution;
 
 #[path = "share_tests.rs"]
 mod share;
+#[path = "survey_tests.rs"]
+mod survey;
 
 #[path = "vip_tests.rs"]
 mod vip;

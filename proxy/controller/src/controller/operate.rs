@@ -1,8 +1,10 @@
 //! What operators ask.
 
+use pgx_control::admin::Survey;
 use pgx_control::cluster::{Entry, Role, State, Void};
 use pgx_control::decide;
 use pgx_control::ids::{Attempt, BootTime, NodeId};
+use pgx_control::survey;
 use pgx_quorum as quorum;
 
 use super::{Asked, Controller, Output};
@@ -43,6 +45,14 @@ impl Controller {
         let log = self.log(&self.quorum.status(), now);
         let then = decide::decide(&self.view(&state, &log, now), now);
         Ok(Rehearsal { entries, then })
+    }
+
+    /// The cluster as this node sees it; what it says counts only where it coordinates.
+    #[must_use]
+    pub fn survey(&self, now: BootTime) -> Survey {
+        let log = self.log(&self.quorum.status(), now);
+        let view = self.view(&self.state, &log, now);
+        survey::survey(&view, self.me(), self.waits(), now)
     }
 
     /// Whether this node can carry requests out.

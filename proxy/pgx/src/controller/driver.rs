@@ -26,7 +26,7 @@ use super::clock::{boot_time, random_number};
 use super::journal::Journal;
 use super::lease::{self, Board, Outlets};
 use super::members::Members;
-use super::message::{Outcome, Question, Said};
+use super::message::{Outcome, Question, Said, Told};
 use super::requests::{Asker, Waiting, done};
 use super::routes::Followed;
 use super::storage::{self, Files, Opened, Owner};
@@ -402,8 +402,12 @@ impl Driver {
                 }
             }
             Question::Rehearse(request) => {
-                let rehearsed = controller.rehearse(&request, now).map(|all| status::lines(&all));
-                self.tell(asker, rehearsed);
+                let rehearsed = controller.rehearse(&request, now);
+                self.tell(asker, rehearsed.map(|all| Told::Lines(status::lines(&all))));
+            }
+            Question::Survey => {
+                let survey = Told::Survey(Box::new(controller.survey(now)));
+                self.tell(asker, Ok(survey));
             }
             Question::Do(request) => match self.waiting.enter(asker, now) {
                 Ok(number) => {

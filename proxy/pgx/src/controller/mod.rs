@@ -26,9 +26,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pgx_control::admin::ControlStatus;
+use pgx_control::admin::{ControlStatus, Survey};
 use pgx_control::lease::Message as LeaseMessage;
-use pgx_controller::codec;
+use pgx_controller::{Unanswered, codec};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::debug;
@@ -36,14 +36,14 @@ use tracing::debug;
 use self::changes::Changes;
 use self::driver::Input;
 use self::message::Said;
-pub(crate) use self::message::{Outcome, Question};
+pub(crate) use self::message::{Outcome, Question, Told};
 pub(crate) use self::routes::Followed;
 use self::storage::Opened;
 pub(crate) use self::watch::{Verdict, ask_once, place, recorded_directory};
 use crate::config::{self, Config};
 use crate::exit::Failure;
 use crate::fence::gate::Gate;
-use crate::limits::control::{ANSWER_MAX, INBOX_MAX, LEASE_INBOX_MAX, STATUS_MAX};
+use crate::limits::control::{ANSWER_MAX, INBOX_MAX, LEASE_INBOX_MAX, STATUS_MAX, SURVEY_MAX};
 use crate::peer::{Channel, Message, PeerSet, Taker, Takers};
 use crate::vip::Addresses;
 
@@ -130,9 +130,21 @@ impl Prepared {
 }
 
 impl Control {
+    /// How the cluster is by its coordinator; waits little, as who asks wants to know what is so
+    /// without one, too.
+    ///
+    /// # Errors
+    /// When nobody coordinates, or whoever does has not answered in time.
+    pub(crate) async fn survey(&self) -> Result<Survey, Unanswered> {
+        match timeout(SURVEY_MAX, self.ask(Question::Survey)).await {
+            Ok(Ok(Told::Survey(survey))) => Ok(*survey),
+            Ok(Ok(Told::Lines(_))) | Err(_) => Err(Unanswered::NoCoordinator),
+            Ok(Err(unanswered)) => Err(unanswered),
+        }
+    }
+
     /// Asks the cluster; the answer comes in bounded time.
     pub(crate) async fn ask(&self, question: Question) -> Outcome {
-        use pgx_controller::Unanswered;
         let (reply, answer) = oneshot::channel();
         if self.inputs.try_send(Input::Ask { question, reply }).is_err() {
             return Err(Unanswered::Busy);

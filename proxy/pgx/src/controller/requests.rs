@@ -7,7 +7,7 @@ use pgx_control::ids::{BootTime, NodeId};
 use pgx_controller::Unanswered;
 use tokio::sync::oneshot;
 
-use super::message::Outcome;
+use super::message::{Outcome, Told};
 use crate::limits::control::{FORWARDED_MAX, FORWARDED_MS_MAX};
 
 /// Who waits for an answer.
@@ -59,7 +59,7 @@ impl Waiting {
 
 /// The outcome of what was done without more to say.
 pub(super) fn done(answer: Result<(), Unanswered>) -> Outcome {
-    answer.map(|()| Vec::new())
+    answer.map(|()| Told::Lines(Vec::new()))
 }
 
 #[cfg(test)]

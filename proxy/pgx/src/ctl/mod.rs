@@ -1,5 +1,6 @@
 //! `pgx ctl`: a thin client of the admin socket.
 
+mod nodes;
 mod settings;
 mod status;
 
@@ -8,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use comfy_table::{Table, presets};
 use pgx_control::admin::{Body, Reply, Request, SharedChange, Verb};
 use pgx_control::cluster::Role;
 use pgx_control::limits::{ADMIN_CLIENT_MS_MAX, ADMIN_REPLY_BYTES_MAX};
@@ -30,6 +32,7 @@ pub(crate) fn run(arguments: &Ctl) -> Result<(), Failure> {
     }
     match body {
         Body::Status(status) => print!("{}", status::table(&status)),
+        Body::Survey(survey) => print!("{}", nodes::table(&survey)),
         Body::Config(shared) => print!("{}", settings::text(&shared)),
         Body::Done(lines) if lines.is_empty() => println!("done"),
         Body::Done(lines) => lines.iter().for_each(|line| println!("{line}")),
@@ -44,6 +47,7 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
     let plain = |verb| (verb, false);
     let (verb, dry_run) = match &arguments.verb {
         CtlVerb::Status => plain(Verb::Status),
+        CtlVerb::Nodes => plain(Verb::Survey),
         CtlVerb::Bootstrap { node, dry } => (Verb::Bootstrap { node: *node }, dry.dry_run),
         CtlVerb::Node { verb: NodeVerb::Add { node, address, learner } } => {
             let role = if *learner { Role::Learner } else { Role::Voter };
@@ -101,6 +105,16 @@ fn change(arguments: &Ctl, edit: &EditConfig) -> Result<SharedChange, Failure> {
         return settings::from_editor(&before);
     }
     settings::from_words(&before, &edit.set).map_err(Failure::Failed)
+}
+
+/// A table for a terminal or a pipe: columns, no lines.
+fn plain_table<const N: usize>(headings: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(headings);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
 }
 
 /// Sends one request and reads its reply.

@@ -15,6 +15,15 @@ pub(super) fn table(status: &Status) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{name:<18} {value}");
     };
+    match &status.troubles[..] {
+        [] => line("trouble", "none that pgx knows of".to_owned()),
+        troubles => {
+            for trouble in troubles {
+                line("TROUBLE", trouble.cause.clone());
+                line("  next", trouble.next.clone());
+            }
+        }
+    }
     line("release", status.release.clone());
     line("process id", status.process_id.to_string());
     line("up", format!("{} s", status.up_ms / 1000));
@@ -185,7 +194,7 @@ fn peer_text(peer: &PeerStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgx_control::admin::{AddressLease, KernelStatus};
+    use pgx_control::admin::{AddressLease, KernelStatus, Trouble};
 
     fn peer(state: &str, last_error: &str) -> PeerStatus {
         PeerStatus {
@@ -259,8 +268,14 @@ mod tests {
             control: None,
             fence: None,
             peers: Some(vec![peer("down", "no route to host"), peer("connected", "long gone")]),
+            troubles: vec![Trouble::new("it rains", "take an umbrella")],
         };
         let text = table(&status);
+        let first: Vec<_> = text.lines().take(2).collect();
+        assert!(first[0].starts_with("TROUBLE") && first[0].ends_with("it rains"), "{text}");
+        assert!(first[1].ends_with("take an umbrella"), "{text}");
+        let well = table(&Status { troubles: vec![], ..status.clone() });
+        assert!(well.starts_with("trouble            none"), "{well}");
         assert!(text.contains("off on eth0") && text.contains("no privileges"), "{text}");
         assert!(text.contains("by address") && text.contains("cause: no XDP"), "{text}");
         assert!(text.contains("10.0.0.1: HELD as number 7 for 900 ms"), "{text}");

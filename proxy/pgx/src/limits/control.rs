@@ -29,6 +29,9 @@ pub(crate) const ANSWER_MAX: Duration = Duration::from_millis(7_000);
 /// How long the admin socket waits for the controller's view.
 pub(crate) const STATUS_MAX: Duration = Duration::from_secs(2);
 
+/// How long a status waits for what the coordinator says of the cluster.
+pub(crate) const SURVEY_MAX: Duration = Duration::from_millis(500);
+
 /// Operators' requests that wait for another node's answer.
 pub(crate) const FORWARDED_MAX: usize = 32;
 

@@ -1,0 +1,241 @@
+//! What a status alone gives away.
+
+use alloc::borrow::ToOwned as _;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec;
+
+use super::*;
+use crate::admin::{
+    AddressLease, AgentStatus, KernelStatus, NodeView, PlaceStatus, ProbeStatus, Shared,
+    SteeringStatus,
+};
+use crate::cluster::{Durability, Policy};
+use crate::lease::Settings;
+
+fn control() -> ControlStatus {
+    ControlStatus {
+        cluster: "c".to_owned(),
+        node: 1,
+        incarnation: "i".to_owned(),
+        halted: String::new(),
+        coordinator: Some(2),
+        decides: false,
+        term: 1,
+        applied_index: 1,
+        members: vec![],
+        voters: vec![1, 2, 3],
+        nodes: vec![],
+        epoch: None,
+        waits: None,
+        leases: vec![],
+        is_paused: false,
+        settings: Shared {
+            durability: Durability::Strict,
+            lease: Settings::default(),
+            policy: Policy::default(),
+        },
+        agent: None,
+    }
+}
+
+fn peer(id: u64, state: &str, last_error: &str) -> PeerStatus {
+    PeerStatus {
+        id,
+        address: format!("db{id}:6433"),
+        state: state.to_owned(),
+        last_error: last_error.to_owned(),
+        round_trip_us: None,
+        sent_total: 0,
+        dropped_total: 0,
+        received_total: 0,
+        untaken_total: 0,
+    }
+}
+
+fn status() -> Status {
+    Status {
+        release: "1".to_owned(),
+        process_id: 7,
+        up_ms: 1,
+        proxy: None,
+        kernel: None,
+        addresses: None,
+        control: Some(Box::new(control())),
+        fence: None,
+        peers: Some(vec![peer(2, "connected", "long gone"), peer(3, "connected", "")]),
+        troubles: vec![],
+    }
+}
+
+fn assert_only(status: &Status, cause: &str, next: &str) {
+    let troubles = local_troubles(status, None);
+    let [only] = &troubles[..] else { panic!("not one trouble: {troubles:#?}") };
+    assert!(only.cause.contains(cause), "{only:?} lacks {cause:?}");
+    assert!(only.next.contains(next), "{only:?} lacks {next:?}");
+}
+
+#[test]
+fn node_that_is_well_has_no_trouble() {
+    assert_eq!(local_troubles(&status(), None), []);
+    let alone = Status { control: None, peers: None, ..status() };
+    assert_eq!(local_troubles(&alone, None), [], "a proxy without a cluster");
+}
+
+#[test]
+fn what_keeps_a_node_from_decisions_is_told_by_its_cause() {
+    let mut status = status();
+    let control = status.control.as_mut().unwrap();
+    control.coordinator = None;
+    control.halted = "no space left on device".to_owned();
+    assert_only(&status, "no part in decisions: no space left", "make space");
+    status.control.as_mut().unwrap().halted.clear();
+    assert_only(&status, "the voters are electing one", "wait");
+    for peer in status.peers.iter_mut().flatten() {
+        peer.state = "down".to_owned();
+    }
+    assert_only(&status, "no majority of voters is in reach, nodes 2, 3 are not", "start pgx");
+    status.control = None;
+    assert_only(&status, "waits for its disk", "control.data");
+}
+
+#[test]
+fn link_that_is_down_is_told_unless_its_node_is_known_to_be_silent() {
+    let mut status = status();
+    status.peers = Some(vec![peer(3, "down", "no route to host")]);
+    assert_only(&status, "to node 3 at db3:6433 is down: no route", "reaches db3:6433");
+    let node = |is_alive| NodeView {
+        id: 3,
+        address: String::new(),
+        role: None,
+        heard_ms: None,
+        is_alive,
+        epoch: None,
+        postgres: None,
+        is_proxy: false,
+        addresses: vec![],
+    };
+    let survey =
+        |is_alive| Survey { coordinator: 2, nodes: vec![node(is_alive)], troubles: vec![] };
+    assert_eq!(local_troubles(&status, Some(&survey(true))).len(), 1);
+    assert_eq!(local_troubles(&status, Some(&survey(false))), []);
+}
+
+#[test]
+fn probes_are_told_when_they_stay_unanswered_and_only_while_postgresql_is_to_run() {
+    let probe = |asks: &str, unanswered_ms, detail: &str| ProbeStatus {
+        asks: asks.to_owned(),
+        unanswered_ms,
+        detail: detail.to_owned(),
+    };
+    let with = |postgres: &str, probe| {
+        let mut status = status();
+        status.control.as_mut().unwrap().agent = Some(AgentStatus {
+            postgres: postgres.to_owned(),
+            timeline: 1,
+            end: "0/0".to_owned(),
+            probes: vec![probe],
+        });
+        status
+    };
+    let late = Some(PROBE_PATIENCE_MS);
+    let disk = with("primary", probe("data disk", late, ""));
+    assert_only(&disk, "data disk has not answered for 2000 ms", "dmesg");
+    let query = with("hung", probe("query", late, "timed out"));
+    assert_only(&query, "query has not answered for 2000 ms: timed out", "PostgreSQL's log");
+    let unasked = with("standby", probe("query", None, "no password"));
+    assert_only(&unasked, "not asked for query: no password", "pgx doctor");
+    for well in [
+        with("primary", probe("query", Some(PROBE_PATIENCE_MS - 1), "once")),
+        with("dead", probe("query", late, "refused")),
+        with("dead", probe("query", None, "not there")),
+    ] {
+        assert_eq!(local_troubles(&well, None), []);
+    }
+}
+
+fn fence(place: PlaceStatus) -> FenceStatus {
+    FenceStatus {
+        means: "programs".to_owned(),
+        cause: String::new(),
+        port: 5432,
+        gate: "open".to_owned(),
+        primary: None,
+        member: None,
+        floor: None,
+        fenced_up_to: None,
+        fenced: vec![],
+        places: vec![place],
+        rehearsals: vec![],
+        packets: vec![],
+    }
+}
+
+fn place(incoming: &str, trial: &str) -> PlaceStatus {
+    PlaceStatus {
+        at: "eth0".to_owned(),
+        incoming: incoming.to_owned(),
+        outgoing: "tcx".to_owned(),
+        trial: trial.to_owned(),
+        cause: "busy".to_owned(),
+    }
+}
+
+#[test]
+fn fence_that_does_not_hold_is_told_and_by_whom_it_is_shut() {
+    let with = |fence| Status { fence: Some(fence), ..status() };
+    let well = fence(place("native", "seen"));
+    assert_eq!(local_troubles(&with(well.clone()), None), []);
+    assert_only(&with(fence(place("native", "missed"))), "a packet passed the fence at eth0", "tc");
+    assert_only(&with(fence(place("", "seen"))), "does not stand at eth0: busy", "pgx doctor");
+    let shut = FenceStatus { fenced_up_to: Some(7), ..well.clone() };
+    assert_only(&with(shut), "an operator has fenced", "pgx ctl unfence --epoch 7");
+    let (means, cause) = ("none".to_owned(), "no rights".to_owned());
+    let none = FenceStatus { means, cause, gate: "unknown".to_owned(), ..well.clone() };
+    assert_only(&with(none), "nothing fences port 5432: no rights", "pgx doctor");
+    let unknown = FenceStatus { gate: "unknown".to_owned(), ..well };
+    assert_only(&with(unknown), "nobody can tell whether the fence", "pgx ctl fence");
+}
+
+#[test]
+fn each_part_of_the_addresses_that_failed_is_told() {
+    let lease = AddressLease {
+        id: 1,
+        role: "primary".to_owned(),
+        addresses: vec!["10.0.0.9".to_owned()],
+        is_held: true,
+        number: 1,
+        left_ms: None,
+        announced_total: 0,
+        last_error: "no such device".to_owned(),
+    };
+    let steering = SteeringStatus {
+        table: 1,
+        proxies: 1,
+        owned: 1,
+        buckets: 1,
+        has_old_flows: false,
+        last_error: "too old".to_owned(),
+    };
+    let kernel = KernelStatus {
+        interface: "eth0".to_owned(),
+        mode: "off".to_owned(),
+        cause: "no rights".to_owned(),
+        packets: vec![],
+    };
+    let addresses = AddressesStatus {
+        mode: "off".to_owned(),
+        cause: "no interface".to_owned(),
+        on_loopback: None,
+        loopback_error: "no lo".to_owned(),
+        leases: vec![lease],
+        steering: Some(steering),
+    };
+    let status = Status { addresses: Some(addresses), kernel: Some(kernel), ..status() };
+    let causes: Vec<_> = local_troubles(&status, None).into_iter().map(|one| one.cause).collect();
+    let words = ["no interface", "no lo", "10.0.0.9: no such device", "too old", "no rights"];
+    assert_eq!(causes.len(), words.len(), "{causes:#?}");
+    for (cause, word) in causes.iter().zip(words) {
+        assert!(cause.contains(word), "{cause} lacks {word}");
+    }
+}

@@ -1,0 +1,208 @@
+//! What is wrong with the cluster, and what to do about it.
+//!
+//! Each trouble is told once, by its cause: a node that is not heard is not said to lack a
+//! PostgreSQL as well, nor its standby not to stream.
+
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use super::{holder, list, ms_between, rule, upstream};
+use crate::admin::Trouble;
+use crate::cluster::{Durability, Role};
+use crate::decide::{Reason, View};
+use crate::facts::{AgentFacts, Postgres};
+use crate::ids::{BootTime, NodeId};
+
+/// What is wrong, the most pressing first: who serves, then which commits are safe, then nodes.
+#[must_use]
+pub fn troubles(view: &View<'_>, waits: Option<&Reason>, now: BootTime) -> Vec<Trouble> {
+    let mut found = Vec::new();
+    found.extend(serving(view, waits));
+    found.extend(commits(view, now));
+    for node in expected(view) {
+        found.extend(node_trouble(view, node, now));
+    }
+    found.extend(addresses(view, now));
+    if view.state.is_paused() && !matches!(waits, Some(Reason::Paused)) {
+        found.push(Trouble::new(
+            "an operator has paused failover: a primary that fails is not replaced",
+            "'pgx ctl resume' lets pgx replace it again",
+        ));
+    }
+    found
+}
+
+/// Why nobody serves, if nobody does.
+fn serving(view: &View<'_>, waits: Option<&Reason>) -> Option<Trouble> {
+    let Some(tenure) = view.state.tenure() else {
+        return Some(Trouble::new(
+            "the cluster has not begun: no node is its primary",
+            "'pgx ctl bootstrap --node NUMBER' begins it with that node's PostgreSQL",
+        ));
+    };
+    let old = tenure.holder;
+    Some(match waits? {
+        Reason::Release => Trouble::new(
+            format!("node {old} is being replaced as primary, and its lease has not run out yet"),
+            "wait: it does within the time that a lease lasts",
+        ),
+        Reason::Reports { missing } => Trouble::new(
+            format!(
+                "no primary can be elected: an acknowledged commit may be on nodes {} alone, which \
+                 have not reported",
+                list(missing)
+            ),
+            "start one of them with its pgx; if all are lost for good, 'pgx ctl failover \
+             --accept-loss' goes on without what only they have",
+        ),
+        Reason::Establishment { holder } => Trouble::new(
+            format!("node {holder} was elected and does not serve yet"),
+            format!(
+                "wait for its PostgreSQL to recover; if it lasts, its log on node {holder} and \
+                 'pgx ctl status' there say why"
+            ),
+        ),
+        Reason::Confirmation { missing } => Trouble::new(
+            format!("nodes {} may still go by an earlier epoch", list(missing)),
+            "wait: their leases run out, and the next primary serves then",
+        ),
+        Reason::Switchover { to } => Trouble::new(
+            format!("a switchover to node {to} is under way"),
+            "wait, or 'pgx ctl switchover cancel' gives it up",
+        ),
+        Reason::Paused => Trouble::new(
+            format!("node {old} does not serve as primary, and an operator has paused failover"),
+            "'pgx ctl resume' lets pgx replace it",
+        ),
+    })
+}
+
+/// What becomes of commits while standbys are missing.
+fn commits(view: &View<'_>, now: BootTime) -> Option<Trouble> {
+    let rule = rule(view.state)?;
+    let standbys = view.state.members().len().saturating_sub(1);
+    if rule.k == 0 && standbys > 0 {
+        return Some(Trouble::new(
+            "commits wait for no standby: what is acknowledged now is lost with the primary",
+            "bring a standby back; commits wait for it again by themselves",
+        ));
+    }
+    let has = |directory: &_| {
+        let agents = view.nodes.keys().filter_map(|node| view.agent(*node, now));
+        agents.into_iter().any(|own| own.directory == *directory && own.streams.is_some())
+    };
+    let there = rule.members.iter().filter(|directory| has(directory)).count();
+    (there < rule.k).then(|| {
+        let next = match view.state.durability() {
+            Durability::Strict => {
+                "bring a standby back; if it takes long, 'pgx ctl edit-config --set \
+                 durability=available' lets commits go on without one"
+            }
+            Durability::Available => "wait: pgx lets them go on without the standbys shortly",
+        };
+        Trouble::new(
+            format!("commits wait: {there} standbys stream, and {} are to have each", rule.k),
+            next,
+        )
+    })
+}
+
+/// Those who are to be there.
+fn expected(view: &View<'_>) -> Vec<NodeId> {
+    let state = view.state;
+    let mut all: Vec<_> = state.members().keys().copied().collect();
+    all.extend(view.log.keys().copied());
+    all.extend(state.registrations().keys().copied());
+    all.extend(state.nodes().iter().filter(|(_, one)| one.role != Role::Gone).map(|(id, _)| *id));
+    all.retain(|node| !state.is_gone(*node));
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+fn node_trouble(view: &View<'_>, node: NodeId, now: BootTime) -> Option<Trouble> {
+    let Some(seen) = view.alive(node, now) else {
+        let since = match view.nodes.get(&node) {
+            Some(seen) => format!("for {} s", ms_between(seen.heard, now) / 1_000),
+            None => "since this coordinator began".to_string(),
+        };
+        return Some(Trouble::new(
+            format!("node {node} has not been heard {since}"),
+            format!(
+                "see that the host of node {node} runs and reaches the others, then \
+                 'systemctl status pgx' there"
+            ),
+        ));
+    };
+    match &seen.facts.agent {
+        Some(agent) => postgres(view, node, agent),
+        None => view.state.members().contains_key(&node).then(|| {
+            Trouble::new(
+                format!("node {node} says nothing of its PostgreSQL"),
+                format!("'pgx ctl status' and pgx' log on node {node} say why"),
+            )
+        }),
+    }
+}
+
+fn postgres(view: &View<'_>, node: NodeId, agent: &AgentFacts) -> Option<Trouble> {
+    let log = |what: &str| format!("{what}; its log on node {node} says why");
+    Some(match agent.postgres {
+        Postgres::Dead => Trouble::new(
+            format!("PostgreSQL of node {node} has ended"),
+            log("pgx starts it again by itself, or follows another primary with it"),
+        ),
+        Postgres::Hung => Trouble::new(
+            format!("PostgreSQL of node {node}, or its disk, does not answer"),
+            format!("'pgx ctl status' on node {node} says which probe fails and with what"),
+        ),
+        Postgres::Starting => Trouble::new(
+            format!("PostgreSQL of node {node} does not accept connections yet"),
+            log("wait while it starts, recovers, or is copied"),
+        ),
+        Postgres::Stopped => Trouble::new(
+            format!("PostgreSQL of node {node} is stopped"),
+            log("pgx starts it again when the cluster needs it"),
+        ),
+        Postgres::Standby | Postgres::Primary => {
+            let holder = holder(view.state)?;
+            if node == holder || upstream(agent) == Some(holder) {
+                return None;
+            }
+            Trouble::new(
+                format!(
+                    "PostgreSQL of node {node} does not stream from the primary, node {holder}"
+                ),
+                log("pgx rewinds or copies it where that is needed"),
+            )
+        }
+    })
+}
+
+/// Addresses that clients cannot reach anybody by.
+fn addresses(view: &View<'_>, now: BootTime) -> Vec<Trouble> {
+    let state = view.state;
+    let offered = view.nodes.keys().filter_map(|node| {
+        let proxy = view.alive(*node, now)?.facts.proxy.as_ref()?;
+        Some(&proxy.vips)
+    });
+    let mut all: Vec<_> = offered.flatten().chain(state.vips().keys()).copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    let lost = all.into_iter().filter_map(|vip| match state.vips().get(&vip) {
+        None => Some((vip, "is held by nobody".to_string())),
+        Some(right) if !view.is_alive(right.holder, now) => {
+            Some((vip, format!("belongs to node {}, which is not heard", right.holder)))
+        }
+        Some(_) => None,
+    });
+    lost.map(|(vip, what)| {
+        Trouble::new(
+            format!("the virtual address with lease {} {what}", vip.0),
+            "wait: another proxy takes it once its holder's lease has run out; 'pgx ctl status' on \
+             each proxy says whether it could",
+        )
+    })
+    .collect()
+}
