@@ -5,6 +5,7 @@
 //! [`Refusal::Version`], so that tools of another release get a sentence and not a parse error.
 
 mod cluster;
+mod events;
 mod fence;
 mod handover;
 mod survey;
@@ -13,6 +14,8 @@ pub use cluster::{
     AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, ProbeStatus,
     Shared, SharedChange,
 };
+
+pub use events::{ChangeReport, Event, Step};
 
 pub use fence::{FenceStatus, PlaceStatus, RehearsalStatus, WordStatus};
 
@@ -62,6 +65,16 @@ pub enum Verb {
     Status,
     /// The cluster's nodes as its coordinator sees them, and what is wrong with it.
     Survey,
+    /// What has happened to the cluster, as this node has seen it.
+    Events {
+        /// How many, the newest last.
+        last: u32,
+    },
+    /// Changes of primary, as this node has seen them.
+    History {
+        /// How many, the newest last.
+        last: u32,
+    },
     /// The settings that all nodes share, as this process knows them.
     ShowConfig,
     /// Change some of them.
@@ -161,6 +174,10 @@ pub enum Body {
     Status(Box<Status>),
     /// Answer to [`Verb::Survey`].
     Survey(Box<Survey>),
+    /// Answer to [`Verb::Events`].
+    Events(Vec<Event>),
+    /// Answer to [`Verb::History`].
+    History(Vec<ChangeReport>),
     /// Answer to [`Verb::ShowConfig`].
     Config(Shared),
     /// It was done; or, of a dry run, what would be done, line by line.

@@ -10,6 +10,7 @@ extern crate alloc;
 
 pub mod admin;
 pub mod agent;
+pub mod chronicle;
 pub mod cluster;
 pub mod decide;
 pub mod detect;

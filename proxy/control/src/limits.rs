@@ -9,6 +9,9 @@ pub const ADMIN_REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Admin clients served at once; each costs one task and one request buffer.
 pub const ADMIN_CLIENTS_MAX: usize = 32;
 
+/// Steps that the report of a change of primary names at most.
+pub const CHANGE_STEPS_MAX: usize = 200;
+
 /// How long PostgreSQL or a disk may leave a probe unanswered before operators are told, in
 /// milliseconds: well above what busy hosts take.
 pub const PROBE_PATIENCE_MS: u64 = 2_000;

@@ -22,10 +22,11 @@ use tracing::warn;
 
 use crate::claim::Denied;
 use crate::config::{Config, is_host_and_port};
-use crate::controller::{Control, Question, Told};
+use crate::controller::{Control, Question, Told, records};
 use crate::fence::Fence;
 use crate::front::Front;
 use crate::kernel::Kernel;
+use crate::limits::control::TOLD_MAX;
 use crate::pause;
 use crate::peer::PeerSet;
 use crate::reloads::Reloads;
@@ -171,6 +172,9 @@ impl Node {
         if verb == Verb::Status {
             return Body::Status(Box::new(self.status_and_troubles().await));
         }
+        if let Verb::Events { last } | Verb::History { last } = verb {
+            return self.recorded(matches!(verb, Verb::History { .. }), last).await;
+        }
         if let Verb::Fence | Verb::Unfence { .. } = verb {
             return self.fence_verb(&verb);
         }
@@ -212,6 +216,18 @@ impl Node {
             Ok(Told::Survey(survey)) => Body::Survey(survey),
             Err(unanswered) => Body::Refused(Refusal::Cluster { detail: unanswered.to_string() }),
         }
+    }
+
+    /// What has happened to the cluster, from the files beside the log; needs no quorum.
+    async fn recorded(&self, is_history: bool, last: u32) -> Body {
+        let Some(control) = &self.config.control else { return Body::Refused(Refusal::NoCluster) };
+        let (folder, last) = (control.data.clone(), TOLD_MAX.min(last as usize));
+        let read = tokio::task::spawn_blocking(move || match is_history {
+            true => records::history(&folder, last).map(Body::History),
+            false => records::events(&folder, last).map(Body::Events),
+        });
+        let read = read.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        read.unwrap_or_else(|error| Body::Refused(Refusal::Files { detail: error.to_string() }))
     }
 
     async fn reload(&self) -> Body {
@@ -284,6 +300,8 @@ fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
     Some(match verb {
         Verb::Status
         | Verb::Survey
+        | Verb::Events { .. }
+        | Verb::History { .. }
         | Verb::ShowConfig
         | Verb::PauseDatabase { .. }
         | Verb::ResumeDatabase { .. }

@@ -110,6 +110,21 @@ pub(crate) enum CtlVerb {
     Status,
     /// The cluster's nodes: who is primary, who streams, and how far behind each is
     Nodes,
+    /// What has happened to the cluster, as this node has seen it
+    Events {
+        /// How many, the newest last
+        #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+        last: u32,
+    },
+    /// Changes of primary: when, why, how long each step took, what may be in doubt
+    History {
+        /// How many, the newest last
+        #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+        last: u32,
+        /// With what was seen, and each step
+        #[arg(long)]
+        steps: bool,
+    },
     /// Begins the cluster with a node's PostgreSQL as its primary
     Bootstrap {
         /// The node's number

@@ -27,6 +27,7 @@ use super::journal::Journal;
 use super::lease::{self, Board, Outlets};
 use super::members::Members;
 use super::message::{Outcome, Question, Said, Told};
+use super::records::Records;
 use super::requests::{Asker, Waiting, done};
 use super::routes::Followed;
 use super::storage::{self, Files, Opened, Owner};
@@ -73,6 +74,8 @@ pub(super) fn start(
     info!(%identity, "this node has its part in the cluster");
 
     let me = controller.me();
+    let applied = controller.quorum_status().applied_index;
+    let records = Records::new(&config.data, controller.state(), applied);
     let installation = Incarnation(u128::from(identity.incarnation.get()));
     // The log is replayed: no later life of this voter goes by an older state than this.
     let state = Arc::clone(controller.state());
@@ -121,6 +124,7 @@ pub(super) fn start(
         proxy: None,
         waiting: Waiting::default(),
         journal: Journal::default(),
+        records,
         reach: BTreeMap::new(),
         ticks: 0,
         changes,
@@ -181,6 +185,8 @@ struct Driver {
     proxy: Option<ProxyFacts>,
     waiting: Waiting,
     journal: Journal,
+    /// What has happened, for operators.
+    records: Records,
     /// The peers as they were last told to the links.
     reach: BTreeMap<NodeId, ServerAddress>,
     ticks: u64,
@@ -296,9 +302,37 @@ impl Driver {
                         self.tell(asker, done(answer));
                     }
                 }
-                Output::Note(note) => log(&note),
+                Output::Note(note) => {
+                    log(&note);
+                    self.record(&note);
+                }
                 Output::Halted(error) => self.halt(&error.to_string()),
             }
+        }
+    }
+
+    /// Notes what has happened where operators find it.
+    fn record(&mut self, note: &Note) {
+        match note {
+            Note::Applied { index, entry } => {
+                let Engine::Running(controller) = &self.engine else { return };
+                let seen = || match controller.is_coordinator() {
+                    true => controller.survey(boot_time()).troubles,
+                    false => Vec::new(),
+                };
+                self.records.applied(*index, entry, seen);
+            }
+            Note::Waits(Some(reason)) => self.records.waits(&status::reason(reason)),
+            Note::Coordinator { node: Some(node), .. } => {
+                self.records.happened(format!("node {node} coordinates"));
+            }
+            Note::Coordinator { node: None, .. } => {
+                self.records.happened("nobody coordinates".to_owned());
+            }
+            Note::Unreadable { index, reason } => {
+                self.records.happened(format!("cannot read entry {index} of the log: {reason}"));
+            }
+            Note::Waits(None) | Note::Void { .. } => {}
         }
     }
 

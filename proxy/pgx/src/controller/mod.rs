@@ -14,6 +14,7 @@ mod journal;
 mod lease;
 mod members;
 mod message;
+pub(crate) mod records;
 mod refusals;
 mod requests;
 mod routes;

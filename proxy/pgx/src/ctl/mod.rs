@@ -1,5 +1,6 @@
 //! `pgx ctl`: a thin client of the admin socket.
 
+mod events;
 mod nodes;
 mod settings;
 mod status;
@@ -33,6 +34,8 @@ pub(crate) fn run(arguments: &Ctl) -> Result<(), Failure> {
     match body {
         Body::Status(status) => print!("{}", status::table(&status)),
         Body::Survey(survey) => print!("{}", nodes::table(&survey)),
+        Body::Events(all) => print!("{}", events::lines(&all)),
+        Body::History(changes) => print!("{}", events::changes(&changes, is_detailed(arguments))),
         Body::Config(shared) => print!("{}", settings::text(&shared)),
         Body::Done(lines) if lines.is_empty() => println!("done"),
         Body::Done(lines) => lines.iter().for_each(|line| println!("{line}")),
@@ -48,6 +51,8 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
     let (verb, dry_run) = match &arguments.verb {
         CtlVerb::Status => plain(Verb::Status),
         CtlVerb::Nodes => plain(Verb::Survey),
+        CtlVerb::Events { last } => plain(Verb::Events { last: *last }),
+        CtlVerb::History { last, .. } => plain(Verb::History { last: *last }),
         CtlVerb::Bootstrap { node, dry } => (Verb::Bootstrap { node: *node }, dry.dry_run),
         CtlVerb::Node { verb: NodeVerb::Add { node, address, learner } } => {
             let role = if *learner { Role::Learner } else { Role::Voter };
@@ -105,6 +110,10 @@ fn change(arguments: &Ctl, edit: &EditConfig) -> Result<SharedChange, Failure> {
         return settings::from_editor(&before);
     }
     settings::from_words(&before, &edit.set).map_err(Failure::Failed)
+}
+
+fn is_detailed(arguments: &Ctl) -> bool {
+    matches!(arguments.verb, CtlVerb::History { steps: true, .. })
 }
 
 /// A table for a terminal or a pipe: columns, no lines.

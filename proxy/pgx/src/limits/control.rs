@@ -29,6 +29,15 @@ pub(crate) const ANSWER_MAX: Duration = Duration::from_millis(7_000);
 /// How long the admin socket waits for the controller's view.
 pub(crate) const STATUS_MAX: Duration = Duration::from_secs(2);
 
+/// Bytes after which a file of events is put aside; one is kept beside the newest.
+pub(crate) const EVENTS_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Reports of changes of primary that are kept.
+pub(crate) const REPORTS_MAX: usize = 200;
+
+/// Events or reports that a reply names at most.
+pub(crate) const TOLD_MAX: usize = 1_000;
+
 /// How long a status waits for what the coordinator says of the cluster.
 pub(crate) const SURVEY_MAX: Duration = Duration::from_millis(500);
 
