@@ -38,8 +38,8 @@ pub(super) fn control(page: &mut Page, cluster: &str, node: &Node<'_>, peers: &[
     }
     let address = with_port(host.unwrap_or("HOST"), CONTROL_PORT);
     page.todo.push(format!(
-        "control.certificate, key, ca: pgx init ca --cluster {cluster} --out ca; then for each node \
-         pgx init node --ca ca --id {number} --node {name} --address {address} --out {name}"
+        "control.certificate, key, ca: pgx init ca --cluster {cluster} --out ca; then for each \
+         node pgx init node --ca ca --id {number} --node {name} --address {address} --out {name}"
     ));
     page.todo.push(format!(
         "control.data: pgx init store --found here, or --join at the other nodes; then pgx ctl \

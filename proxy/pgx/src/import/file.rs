@@ -1,5 +1,5 @@
-//! Files of other tools, read as they are, at a bounded cost: how large one may be, and how many may
-//! include each other.
+//! Files of other tools, read as they are, at a bounded cost: how large one may be, and how many
+//! may include each other.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};

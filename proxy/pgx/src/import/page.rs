@@ -19,7 +19,8 @@ impl Page {
     }
 
     pub(super) fn into_made(self) -> Made {
-        Made { text: self.text, todo: self.todo, left: self.left }
+        let lines = |all: Vec<String>| all.iter().map(|line| printable(line)).collect();
+        Made { text: self.text, todo: lines(self.todo), left: lines(self.left) }
     }
 
     /// Begins a section.
@@ -65,11 +66,11 @@ impl Page {
 
     /// There is nothing to carry over, as pgx does so anyway.
     pub(super) fn anyway(&mut self, entry: &Entry, why: &str) {
-        self.comment(&format!("{}: {why}", printable(&entry.key)));
+        self.comment(&printable(&format!("{}: {why}", entry.key)));
     }
 
     pub(super) fn leave(&mut self, entry: &Entry, why: &str) {
-        self.left.push(format!("{}: {}: {why}", entry.place, printable(&entry.key)));
+        self.left.push(format!("{}: {}: {why}", entry.place, entry.key));
     }
 }
 

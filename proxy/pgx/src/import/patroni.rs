@@ -174,13 +174,13 @@ fn postgres(page: &mut Page, config: &Config<'_>) {
     }
     match role("replication") {
         Some(role) if role == superuser => page.todo.push(format!(
-            "postgres.replication_user: {role} is the superuser; another role receives, pgx makes it"
+            "postgres.replication_user: {role} is the superuser; pgx makes another role"
         )),
         Some(role) => {
             page.word("replication_user", role);
             page.todo.push(format!(
-                "postgres.replication_password_file: write the password of {role} on the first line \
-                 of /etc/pgx/replication.password, on every host"
+                "postgres.replication_password_file: write the password of {role} on the first \
+                 line of /etc/pgx/replication.password, on every host"
             ));
         }
         None => {}
@@ -273,8 +273,9 @@ fn proxy(page: &mut Page, config: &Config<'_>) {
     let (_, port) = config.host_and_port("listen").unwrap_or(("*", PORT));
     page.text.push('\n');
     page.comment(&format!(
-        "Clients come by a proxy, which follows the primary.\n[proxy]\nlisten = [\"0.0.0.0:6432\"]\n\
-         pool_mode = \"session\"\nauth_file = \"/etc/pgx/users.txt\"\ncluster_port = {port}"
+        "Clients come by a proxy, which follows the primary.\n[proxy]\n\
+         listen = [\"0.0.0.0:6432\"]\npool_mode = \"session\"\n\
+         auth_file = \"/etc/pgx/users.txt\"\ncluster_port = {port}"
     ));
     page.todo.push(
         "[proxy]: switch it on where clients come in, with an auth_file of users and secrets; \

@@ -1,5 +1,5 @@
-//! YAML as Patroni reads it: one document, whose values are words here, each with its line. Types are
-//! left to whoever reads them, since `on` is a word in one place and a switch in another.
+//! YAML as Patroni reads it: one document, whose values are words here, each with its line. Types
+//! are left to whoever reads them, since `on` is a word in one place and a switch in another.
 
 use std::collections::BTreeMap;
 
@@ -231,8 +231,8 @@ mod tests {
     #[test]
     fn values_are_words_with_their_lines() {
         let root = parsed(
-            "# a\nscope: main\ntags:\n  nofailover: no\n  \"on\": 'null'\nlist:\n- a\n- b: 1\nnone:\n\
-             flow: {x: [1, 2]}\n",
+            "# a\nscope: main\ntags:\n  nofailover: no\n  \"on\": 'null'\nlist:\n- a\n- b: 1\n\
+             none:\nflow: {x: [1, 2]}\n",
         )
         .unwrap();
         assert_eq!(root.get(&["scope"]).unwrap().word(), Some("main"));

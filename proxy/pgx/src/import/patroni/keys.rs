@@ -127,8 +127,8 @@ const GROUPS: &[(Way, &[&str])] = &[
     ),
     (
         Left(
-            "there is no HTTP to ask who is what: clients come by the proxy, people ask by pgx ctl, \
-             Prometheus by [metrics]",
+            "there is no HTTP to ask who is what: clients come by the proxy, people ask by pgx \
+             ctl, Prometheus by [metrics]",
         ),
         &["restapi"],
     ),

@@ -136,7 +136,8 @@ fn what_is_left_out_and_what_is_to_be_done_are_named_without_secrets() {
 fn the_nodes_of_patronis_own_store_are_numbered_alike_on_every_host() {
     let of = |own: &str, others: &str| {
         let made = converted(&format!(
-            "raft:\n  self_addr: {own}:2222\n  partner_addrs: {others}\npostgresql:\n  data_dir: /d\n"
+            "raft:\n  self_addr: {own}:2222\n  partner_addrs: {others}\n\
+             postgresql:\n  data_dir: /d\n"
         ));
         let control = config(&made).control.unwrap();
         let peers = control.peers.into_iter().map(|(id, at)| (id.0, at.0)).collect::<Vec<_>>();
@@ -181,19 +182,33 @@ fn a_program_that_copies_is_kept_if_it_wants_no_words_of_patronis() {
 #[test]
 fn what_pgx_does_not_know_is_named_by_its_whole_path() {
     let made = converted(
-        "scope: a\nnew:\n  x: 1\ntags:\n  mine: 1\n  none: false\nbootstrap:\n  method: own\n  own:\n    \
-         command: /x\n  dcs:\n    new_thing: 5\n    postgresql:\n      newer: 1\npostgresql:\n  \
-         data_dir: d\n  listen: localhost:5432\n  authentication:\n    replication: {username: postgres}\n",
+        r"scope: a
+new: {x: 1}
+tags:
+  mine: 1
+  none: false
+bootstrap:
+  method: own
+  own: {command: /x}
+  dcs:
+    new_thing: 5
+    postgresql:
+      newer: 1
+postgresql:
+  data_dir: d
+  listen: localhost:5432
+  authentication: {replication: {username: postgres}}
+",
     );
     config(&made);
     assert_all_in(
         &made.left,
         &[
             ":2: new: it is not known",
-            ":5: tags.mine: it is not known",
-            ":12: bootstrap.dcs.new_thing: it is not known",
-            ":14: bootstrap.dcs.postgresql.newer: it is not known",
-            ":8: bootstrap.method: pgx init postgres founds",
+            ":4: tags.mine: it is not known",
+            ":10: bootstrap.dcs.new_thing: it is not known",
+            ":12: bootstrap.dcs.postgresql.newer: it is not known",
+            ":7: bootstrap.method: pgx init postgres founds",
         ],
     );
     let left = made.left.join("\n");
@@ -207,9 +222,15 @@ fn what_pgx_does_not_know_is_named_by_its_whole_path() {
 #[test]
 fn nothing_that_a_value_has_in_it_becomes_a_line() {
     let made = converted(
-        "scope: \"a\\n[fence]\"\nname: \"../x\\n[fence]\"\npostgresql:\n  data_dir: \"/d\\n[fence]\"\n  \
-         listen: \"*:5432\\n[fence]\"\n  parameters:\n    \"a\\n[fence]\": \"b\\n[fence]\"\n  pg_hba:\n  \
-         - \"x\\n[fence]\"\n\"k\\n[fence]\": 1\n",
+        r#"scope: "a\n[fence]"
+name: "../x\n[fence]"
+postgresql:
+  data_dir: "/d\n[fence]"
+  listen: "*:5432\n[fence]"
+  parameters: {"a\n[fence]": "b\n[fence]"}
+  pg_hba: ["x\n[fence]"]
+"k\n[fence]": 1
+"#,
     );
     let found = parse(&made.text).unwrap_err().join("\n");
     assert!(found.contains("listen_addresses: it must be one line"), "{found}\n{}", made.text);

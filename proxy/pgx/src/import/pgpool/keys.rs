@@ -315,9 +315,7 @@ const GROUPS: &[Group] = &[
     ),
     group(
         Under::Always,
-        Left(
-            "in a cluster pgx promotes and lets standbys follow; postgres.hooks are called after it",
-        ),
+        Left("in a cluster pgx promotes and lets standbys follow; [postgres.hooks] come after it"),
         &[
             "failover_command",
             "failback_command",
