@@ -64,7 +64,7 @@ pub(super) fn after(page: &mut Page) {
          PostgreSQL's port.\n[fence]",
     );
     page.todo.push(
-        "postgres.data_directory: stop the tool that runs PostgreSQL now, let PostgreSQL run, and \
+        "postgres.data_directory: stop what starts and ends PostgreSQL now, let PostgreSQL run, and \
          take it over by pgx init postgres; then pgx ctl bootstrap"
             .to_owned(),
     );

@@ -290,9 +290,10 @@ fn synchronous(page: &mut Page, config: &Config<'_>) {
     let is_on = |key: &str| shared(key).is_some_and(|node| !node.is_off());
     let mut words = Vec::new();
     if !is_on("synchronous_mode") {
-        let line = shared("synchronous_mode").map_or(1, |node| node.line);
-        let why = "it is off; in pgx commits wait for a standby that streams, where there is one";
-        config.leave(page, "bootstrap.dcs.synchronous_mode", line, why);
+        // It may be off by not being there at all, and then has no place.
+        let what = "bootstrap.dcs.synchronous_mode: it is off; in pgx commits wait for a standby \
+                    that streams, where there is one";
+        page.left.push(what.to_owned());
     }
     if !is_on("synchronous_mode") || !is_on("synchronous_mode_strict") {
         words.push("--set durability=available".to_owned());
@@ -302,8 +303,8 @@ fn synchronous(page: &mut Page, config: &Config<'_>) {
     words.extend(count.map(|count| format!("--set policy.sync_standbys={count}")));
     if !words.is_empty() {
         page.todo.push(format!(
-            "once the cluster has begun: pgx ctl edit-config {}, as Patroni lets commits go on \
-             without a standby, or has them wait for so many",
+            "durability, and how many standbys commits wait for: as in Patroni by pgx ctl edit-config \
+             {}, once the cluster has begun",
             words.join(" ")
         ));
     }

@@ -154,7 +154,12 @@ fn proxy(page: &mut Page, settings: &Settings<'_>, backends: &[Backend<'_>], por
     let wants_primary = port.is_none() && backends.len() > 1;
     page.list("listen", if wants_primary { &[] } else { listen.as_slice() });
     sockets(page, settings);
-    let weights = if port.is_none() { weights(page, backends) } else { BTreeMap::new() };
+    let mut weights = weights(page, backends);
+    if port.is_some() && !weights.is_empty() {
+        let what = "backend_weight0: they differ, and in a cluster standbys have equal shares";
+        page.left.push(what.to_owned());
+        weights.clear();
+    }
     match port {
         Some(port) => page.line("cluster_port", port),
         None if backends.is_empty() => {

@@ -93,15 +93,7 @@ const GROUPS: &[Group] = &[
     group(
         Under::Watchdog,
         Own,
-        &[
-            "hostname#",
-            "wd_port#",
-            "pgpool_port#",
-            "wd_priority",
-            "delegate_ip",
-            "if_up_cmd",
-            "wd_authkey",
-        ],
+        &["hostname#", "wd_port#", "pgpool_port#", "wd_priority", "delegate_ip", "if_up_cmd"],
     ),
     group(
         Under::Always,
@@ -352,6 +344,11 @@ const GROUPS: &[Group] = &[
         Under::Watchdog,
         Left("half of the nodes is never enough, as the other half would be so as well"),
         &["enable_consensus_with_half_votes"],
+    ),
+    group(
+        Under::Watchdog,
+        Left("nodes know each other by certificates, which pgx init node makes"),
+        &["wd_authkey"],
     ),
     group(
         Under::Watchdog,

@@ -123,7 +123,7 @@ fn the_watchdogs_nodes_are_a_cluster_and_its_address_is_under_a_lease() {
                 backend_hostname2 = 'db9'\nuse_watchdog = on\nhostname0 = 'server1'\n\
                 hostname1 = 'server2'\nwd_priority = 3\ndelegate_IP = '10.0.0.50'\n\
                 if_up_cmd = '/usr/bin/sudo /sbin/ip addr add $_IP_$/24 dev ens3 label ens3:0'\n\
-                trusted_servers = 'router'\nwd_authkey = 'secret'\n";
+                trusted_servers = 'router'\nwd_authkey = 's3cret'\n";
     let made = converted_with(text, &[("pgpool_node_id", "1\n")]);
     let parsed = config(&made);
     let control = parsed.control.unwrap();
@@ -137,13 +137,16 @@ fn the_watchdogs_nodes_are_a_cluster_and_its_address_is_under_a_lease() {
     assert_eq!(vip.leases[0].addresses, ["10.0.0.50".parse::<IpAddr>().unwrap()]);
     assert!(vip.priorities.values().all(|priority| *priority == 3));
     assert_eq!(parsed.proxy.unwrap().pool.unwrap().cluster_port, Some(5432));
-    assert_all_in(&made.left, &["trusted_servers: a majority of the nodes"]);
+    assert_all_in(&made.left, &["trusted_servers: a majority of the nodes", "by certificates"]);
     assert_all_in(&made.todo, &["postgres.bin_directory", "control.certificate", "node add 2"]);
     let said = format!("{}{}{}", made.text, made.left.join(""), made.todo.join(""));
-    assert!(!said.contains("secret") || !said.contains("'secret'"), "{said}");
+    assert!(!said.contains("s3cret"), "{said}");
 
     let unknown = converted(text);
     assert_all_in(&unknown.todo, &["control.node: 1 is assumed"]);
+    let shares = converted(&format!("{text}backend_weight0 = 2\nbackend_weight1 = 1\n"));
+    config(&shares);
+    assert_all_in(&shares.left, &["backend_weight0: they differ"]);
     let ports = converted(&format!("{text}backend_port2 = 6000\n"));
     assert_all_in(&ports.left, &["backend_port: they differ"]);
     assert_eq!(config(&ports).proxy.unwrap().backends.len(), 3);
