@@ -64,8 +64,8 @@ pub(super) fn after(page: &mut Page) {
          PostgreSQL's port.\n[fence]",
     );
     page.todo.push(
-        "postgres.data_directory: stop what starts and ends PostgreSQL now, let PostgreSQL run, and \
-         take it over by pgx init postgres; then pgx ctl bootstrap"
+        "postgres.data_directory: stop what starts and ends PostgreSQL now, let PostgreSQL run, \
+         and take it over by pgx init postgres; then pgx ctl bootstrap"
             .to_owned(),
     );
     page.todo.push("[fence]: switch it on once the cluster has begun".to_owned());

@@ -303,8 +303,8 @@ fn synchronous(page: &mut Page, config: &Config<'_>) {
     words.extend(count.map(|count| format!("--set policy.sync_standbys={count}")));
     if !words.is_empty() {
         page.todo.push(format!(
-            "durability, and how many standbys commits wait for: as in Patroni by pgx ctl edit-config \
-             {}, once the cluster has begun",
+            "durability, and how many standbys commits wait for: as in Patroni by pgx ctl \
+             edit-config {}, once the cluster has begun",
             words.join(" ")
         ));
     }

@@ -409,8 +409,10 @@ fn control(page: &mut Page, settings: &Settings<'_>, backends: &[Backend<'_>]) {
     }
     let number = own.unwrap_or(1);
     let host = nodes.remove(&number);
-    let is_reached = |host: &str| is_host_and_port(&with_port(host, "6433"));
-    let peers: Vec<_> = nodes.into_iter().filter(|(_, host)| is_reached(host)).collect();
+    // A host with two pgpool-II is one node.
+    let mut seen: BTreeSet<&str> = host.into_iter().collect();
+    let mut is_peer = |host| is_host_and_port(&with_port(host, "6433")) && seen.insert(host);
+    let peers: Vec<_> = nodes.into_iter().filter(|(_, host)| is_peer(host)).collect();
     let node = Node { number, name: cluster::name_of(host, "node"), host, priority: None };
     cluster::control(page, "main", &node, &peers);
 
