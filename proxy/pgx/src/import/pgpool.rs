@@ -250,8 +250,7 @@ fn weights<'a>(page: &mut Page, backends: &'a [Backend<'_>]) -> BTreeMap<&'a str
     }
     // Whole multiples of the least where that is possible, else parts of the most.
     let is_whole = |backend: &&Backend<'_>| (given(backend) / least).fract().abs() < 1e-6;
-    let fits =
-        most / least <= f64::from(WEIGHT_MAX) && some.iter().all(|backend| is_whole(backend));
+    let fits = most / least <= f64::from(WEIGHT_MAX) && some.iter().all(is_whole);
     let unit = if fits { least } else { most / f64::from(WEIGHT_MAX) };
     let share = |backend: &Backend<'_>| {
         let parts = (given(backend) / unit).round().clamp(1.0, f64::from(WEIGHT_MAX));
