@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use pgx_ring::Choice;
 
 use crate::config::Means;
+use crate::import::Tool;
 
 /// Where pgx looks for its configuration unless told otherwise.
 pub(crate) const CONFIG_PATH: &str = "/etc/pgx/pgx.toml";
@@ -55,9 +56,12 @@ pub(crate) enum Verb {
     },
     /// Prints a pgx configuration that does what another tool's does, and names what it cannot
     Import {
-        /// The file: PgBouncer's pgbouncer.ini
+        /// The file: PgBouncer's pgbouncer.ini, pgpool-II's pgpool.conf or Patroni's patroni.yml
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Whose configuration it is; told from what is in the file without it
+        #[arg(long, value_name = "TOOL")]
+        from: Option<Tool>,
     },
     /// Fences this host's PostgreSQL without a running pgx
     Fence {

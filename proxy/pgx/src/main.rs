@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         cli::Verb::Doctor(arguments) => doctor::run(&arguments),
         cli::Verb::Init { verb } => init::run(&verb),
         cli::Verb::Config { verb } => config::command::run(&verb),
-        cli::Verb::Import { file } => import::run(&file),
+        cli::Verb::Import { file, from } => import::run(&file, from),
         cli::Verb::Fence { verb } => fence::command::run(&verb),
     };
     match outcome {

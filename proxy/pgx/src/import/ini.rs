@@ -1,58 +1,35 @@
 //! PgBouncer's form of configuration files: sections, `key = value`, `%include`, and connection
 //! strings as values.
 
-use std::path::Path;
-
-/// Files that may include each other, and how large each may be: more than anybody has, few enough
-/// that a file which includes itself is noticed at once.
-const DEPTH_MAX: usize = 8;
-const FILE_BYTES_MAX: u64 = 4 << 20;
-
-/// One setting.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    /// The file's name and the line's number.
-    pub(super) place: String,
-    pub(super) section: String,
-    pub(super) key: String,
-    pub(super) value: String,
-}
+use super::Entry;
+use super::file::{File, Files};
 
 /// Reads a file and what it includes.
 ///
 /// # Errors
 /// When one cannot be read, or a line is none of the form.
-pub(super) fn read(path: &Path) -> Result<Vec<Entry>, String> {
+pub(super) fn read(file: &File, files: &mut Files) -> Result<Vec<Entry>, String> {
     let (mut entries, mut section) = (Vec::new(), String::new());
-    read_into(path, &mut entries, &mut section, 0)?;
+    read_into(file, files, &mut entries, &mut section)?;
     Ok(entries)
 }
 
 fn read_into(
-    path: &Path,
+    file: &File,
+    files: &mut Files,
     entries: &mut Vec<Entry>,
     section: &mut String,
-    depth: usize,
 ) -> Result<(), String> {
-    let name = path.display();
-    if depth > DEPTH_MAX {
-        return Err(format!("{name}: files include each other more than {DEPTH_MAX} deep"));
-    }
-    let failed = |error| format!("{name}: cannot be read: {error}");
-    let bytes = std::fs::metadata(path).map_err(failed)?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(format!("{name}: {bytes} bytes, expected at most {FILE_BYTES_MAX}"));
-    }
-    let text = std::fs::read_to_string(path).map_err(failed)?;
-    for (number, line) in text.lines().enumerate() {
+    let name = file.path.display();
+    for (number, line) in file.text.lines().enumerate() {
         let place = format!("{name}:{}", number + 1);
         let line = line.trim();
         if line.is_empty() || line.starts_with(';') || line.starts_with('#') {
             continue;
         }
         if let Some(included) = line.strip_prefix("%include") {
-            let folder = path.parent().unwrap_or(Path::new("/"));
-            read_into(&folder.join(included.trim()), entries, section, depth + 1)?;
+            let included = files.included(file, included.trim())?;
+            read_into(&included, files, entries, section)?;
         } else if let Some(name) = line.strip_prefix('[') {
             let name = name.strip_suffix(']').ok_or(format!("{place}: a section without its ]"))?;
             *section = name.trim().to_owned();
@@ -120,6 +97,10 @@ mod tests {
 
     #[test]
     fn files_are_read_with_what_they_include() {
+        let read = |path: &std::path::Path| {
+            let mut files = Files::default();
+            read(&files.first(path)?, &mut files)
+        };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.ini");
         let text = "; x\n[databases]\n\"a\"\"b\" = host=x\n%include b.ini\n";

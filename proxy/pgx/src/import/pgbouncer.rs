@@ -1,10 +1,10 @@
 //! What each of PgBouncer's settings is in pgx.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use super::Made;
-use super::ini::{Entry, pairs};
+use super::ini::pairs;
+use super::page::{Page, listening, quoted};
+use super::{Entry, Made};
 
 /// How a setting is carried over.
 enum Way {
@@ -126,53 +126,9 @@ fn way(key: &str) -> Way {
     }
 }
 
-/// The text as it is made.
-#[derive(Default)]
-struct Page {
-    text: String,
-    left: Vec<String>,
-}
-
-impl Page {
-    fn number(&mut self, entry: &Entry, key: &str, value: &str) {
-        let is_number = value.parse::<f64>().is_ok_and(|number| number >= 0.0);
-        if is_number {
-            self.line(key, value);
-        } else {
-            self.leave(entry, &format!("{value:?} is not a number"));
-        }
-    }
-
-    fn word(&mut self, key: &str, value: &str) {
-        self.line(key, &quoted(value));
-    }
-
-    /// What commas part.
-    fn words(&mut self, key: &str, value: &str) {
-        let words = value.split(',').map(str::trim).filter(|word| !word.is_empty());
-        let words: Vec<String> = words.map(quoted).collect();
-        self.line(key, &format!("[{}]", words.join(", ")));
-    }
-
-    fn line(&mut self, key: &str, value: &str) {
-        // Into memory.
-        let _ = writeln!(self.text, "{key} = {value}");
-    }
-
-    fn leave(&mut self, entry: &Entry, why: &str) {
-        self.left.push(format!("{}: {}: {why}", entry.place, entry.key));
-    }
-}
-
-/// A string in TOML: as in JSON.
-fn quoted(value: &str) -> String {
-    serde_json::to_string(value).unwrap_or_default()
-}
-
 /// A configuration that does what PgBouncer's does.
 pub(super) fn convert(entries: &[Entry]) -> Made {
-    let mut page = Page::default();
-    page.text.push_str("# Made by pgx import; see pgx config example for what each key means.\n");
+    let mut page = Page::new();
     let own = |key: &str| {
         let mut own = entries.iter().filter(|each| each.section == "pgbouncer" && each.key == key);
         own.next_back().map(|entry| entry.value.as_str())
@@ -205,10 +161,7 @@ pub(super) fn convert(entries: &[Entry]) -> Made {
             Way::Word(key) => page.word(key, &entry.value),
             Way::Own => {}
             Way::Words => page.words(&entry.key, &entry.value),
-            Way::Anyway(why) => {
-                // Into memory.
-                let _ = writeln!(page.text, "# {}: {why}", entry.key);
-            }
+            Way::Anyway(why) => page.anyway(entry, why),
             Way::Left(why) => page.leave(entry, why),
         }
     }
@@ -227,18 +180,12 @@ pub(super) fn convert(entries: &[Entry]) -> Made {
         page.text =
             page.text.replacen("[proxy]\n", "[proxy]\nbackends = [\"127.0.0.1:5432\"]\n", 1);
     }
-    Made { text: page.text, left: page.left }
+    page.into_made()
 }
 
 fn listen(page: &mut Page, addresses: Option<&str>, port: Option<&str>) {
     let port = port.unwrap_or("6432");
-    let all =
-        addresses.unwrap_or("127.0.0.1").split(',').flat_map(|address| match address.trim() {
-            "*" => vec![format!("0.0.0.0:{port}"), format!("[::]:{port}")],
-            "localhost" => vec![format!("127.0.0.1:{port}"), format!("[::1]:{port}")],
-            address if address.contains(':') => vec![format!("[{address}]:{port}")],
-            address => vec![format!("{address}:{port}")],
-        });
+    let all = listening(addresses.unwrap_or("127.0.0.1"), port).into_iter();
     let all: Vec<String> = all.map(|address| quoted(&address)).collect();
     page.line("listen", &format!("[{}]", all.join(", ")));
 }
@@ -345,13 +292,16 @@ mod tests {
 
     use super::*;
     use crate::config::{Pool, parse};
+    use crate::import::file::Files;
     use crate::import::ini::read;
 
     fn converted(text: &str) -> Made {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pgbouncer.ini");
         std::fs::write(&path, text).unwrap();
-        convert(&read(Path::new(&path)).unwrap())
+        let mut files = Files::default();
+        let file = files.first(&path).unwrap();
+        convert(&read(&file, &mut files).unwrap())
     }
 
     fn pool(made: &Made) -> Pool {
