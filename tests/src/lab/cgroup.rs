@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::procs::Proc;
+use super::state::make_dirs;
 use super::wait::wait_for;
 
 /// The cgroup of all labs, below the mount of cgroup2.
@@ -49,7 +50,7 @@ impl Cgroup {
 
     /// Makes it, with its parents.
     pub(super) fn create(&self) -> anyhow::Result<()> {
-        std::fs::create_dir_all(&self.0)
+        make_dirs(&self.0)
             .with_context(|| format!("cannot make the cgroup {}", self.0.display()))
     }
 

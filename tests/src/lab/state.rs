@@ -64,8 +64,7 @@ impl StateDir {
     /// Makes it and what belongs into it.
     pub(super) fn create(&self) -> anyhow::Result<()> {
         for dir in [self.0.clone(), self.0.join("log"), self.0.join("disk")] {
-            std::fs::create_dir_all(&dir)
-                .with_context(|| format!("cannot make {}", dir.display()))?;
+            make_dirs(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
         Ok(())
     }
@@ -172,3 +171,15 @@ impl Lock {
         Ok(Self { _file: file })
     }
 }
+/// Makes a directory with its parents, though another lab that goes down may take away the one of
+/// all labs, which is empty for a moment, between two steps of it.
+pub(super) fn make_dirs(dir: &Path) -> std::io::Result<()> {
+    for _ in 0..9 {
+        match std::fs::create_dir_all(dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            made => return made,
+        }
+    }
+    std::fs::create_dir_all(dir)
+}
+
