@@ -4,6 +4,7 @@
 mod operators;
 mod process;
 mod strict;
+mod told;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ fn main() -> ExitCode {
         root("no_client_sees_an_error_when_operators_change_the_primary", operators::switched),
         root("commit_that_is_cancelled_as_it_waits_is_not_told_as_done", operators::cancelled),
         root("nobody_lowers_what_a_strict_cluster_needs_to_lose_nothing", strict::kept),
+        root("each_fault_is_told_with_its_cause_and_the_next_step", told::troubles),
+        root("each_change_of_primary_leaves_a_report_on_every_node", told::history),
         root("transaction_that_does_not_end_stops_a_switchover", operators::stuck),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
