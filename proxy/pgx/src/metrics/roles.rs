@@ -1,8 +1,8 @@
 //! What the other roles of this process know, as metrics: they are told what operators are.
 
 use pgx_control::admin::{
-    AddressesStatus, ControlStatus, EpochStatus, FenceStatus, KernelStatus, PeerStatus, PlaceStatus,
-    Status, SteeringStatus,
+    AddressesStatus, ControlStatus, EpochStatus, FenceStatus, KernelStatus, PeerStatus,
+    PlaceStatus, Status, SteeringStatus,
 };
 
 use super::list;
