@@ -21,8 +21,9 @@ pub(crate) struct Command {
 }
 
 /// What each exit code says; manual pages make a list of it.
-pub(crate) const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed or found trouble; 2 wrong command line; \
-    3 wrong configuration; 4 pgx is not running or cannot be reached; 5 refused by pgx.";
+pub(crate) const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed or found trouble; \
+    2 wrong command line; 3 wrong configuration; 4 pgx is not running or cannot be reached; \
+    5 refused by pgx.";
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {

@@ -1,5 +1,5 @@
-//! `pgx completions` and `pgx man`: what packages put beside the binary, made from the command line's
-//! own description, so that it says neither more nor less than `--help`.
+//! `pgx completions` and `pgx man`: what packages put beside the binary, made from the command
+//! line's own description, so that it says neither more nor less than `--help`.
 
 use std::io::{Error, Write};
 use std::path::Path;

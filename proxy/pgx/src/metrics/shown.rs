@@ -1,5 +1,5 @@
-//! What shows metrics to people, `observability/` at the top: compared with what pgx exports, so that
-//! no panel stays empty and no alert stays silent because a name has changed.
+//! What shows metrics to people, `observability/` at the top: compared with what pgx exports, so
+//! that no panel stays empty and no alert stays silent because a name has changed.
 //!
 //! The alerts are YAML and are read line by line, without a parser: each rule there has the same
 //! lines in the same order, and whatever else is in the file is refused. So nothing is passed over.

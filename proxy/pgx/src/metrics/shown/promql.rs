@@ -1,5 +1,5 @@
-//! Reads queries as far as names go: which metrics a query asks for, and by which labels. Whether it
-//! says something sensible is for `promtool` and people.
+//! Reads queries as far as names go: which metrics a query asks for, and by which labels. Whether
+//! it says something sensible is for `promtool` and people.
 
 use std::collections::BTreeSet;
 
