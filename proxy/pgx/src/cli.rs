@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::RangedI64ValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap_complete::Shell;
 use pgx_ring::Choice;
 
 use crate::config::Means;
@@ -20,8 +21,10 @@ pub(crate) struct Command {
     pub(crate) verb: Verb,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed or found trouble; 2 wrong command line; \
-    3 wrong configuration; 4 pgx is not running or cannot be reached; 5 refused by pgx.";
+/// What each exit code says; manual pages make a list of it.
+pub(crate) const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed or found trouble; \
+    2 wrong command line; 3 wrong configuration; 4 pgx is not running or cannot be reached; \
+    5 refused by pgx.";
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -67,6 +70,18 @@ pub(crate) enum Verb {
     Fence {
         #[command(subcommand)]
         verb: FenceVerb,
+    },
+    /// Prints a script that completes these commands in a shell
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Prints the manual page, or writes those of all commands
+    Man {
+        /// The folder to write them into, such as /usr/local/share/man/man1
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
 }
 

@@ -23,6 +23,7 @@ mod import;
 mod init;
 mod kernel;
 mod limits;
+mod manual;
 mod metrics;
 mod pause;
 mod peer;
@@ -54,6 +55,8 @@ fn main() -> ExitCode {
         cli::Verb::Config { verb } => config::command::run(&verb),
         cli::Verb::Import { file, from } => import::run(&file, from),
         cli::Verb::Fence { verb } => fence::command::run(&verb),
+        cli::Verb::Completions { shell } => manual::completions(shell),
+        cli::Verb::Man { dir } => manual::man(dir.as_deref()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,6 +18,7 @@ const TOP_LEVEL: &[&str] = &[
     "benches",
     "docs",
     "ebpf",
+    "observability",
     "proxy",
     "tests",
     "xtask",

@@ -132,6 +132,8 @@ metrics! {
         "Whether packets go by an older table than the agreed one, and why.";
 
     FENCE Gauge "fence_info" ["means" "cause"] "By what PostgreSQL is fenced, and why not better.";
+    FENCE_PLACES Gauge "fence_places" ["state"]
+        "Interfaces and cgroups of the fence: guarded, open (a hook lacks) or missed (one passed).";
     FENCE_GATE Gauge "fence_gate" ["gate"]
         "Whether the fence is shut, open to peers, open, or nobody can tell (unknown).";
     FENCE_LEFT Gauge "fence_lease_remaining_seconds" ["lease"]
@@ -155,6 +157,8 @@ metrics! {
     EPOCH_HOLDER Gauge "control_primary_node" [] "The node that is primary in the newest epoch.";
     ESTABLISHED Gauge "control_epoch_established" [] "Whether the primary may serve.";
     SEALED Gauge "control_epoch_sealed" [] "Whether an attempt is under way to replace it.";
+    SYNC_STANDBYS Gauge "control_sync_standbys" []
+        "How many standbys a commit waits for; with 0 it depends on the primary alone.";
     CHANGES Histogram "control_change_seconds" []
         "How long changes of primary took, from the seal of an epoch until the next served.";
     LEASE Gauge "lease_remaining_seconds" ["lease"] "How long a lease lasts that is held here.";

@@ -7,6 +7,8 @@ mod list;
 mod page;
 mod pool;
 mod roles;
+#[cfg(test)]
+mod shown;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! What the other roles of this process know, as metrics: they are told what operators are.
 
 use pgx_control::admin::{
-    AddressesStatus, ControlStatus, FenceStatus, KernelStatus, PeerStatus, Status, SteeringStatus,
+    AddressesStatus, ControlStatus, EpochStatus, FenceStatus, KernelStatus, PeerStatus,
+    PlaceStatus, Status, SteeringStatus,
 };
 
 use super::list;
@@ -9,6 +10,9 @@ use super::page::{Page, seconds, seconds_of_ms};
 
 /// How far the fence may be open.
 const GATES: [&str; 4] = ["shut", "peers", "open", "unknown"];
+
+/// How an interface or a cgroup may stand under the fence.
+const PLACES: [&str; 3] = ["guarded", "open", "missed"];
 
 /// Everything of a status but the proxy.
 pub(super) fn add(page: &mut Page, status: &Status, has_control: bool) {
@@ -75,6 +79,10 @@ fn add_steering(page: &mut Page, steering: &SteeringStatus) {
 
 fn add_fence(page: &mut Page, fence: &FenceStatus) {
     page.is(list::FENCE, &[&fence.means, &fence.cause], true);
+    for state in PLACES {
+        let places = fence.places.iter().filter(|found| place(found) == state);
+        page.number(list::FENCE_PLACES, &[state], places.count() as u64);
+    }
     for gate in GATES {
         page.is(list::FENCE_GATE, &[gate], fence.gate == gate);
     }
@@ -89,6 +97,17 @@ fn add_fence(page: &mut Page, fence: &FenceStatus) {
     }
     for (verdict, count) in &fence.packets {
         page.count(list::FENCE_PACKETS, &[verdict], *count);
+    }
+}
+
+/// A packet that passed says more than a hook that is missing, which may be why.
+fn place(place: &PlaceStatus) -> &'static str {
+    match place {
+        PlaceStatus { trial, .. } if trial == "missed" => "missed",
+        PlaceStatus { incoming, outgoing, .. } if incoming.is_empty() || outgoing.is_empty() => {
+            "open"
+        }
+        PlaceStatus { .. } => "guarded",
     }
 }
 
@@ -125,16 +144,21 @@ fn add_control(page: &mut Page, control: &ControlStatus) {
         }
     }
     if let Some(epoch) = &control.epoch {
-        page.count(list::EPOCH, &[], epoch.epoch);
-        page.number(list::EPOCH_HOLDER, &[], epoch.holder);
-        page.is(list::ESTABLISHED, &[], epoch.is_established);
-        page.is(list::SEALED, &[], epoch.sealed.is_some());
+        add_epoch(page, epoch);
     }
     for probe in control.agent.iter().flat_map(|agent| &agent.probes) {
         if let Some(ms) = probe.unanswered_ms {
             page.gauge(list::PROBE, &[&probe.asks], seconds_of_ms(ms));
         }
     }
+}
+
+fn add_epoch(page: &mut Page, epoch: &EpochStatus) {
+    page.count(list::EPOCH, &[], epoch.epoch);
+    page.number(list::EPOCH_HOLDER, &[], epoch.holder);
+    page.is(list::ESTABLISHED, &[], epoch.is_established);
+    page.is(list::SEALED, &[], epoch.sealed.is_some());
+    page.number(list::SYNC_STANDBYS, &[], epoch.sync_standbys as u64);
 }
 
 fn add_leases(page: &mut Page, control: &ControlStatus) {
@@ -162,7 +186,20 @@ mod tests {
              "number": 3, "announced_total": 0, "last_error": ""}]},
         "fence": {"means": "programs", "cause": "", "port": 5432, "gate": "peers",
             "primary": {"epoch": 4, "remaining_ms": 900, "gate": "peers"}, "floor": 4,
-            "places": [], "rehearsals": [], "packets": [["reset", 3]]}
+            "places": [
+                {"at": "eth0", "incoming": "native", "outgoing": "tcx",
+                 "trial": "seen", "cause": ""},
+                {"at": "lo", "incoming": "tcx", "outgoing": "tcx",
+                 "trial": "seen", "cause": ""},
+                {"at": "/", "incoming": "cgroup", "outgoing": "cgroup",
+                 "trial": "seen", "cause": ""},
+                {"at": "eth1", "incoming": "native", "outgoing": "tcx",
+                 "trial": "missed", "cause": ""},
+                {"at": "eth2", "incoming": "", "outgoing": "tcx",
+                 "trial": "missed", "cause": ""},
+                {"at": "eth3", "incoming": "", "outgoing": "tcx",
+                 "trial": "it is down", "cause": "why"}],
+            "rehearsals": [], "packets": [["reset", 3]]}
     }"#;
 
     fn text(has_control: bool) -> String {
@@ -183,6 +220,9 @@ mod tests {
             r#"pgx_vip_held{lease="2",role="read-only"} 0.0"#,
             r#"pgx_vip_lease_remaining_seconds{lease="1",role="read-write"} 1.5"#,
             r#"pgx_vip_announcements_total{lease="1",role="read-write"} 9"#,
+            r#"pgx_fence_places{state="guarded"} 3.0"#,
+            r#"pgx_fence_places{state="open"} 1.0"#,
+            r#"pgx_fence_places{state="missed"} 2.0"#,
             r#"pgx_fence_gate{gate="peers"} 1.0"#,
             r#"pgx_fence_gate{gate="open"} 0.0"#,
             r#"pgx_fence_lease_remaining_seconds{lease="primary"} 0.9"#,
@@ -197,5 +237,30 @@ mod tests {
     #[test]
     fn controller_that_does_not_answer_is_told_as_stalled() {
         assert!(text(true).contains("pgx_control_stalled 1.0\n"));
+    }
+
+    #[test]
+    fn epoch_says_whether_its_primary_serves_and_what_commits_wait_for() {
+        let mut page = Page::default();
+        let epoch = EpochStatus {
+            epoch: 7,
+            holder: 3,
+            is_established: true,
+            sealed: Some(2),
+            handover: None,
+            sync_standbys: 2,
+            sync_candidates: vec![1, 2, 4],
+        };
+        add_epoch(&mut page, &epoch);
+        let text = page.into_text().expect("text");
+        for line in [
+            "pgx_control_epochs_total 7",
+            "pgx_control_primary_node 3.0",
+            "pgx_control_epoch_established 1.0",
+            "pgx_control_epoch_sealed 1.0",
+            "pgx_control_sync_standbys 2.0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
     }
 }
