@@ -38,6 +38,14 @@ impl Chronicle {
         Self { holder, change: None }
     }
 
+    /// Who is primary by the agreed state: it may have come whole, without the entries that led to
+    /// it. A change that is under way has begun with the one before.
+    pub fn see(&mut self, holder: Option<NodeId>) {
+        if self.change.is_none() {
+            self.holder = holder;
+        }
+    }
+
     /// An entry was applied, by the time in milliseconds since 1970. `seen` is asked for what is
     /// wrong when a change begins. Returns the report of a change that has ended by it.
     pub fn applied(
@@ -47,7 +55,6 @@ impl Chronicle {
         seen: impl FnOnce() -> Vec<Trouble>,
     ) -> Option<ChangeReport> {
         match entry {
-            Entry::Bootstrap { holder, .. } => self.holder = Some(*holder),
             Entry::Switchover { .. } => self.begin(at_ms, true, Vec::new()),
             Entry::Seal { .. } if self.change.is_none() => self.begin(at_ms, false, seen()),
             _ => {}
@@ -276,6 +283,16 @@ mod tests {
         assert_eq!(next, None);
         let next = told(&mut chronicle, &[(70, established())]).unwrap();
         assert_eq!((next.from, next.to), (Some(3), 1), "the next one begins with the last holder");
+    }
+
+    #[test]
+    fn primary_of_before_is_known_though_the_state_came_whole() {
+        let mut chronicle = Chronicle::new(None);
+        chronicle.see(Some(NodeId(3)));
+        assert_eq!(told(&mut chronicle, &[(0, seal(1))]), None);
+        chronicle.see(Some(NodeId(2)));
+        let report = told(&mut chronicle, &[(1, new_epoch(2, false)), (2, established())]).unwrap();
+        assert_eq!((report.from, report.to), (Some(3), 2));
     }
 
     #[test]

@@ -50,8 +50,7 @@ impl Cgroup {
 
     /// Makes it, with its parents.
     pub(super) fn create(&self) -> anyhow::Result<()> {
-        make_dirs(&self.0)
-            .with_context(|| format!("cannot make the cgroup {}", self.0.display()))
+        make_dirs(&self.0).with_context(|| format!("cannot make the cgroup {}", self.0.display()))
     }
 
     /// Whether it is there.

@@ -182,4 +182,3 @@ pub(super) fn make_dirs(dir: &Path) -> std::io::Result<()> {
     }
     std::fs::create_dir_all(dir)
 }
-

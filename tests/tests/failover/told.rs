@@ -26,10 +26,8 @@ fn is_told(members: &Members, id: usize, cause: &str, next: &str) -> bool {
 }
 
 fn wait_until_told(members: &Members, id: usize, cause: &str, next: &str) -> anyhow::Result<()> {
-    wait_for(&format!("node {id} tells {cause:?}"), WAIT_MAX, || {
-        is_told(members, id, cause, next)
-    })
-    .with_context(|| format!("{:?}", told(members, id, &["status"])))
+    wait_for(&format!("node {id} tells {cause:?}"), WAIT_MAX, || is_told(members, id, cause, next))
+        .with_context(|| format!("{:?}", told(members, id, &["status"])))
 }
 
 fn wait_until_well(members: &Members, id: usize) -> anyhow::Result<()> {

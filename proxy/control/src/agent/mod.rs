@@ -421,6 +421,9 @@ impl Agent {
             return steps;
         }
         if must_restore {
+            // On disk before the first byte changes: until the record names what is back, what is
+            // found in its place is not the directory that it tells of.
+            self.draft.is_whole = false;
             steps.push(Step::Restore);
         }
         if must_restore || !self.draft.is_whole {

@@ -350,6 +350,7 @@ impl Driver {
     /// Hands the state to all who go by it.
     fn publish(&mut self, state: &Arc<State>) {
         self.changes.see(state, Instant::now());
+        self.records.see(state);
         // Both threads live as long as this one.
         let _ = self.leases.send(lease::Input::State(Arc::clone(state)));
         if let Some(agent) = &self.agent {

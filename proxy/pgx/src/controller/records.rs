@@ -43,6 +43,11 @@ impl Records {
         }
     }
 
+    /// The state is another now.
+    pub(super) fn see(&mut self, state: &State) {
+        self.chronicle.see(state.tenure().map(|tenure| tenure.holder));
+    }
+
     /// An entry was applied; `seen` says what is wrong.
     pub(super) fn applied(
         &mut self,
