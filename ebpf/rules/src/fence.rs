@@ -207,7 +207,7 @@ fn shut<B: Bytes + ?Sized>(packet: &B, segment: Segment, direction: Direction) -
 /// An IPv4 address as an [`Address`].
 #[inline(always)]
 pub(crate) fn mapped([a, b, c, d]: [u8; 4]) -> Address {
-    // As one number: from ten zeros in a row the compiler makes a call, which takes a turn for each.
+    // As one number: of ten zeros in a row the compiler makes a call, which takes a turn for each.
     (0xffff_0000_0000 | u128::from(u32::from_be_bytes([a, b, c, d]))).to_be_bytes()
 }
 

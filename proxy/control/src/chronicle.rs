@@ -180,6 +180,18 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         Entry::Retire { node, .. } => format!("node {node} is to give its leases back"),
         Entry::RetireVip { vip, .. } => format!("address lease {} is taken back", vip.0),
         Entry::GiveVip { vip, holder, .. } => format!("node {holder} gets address lease {}", vip.0),
+        Entry::Released { .. }
+        | Entry::Register { .. }
+        | Entry::Forget { .. }
+        | Entry::MembershipAdopted { .. }
+        | Entry::Steer { .. } => return None,
+        entry => return by_operators(entry),
+    })
+}
+
+/// The same for what operators have chosen.
+fn by_operators(entry: &Entry) -> Option<String> {
+    Some(match entry {
         Entry::Settings(_) => "operators have changed the leases' times".to_string(),
         Entry::Durability(Durability::Strict) => "commits wait while standbys are missing".into(),
         Entry::Durability(Durability::Available) => {
@@ -201,11 +213,7 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         Entry::AcceptLoss { epoch, .. } => {
             format!("AN OPERATOR accepts that commits of epoch {} are lost", epoch.0)
         }
-        Entry::Released { .. }
-        | Entry::Register { .. }
-        | Entry::Forget { .. }
-        | Entry::MembershipAdopted { .. }
-        | Entry::Steer { .. } => return None,
+        _ => return None,
     })
 }
 

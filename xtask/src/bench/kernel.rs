@@ -22,8 +22,8 @@ pub(super) struct Args {
     /// How often each is measured, in turn with the others
     #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// After how many rounds the clusters are made anew: where a cluster's memory comes to lie makes
-    /// it faster or slower than its twin, for as long as it lives
+    /// After how many rounds the clusters are made anew: where a cluster's memory comes to lie
+    /// makes it faster or slower than its twin, for as long as it lives
     #[arg(long, default_value_t = 2)]
     renew: usize,
     /// How often it is each one's turn within a round. Other work on the machine comes and goes

@@ -1,7 +1,6 @@
 //! What operators are told of each situation: one trouble for each cause, and what to do about it.
 
 use alloc::string::String;
-use alloc::vec;
 
 use super::*;
 use crate::admin::{Survey, Trouble};
@@ -122,7 +121,7 @@ fn pause_is_told_whether_or_not_the_primary_needs_replacing() {
 #[test]
 fn address_that_nobody_has_and_one_whose_holder_is_silent_are_told() {
     let mut scene = scene();
-    let vips = vec![VipId(4)];
+    let vips = [VipId(4)];
     for node in [2, 3] {
         let vips = vips.iter().copied().collect();
         scene.facts(node).proxy = Some(ProxyFacts { vips, ..ProxyFacts::default() });

@@ -74,8 +74,6 @@ pub(super) fn start(
     info!(%identity, "this node has its part in the cluster");
 
     let me = controller.me();
-    let applied = controller.quorum_status().applied_index;
-    let records = Records::new(&config.data, controller.state(), applied);
     let installation = Incarnation(u128::from(identity.incarnation.get()));
     // The log is replayed: no later life of this voter goes by an older state than this.
     let state = Arc::clone(controller.state());
@@ -109,6 +107,7 @@ pub(super) fn start(
     let members = gate.map(Members::start).transpose()?;
     let driver = Driver {
         me,
+        records: Records::new(&config.data, &controller),
         config,
         files,
         peers,
@@ -124,7 +123,6 @@ pub(super) fn start(
         proxy: None,
         waiting: Waiting::default(),
         journal: Journal::default(),
-        records,
         reach: BTreeMap::new(),
         ticks: 0,
         changes,

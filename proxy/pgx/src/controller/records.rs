@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use pgx_control::admin::{ChangeReport, Event, Trouble};
 use pgx_control::chronicle::{Chronicle, sentence};
 use pgx_control::cluster::{Entry, State};
+use pgx_controller::Controller;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
@@ -32,15 +33,14 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Goes on in this folder, from that state, which holds the log up to there.
-    pub(super) fn new(folder: &Path, state: &State, applied: u64) -> Self {
-        let holder = state.tenure().map(|tenure| tenure.holder);
-        Self {
-            folder: folder.to_owned(),
-            chronicle: Chronicle::new(holder),
-            told: applied,
-            journal: Journal::default(),
-        }
+    /// Goes on in this folder, from where the log has been applied.
+    pub(super) fn new(folder: &Path, controller: &Controller) -> Self {
+        Self::from(folder, controller.state(), controller.quorum_status().applied_index)
+    }
+
+    fn from(folder: &Path, state: &State, told: u64) -> Self {
+        let chronicle = Chronicle::new(state.tenure().map(|tenure| tenure.holder));
+        Self { folder: folder.to_owned(), chronicle, told, journal: Journal::default() }
     }
 
     /// The state is another now.
@@ -203,7 +203,7 @@ mod tests {
     use pgx_control::lease::Settings;
 
     fn records(folder: &Path, applied: u64) -> Records {
-        Records::new(folder, &State::new([NodeId(1)].into(), Settings::default()), applied)
+        Records::from(folder, &State::new([NodeId(1)].into(), Settings::default()), applied)
     }
 
     fn seal(epoch: u64) -> Entry {

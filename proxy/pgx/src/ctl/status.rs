@@ -274,7 +274,7 @@ mod tests {
         let first: Vec<_> = text.lines().take(2).collect();
         assert!(first[0].starts_with("TROUBLE") && first[0].ends_with("it rains"), "{text}");
         assert!(first[1].ends_with("take an umbrella"), "{text}");
-        let well = table(&Status { troubles: vec![], ..status.clone() });
+        let well = table(&Status { troubles: vec![], ..status });
         assert!(well.starts_with("trouble            none"), "{well}");
         assert!(text.contains("off on eth0") && text.contains("no privileges"), "{text}");
         assert!(text.contains("by address") && text.contains("cause: no XDP"), "{text}");
