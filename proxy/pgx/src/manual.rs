@@ -147,7 +147,7 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(&pages).unwrap().count(), expected.len());
         let text = std::fs::read_to_string(pages.join("pgx-ctl-status.1")).unwrap();
-        assert!(text.contains("What this pgx does and how it fares"), "{text}");
+        assert!(text.contains("what this pgx does and how it fares"), "{text}");
         assert!(text.contains("socket"), "options of the command above: {text}");
     }
 

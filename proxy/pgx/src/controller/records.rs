@@ -274,7 +274,7 @@ mod tests {
     fn each_change_has_its_report_and_the_oldest_reports_go() {
         let folder = tempfile::tempdir().unwrap();
         let mut records = records(folder.path(), 0);
-        records.applied(1, &bootstrap(), Vec::new);
+        records.chronicle.see(Some(NodeId(1)));
         let changes = REPORTS_MAX as u64 + 3;
         for epoch in 0..changes {
             let seen = || vec![Trouble::new("cause", "next")];
