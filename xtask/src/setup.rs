@@ -46,6 +46,12 @@ pub(crate) const LAB: &[Need] = &[
     need(Probe::Program("runuser"), "util-linux"),
 ];
 
+/// What tries out the alerts: Prometheus' own tool.
+pub(crate) const ALERTS: &[Need] = &[need(Probe::Program(PROMTOOL), "prometheus")];
+
+/// The tool's name.
+pub(crate) const PROMTOOL: &str = "promtool";
+
 /// What building the BPF objects needs beside Rust: the LLVM that `bpf-linker` is built against.
 pub(crate) const LLVM: &[Need] = &[
     need(Probe::Path("/usr/lib/llvm-22/lib/libLLVM-22.so"), "llvm-22-dev"),

@@ -23,10 +23,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if nix::unistd::geteuid().is_root() {
         setup::ensure(setup::LAB)?;
+        setup::ensure(setup::ALERTS)?;
     }
     step("unit tests, and what is done to a real PostgreSQL");
     run_cargo(&["test", "--workspace", "--exclude", "pgx-tests"])?;
     run_cargo(&["test", "--package", "pgx-tests", "--lib"])?;
+
+    alerts()?;
 
     step("wire tests");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "wire", "--test", "peer"])?;
@@ -71,6 +74,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     run_cargo(&["test", "--package", "pgx-tests", "--test", "chaos"])?;
     step("end-to-end tests");
     run_cargo(&["test", "--package", "pgx-tests", "--test", "e2e"])
+}
+
+/// Has Prometheus' tool read the alerts, and see each fire on series that are made up for it.
+fn alerts() -> anyhow::Result<()> {
+    let Some(promtool) = setup::find_program(setup::PROMTOOL) else {
+        step("alerts: left out, as promtool is not here");
+        return Ok(());
+    };
+    step("alerts, as Prometheus reads them");
+    let rules = crate::root().join("observability");
+    for (what, file) in [("check", "alerts.yml"), ("test", "alerts-test.yml")] {
+        execute(Command::new(&promtool).args([what, "rules"]).arg(rules.join(file)))?;
+    }
+    Ok(())
 }
 
 fn bpf_tests_on(objects: &Path) -> anyhow::Result<()> {

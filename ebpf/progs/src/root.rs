@@ -1,8 +1,8 @@
 //! `pgx_root`, the XDP program that sees every packet first.
 //!
-//! It classifies and counts, then hands the packet to the fence, that one to the VIP's program, and
-//! that one to steering. Each stands in the program array, where it can be replaced without a gap;
-//! an empty place is passed over.
+//! It classifies and counts, then hands the packet to the fence, that one what asks for an address
+//! to the VIP's program, and both the rest to steering. Each stands in the program array, where it
+//! can be replaced without a gap; an empty place is passed over.
 
 use aya_ebpf::bindings::xdp_md;
 use pgx_abi::Program;

@@ -267,9 +267,7 @@ impl Keeper {
         if epoch < newest {
             return Err(Stale::Older { epoch, newest }.into());
         }
-        if !addresses.is_empty() {
-            self.set(Slot::FencedNone, 0)?;
-        }
+        self.set(Slot::FencedNone, 0)?;
         for address in addresses {
             self.fenced.insert(key(address), epoch, 0).map_err(failed(FENCED))?;
         }

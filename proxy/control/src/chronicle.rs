@@ -25,6 +25,8 @@ struct Change {
     from: Option<NodeId>,
     to: Option<NodeId>,
     is_switchover: bool,
+    /// Whether the switchover has come to where the primary is stopped.
+    stops: bool,
     is_lossy: bool,
     began_ms: u64,
     seen: Vec<Trouble>,
@@ -56,7 +58,14 @@ impl Chronicle {
     ) -> Option<ChangeReport> {
         match entry {
             Entry::Switchover { .. } => self.begin(at_ms, true, Vec::new()),
-            Entry::Seal { .. } if self.change.is_none() => self.begin(at_ms, false, seen()),
+            Entry::Seal { .. } => match &mut self.change {
+                None => self.begin(at_ms, false, seen()),
+                // The primary was lost before it was stopped in order.
+                Some(change) if change.is_switchover && !change.stops => {
+                    (change.is_switchover, change.seen) = (false, seen());
+                }
+                Some(_) => {}
+            },
             _ => {}
         }
         let change = self.change.as_mut()?;
@@ -66,6 +75,10 @@ impl Chronicle {
         match entry {
             Entry::SwitchoverCancelled { .. } => {
                 self.change = None;
+                None
+            }
+            Entry::SwitchoverStage { stage: Stage::Stops, .. } => {
+                change.stops = true;
                 None
             }
             Entry::NewEpoch { holder, accept_loss, .. } => {
@@ -94,6 +107,7 @@ impl Chronicle {
             from: self.holder,
             to: None,
             is_switchover,
+            stops: false,
             is_lossy: false,
             began_ms,
             seen,
@@ -115,7 +129,8 @@ impl Change {
             "An operator let this election lose acknowledged commits: those that only the nodes \
              without a report had. Their directories are kept aside when they come back."
         } else if self.is_switchover {
-            "Nothing: transactions had ended before, or went on afterwards."
+            "No acknowledged commit; and nothing else, if the primary stopped in order. Who was \
+             told 08007 or 40001 after all: as after a failover."
         } else {
             "No acknowledged commit. Who was told 08007 must look whether its commit took effect; \
              who was told 40001 must run its transaction again."
@@ -310,12 +325,24 @@ mod tests {
         let gives_up = Entry::SwitchoverCancelled { epoch: Epoch(4) };
         assert_eq!(told(&mut chronicle, &[(0, begins.clone()), (5, gives_up)]), None);
         assert_eq!(told(&mut chronicle, &[(6, established())]), None, "nothing is under way");
-        let entries = [(10, begins), (20, seal(1)), (30, new_epoch(2, false))];
+        let stops = Entry::SwitchoverStage { epoch: Epoch(4), stage: Stage::Stops };
+        let entries = [(10, begins), (15, stops), (20, seal(1)), (30, new_epoch(2, false))];
         assert_eq!(told(&mut chronicle, &entries), None);
         let report = told(&mut chronicle, &[(45, established())]).unwrap();
         assert!(report.is_switchover && report.seen.is_empty(), "{report:?}");
         assert_eq!((report.began_ms, report.took_ms), (10, 35));
-        assert!(report.doubt.starts_with("Nothing"), "{report:?}");
+        assert!(report.doubt.contains("nothing else, if the primary stopped"), "{report:?}");
+    }
+
+    #[test]
+    fn primary_that_is_lost_before_a_switchover_stops_it_is_reported_as_a_failover() {
+        let mut chronicle = Chronicle::new(Some(NodeId(1)));
+        let begins = Entry::Switchover { epoch: Epoch(4), to: NodeId(2) };
+        let entries = [(10, begins), (20, seal(1)), (30, new_epoch(3, false))];
+        assert_eq!(told(&mut chronicle, &entries), None);
+        let report = told(&mut chronicle, &[(45, established())]).unwrap();
+        assert!(!report.is_switchover && report.doubt.contains("08007"), "{report:?}");
+        assert_eq!(report.seen[0].cause, "PostgreSQL of node 1 has ended");
     }
 
     #[test]

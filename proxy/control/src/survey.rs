@@ -7,8 +7,7 @@ mod local;
 mod trouble;
 
 use alloc::collections::BTreeSet;
-use alloc::string::{String, ToString};
-use alloc::vec::Vec;
+use alloc::string::ToString;
 
 use crate::admin::{NodeView, PostgresView, Survey};
 use crate::cluster::sync::Rule;
@@ -94,10 +93,4 @@ fn rule(state: &State) -> Option<&Rule> {
 
 fn ms_between(earlier: BootTime, now: BootTime) -> u64 {
     now.0.saturating_sub(earlier.0) / 1_000_000
-}
-
-/// Nodes as people list them.
-fn list<'a>(nodes: impl IntoIterator<Item = &'a NodeId>) -> String {
-    let words: Vec<_> = nodes.into_iter().map(ToString::to_string).collect();
-    words.join(", ")
 }

@@ -60,6 +60,13 @@ impl Record {
         }
     }
 
+    /// Whether a directory that is found may be the one that this tells of: one that is being built
+    /// or put back has no name that could be relied upon.
+    #[must_use]
+    pub fn may_be(&self, found: Incarnation) -> bool {
+        found == self.directory || !self.is_whole
+    }
+
     /// Whether this node may still become or be primary in the epoch.
     #[must_use]
     pub fn may_serve(&self, epoch: Epoch) -> bool {

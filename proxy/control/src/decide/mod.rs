@@ -14,7 +14,9 @@ mod view;
 
 pub use view::{LogMember, View};
 
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +88,34 @@ pub enum Reason {
     },
     /// An operator has paused automatic failover.
     Paused,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Release => out.write_str("the lease of the old primary is running out"),
+            Self::Reports { missing } => {
+                let missing = list(missing);
+                write!(
+                    out,
+                    "the reports so far may lack an acknowledged commit; not reported: {missing}"
+                )
+            }
+            Self::Establishment { holder } => write!(out, "node {holder} is becoming primary"),
+            Self::Confirmation { missing } => {
+                write!(out, "may still go by an earlier epoch: {}", list(missing))
+            }
+            Self::Switchover { to } => {
+                write!(out, "the primary stops, node {to} receives its last word")
+            }
+            Self::Paused => out.write_str("failover is paused; 'pgx ctl resume' lets it go on"),
+        }
+    }
+}
+
+/// Nodes as people list them.
+pub(crate) fn list(nodes: &[NodeId]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Names the next steps. `now` is the coordinator's clock, by which the view was taken.

@@ -98,7 +98,7 @@ fn commits_that_wait_and_commits_that_depend_on_one_node_come_first() {
 fn what_a_failover_waits_for_comes_before_the_nodes_that_brought_it_about() {
     let mut scene = sealed_without_the_primary();
     let causes = scene.causes();
-    assert!(causes[0].contains("an acknowledged commit may be on nodes"), "{causes:?}");
+    assert!(causes[0].contains("may lack an acknowledged commit; not reported: "), "{causes:?}");
     let next = scene.survey().troubles.remove(0).next;
     assert!(next.contains("--accept-loss"), "{next}");
     assert!(causes.iter().any(|cause| cause.contains("node 1 has not been heard")), "{causes:?}");

@@ -3,10 +3,10 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use super::list;
 use crate::admin::{
     AddressesStatus, ControlStatus, FenceStatus, PeerStatus, Status, Survey, Trouble,
 };
+use crate::decide::list;
 use crate::ids::NodeId;
 use crate::limits::PROBE_PATIENCE_MS;
 

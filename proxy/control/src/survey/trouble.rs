@@ -7,7 +7,7 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use super::{holder, list, ms_between, rule, upstream};
+use super::{holder, ms_between, rule, upstream};
 use crate::admin::Trouble;
 use crate::cluster::{Durability, Role};
 use crate::decide::{Reason, View};
@@ -41,41 +41,33 @@ fn serving(view: &View<'_>, waits: Option<&Reason>) -> Option<Trouble> {
             "'pgx ctl bootstrap --node NUMBER' begins it with that node's PostgreSQL",
         ));
     };
-    let old = tenure.holder;
-    Some(match waits? {
-        Reason::Release => Trouble::new(
-            format!("node {old} is being replaced as primary, and its lease has not run out yet"),
-            "wait: it does within the time that a lease lasts",
+    let waits = waits?;
+    let next = match waits {
+        Reason::Release => "wait: it does within the time that a lease lasts".to_string(),
+        Reason::Reports { .. } => "start one of them with its pgx; if all are lost for good, 'pgx \
+                                   ctl failover --accept-loss' goes on without what only they have"
+            .to_string(),
+        Reason::Establishment { holder } => format!(
+            "wait for its PostgreSQL to recover; if it lasts, its log on node {holder} and 'pgx \
+             ctl status' there say why"
         ),
-        Reason::Reports { missing } => Trouble::new(
-            format!(
-                "no primary can be elected: an acknowledged commit may be on nodes {} alone, which \
-                 have not reported",
-                list(missing)
-            ),
-            "start one of them with its pgx; if all are lost for good, 'pgx ctl failover \
-             --accept-loss' goes on without what only they have",
-        ),
-        Reason::Establishment { holder } => Trouble::new(
-            format!("node {holder} was elected and does not serve yet"),
-            format!(
-                "wait for its PostgreSQL to recover; if it lasts, its log on node {holder} and \
-                 'pgx ctl status' there say why"
-            ),
-        ),
-        Reason::Confirmation { missing } => Trouble::new(
-            format!("nodes {} may still go by an earlier epoch", list(missing)),
-            "wait: their leases run out, and the next primary serves then",
-        ),
-        Reason::Switchover { to } => Trouble::new(
-            format!("a switchover to node {to} is under way"),
-            "wait, or 'pgx ctl switchover cancel' gives it up",
-        ),
-        Reason::Paused => Trouble::new(
-            format!("node {old} does not serve as primary, and an operator has paused failover"),
-            "'pgx ctl resume' lets pgx replace it",
-        ),
-    })
+        Reason::Confirmation { .. } => {
+            "wait: their leases run out, and the next primary serves then".to_string()
+        }
+        Reason::Switchover { .. } => {
+            "wait, or 'pgx ctl switchover cancel' gives the switchover up".to_string()
+        }
+        Reason::Paused => "'pgx ctl resume' lets pgx replace the primary".to_string(),
+    };
+    let cause = match waits {
+        Reason::Paused => {
+            let old = tenure.holder;
+            format!("node {old} does not serve as primary, and an operator has paused failover")
+        }
+        Reason::Switchover { .. } => format!("a switchover is under way: {waits}"),
+        waits => format!("no primary serves: {waits}"),
+    };
+    Some(Trouble { cause, next })
 }
 
 /// What becomes of commits while standbys are missing.

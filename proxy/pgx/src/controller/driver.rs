@@ -320,7 +320,7 @@ impl Driver {
                 };
                 self.records.applied(*index, entry, seen);
             }
-            Note::Waits(Some(reason)) => self.records.waits(&status::reason(reason)),
+            Note::Waits(Some(reason)) => self.records.waits(&reason.to_string()),
             Note::Coordinator { node: Some(node), .. } => {
                 self.records.happened(format!("node {node} coordinates"));
             }
@@ -429,7 +429,8 @@ impl Driver {
                 let Some(other) = other else {
                     return self.tell(asker, Err(Unanswered::NoCoordinator));
                 };
-                match self.waiting.enter(asker, now) {
+                let only_looks = question == Question::Survey;
+                match self.waiting.enter(asker, only_looks, now) {
                     Ok(number) => self.say(other, &Said::Ask { number, question }),
                     Err(asker) => self.tell(asker, Err(Unanswered::Busy)),
                 }
@@ -442,7 +443,7 @@ impl Driver {
                 let survey = Told::Survey(Box::new(controller.survey(now)));
                 self.tell(asker, Ok(survey));
             }
-            Question::Do(request) => match self.waiting.enter(asker, now) {
+            Question::Do(request) => match self.waiting.enter(asker, false, now) {
                 Ok(number) => {
                     controller.handle_request(number, &complete(request, controller), now);
                 }
@@ -520,7 +521,7 @@ fn log(note: &Note) {
             index,
             reason, "cannot read what the quorum has agreed on; upgrade pgx on this node"
         ),
-        Note::Waits(Some(reason)) => warn!(waits = status::reason(reason), "waiting"),
+        Note::Waits(Some(reason)) => warn!(waits = %reason, "waiting"),
         Note::Waits(None) => info!("nothing is waited for"),
     }
 }

@@ -8,7 +8,8 @@ use pgx_controller::Unanswered;
 use tokio::sync::oneshot;
 
 use super::message::{Outcome, Told};
-use crate::limits::control::{FORWARDED_MAX, FORWARDED_MS_MAX};
+use super::ms;
+use crate::limits::control::{FORWARDED_MAX, FORWARDED_MS_MAX, SURVEY_MAX};
 
 /// Who waits for an answer.
 pub(super) enum Asker {
@@ -26,16 +27,23 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// A number for a request, for as long as it may wait.
+    /// A number for a request, for as long as it may wait: what operators only look at gives its
+    /// place up soon, so that many looks keep no request out.
     ///
     /// # Errors
     /// When too many wait; gives the asker back.
-    pub(super) fn enter(&mut self, asker: Asker, now: BootTime) -> Result<u64, Asker> {
+    pub(super) fn enter(
+        &mut self,
+        asker: Asker,
+        only_looks: bool,
+        now: BootTime,
+    ) -> Result<u64, Asker> {
         if self.askers.len() >= FORWARDED_MAX {
             return Err(asker);
         }
         self.next += 1;
-        self.askers.insert(self.next, (asker, now.after_ms(FORWARDED_MS_MAX)));
+        let wait_ms = if only_looks { ms(SURVEY_MAX) } else { FORWARDED_MS_MAX };
+        self.askers.insert(self.next, (asker, now.after_ms(wait_ms)));
         Ok(self.next)
     }
 
@@ -72,12 +80,24 @@ mod tests {
         let now = BootTime(0);
         let asker = || Asker::Node(NodeId(2), 7);
         for _ in 0..FORWARDED_MAX {
-            assert!(waiting.enter(asker(), now).is_ok());
+            assert!(waiting.enter(asker(), false, now).is_ok());
         }
-        assert!(waiting.enter(asker(), now).is_err());
+        assert!(waiting.enter(asker(), false, now).is_err());
         assert!(matches!(waiting.leave(1), Some(Asker::Node(NodeId(2), 7))));
         assert!(waiting.leave(1).is_none());
         assert!(waiting.late(now).is_empty());
         assert_eq!(waiting.late(now.after_ms(FORWARDED_MS_MAX)).len(), FORWARDED_MAX - 1);
+    }
+
+    #[test]
+    fn looks_that_nobody_answers_make_room_for_requests_soon() {
+        let mut waiting = Waiting::default();
+        let now = BootTime(0);
+        let asker = || Asker::Node(NodeId(2), 7);
+        for _ in 0..FORWARDED_MAX {
+            assert!(waiting.enter(asker(), true, now).is_ok());
+        }
+        assert_eq!(waiting.late(now.after_ms(ms(SURVEY_MAX))).len(), FORWARDED_MAX);
+        assert!(waiting.enter(asker(), false, now).is_ok());
     }
 }

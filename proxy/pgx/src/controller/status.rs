@@ -7,7 +7,7 @@ use pgx_control::admin::{
     Shared,
 };
 use pgx_control::cluster::State;
-use pgx_control::decide::{Action, Change, Reason};
+use pgx_control::decide::{Action, Change};
 use pgx_control::facts::AgentFacts;
 use pgx_control::ids::{BootTime, NodeId};
 use pgx_control::lease::Kind;
@@ -44,7 +44,7 @@ pub(super) fn of(
         voters: state.membership().voters.iter().map(|voter| voter.0).collect(),
         nodes: state.nodes().iter().map(node).collect(),
         epoch: epoch(state),
-        waits: controller.waits().map(reason),
+        waits: controller.waits().map(ToString::to_string),
         leases: leases(held, boot_time()),
         is_paused: state.is_paused(),
         settings: shared(state),
@@ -139,25 +139,6 @@ fn leases(held: &BTreeMap<Kind, Held>, now: BootTime) -> Vec<LeaseStatus> {
     held.iter().map(lease).collect()
 }
 
-/// What is waited for, in a sentence.
-pub(super) fn reason(reason: &Reason) -> String {
-    let list =
-        |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    match reason {
-        Reason::Release => "the lease of the old primary is running out".to_owned(),
-        Reason::Reports { missing } => format!(
-            "the reports so far may lack an acknowledged commit; not reported: {}",
-            list(missing)
-        ),
-        Reason::Establishment { holder } => format!("node {holder} is becoming primary"),
-        Reason::Confirmation { missing } => {
-            format!("may still go by an earlier epoch: {}", list(missing))
-        }
-        Reason::Switchover { to } => format!("the primary stops, node {to} receives its last word"),
-        Reason::Paused => "failover is paused; 'pgx ctl resume' lets it go on".to_owned(),
-    }
-}
-
 /// What a rehearsal found, line by line.
 pub(super) fn lines(rehearsal: &Rehearsal) -> Vec<String> {
     let mut lines: Vec<_> =
@@ -169,7 +150,7 @@ pub(super) fn lines(rehearsal: &Rehearsal) -> Vec<String> {
             Change::Promote { node } => format!("then node {node} would count in the quorum"),
             Change::Remove { node } => format!("then node {node} would leave the quorum"),
         },
-        Action::Wait(why) => format!("then would wait: {}", reason(why)),
+        Action::Wait(why) => format!("then would wait: {why}"),
     }));
     if lines.is_empty() {
         lines.push("nothing would be agreed on".to_owned());

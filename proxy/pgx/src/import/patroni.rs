@@ -5,12 +5,13 @@ mod keys;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::keys::{PGX_SETS, SECTIONS, Way, is_detailed, way};
+use self::keys::{OF_RECOVERY, Way, is_detailed, way};
 use super::cluster;
 use super::file::File;
 use super::page::{Page, printable, with_port};
 use super::yaml::{Node, Pair, Value};
 use super::{Entry, Made};
+use crate::postgres::settings::sets;
 
 /// What holds where nothing is said.
 const PORT: &str = "5432";
@@ -22,8 +23,8 @@ const SHARED: [&str; 2] = ["bootstrap", "dcs"];
 
 /// Whether a file has a section of Patroni's.
 pub(super) fn is_one(root: &Node) -> bool {
-    root.pairs().iter().any(|pair| SECTIONS.contains(&pair.key.as_str()))
-        || root.value == Value::Null
+    let is_known = |key: &str| way(key).is_some() || is_detailed(key);
+    root.pairs().iter().any(|pair| is_known(&pair.key)) || root.value == Value::Null
 }
 
 /// A configuration that does what Patroni's does.
@@ -225,7 +226,7 @@ fn files(page: &mut Page, config: &Config<'_>) {
             for Pair { key, node, .. } in pair.pairs() {
                 let key = key.to_ascii_lowercase();
                 let Some(value) = node.word() else { continue };
-                if PGX_SETS.contains(&key.as_str()) {
+                if sets(&key) || OF_RECOVERY.contains(&key.as_str()) {
                     pgx_sets.insert(key);
                 } else {
                     settings.insert(key, value.to_owned());

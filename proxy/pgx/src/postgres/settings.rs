@@ -47,6 +47,11 @@ const NAMES: [&str; 19] = [
     "listen_addresses",
 ];
 
+/// Whether pgx sees to a setting itself; docs/POSTGRES.md says how.
+pub(crate) fn sets(name: &str) -> bool {
+    NAMES.contains(&name)
+}
+
 /// What changes from step to step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Managed {

@@ -90,9 +90,7 @@ impl Watcher {
             ));
         }
         let found = self.managed.as_ref().map(|managed| managed.directory);
-        // One that was being built is built once more.
-        let is_other = found.is_some_and(|found| found != record.directory) && record.is_whole;
-        if is_other {
+        if found.is_some_and(|found| !record.may_be(found)) {
             return Err(format!(
                 "somebody has put another directory into the place of the one that {} tells of; \
                  it is left out: put that one back, or remove this one and it is cloned anew",

@@ -26,54 +26,10 @@ pub(super) fn is_detailed(path: &str) -> bool {
     keys.any(|key| key.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
 }
 
-/// Settings of PostgreSQL that pgx sees to itself; docs/POSTGRES.md says how.
-pub(super) const PGX_SETS: [&str; 23] = [
-    "hot_standby",
-    "listen_addresses",
-    "max_slot_wal_keep_size",
-    "port",
-    "primary_conninfo",
-    "primary_slot_name",
-    "promote_trigger_file",
-    "recovery_min_apply_delay",
-    "recovery_target",
-    "recovery_target_action",
-    "recovery_target_inclusive",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_timeline",
-    "recovery_target_xid",
-    "restart_after_crash",
-    "standby_mode",
-    "synchronous_standby_names",
-    "trigger_file",
-    "unix_socket_directories",
-    "wal_log_hints",
-    "wal_retrieve_retry_interval",
-];
-
-/// The sections that there are.
-pub(super) const SECTIONS: [&str; 18] = [
-    "scope",
-    "namespace",
-    "name",
-    "restapi",
-    "ctl",
-    "log",
-    "bootstrap",
-    "postgresql",
-    "watchdog",
-    "tags",
-    "etcd",
-    "etcd3",
-    "consul",
-    "zookeeper",
-    "exhibitor",
-    "kubernetes",
-    "raft",
-    "citus",
-];
+/// Names of PostgreSQL's settings for recovery that mean nothing to pgx: those of old releases, and
+/// what goes with a target of recovery.
+pub(super) const OF_RECOVERY: [&str; 4] =
+    ["recovery_target_action", "recovery_target_inclusive", "standby_mode", "trigger_file"];
 
 const GROUPS: &[(Way, &[&str])] = &[
     (
