@@ -119,6 +119,13 @@ pub(crate) struct Ctl {
     /// Prints JSON for programs instead of text for people
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Does not ask before what cannot be taken back
+    #[arg(long, global = true)]
+    pub(crate) yes: bool,
+    /// Shows it again each so many seconds
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", global = true,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) watch: Option<u32>,
     #[command(subcommand)]
     pub(crate) verb: CtlVerb,
 }
@@ -129,6 +136,12 @@ pub(crate) enum CtlVerb {
     Status,
     /// The cluster's nodes: who is primary, who streams, and how far behind each is
     Nodes,
+    /// How far each PostgreSQL is, and how many bytes behind the primary
+    Lag,
+    /// The leases that this node holds, and what its fence goes by
+    Lease,
+    /// The virtual addresses of this node, and how clients are shared
+    Vip,
     /// What has happened to the cluster, as this node has seen it
     Events {
         /// How many, the newest last

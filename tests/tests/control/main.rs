@@ -186,7 +186,7 @@ fn wiped_disk_is_refused_and_another_member_takes_the_place() {
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
     assert!(!again.status.success() && said.contains("has run here"), "{said}");
 
-    ask(&nodes[0], &["node", "remove", "3"]).unwrap();
+    ask(&nodes[0], &["node", "remove", "3", "--yes"]).unwrap();
     cluster.join(4, &id).unwrap();
     let four = cluster.start(4).unwrap();
     ask(&nodes[1], &["node", "add", "4", &cluster.address(4)]).unwrap();

@@ -211,7 +211,7 @@ pub(crate) fn lost() -> anyhow::Result<()> {
     ensure!(members.sql_at(left, "select pg_is_in_recovery()")? == "t", "nobody promotes it");
 
     // Only an operator can go on, and then all take part again.
-    ask(members.node(1), &["failover", "--accept-loss"])?;
+    ask(members.node(1), &["failover", "--accept-loss", "--yes"])?;
     members.wait_for_calm(epoch + 1)?;
     ensure!(members.primary()?.0 == left, "{}", members.log(left));
     ensure!(members.sql(1, "select number from kept")? == "1");
@@ -237,7 +237,7 @@ pub(crate) fn given_up() -> anyhow::Result<()> {
         [behind, gone].iter().any(|id| waits_for_reports(&members, *id))
     })
     .with_context(|| members.log(gone))?;
-    ask(members.node(behind), &["failover", "--accept-loss"])?;
+    ask(members.node(behind), &["failover", "--accept-loss", "--yes"])?;
     let served = members.wait_for_another(primary, epoch)?;
     ensure!(served == behind, "{served}");
     ensure!(members.sql(behind, "select string_agg(number::text, ',') from kept")? == "1");

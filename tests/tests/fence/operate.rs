@@ -38,7 +38,7 @@ pub(crate) fn operators(lab: &Lab) -> anyhow::Result<()> {
     let early = pgx(lab, &["ctl", "unfence", "--epoch", "4"])?;
     let said = String::from_utf8_lossy(&early.stderr);
     ensure!(early.status.code() == Some(5) && said.contains("no operator fences"), "{early:?}");
-    let fenced = pgx(lab, &["ctl", "fence"])?;
+    let fenced = pgx(lab, &["ctl", "fence", "--yes"])?;
     let said = String::from_utf8_lossy(&fenced.stdout);
     ensure!(fenced.status.success() && said.contains("up to epoch 4"), "{fenced:?}");
     ensure_answers(lab, false, "fenced by an operator")?;
@@ -96,7 +96,7 @@ pub(crate) fn ladder(lab: &Lab) -> anyhow::Result<()> {
     let fence = status(lab)?;
     ensure!(fence["means"] == "nftables", "{fence}");
     ensure!(fence["cause"].to_string().contains("stopped in mid-renewal"), "{fence}");
-    let refused = pgx(lab, &["ctl", "fence"])?;
+    let refused = pgx(lab, &["ctl", "fence", "--yes"])?;
     ensure!(refused.status.code() == Some(5), "{refused:?}");
 
     fresh(lab)?;

@@ -1,11 +1,12 @@
 //! `pgx ctl`: a thin client of the admin socket.
 
+mod confirm;
 mod events;
 mod nodes;
 mod settings;
 mod status;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -20,37 +21,75 @@ use crate::exit::Failure;
 
 /// Runs the verb against the pgx behind the socket.
 pub(crate) fn run(arguments: &Ctl) -> Result<(), Failure> {
-    let Some(request) = request(arguments)? else {
-        println!("nothing has changed");
-        return Ok(());
-    };
+    confirm::confirm(arguments)?;
+    match arguments.watch {
+        None => once(arguments).map(|text| print!("{text}")),
+        Some(seconds) if shows(&arguments.verb) => watch(arguments, seconds),
+        Some(_) => Err(Failure::Failed("--watch is for what shows something".to_owned())),
+    }
+}
+
+/// Shows it again and again, until the process is ended; also while pgx does not answer.
+fn watch(arguments: &Ctl, seconds: u32) -> Result<(), Failure> {
+    let mut output = std::io::stdout();
+    let is_terminal = output.is_terminal();
+    loop {
+        let text = once(arguments).unwrap_or_else(|failure| format!("pgx: {failure}\n"));
+        // Everything is wiped and the cursor is put where the text begins (ECMA-48, ED and CUP).
+        let wipe = if is_terminal { "\x1b[2J\x1b[H" } else { "" };
+        let written = write!(output, "{wipe}{text}").and_then(|()| output.flush());
+        written.map_err(|error| Failure::Failed(format!("cannot print: {error}")))?;
+        std::thread::sleep(Duration::from_secs(seconds.into()));
+    }
+}
+
+/// Whether a verb only shows something.
+fn shows(verb: &CtlVerb) -> bool {
+    matches!(
+        verb,
+        CtlVerb::Status
+            | CtlVerb::Nodes
+            | CtlVerb::Lag
+            | CtlVerb::Lease
+            | CtlVerb::Vip
+            | CtlVerb::Events { .. }
+            | CtlVerb::History { .. }
+            | CtlVerb::ShowConfig
+    )
+}
+
+/// Asks once, and lays the answer out.
+fn once(arguments: &Ctl) -> Result<String, Failure> {
+    let Some(request) = request(arguments)? else { return Ok("nothing has changed\n".to_owned()) };
     let body = ask(&arguments.socket, &request)?;
     if arguments.json {
         let text = serde_json::to_string_pretty(&Reply::new(body))
             .map_err(|error| Failure::Failed(format!("cannot print the reply: {error}")))?;
-        println!("{text}");
-        return Ok(());
+        return Ok(format!("{text}\n"));
     }
-    match body {
-        Body::Status(status) => print!("{}", status::table(&status)),
-        Body::Survey(survey) => print!("{}", nodes::table(&survey)),
-        Body::Events(all) => print!("{}", events::lines(&all)),
-        Body::History(changes) => print!("{}", events::changes(&changes, is_detailed(arguments))),
-        Body::Config(shared) => print!("{}", settings::text(&shared)),
-        Body::Done(lines) if lines.is_empty() => println!("done"),
-        Body::Done(lines) => lines.iter().for_each(|line| println!("{line}")),
+    Ok(match (&arguments.verb, body) {
+        (CtlVerb::Lease, Body::Status(status)) => status::leases(&status),
+        (CtlVerb::Vip, Body::Status(status)) => status::addresses(&status),
+        (_, Body::Status(status)) => status::table(&status),
+        (CtlVerb::Lag, Body::Survey(survey)) => nodes::lag(&survey),
+        (_, Body::Survey(survey)) => nodes::table(&survey),
+        (_, Body::Events(all)) => events::lines(&all),
+        (CtlVerb::History { steps, .. }, Body::History(all)) => events::changes(&all, *steps),
+        (_, Body::History(all)) => events::changes(&all, false),
+        (_, Body::Config(shared)) => settings::text(&shared),
+        (_, Body::Done(lines)) if lines.is_empty() => "done\n".to_owned(),
+        (_, Body::Done(lines)) => lines.iter().map(|line| format!("{line}\n")).collect(),
         // Told as an error by `ask`; and what `pgx serve --take-over` asks for.
-        Body::Refused(_) | Body::HandOver(_) => {}
-    }
-    Ok(())
+        (_, Body::Refused(_) | Body::HandOver(_)) => String::new(),
+    })
 }
 
 /// What the command line asks; `None` when there is nothing to ask.
 fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
     let plain = |verb| (verb, false);
     let (verb, dry_run) = match &arguments.verb {
-        CtlVerb::Status => plain(Verb::Status),
-        CtlVerb::Nodes => plain(Verb::Survey),
+        CtlVerb::Status | CtlVerb::Lease | CtlVerb::Vip => plain(Verb::Status),
+        CtlVerb::Nodes | CtlVerb::Lag => plain(Verb::Survey),
         CtlVerb::Events { last } => plain(Verb::Events { last: *last }),
         CtlVerb::History { last, .. } => plain(Verb::History { last: *last }),
         CtlVerb::Bootstrap { node, dry } => (Verb::Bootstrap { node: *node }, dry.dry_run),
@@ -110,10 +149,6 @@ fn change(arguments: &Ctl, edit: &EditConfig) -> Result<SharedChange, Failure> {
         return settings::from_editor(&before);
     }
     settings::from_words(&before, &edit.set).map_err(Failure::Failed)
-}
-
-fn is_detailed(arguments: &Ctl) -> bool {
-    matches!(arguments.verb, CtlVerb::History { steps: true, .. })
 }
 
 /// A table for a terminal or a pipe: columns, no lines.

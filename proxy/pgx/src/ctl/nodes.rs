@@ -34,6 +34,18 @@ pub(super) fn table(survey: &Survey) -> String {
     text
 }
 
+/// How far each PostgreSQL is.
+pub(super) fn lag(survey: &Survey) -> String {
+    let mut rows = plain_table(["NODE", "POSTGRESQL", "TIMELINE", "AT", "LAG", "FROM", "HEARD"]);
+    for node in &survey.nodes {
+        let [id, _, heard, _, stands, timeline, at, lag, from, ..] = row(survey, node);
+        if node.postgres.is_some() {
+            rows.add_row([id, stands, timeline, at, lag, from, heard]);
+        }
+    }
+    format!("{}\n", rows.trim_fmt())
+}
+
 fn row(survey: &Survey, node: &NodeView) -> [String; 11] {
     let none = || "-".to_owned();
     let heard = match node.heard_ms {
@@ -146,7 +158,8 @@ mod tests {
         let silent = NodeView { is_alive: false, heard_ms: Some(12_345), ..node(3, None) };
         let nodes = vec![primary, node(2, Some(postgres(Postgres::Standby, false))), silent];
         let troubles = vec![Trouble::new("node 3 is silent", "look there")];
-        let text = table(&Survey { coordinator: 1, nodes, troubles });
+        let survey = Survey { coordinator: 1, nodes, troubles };
+        let text = table(&survey);
         let words = |at: usize| {
             text.lines().nth(at).unwrap().split("  ").map(str::trim).collect::<Vec<_>>()
         };
@@ -157,6 +170,9 @@ mod tests {
         has(1, &["1", "coordinates", "PRIMARY", "0/5000148", "begin here", "holds 1"]);
         has(2, &["2", "12 ms ago", "standby", "20 kB", "wait for it", "yes"]);
         has(3, &["3", "SILENT 12 s", "voter", "-"]);
+        let lag = lag(&survey);
+        assert_eq!(lag.lines().count(), 3, "those with a PostgreSQL: {lag}");
+        assert!(lag.contains("20 kB") && !lag.contains("SILENT"), "{lag}");
         assert!(text.ends_with("TROUBLE  node 3 is silent\n  next   look there\n"), "{text}");
     }
 

@@ -5,16 +5,47 @@ mod fence;
 use std::fmt::Write;
 
 use pgx_control::admin::{
-    AddressesStatus, ControlStatus, PeerStatus, ProbeStatus, Status, SteeringStatus,
+    AddressesStatus, ControlStatus, LeaseStatus, PeerStatus, ProbeStatus, Status, SteeringStatus,
 };
+
+/// Lines of a name and a value each.
+fn lines(tell: impl FnOnce(&mut dyn FnMut(&str, String))) -> String {
+    let mut text = String::new();
+    tell(&mut |name, value| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name:<18} {value}");
+    });
+    text
+}
+
+/// The leases that a node holds, and its fence.
+pub(super) fn leases(status: &Status) -> String {
+    lines(|line| {
+        match &status.control {
+            None => line("leases", "none: this pgx has no part in a cluster".to_owned()),
+            Some(control) if control.leases.is_empty() => line("leases", "none".to_owned()),
+            Some(control) => control.leases.iter().for_each(|lease| lease_line(lease, line)),
+        }
+        if let Some(fence) = &status.fence {
+            fence::words(fence, line);
+        }
+    })
+}
+
+/// The virtual addresses of a node.
+pub(super) fn addresses(status: &Status) -> String {
+    lines(|line| match &status.addresses {
+        None => line("addresses", "none: the configuration has no [vip]".to_owned()),
+        Some(addresses) => address_lines(addresses, line),
+    })
+}
 
 /// The status as lines of text.
 pub(super) fn table(status: &Status) -> String {
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{name:<18} {value}");
-    };
+    lines(|line| all(status, line))
+}
+
+fn all(status: &Status, line: &mut dyn FnMut(&str, String)) {
     match &status.troubles[..] {
         [] => line("trouble", "none that pgx knows of".to_owned()),
         troubles => {
@@ -44,11 +75,11 @@ pub(super) fn table(status: &Status) -> String {
         }
     }
     if let Some(vips) = &status.addresses {
-        addresses(vips, &mut line);
+        address_lines(vips, line);
     }
     let has_postgres = status.control.as_ref().is_some_and(|control| control.agent.is_some());
     match &status.fence {
-        Some(fence) => fence::lines(fence, &mut line),
+        Some(fence) => fence::lines(fence, line),
         None if has_postgres => {
             let text = "NONE: nothing in the kernel keeps clients from a PostgreSQL without a \
                         lease; see [fence] in the configuration";
@@ -57,7 +88,7 @@ pub(super) fn table(status: &Status) -> String {
         None => {}
     }
     match &status.control {
-        Some(control) => cluster(control, &mut line),
+        Some(control) => cluster(control, line),
         None if status.peers.is_some() => line("controller", "waits for its disk".to_owned()),
         None => {}
     }
@@ -67,10 +98,9 @@ pub(super) fn table(status: &Status) -> String {
             line("", format!("last error: {}", peer.last_error));
         }
     }
-    text
 }
 
-fn addresses(status: &AddressesStatus, line: &mut dyn FnMut(&str, String)) {
+fn address_lines(status: &AddressesStatus, line: &mut dyn FnMut(&str, String)) {
     let loopback = match status.on_loopback {
         None => "",
         Some(true) => ", on loopback",
@@ -151,13 +181,7 @@ fn cluster(control: &ControlStatus, line: &mut dyn FnMut(&str, String)) {
     if let Some(waits) = &control.waits {
         line("waits", waits.clone());
     }
-    for lease in &control.leases {
-        let least = lease.remaining_ms_least.map(|ms| format!(", {ms} ms at least so far"));
-        line(
-            &format!("lease {}", lease.kind),
-            format!("{} ms left{}", lease.remaining_ms, least.unwrap_or_default()),
-        );
-    }
+    control.leases.iter().for_each(|lease| lease_line(lease, line));
     if control.is_paused {
         line("failover", "PAUSED".to_owned());
     }
@@ -168,6 +192,12 @@ fn cluster(control: &ControlStatus, line: &mut dyn FnMut(&str, String)) {
             line(&format!("  {}", probe.asks), probe_text(probe));
         }
     }
+}
+
+fn lease_line(lease: &LeaseStatus, line: &mut dyn FnMut(&str, String)) {
+    let least = lease.remaining_ms_least.map(|ms| format!(", {ms} ms at least so far"));
+    let left = format!("{} ms left{}", lease.remaining_ms, least.unwrap_or_default());
+    line(&format!("lease {}", lease.kind), left);
 }
 
 fn probe_text(probe: &ProbeStatus) -> String {

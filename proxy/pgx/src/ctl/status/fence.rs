@@ -2,16 +2,13 @@
 
 use pgx_control::admin::{FenceStatus, WordStatus};
 
-/// Adds what there is to say of the fence.
-pub(super) fn lines(fence: &FenceStatus, line: &mut dyn FnMut(&str, String)) {
+/// Adds how far the gate is open, and by which words.
+pub(super) fn words(fence: &FenceStatus, line: &mut dyn FnMut(&str, String)) {
     let open = match &*fence.gate {
         "unknown" => "NOBODY KNOWS".to_owned(),
         gate => gate.to_owned(),
     };
     line("fence", format!("port {} by {}: {open}", fence.port, fence.means));
-    if !fence.cause.is_empty() {
-        line("fence cause", fence.cause.clone());
-    }
     let mut word = |name: &str, word: &Option<WordStatus>| {
         if let Some(WordStatus { epoch, remaining_ms, gate }) = word {
             line(name, format!("{gate} in epoch {epoch}, {remaining_ms} ms left"));
@@ -22,6 +19,14 @@ pub(super) fn lines(fence: &FenceStatus, line: &mut dyn FnMut(&str, String)) {
     if let Some(epoch) = fence.fenced_up_to {
         let back = format!("'pgx ctl unfence --epoch {epoch}' takes it back");
         line("  FENCED", format!("by an operator, up to epoch {epoch}; {back}"));
+    }
+}
+
+/// Adds what there is to say of the fence.
+pub(super) fn lines(fence: &FenceStatus, line: &mut dyn FnMut(&str, String)) {
+    words(fence, line);
+    if !fence.cause.is_empty() {
+        line("fence cause", fence.cause.clone());
     }
     if !fence.fenced.is_empty() {
         let hosts = fence.fenced.join(" ");
