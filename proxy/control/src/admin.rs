@@ -9,6 +9,7 @@ mod events;
 mod fence;
 mod handover;
 mod survey;
+mod table;
 
 pub use cluster::{
     AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, ProbeStatus,
@@ -22,6 +23,8 @@ pub use fence::{FenceStatus, PlaceStatus, RehearsalStatus, WordStatus};
 pub use handover::{HandOver, HandOverLine, HandedTcp};
 
 pub use survey::{NodeView, PostgresView, Survey, Trouble};
+
+pub use table::{Cell, Table};
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -65,6 +68,11 @@ pub enum Verb {
     Status,
     /// The cluster's nodes as its coordinator sees them, and what is wrong with it.
     Survey,
+    /// A table of the console. Asked of this process' pool.
+    Show {
+        /// What SHOW is to show: `pools`, `clients` and so on.
+        what: String,
+    },
     /// What has happened to the cluster, as this node has seen it.
     Events {
         /// How many, the newest last.
@@ -174,6 +182,8 @@ pub enum Body {
     Status(Box<Status>),
     /// Answer to [`Verb::Survey`].
     Survey(Box<Survey>),
+    /// Answer to [`Verb::Show`].
+    Table(Table),
     /// Answer to [`Verb::Events`].
     Events(Vec<Event>),
     /// Answer to [`Verb::History`].

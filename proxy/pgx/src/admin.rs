@@ -22,6 +22,7 @@ use tracing::warn;
 
 use crate::claim::Denied;
 use crate::config::{Config, is_host_and_port};
+use crate::console::Desk;
 use crate::controller::{Control, Question, Told, records};
 use crate::fence::Fence;
 use crate::front::Front;
@@ -43,6 +44,7 @@ pub(crate) struct Node {
     pub(crate) config: Config,
     pub(crate) listen: Vec<String>,
     pub(crate) front: Option<Front>,
+    pub(crate) desk: Option<Arc<Desk>>,
     pub(crate) kernel: Option<Kernel>,
     pub(crate) peers: Option<Arc<PeerSet>>,
     pub(crate) controller: Option<Control>,
@@ -172,6 +174,16 @@ impl Node {
         if verb == Verb::Status {
             return Body::Status(Box::new(self.status_and_troubles().await));
         }
+        if let Verb::Show { what } = &verb {
+            let shown = match &self.desk {
+                Some(desk) => desk.show(what).await,
+                None => Err("this pgx has no pool".to_owned()),
+            };
+            return match shown {
+                Ok(table) => Body::Table(table),
+                Err(detail) => Body::Refused(Refusal::Pool { detail }),
+            };
+        }
         if let Verb::Events { last } | Verb::History { last } = verb {
             return self.recorded(matches!(verb, Verb::History { .. }), last).await;
         }
@@ -300,6 +312,7 @@ fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
     Some(match verb {
         Verb::Status
         | Verb::Survey
+        | Verb::Show { .. }
         | Verb::Events { .. }
         | Verb::History { .. }
         | Verb::ShowConfig

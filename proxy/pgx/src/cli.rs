@@ -142,6 +142,16 @@ pub(crate) enum CtlVerb {
     Lease,
     /// The virtual addresses of this node, and how clients are shared
     Vip,
+    /// The pools of this pgx: who is served, who waits, and how long
+    Pools,
+    /// The clients of this pgx
+    Clients,
+    /// Any table of the console: databases, servers, stats, users, config, memory and so on
+    Show {
+        /// The word after SHOW, such as servers
+        #[arg(value_name = "TABLE")]
+        what: String,
+    },
     /// What has happened to the cluster, as this node has seen it
     Events {
         /// How many, the newest last

@@ -81,7 +81,7 @@ async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Re
     let scrapes = listen_for_scrapes(&config, is_successor)?;
     let served = front.clone().zip(config.proxy.clone());
     let served = served.map(|(front, proxy)| Arc::new(Served::new(source, front, proxy, stops)));
-    start_console(front.as_ref(), served.as_ref());
+    let desk = start_console(front.as_ref(), served.as_ref());
     let reloads = Reloads::new(control, served.clone());
     if let Some(addresses) = &addresses {
         addresses.set_serving(config.proxy.is_some());
@@ -95,6 +95,7 @@ async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Re
         config,
         listen,
         front,
+        desk,
         kernel,
         peers,
         controller,
@@ -276,11 +277,11 @@ fn listen_for_scrapes(config: &Config, is_successor: bool) -> Result<Option<TcpL
 }
 
 /// Serves the console, if there is a pool.
-fn start_console(front: Option<&Front>, served: Option<&Arc<Served>>) {
-    if let (Some(Front::Pooled(workers)), Some(served)) = (front, served) {
-        let desk = Desk::new(Arc::clone(workers), Arc::clone(served));
-        tokio::spawn(console::serve(Arc::new(desk)));
-    }
+fn start_console(front: Option<&Front>, served: Option<&Arc<Served>>) -> Option<Arc<Desk>> {
+    let (Some(Front::Pooled(workers)), Some(served)) = (front, served) else { return None };
+    let desk = Arc::new(Desk::new(Arc::clone(workers), Arc::clone(served)));
+    tokio::spawn(console::serve(Arc::clone(&desk)));
+    Some(desk)
 }
 
 /// Answers operators and whoever gathers metrics, until the value is dropped.

@@ -9,6 +9,7 @@ mod command;
 mod control;
 mod show;
 mod table;
+mod told;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -5,13 +5,14 @@ mod events;
 mod nodes;
 mod settings;
 mod status;
+mod table;
 
 use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use comfy_table::{Table, presets};
+use comfy_table::{Cell, Table, presets};
 use pgx_control::admin::{Body, Reply, Request, SharedChange, Verb};
 use pgx_control::cluster::Role;
 use pgx_control::limits::{ADMIN_CLIENT_MS_MAX, ADMIN_REPLY_BYTES_MAX};
@@ -52,6 +53,9 @@ fn shows(verb: &CtlVerb) -> bool {
             | CtlVerb::Lag
             | CtlVerb::Lease
             | CtlVerb::Vip
+            | CtlVerb::Pools
+            | CtlVerb::Clients
+            | CtlVerb::Show { .. }
             | CtlVerb::Events { .. }
             | CtlVerb::History { .. }
             | CtlVerb::ShowConfig
@@ -73,6 +77,7 @@ fn once(arguments: &Ctl) -> Result<String, Failure> {
         (_, Body::Status(status)) => status::table(&status),
         (CtlVerb::Lag, Body::Survey(survey)) => nodes::lag(&survey),
         (_, Body::Survey(survey)) => nodes::table(&survey),
+        (_, Body::Table(shown)) => table::text(&shown),
         (_, Body::Events(all)) => events::lines(&all),
         (CtlVerb::History { steps, .. }, Body::History(all)) => events::changes(&all, *steps),
         (_, Body::History(all)) => events::changes(&all, false),
@@ -90,6 +95,9 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
     let (verb, dry_run) = match &arguments.verb {
         CtlVerb::Status | CtlVerb::Lease | CtlVerb::Vip => plain(Verb::Status),
         CtlVerb::Nodes | CtlVerb::Lag => plain(Verb::Survey),
+        CtlVerb::Pools => plain(Verb::Show { what: "pools".to_owned() }),
+        CtlVerb::Clients => plain(Verb::Show { what: "clients".to_owned() }),
+        CtlVerb::Show { what } => plain(Verb::Show { what: what.clone() }),
         CtlVerb::Events { last } => plain(Verb::Events { last: *last }),
         CtlVerb::History { last, .. } => plain(Verb::History { last: *last }),
         CtlVerb::Bootstrap { node, dry } => (Verb::Bootstrap { node: *node }, dry.dry_run),
@@ -152,7 +160,7 @@ fn change(arguments: &Ctl, edit: &EditConfig) -> Result<SharedChange, Failure> {
 }
 
 /// A table for a terminal or a pipe: columns, no lines.
-fn plain_table<const N: usize>(headings: [&str; N]) -> Table {
+fn plain_table(headings: impl IntoIterator<Item = impl Into<Cell>>) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(headings);
     for column in table.column_iter_mut() {
