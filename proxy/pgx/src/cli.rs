@@ -123,8 +123,8 @@ pub(crate) struct Ctl {
     #[arg(long, global = true)]
     pub(crate) yes: bool,
     /// Shows it again each so many seconds
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", global = true,
-        value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    #[arg(global = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) watch: Option<u32>,
     #[command(subcommand)]
     pub(crate) verb: CtlVerb,

@@ -107,7 +107,7 @@ impl Chaos {
     /// As there.
     pub fn begin_at(&self, addresses: &[SocketAddr], seed: u64) -> anyhow::Result<Trial<'_>> {
         let before = self.lab.wait_for_calm(1)?;
-        let plan = Plan { seed, ..self.plan(addresses)? };
+        let plan = Plan { seed, table: format!("appends_{seed}"), ..self.plan(addresses)? };
         let primary = address(&self.lab, &before.host(), POSTGRES_PORT)?;
         Checker::prepare(&Place::at(primary, &plan), &plan)?;
         let checker = Checker::start(plan.clone())?;

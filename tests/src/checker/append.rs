@@ -8,7 +8,6 @@ use super::fate::{Fate, of_commit};
 use super::record::{Appender, Span};
 use super::session::Answer;
 
-const INSERT: &str = "insert into appends values ($1, $2, $3)";
 const INSERTED: &str = "INSERT 0 1";
 
 /// How an insert is said.
@@ -73,11 +72,11 @@ async fn append(client: &mut Client, form: Form, id: i32, number: i64) -> (Fate,
     let (answer, tag) = match form {
         Form::Block => return block(client, id, number).await,
         Form::Batch => {
-            let text = format!("begin; {}; commit", insert(form, id, number));
+            let text = format!("begin; {}; commit", insert(client, form, id, number));
             (client.ask(&Request::simple(text, "COMMIT", Status::Idle)).await, "COMMIT")
         }
         Form::Autocommit => {
-            let text = insert(form, id, number);
+            let text = insert(client, form, id, number);
             (client.ask(&Request::simple(text, INSERTED, Status::Idle)).await, INSERTED)
         }
         Form::Pipeline | Form::Prepared => (pipeline(client, form, id, number).await, INSERTED),
@@ -89,7 +88,7 @@ async fn append(client: &mut Client, form: Form, id: i32, number: i64) -> (Fate,
 
 async fn block(client: &mut Client, id: i32, number: i64) -> (Fate, bool) {
     let begin = Request::simple("begin", "BEGIN", Status::Block);
-    let insert = Request::simple(insert(Form::Block, id, number), INSERTED, Status::Block);
+    let insert = Request::simple(insert(client, Form::Block, id, number), INSERTED, Status::Block);
     let mut is_repeat = false;
     for request in [begin, insert] {
         let answer = client.ask(&request).await;
@@ -116,15 +115,16 @@ async fn pipeline(client: &mut Client, form: Form, id: i32, number: i64) -> Answ
         (Form::Prepared, None) => format!("append_{number}"),
         _ => String::new(),
     };
+    let insert = format!("insert into {} values ($1, $2, $3)", client.shared.plan.table);
     let mut bytes = Vec::new();
     if known.is_none() {
-        write::parse(&mut bytes, name.as_bytes(), INSERT.as_bytes(), &[]);
+        write::parse(&mut bytes, name.as_bytes(), insert.as_bytes(), &[]);
     }
     let values = [id.to_string(), number.to_string(), form.name().to_owned()];
     bind(&mut bytes, &name, &values);
     write::execute(&mut bytes, b"", 0);
     write::sync(&mut bytes);
-    let text = format!("{} of {INSERT} with {values:?}", form.name());
+    let text = format!("{} of {insert} with {values:?}", form.name());
     let request = Request { text, bytes, tag: INSERTED, status: Status::Idle };
     let answer = client.ask(&request).await;
     if let (Form::Prepared, Answer::Done { .. }) = (form, &answer)
@@ -147,8 +147,9 @@ fn bind(out: &mut Vec<u8>, name: &str, values: &[String; 3]) {
     out.extend_from_slice(&rest);
 }
 
-fn insert(form: Form, id: i32, number: i64) -> String {
-    format!("insert into appends values ({id}, {number}, '{}')", form.name())
+fn insert(client: &Client, form: Form, id: i32, number: i64) -> String {
+    let table = &client.shared.plan.table;
+    format!("insert into {table} values ({id}, {number}, '{}')", form.name())
 }
 
 /// A row with a number that was sent once can be there only if the statement ran twice.

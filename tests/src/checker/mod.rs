@@ -57,6 +57,9 @@ pub struct Plan {
     pub password: Option<String>,
     /// The database.
     pub database: String,
+    /// The table they append to. One of its own for each run against the same database: what was sent
+    /// in an earlier run and is in doubt may yet arrive.
+    pub table: String,
     /// How many clients append numbers.
     pub appenders: usize,
     /// How many clients move money; if any, one more for each proxy reads the sum.
@@ -90,6 +93,7 @@ impl Plan {
             user: "postgres".to_owned(),
             password: None,
             database: "postgres".to_owned(),
+            table: "appends".to_owned(),
             appenders: 4,
             movers: 2,
             accounts: 10,
@@ -120,7 +124,7 @@ impl Checker {
     /// # Errors
     /// When the database refuses.
     pub fn prepare(place: &Place, plan: &Plan) -> anyhow::Result<()> {
-        verdict::prepare(place, plan.accounts)
+        verdict::prepare(place, plan)
     }
 
     /// Starts the clients, on a thread of their own. Each start needs tables that were just made.
@@ -133,6 +137,7 @@ impl Checker {
         let record = Record {
             addresses: plan.addresses.clone(),
             began_unix_ms: u64::try_from(SystemTime::UNIX_EPOCH.elapsed()?.as_millis())?,
+            table: plan.table.clone(),
             sum: plan.sum(),
             appenders: vec![Appender::default(); plan.appenders],
             ..Record::default()

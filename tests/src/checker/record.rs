@@ -24,6 +24,8 @@ pub struct Record {
     pub began_unix_ms: u64,
     /// How long the clients were at work.
     pub took_us: u64,
+    /// The table they appended to.
+    pub table: String,
     /// What all accounts have together.
     pub sum: i64,
     /// What each appender did.

@@ -96,10 +96,11 @@ impl Place {
 }
 
 /// Makes the tables that clients write to, in the place of any that were there.
-pub(super) fn prepare(place: &Place, accounts: usize) -> anyhow::Result<()> {
+pub(super) fn prepare(place: &Place, plan: &Plan) -> anyhow::Result<()> {
+    let Plan { table, accounts, .. } = plan;
     let text = format!(
-        "drop table if exists appends, accounts;
-         create table appends (client int, number bigint, via text, timeline int default {TIMELINE},
+        "drop table if exists {table}, accounts;
+         create table {table} (client int, number bigint, via text, timeline int default {TIMELINE},
              server text default {SERVER}, primary key (client, number));
          create table accounts (id int primary key, balance bigint);
          insert into accounts select id, {BALANCE} from generate_series(0, {accounts} - 1) id"
@@ -116,7 +117,9 @@ impl Record {
     /// # Errors
     /// When the database cannot be read.
     pub fn compare(&self, place: &Place) -> anyhow::Result<Verdict> {
-        let (found, sum) = place.with(read).context("cannot read what the database has")?;
+        let table = self.table.clone();
+        let read = place.with(async move |client| read(client, &table).await);
+        let (found, sum) = read.context("cannot read what the database has")?;
         Ok(self.judge(&found, sum))
     }
 
@@ -178,8 +181,9 @@ impl Verdict {
     }
 }
 
-async fn read(client: &Client) -> anyhow::Result<(Rows, i64)> {
-    let rows = client.query("select client, number, timeline, server from appends", &[]).await?;
+async fn read(client: &Client, table: &str) -> anyhow::Result<(Rows, i64)> {
+    let text = format!("select client, number, timeline, server from {table}");
+    let rows = client.query(&text, &[]).await?;
     let found = rows.iter().map(|row| {
         let timeline = row.try_get::<_, i32>(2)?.cast_unsigned();
         let origin = Origin { timeline, server: row.try_get(3)? };

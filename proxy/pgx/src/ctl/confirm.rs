@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn what_can_be_taken_back_or_is_only_rehearsed_is_not_asked_about() {
-        let failover = |accept_loss, dry_run| CtlVerb::Failover { accept_loss, dry: Dry { dry_run } };
+        let failover =
+            |accept_loss, dry_run| CtlVerb::Failover { accept_loss, dry: Dry { dry_run } };
         assert!(irrevocable(&failover(true, false)).unwrap().contains("lose commits"));
         assert!(irrevocable(&failover(false, false)).unwrap().contains("ends all sessions"));
         for verb in [failover(true, true), CtlVerb::Status, CtlVerb::Reload] {
