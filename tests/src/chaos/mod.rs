@@ -109,7 +109,8 @@ impl Chaos {
         let before = self.lab.wait_for_calm(1)?;
         let plan = Plan { seed, table: format!("appends_{seed}"), ..self.plan(addresses)? };
         let primary = address(&self.lab, &before.host(), POSTGRES_PORT)?;
-        Checker::prepare(&Place::at(primary, &plan), &plan)?;
+        Checker::prepare(&Place::at(primary, &plan), &plan)
+            .with_context(|| format!("sessions there: {:?}", self.activity(&before.host())))?;
         let checker = Checker::start(plan.clone())?;
         for at in 0..plan.addresses.len() {
             wait_for("each proxy serves", LIMIT, || checker.commits_through(at) >= SOME)
@@ -146,6 +147,14 @@ impl Chaos {
             }
         }
         Ok(())
+    }
+
+    /// What sessions of a host's PostgreSQL do, and whom they wait for.
+    fn activity(&self, host: &str) -> anyhow::Result<String> {
+        let text = "select string_agg(concat_ws(' ', pid, client_addr, state, wait_event_type, \
+                    wait_event, now() - state_change, pg_blocking_pids(pid)::text, query), '; ') \
+                    from pg_stat_activity where backend_type = 'client backend'";
+        self.lab.admin_sql(host, text)
     }
 
     fn plan(&self, addresses: &[SocketAddr]) -> anyhow::Result<Plan> {
@@ -242,7 +251,7 @@ impl Trial<'_> {
         }
         self.checker.wait_for_commits(SOME as u64, LIMIT)?;
         let record = self.checker.stop()?;
-        let verdicts = compare(self.lab, &self.plan, &record, after)?;
+        let (after, verdicts) = compare(self.lab, &self.plan, &record, after)?;
         Ok(Outcome { record, after, verdicts })
     }
 
@@ -287,9 +296,14 @@ fn compare(
     plan: &Plan,
     record: &Record,
     epoch: Epoch,
-) -> anyhow::Result<BTreeMap<String, Verdict>> {
+) -> anyhow::Result<(Epoch, BTreeMap<String, Verdict>)> {
+    // A failover may have begun since that epoch was calm: of a fault that nobody had noticed yet.
+    let (epoch, end) = wait_for_some("the end of the primary's log", LIMIT, || {
+        let epoch = lab.wait_for_calm(epoch.number).ok()?;
+        let end = "select pg_current_wal_insert_lsn()";
+        Some((epoch, sql(lab, &epoch.host(), POSTGRES_PORT, end).ok()?))
+    })?;
     let primary = epoch.host();
-    let end = sql(lab, &primary, POSTGRES_PORT, "select pg_current_wal_insert_lsn()")?;
     let mut verdicts = BTreeMap::new();
     for host in lab.data_hosts() {
         let name = &host.plan().name;
@@ -303,7 +317,7 @@ fn compare(
         verdicts.insert(name.clone(), record.compare(&place)?);
     }
     ensure!(!verdicts.is_empty(), "a lab without data hosts");
-    Ok(verdicts)
+    Ok((epoch, verdicts))
 }
 
 fn address(lab: &Lab, host: &str, port: u16) -> anyhow::Result<SocketAddr> {

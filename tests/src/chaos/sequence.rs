@@ -58,10 +58,17 @@ impl Chaos {
     /// Carries the sequence of a seed out. `watch` is told of each step.
     ///
     /// # Errors
-    /// When the cluster was not well before. Whatever comes of the faults is in the run.
+    /// When faults cannot be healed. Whatever comes of them, and a cluster that was not well
+    /// before, is in the run.
     pub fn run(&self, seed: u64, watch: &mut dyn FnMut(&str)) -> anyhow::Result<Run> {
-        let trial = self.begin(seed)?;
         let mut run = Run { seed, ..Run::default() };
+        let trial = match self.begin(seed) {
+            Ok(trial) => trial,
+            Err(error) => {
+                run.wrong.push(format!("before any fault: {error:#}"));
+                return Ok(run);
+            }
+        };
         let gaps = match trial.steps(&draw(seed), &mut run, watch) {
             Ok(gaps) => gaps,
             Err(error) => {
@@ -115,7 +122,7 @@ impl Trial<'_> {
                     format!("{step} ({host})")
                 }
                 // Processes may be gone, or frozen, by what was done before.
-                Err(error) if step.start == Start::During => format!("not {step}: {error:#}"),
+                Err(error) if step.start != Start::Calm => format!("not {step}: {error:#}"),
                 Err(error) => return Err(error.context(step.to_string())),
             };
             watch(&text);

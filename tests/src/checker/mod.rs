@@ -57,8 +57,8 @@ pub struct Plan {
     pub password: Option<String>,
     /// The database.
     pub database: String,
-    /// The table they append to. One of its own for each run against the same database: what was sent
-    /// in an earlier run and is in doubt may yet arrive.
+    /// The table they append to. One of its own for each run against the same database: what was
+    /// sent in an earlier run and is in doubt may yet arrive.
     pub table: String,
     /// How many clients append numbers.
     pub appenders: usize,

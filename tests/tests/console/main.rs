@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         trial("commands_have_their_effect", root, commands::effects),
         trial("only_admins_change_anything", root, commands::rights),
         trial("settings_change_until_the_file_is_read_again", root, commands::settings),
+        trial("ctl_shows_what_the_console_does", root, tables::by_ctl),
         trial("shutdown_ends_pgx", root, commands::shutdown),
         trial("drivers_prepare_and_pipeline_commands", root, drivers::extended),
         trial("answers_to_one_flight_are_bounded", root, drivers::floods),

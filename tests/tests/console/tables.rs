@@ -1,6 +1,7 @@
 //! What is shown.
 
 use anyhow::{Context, ensure};
+use serde_json::Value;
 
 use crate::place::{Pgbouncer, Place, psql, rows, said};
 
@@ -87,5 +88,34 @@ pub(crate) fn contents() -> anyhow::Result<()> {
     ensure!(clients == ["root"], "whoever asks is there: {clients:?}");
     let version = place.console("SHOW VERSION")?;
     ensure!(version.starts_with("pgx "), "{version}");
+    Ok(())
+}
+
+pub(crate) fn by_ctl() -> anyhow::Result<()> {
+    let place = Place::start("")?;
+    ensure!(place.client("select 1")?.status.success());
+    for (words, table) in [
+        (&["pools"][..], "POOLS"),
+        (&["clients"], "CLIENTS"),
+        (&["show", "Servers"], "SERVERS"),
+        (&["show", "config"], "CONFIG"),
+    ] {
+        let shown = rows(place.port()?, "pgx", table)?;
+        let reply = place.node.ctl(&[words, &["--json"]].concat())?;
+        let reply: Value = serde_json::from_slice(&reply.stdout).context("JSON")?;
+        ensure!(reply["table"]["columns"] == serde_json::json!(shown[0]), "{table}: {reply:#}");
+        let found = reply["table"]["rows"].as_array().context("rows")?;
+        let is_whole = |row: &Value| row.as_array().is_some_and(|row| row.len() == shown[0].len());
+        ensure!(found.iter().all(is_whole), "{table}: {reply:#}");
+
+        let text = place.node.ctl(words)?;
+        let text = String::from_utf8(text.stdout)?;
+        let (headings, _) = text.split_once('\n').context("lines")?;
+        let headings: Vec<_> = headings.split_whitespace().map(str::to_lowercase).collect();
+        ensure!(headings == shown[0], "{table}: {text}");
+    }
+    let unknown = place.node.ctl(&["show", "nothing"])?;
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    ensure!(unknown.status.code() == Some(5) && said.contains("there are"), "{unknown:?}");
     Ok(())
 }

@@ -113,5 +113,28 @@ pub(crate) fn history() -> anyhow::Result<()> {
     ensure!(seen == 1, "who coordinated says why, and nobody else: {seen}");
     let text = ask(members.node(next), &["history", "--steps"])?;
     ensure!(text.contains("in doubt") && text.contains(" ms node "), "{text}");
+    looks(&members, primary, next)
+}
+
+/// What else can be looked at, and that a program is not taken for a person who says yes.
+fn looks(members: &Members, standby: usize, primary: usize) -> anyhow::Result<()> {
+    let lag = ask(members.node(standby), &["lag"])?;
+    let of = |id: usize| lag.lines().find(|line| line.starts_with(&format!("{id} ")));
+    let primary_line = of(primary).with_context(|| lag.clone())?;
+    ensure!(lag.starts_with("NODE") && primary_line.contains("PRIMARY"), "{lag}");
+    ensure!(of(standby).is_some_and(|line| line.contains("standby")), "{lag}");
+    let leases = ask(members.node(primary), &["lease"])?;
+    ensure!(leases.contains("lease primary") && leases.contains(" ms left"), "{leases}");
+    ensure!(ask(members.node(primary), &["vip"])?.contains("no [vip]"));
+
+    let (_, epoch) = members.primary()?;
+    for verb in [&["failover"][..], &["failover", "--accept-loss"], &["node", "remove", "2"]] {
+        let said = members.node(primary).ctl(verb)?;
+        let text = String::from_utf8_lossy(&said.stderr);
+        ensure!(said.status.code() == Some(1) && text.contains("say --yes"), "{said:?}");
+    }
+    ensure!(members.primary()? == (primary, epoch));
+    let said = members.node(primary).ctl(&["reload", "--watch"])?;
+    ensure!(said.status.code() == Some(1), "{said:?}");
     Ok(())
 }
