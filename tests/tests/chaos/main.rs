@@ -1,15 +1,17 @@
 //! Hosts of a cluster fail while clients write through all its proxies: service goes on, and no
 //! commit that was acknowledged is lost.
 
-use std::process::ExitCode;
+use std::io::Write as _;
+use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use libtest_mimic::Arguments;
-use pgx_tests::chaos::{Chaos, LIMIT, Shared};
+use pgx_tests::chaos::{Chaos, LIMIT, Shared, sql};
 use pgx_tests::lab::helper::dispatch;
-use pgx_tests::lab::{Direction, Fault, KillTarget, Lab, PauseTarget, wait_for_some};
+use pgx_tests::lab::spec::PROXY_PORT;
+use pgx_tests::lab::{Direction, Fault, KillTarget, Lab, PauseTarget, wait_for, wait_for_some};
 use pgx_tests::skip::{Requirement, trial};
 
 const NAME: &str = "chaos-test";
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         })
         .collect();
     trials.push(in_lab("cut_host_of_the_coordinator".to_owned(), Box::new(coordinator)));
+    trials.push(in_lab("proxy_without_power_in_mid_transaction".to_owned(), Box::new(locks)));
     for seed in SEEDS {
         let name = format!("random_faults_of_seed_{seed}");
         trials.push(in_lab(name, Box::new(move |chaos| random(chaos, seed))));
@@ -127,6 +130,33 @@ fn coordinator(chaos: &Chaos) -> anyhow::Result<()> {
     let gap = outcome.record.longest_gap(from, to).length();
     eprintln!("no commit for {gap:.2?}; errors {:?}", outcome.record.error_counts);
     Ok(())
+}
+
+/// What a transaction has locked is free again, though nobody tells PostgreSQL that it is over.
+fn locks(chaos: &Chaos) -> anyhow::Result<()> {
+    let lab = chaos.lab();
+    let primary = lab.wait_for_calm(1)?.host();
+    let ask = |text: &str| sql(lab, &primary, PROXY_PORT, text);
+    ask("create table held ()")?;
+    let at = format!("host=p1 port={PROXY_PORT} user=postgres dbname=postgres");
+    let mut holder = lab.host("client")?.command(&["psql", "-Xq", &at])?;
+    let mut holder = holder.stdin(Stdio::piped()).spawn()?;
+    let input = holder.stdin.as_mut().context("no input")?;
+    input.write_all(b"begin; lock table held;\n")?;
+    let held = |count: &str| {
+        let locks = "select count(*) from pg_locks where relation = 'held'::regclass";
+        wait_for(&format!("{count} locks"), LIMIT, || ask(locks).is_ok_and(|said| said == count))
+    };
+    let tried = held("1").and_then(|()| {
+        let id = lab.fault(&Fault::PowerOff { host: "p1".to_owned() })?;
+        let free = held("0");
+        lab.heal(id)?;
+        free
+    });
+    holder.kill()?;
+    holder.wait()?;
+    ask("drop table held")?;
+    tried
 }
 
 fn random(chaos: &Chaos, seed: u64) -> anyhow::Result<()> {

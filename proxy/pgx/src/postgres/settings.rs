@@ -277,6 +277,13 @@ fn text(place: &Place, managed: &Managed, version: u32) -> Result<String, Error>
         ("unix_socket_directories", place.sockets.display().to_string()),
         ("port", place.port.to_string()),
     ];
+    // Not taken out of `postgresql.auto.conf`: who wants other ones has a place for them.
+    let (count, idle) = KEEPALIVES;
+    lines.extend([
+        ("tcp_keepalives_idle", idle.to_string()),
+        ("tcp_keepalives_interval", idle.to_string()),
+        ("tcp_keepalives_count", count.to_string()),
+    ]);
     if managed.upstream.is_none() {
         // Who receives nothing more is to be elected, or to follow another: that waits for replay,
         // which must not wait for queries. They are the operator's while it receives.

@@ -39,6 +39,9 @@ fn founded() -> anyhow::Result<()> {
     ensure!(local.recovery_end.is_some() && local.rule_since <= local.end, "{local:?}");
     ensure!(node.sql("show data_checksums")? == "on");
     ensure!(node.sql("show restart_after_crash")? == "off");
+    let keepalives = "select sum(setting::int) from pg_file_settings \
+                      where name like 'tcp_keepalives%' and applied";
+    ensure!(node.sql(keepalives)? == "13");
     let role = "select rolsuper, rolreplication, rolcreaterole, rolpassword like 'SCRAM%' \
                 from pg_authid where rolname like 'pgx%'";
     ensure!(node.sql(role)? == "f|t|f|t");
