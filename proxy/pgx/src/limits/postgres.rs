@@ -84,10 +84,10 @@ pub(crate) const RETRIEVE_RETRY_MS: u64 = 200;
 pub(crate) const NUDGE_EVERY: Duration = Duration::from_millis(30);
 pub(crate) const NUDGES_MAX: u32 = 60;
 
-/// How often a silent TCP connection is tried before it counts as dead, and how long it may be silent
-/// before that and between tries, in seconds: a standby's to its upstream; and a session's to its
-/// client, as nobody else tells PostgreSQL that a proxy's host is gone, and what its transactions have
-/// locked stays locked until then.
+/// How often a silent TCP connection is tried before it counts as dead, and how long it may be
+/// silent before that and between tries, in seconds: a standby's to its upstream; and a session's
+/// to its client, as nobody else tells PostgreSQL that a proxy's host is gone, and what its
+/// transactions have locked stays locked until then.
 pub(crate) const KEEPALIVES: (u32, u32) = (3, 5);
 
 const _: () = assert!(RECEIVER_GRACE.as_millis() < DETACH_MAX.as_millis());
