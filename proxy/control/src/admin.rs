@@ -156,6 +156,22 @@ pub enum Verb {
     TakeOver,
 }
 
+impl Verb {
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn only_looks(&self) -> bool {
+        matches!(
+            self,
+            Self::Status
+                | Self::Survey
+                | Self::Show { .. }
+                | Self::Events { .. }
+                | Self::History { .. }
+                | Self::ShowConfig
+        )
+    }
+}
+
 /// A reply as it is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
@@ -223,6 +239,13 @@ pub enum Refusal {
         /// User id of the server.
         expected: u32,
     },
+    /// The certificate of who asks by HTTP does not allow it.
+    Role {
+        /// What it does allow; nothing if absent.
+        found: Option<String>,
+        /// What is needed: `viewer` or `operator`.
+        needed: String,
+    },
     /// Too many admin clients at once; a retry may work.
     Busy,
     /// The process has no part in a cluster.
@@ -270,6 +293,12 @@ impl fmt::Display for Refusal {
                 out,
                 "user id {found} may not use the admin socket; run it as root or as user id \
                  {expected}"
+            ),
+            Self::Role { found, needed } => write!(
+                out,
+                "refused: this takes the role {needed}, and your certificate has {}; see \
+                 http.viewers and http.operators in the server's configuration",
+                found.as_deref().unwrap_or("none"),
             ),
             Self::Busy => write!(out, "too many admin clients at once; try again"),
             Self::NoCluster => {

@@ -170,7 +170,8 @@ async fn answer(peer: &mut UnixStream, body: Body) -> io::Result<()> {
 }
 
 impl Node {
-    async fn carry_out(&self, Request { dry_run, verb, .. }: Request) -> Body {
+    /// Does what is asked, by whomever.
+    pub(crate) async fn carry_out(&self, Request { dry_run, verb, .. }: Request) -> Body {
         if verb == Verb::Status {
             return Body::Status(Box::new(self.status_and_troubles().await));
         }

@@ -122,6 +122,15 @@ pub(crate) const CLAIM_TRIES_MAX: usize = 16;
 /// How much of a lock file is read; PostgreSQL's have eight short lines.
 pub(crate) const LOCK_FILE_BYTES_MAX: u64 = 4096;
 
+/// Clients of HTTP at once: load balancers ask often, and briefly.
+pub(crate) const HTTP_CLIENTS_MAX: usize = 64;
+
+/// How long one may take, its handshake included: longer than what is asked of the cluster takes.
+pub(crate) const HTTP_CLIENT_MAX: Duration = Duration::from_secs(15);
+
+/// Bytes of the head of a request: the least that the library takes, and more than one has.
+pub(crate) const HTTP_HEAD_BYTES_MAX: usize = 8 << 10;
+
 /// Scrapes of metrics at once: a pair of Prometheus servers and a person or two.
 pub(crate) const METRICS_CLIENTS_MAX: usize = 4;
 

@@ -19,6 +19,7 @@ mod fence;
 mod forward;
 mod front;
 mod holdings;
+mod http;
 mod import;
 mod init;
 mod kernel;

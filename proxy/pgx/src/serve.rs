@@ -21,6 +21,7 @@ use crate::fence::gate::Gate;
 use crate::fence::{Fence, refuse_what_is_left};
 use crate::front::{self, Front, Proxy};
 use crate::holdings::{Holdings, Kept};
+use crate::http;
 use crate::kernel::Kernel;
 use crate::metrics;
 use crate::peer::certificates::Certificates;
@@ -56,6 +57,9 @@ pub(crate) fn run(path: &Path, engine: Option<Choice>, take_over: bool) -> Resul
     runtime.block_on(serve(config, source, elder))
 }
 
+/// Where HTTP is served, and how.
+type Asked = (TcpListener, http::Served);
+
 /// The process that served before, with what it has handed over.
 type Predecessor = (Elder, Handed);
 
@@ -79,6 +83,7 @@ async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Re
     let operators = holdings.admin()?;
     begin(&config, elder, &mut proxy, &mut holdings)?;
     let scrapes = listen_for_scrapes(&config, is_successor)?;
+    let asked = listen_for_http(&config, is_successor)?;
     let served = front.clone().zip(config.proxy.clone());
     let served = served.map(|(front, proxy)| Arc::new(Served::new(source, front, proxy, stops)));
     let desk = start_console(front.as_ref(), served.as_ref());
@@ -104,7 +109,7 @@ async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Re
         hand,
         reloads: again,
     };
-    let answering = answer(node, operators, scrapes);
+    let answering = answer(node, operators, scrapes, asked);
     info!(release = env!("CARGO_PKG_VERSION"), "pgx is ready");
 
     let (taken_by, how) = loop {
@@ -276,6 +281,20 @@ fn listen_for_scrapes(config: &Config, is_successor: bool) -> Result<Option<TcpL
     }
 }
 
+/// Listens for load balancers and operators' programs, likewise.
+fn listen_for_http(config: &Config, is_successor: bool) -> Result<Option<Asked>, Failure> {
+    let Some(http) = &config.http else { return Ok(None) };
+    let served = http::Served::new(http).map_err(|error| Failure::Failed(format!("http: {error}")));
+    let asked = served.and_then(|served| Ok((listen(http.listen, "http.listen")?, served)));
+    match asked {
+        Err(failure) if is_successor => {
+            error!(%failure, "nothing is served by HTTP");
+            Ok(None)
+        }
+        asked => asked.map(Some),
+    }
+}
+
 /// Serves the console, if there is a pool.
 fn start_console(front: Option<&Front>, served: Option<&Arc<Served>>) -> Option<Arc<Desk>> {
     let (Some(Front::Pooled(workers)), Some(served)) = (front, served) else { return None };
@@ -285,13 +304,24 @@ fn start_console(front: Option<&Front>, served: Option<&Arc<Served>>) -> Option<
 }
 
 /// Answers operators and whoever gathers metrics, until the value is dropped.
-fn answer(node: Node, operators: UnixListener, scrapes: Option<TcpListener>) -> JoinSet<()> {
+fn answer(
+    node: Node,
+    operators: UnixListener,
+    scrapes: Option<TcpListener>,
+    asked: Option<Asked>,
+) -> JoinSet<()> {
     let (node, mut answering) = (Arc::new(node), JoinSet::new());
     if let Some(listener) = scrapes {
         if let Ok(address) = listener.local_addr() {
             info!(%address, "metrics are served");
         }
         answering.spawn(metrics::serve(listener, Arc::clone(&node)));
+    }
+    if let Some((listener, served)) = asked {
+        if let Ok(address) = listener.local_addr() {
+            info!(%address, "HTTP is served");
+        }
+        answering.spawn(http::serve(listener, served, Arc::clone(&node)));
     }
     answering.spawn(admin::serve(operators, node));
     answering

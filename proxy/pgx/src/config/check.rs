@@ -11,8 +11,8 @@ use pgx_session::config::{AuthMethod, PoolMode, User};
 use pgx_session::route::{Backend, ServerAddress};
 
 use super::{
-    Config, Control, Fence, Hooks, Means, Pool, Postgres, Proxy, SessionLimits, listen, pools, raw,
-    tls, vip,
+    Config, Control, Fence, Hooks, Means, Pool, Postgres, Proxy, SessionLimits, http, listen,
+    pools, raw, tls, vip,
 };
 use crate::limits::THREADS_MAX;
 use crate::limits::peer::PEERS_MAX;
@@ -53,6 +53,7 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<String>> {
         control: raw.control.map(|section| control(section, &mut problems)),
         postgres: raw.postgres.map(|section| postgres(section, &mut problems)),
         fence: raw.fence.map(|section| fence(&section, postgres_port, &mut problems)),
+        http: raw.http.and_then(|section| http::check(section, &mut problems)),
         metrics: raw.metrics.and_then(|section| metrics(&section, &mut problems)),
     };
     if problems.is_empty() { Ok(config) } else { Err(problems) }

@@ -6,6 +6,7 @@
 pub(crate) mod access;
 mod check;
 pub(crate) mod command;
+mod http;
 mod listen;
 mod pools;
 mod raw;
@@ -51,8 +52,21 @@ pub(crate) struct Config {
     pub(crate) control: Option<Control>,
     pub(crate) postgres: Option<Postgres>,
     pub(crate) fence: Option<Fence>,
+    pub(crate) http: Option<Http>,
     /// Where metrics are to be had, if they are.
     pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// What `[http]` says.
+#[derive(Clone, Debug)]
+pub(crate) struct Http {
+    pub(crate) listen: SocketAddr,
+    /// How it is encrypted, if it is.
+    pub(crate) leg: Option<Leg>,
+    /// Common names of who may look.
+    pub(crate) viewers: BTreeSet<String>,
+    /// Of who may act, too.
+    pub(crate) operators: BTreeSet<String>,
 }
 
 /// What `[fence]` says.

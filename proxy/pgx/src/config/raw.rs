@@ -33,6 +33,9 @@ pub(super) struct Config {
     /// The kernel's fence around this host's PostgreSQL: its port is shut until a lease opens it.
     #[toml_example(nesting)]
     pub(super) fence: Option<Fence>,
+    /// Load balancers ask by HTTP whether this node is well; operators' programs do what `pgx ctl` does.
+    #[toml_example(nesting)]
+    pub(super) http: Option<Http>,
     /// What this pgx counts and knows, for Prometheus.
     #[toml_example(nesting)]
     pub(super) metrics: Option<Metrics>,
@@ -544,6 +547,34 @@ fn postgres_port() -> u16 {
 
 fn fence_best() -> String {
     "native".to_owned()
+}
+
+#[derive(Debug, Deserialize, TomlExample)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Http {
+    /// Address and port. Whoever reaches it may ask whether this node is well, and nothing else.
+    #[serde(default = "http_listen")]
+    #[toml_example(default = "127.0.0.1:6434")]
+    pub(super) listen: String,
+    /// This node's certificate, by which it is served encrypted; certificates are read at the start.
+    #[toml_example(default = "/etc/pgx/http.pem")]
+    pub(super) tls_cert_file: Option<String>,
+    /// The key that belongs to it.
+    #[toml_example(default = "/etc/pgx/http.key")]
+    pub(super) tls_key_file: Option<String>,
+    /// The authorities that sign the certificates of those who may do more.
+    #[toml_example(default = "/etc/pgx/operators-ca.pem")]
+    pub(super) tls_ca_file: Option<String>,
+    /// Who may look at everything, by the common names of their certificates.
+    #[toml_example(default = ["monitoring"])]
+    pub(super) viewers: Option<Vec<String>>,
+    /// Who may change things, too.
+    #[toml_example(default = ["alice"])]
+    pub(super) operators: Option<Vec<String>>,
+}
+
+fn http_listen() -> String {
+    "127.0.0.1:6434".to_owned()
 }
 
 #[derive(Debug, Deserialize, TomlExample)]

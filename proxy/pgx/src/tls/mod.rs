@@ -78,6 +78,16 @@ impl Papers {
     }
 }
 
+/// What clients of HTTP are encrypted with.
+///
+/// # Errors
+/// When a file cannot be read, or is not what it should be.
+pub(crate) fn for_http(leg: &Leg) -> Result<Arc<ServerConfig>, String> {
+    let mut config = Arc::unwrap_or_clone(accept(leg)?.config);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 fn accept(leg: &Leg) -> Result<Accept, String> {
     let key = own_key(leg)?.ok_or("proxy.client_tls_cert_file is needed for client_tls_sslmode")?;
     let end_point = key.cert.first().and_then(end_point);

@@ -1,0 +1,108 @@
+//! The requests of the admin socket, by HTTP: their word is in the path, what they need in the
+//! query or in a JSON object, and the answer is the same JSON.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use pgx_control::admin::{Body, Refusal, Reply, Request, VERSION, Verb};
+use serde_json::{Map, Value};
+use tracing::info;
+
+use super::json;
+use super::who::Role;
+use crate::admin::Node;
+
+/// Shows something.
+pub(super) async fn look(
+    State(node): State<Arc<Node>>,
+    Extension(role): Extension<Option<Role>>,
+    Path(word): Path<String>,
+    Query(fields): Query<BTreeMap<String, String>>,
+) -> Response {
+    let value = |text: String| text.parse::<u64>().map_or(Value::String(text), Value::from);
+    let fields = fields.into_iter().map(|(key, text)| (key, value(text))).collect();
+    let body = match request(&word, fields) {
+        Ok(request) if !request.verb.only_looks() => malformed("this takes POST"),
+        Ok(request) => carry_out(&node, role, request).await,
+        Err(refusal) => Body::Refused(refusal),
+    };
+    reply(body)
+}
+
+/// Does something.
+pub(super) async fn act(
+    State(node): State<Arc<Node>>,
+    Extension(role): Extension<Option<Role>>,
+    Path(word): Path<String>,
+    text: Bytes,
+) -> Response {
+    let fields = match &text[..] {
+        b"" => Ok(Map::new()),
+        text => serde_json::from_slice(text),
+    };
+    let request = fields
+        .map_err(|error| Refusal::Malformed { detail: error.to_string() })
+        .and_then(|fields| request(&word, fields));
+    reply(match request {
+        Ok(request) => carry_out(&node, role, request).await,
+        Err(refusal) => Body::Refused(refusal),
+    })
+}
+
+fn request(word: &str, mut fields: Map<String, Value>) -> Result<Request, Refusal> {
+    fields.insert("version".to_owned(), VERSION.into());
+    fields.insert("verb".to_owned(), word.into());
+    serde_json::from_value(Value::Object(fields))
+        .map_err(|error| Refusal::Malformed { detail: error.to_string() })
+}
+
+fn malformed(detail: &str) -> Body {
+    Body::Refused(Refusal::Malformed { detail: detail.to_owned() })
+}
+
+async fn carry_out(node: &Node, role: Option<Role>, request: Request) -> Body {
+    let needed = if request.verb.only_looks() { Role::Viewer } else { Role::Operator };
+    if role < Some(needed) {
+        let found = role.map(|_| "viewer".to_owned());
+        let needed = if needed == Role::Viewer { "viewer" } else { "operator" }.to_owned();
+        return Body::Refused(Refusal::Role { found, needed });
+    }
+    if request.verb == Verb::TakeOver {
+        return malformed("another process of this host asks for that, by the admin socket");
+    }
+    if needed == Role::Operator {
+        info!(verb = ?request.verb, "an operator asks by HTTP");
+    }
+    node.carry_out(request).await
+}
+
+fn reply(body: Body) -> Response {
+    let status = match &body {
+        Body::Refused(refusal) => refused(refusal),
+        _ => StatusCode::OK,
+    };
+    match serde_json::to_string(&Reply::new(body)) {
+        Ok(text) => json(status, text),
+        Err(_) => json(StatusCode::INTERNAL_SERVER_ERROR, String::new()),
+    }
+}
+
+fn refused(refusal: &Refusal) -> StatusCode {
+    match refusal {
+        Refusal::Version { .. } | Refusal::Malformed { .. } => StatusCode::BAD_REQUEST,
+        Refusal::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+        Refusal::Role { .. } | Refusal::Peer { .. } => StatusCode::FORBIDDEN,
+        Refusal::Busy | Refusal::Stalled => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::NoCluster
+        | Refusal::Files { .. }
+        | Refusal::Pool { .. }
+        | Refusal::Fence { .. }
+        | Refusal::TakeOver { .. }
+        | Refusal::Cluster { .. } => StatusCode::CONFLICT,
+    }
+}
