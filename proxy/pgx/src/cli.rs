@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use axum::http::Uri;
 use clap::builder::RangedI64ValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -116,6 +117,18 @@ pub(crate) struct Ctl {
     /// The admin socket of the pgx to talk to
     #[arg(long, value_name = "PATH", default_value = crate::config::ADMIN_SOCKET, global = true)]
     pub(crate) socket: PathBuf,
+    /// Asks the pgx of another host instead, by its http.listen, such as https://db1:6434
+    #[arg(long, value_name = "URL", global = true)]
+    pub(crate) url: Option<Uri>,
+    /// With --url: the authority that has signed that pgx's certificate
+    #[arg(long, value_name = "FILE", default_value = "/etc/pgx/ca.pem", global = true)]
+    pub(crate) ca: PathBuf,
+    /// With --url: your certificate, which 'pgx init person' makes
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) cert: Option<PathBuf>,
+    /// With --url: the key that belongs to it
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) key: Option<PathBuf>,
     /// Prints JSON for programs instead of text for people
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -317,6 +330,8 @@ pub(crate) enum InitVerb {
     },
     /// Makes the key and the certificate of one node
     Node(InitNode),
+    /// Makes the key and the certificate of somebody who asks by HTTP, or by 'pgx ctl --url'
+    Person(InitPerson),
     /// Makes what the node must not forget about the cluster: once, before its first start
     Store(InitStore),
     /// Makes postgres.data_directory pgx's: founds a cluster where it is empty, or takes over a
@@ -334,6 +349,22 @@ pub(crate) enum InitVerb {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+}
+
+#[derive(Args)]
+pub(crate) struct InitPerson {
+    /// The folder with the authority's ca.key and ca.pem
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ca: PathBuf,
+    /// The name that http.viewers or http.operators has
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: String,
+    /// The folder for NAME.key and NAME.pem
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// How long it is valid
+    #[arg(long, default_value_t = 365, value_parser = days())]
+    pub(crate) days: u32,
 }
 
 #[derive(Args)]

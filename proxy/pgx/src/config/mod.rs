@@ -39,6 +39,9 @@ use crate::unix::Access;
 /// Where the admin socket is unless the configuration says otherwise.
 pub(crate) const ADMIN_SOCKET: &str = "/run/pgx/admin.sock";
 
+/// The port of HTTP unless the configuration says otherwise.
+pub(crate) const HTTP_PORT: u16 = 6434;
+
 /// Where a node keeps what it must not forget, unless the configuration says otherwise.
 const CONTROL_DATA: &str = "/var/lib/pgx";
 

@@ -574,7 +574,7 @@ pub(super) struct Http {
 }
 
 fn http_listen() -> String {
-    "127.0.0.1:6434".to_owned()
+    format!("127.0.0.1:{}", super::HTTP_PORT)
 }
 
 #[derive(Debug, Deserialize, TomlExample)]

@@ -3,6 +3,7 @@
 mod confirm;
 mod events;
 mod nodes;
+mod remote;
 mod settings;
 mod status;
 mod table;
@@ -65,7 +66,7 @@ fn shows(verb: &CtlVerb) -> bool {
 /// Asks once, and lays the answer out.
 fn once(arguments: &Ctl) -> Result<String, Failure> {
     let Some(request) = request(arguments)? else { return Ok("nothing has changed\n".to_owned()) };
-    let body = ask(&arguments.socket, &request)?;
+    let body = ask(arguments, &request)?;
     if arguments.json {
         let text = serde_json::to_string_pretty(&Reply::new(body))
             .map_err(|error| Failure::Failed(format!("cannot print the reply: {error}")))?;
@@ -144,7 +145,7 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
 }
 
 fn change(arguments: &Ctl, edit: &EditConfig) -> Result<SharedChange, Failure> {
-    let body = ask(&arguments.socket, &Request::new(Verb::ShowConfig))?;
+    let body = ask(arguments, &Request::new(Verb::ShowConfig))?;
     let Body::Config(before) = body else {
         return Err(Failure::Failed("pgx did not answer with its settings".to_owned()));
     };
@@ -170,8 +171,23 @@ fn plain_table(headings: impl IntoIterator<Item = impl Into<Cell>>) -> Table {
 }
 
 /// Sends one request and reads its reply.
-fn ask(path: &Path, request: &Request) -> Result<Body, Failure> {
-    let reply = exchange(path, request).map_err(|error| {
+fn ask(arguments: &Ctl, request: &Request) -> Result<Body, Failure> {
+    let (reply, place) = match &arguments.url {
+        Some(url) => (remote::exchange(arguments, url, request)?, url.to_string()),
+        None => (beside(&arguments.socket, request)?, arguments.socket.display().to_string()),
+    };
+    let reply: Reply = serde_json::from_slice(&reply).map_err(|error| {
+        Failure::Failed(format!("cannot read the reply of pgx at {place}: {error}"))
+    })?;
+    match reply.body {
+        Body::Refused(refusal) => Err(Failure::Refused(refusal.to_string())),
+        body => Ok(body),
+    }
+}
+
+/// The reply of the pgx on this host.
+fn beside(path: &Path, request: &Request) -> Result<Vec<u8>, Failure> {
+    exchange(path, request).map_err(|error| {
         let next = match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
                 "; is pgx running on this host, and is --socket the admin.socket of its \
@@ -181,14 +197,7 @@ fn ask(path: &Path, request: &Request) -> Result<Body, Failure> {
             _ => "",
         };
         Failure::Unreachable(format!("cannot ask pgx at {}: {error}{next}", path.display()))
-    })?;
-    let reply: Reply = serde_json::from_slice(&reply).map_err(|error| {
-        Failure::Failed(format!("cannot read the reply of pgx at {}: {error}", path.display()))
-    })?;
-    match reply.body {
-        Body::Refused(refusal) => Err(Failure::Refused(refusal.to_string())),
-        body => Ok(body),
-    }
+    })
 }
 
 fn exchange(path: &Path, request: &Request) -> std::io::Result<Vec<u8>> {

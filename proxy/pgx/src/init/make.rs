@@ -13,7 +13,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::InitError;
 use super::files::{Pair, read};
-use crate::cli::InitNode;
+use crate::cli::{InitNode, InitPerson};
 use crate::peer::certificates::{certificates, papers};
 use crate::peer::identity::{Identity, Subject, date, is_name, now};
 
@@ -55,27 +55,14 @@ pub(super) fn node(wanted: &InitNode) -> Result<String, InitError> {
     let (id, name) = (NodeId(wanted.id), wanted.node.clone());
     let identity = Identity { cluster, subject: Subject::Node { id, name } };
     let mut params = params(&identity, wanted.days)?;
-    // A certificate that outlives its authority would promise what it cannot keep.
-    params.not_after = params.not_after.min(ends);
-    params.distinguished_name.push(DnType::CommonName, wanted.node.clone());
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.use_authority_key_identifier_extension = true;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    for_one(&mut params, &wanted.node, ends);
     // Every node accepts and connects.
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     for address in &wanted.address {
         params.subject_alt_names.push(alternative_name(address)?);
     }
-    let failed = |error| InitError::Crypto { step: "make the certificate", error };
-    let authority_key = KeyPair::from_pem(&read(&files.key)?)
-        .map_err(|error| InitError::Crypto { step: "read the authority's key", error })?;
-    let issuer = Issuer::from_ca_cert_pem(&read(&files.certificate)?, authority_key)
-        .map_err(|error| InitError::Crypto { step: "read the authority", error })?;
-    let key = KeyPair::generate().map_err(failed)?;
-    let certificate = params.signed_by(&key, &issuer).map_err(failed)?;
-    let made = Pair::at(&wanted.out, &wanted.node);
-    made.write(&key.serialize_pem(), &certificate.pem())?;
+    let made = sign(&params, &files, &Pair::at(&wanted.out, &wanted.node))?;
     Ok(format!(
         "made the certificate of {identity}, valid until {}:\n  {}  (secret)\n  {}\nboth go to the \
          node, with {}; in its configuration:\n{}{}",
@@ -88,22 +75,74 @@ pub(super) fn node(wanted: &InitNode) -> Result<String, InitError> {
     ))
 }
 
+/// Makes the certificate of a person, or of a program that acts for one, and says what it made.
+pub(super) fn person(wanted: &InitPerson) -> Result<String, InitError> {
+    check_name("name", &wanted.name)?;
+    let files = Pair::at(&wanted.ca, AUTHORITY);
+    let (cluster, ends) = read_authority(&files)?;
+    // Without an identity: nodes do not take it for one of theirs.
+    let mut params = plain(&cluster, wanted.days);
+    for_one(&mut params, &wanted.name, ends);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let made = sign(&params, &files, &Pair::at(&wanted.out, &wanted.name))?;
+    let name = &wanted.name;
+    Ok(format!(
+        "made a certificate for {name}, valid until {}:\n  {}  (secret)\n  {}\nin the \
+         configuration of the nodes that {name} may ask:\n  [http]\n  operators = [\"{name}\"]  # \
+         or viewers\nthen: pgx ctl --url https://NODE:{} --ca ca.pem --cert {name}.pem --key \
+         {name}.key status\n",
+        params.not_after.date(),
+        made.key.display(),
+        made.certificate.display(),
+        crate::config::HTTP_PORT,
+    ))
+}
+
+/// What certificates of somebody who signs nothing have in common.
+fn for_one(params: &mut CertificateParams, name: &str, ends: OffsetDateTime) {
+    // A certificate that outlives its authority would promise what it cannot keep.
+    params.not_after = params.not_after.min(ends);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+}
+
+/// Makes a key, has the authority sign its certificate, and writes both.
+fn sign(params: &CertificateParams, authority: &Pair, made: &Pair) -> Result<Pair, InitError> {
+    let failed = |error| InitError::Crypto { step: "make the certificate", error };
+    let authority_key = KeyPair::from_pem(&read(&authority.key)?)
+        .map_err(|error| InitError::Crypto { step: "read the authority's key", error })?;
+    let issuer = Issuer::from_ca_cert_pem(&read(&authority.certificate)?, authority_key)
+        .map_err(|error| InitError::Crypto { step: "read the authority", error })?;
+    let key = KeyPair::generate().map_err(failed)?;
+    let certificate = params.signed_by(&key, &issuer).map_err(failed)?;
+    made.write(&key.serialize_pem(), &certificate.pem())?;
+    Ok(made.clone())
+}
+
 fn check_name(option: &'static str, found: &str) -> Result<(), InitError> {
     if is_name(found) { Ok(()) } else { Err(InitError::Name { option, found: found.to_owned() }) }
 }
 
-/// What all our certificates have in common.
+/// What the certificates of a cluster and its nodes have in common.
 fn params(identity: &Identity, days: u32) -> Result<CertificateParams, InitError> {
-    let mut params = CertificateParams::default();
+    let mut params = plain(&identity.cluster, days);
     let uri = identity.to_string();
     let uri = uri.try_into().map_err(|error| InitError::Crypto { step: "name it", error })?;
     params.subject_alt_names = vec![SanType::URI(uri)];
+    Ok(params)
+}
+
+/// One that names a cluster, and nobody yet.
+fn plain(cluster: &str, days: u32) -> CertificateParams {
+    let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, identity.cluster.clone());
+    params.distinguished_name.push(DnType::OrganizationName, cluster);
     let now = OffsetDateTime::now_utc();
     params.not_before = now - CLOCK_SLACK;
     params.not_after = now + Duration::days(i64::from(days));
-    Ok(params)
+    params
 }
 
 /// The cluster of an authority, and the last moment at which it is valid.

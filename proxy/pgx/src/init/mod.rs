@@ -19,6 +19,7 @@ pub(crate) fn run(verb: &InitVerb) -> Result<(), Failure> {
     let said = match verb {
         InitVerb::Ca { cluster, out, days } => make::authority(cluster, out, *days)?,
         InitVerb::Node(node) => make::node(node)?,
+        InitVerb::Person(person) => make::person(person)?,
         InitVerb::Store(wanted) => store::make(wanted)?,
         InitVerb::Postgres(wanted) => postgres::make(wanted)?,
         InitVerb::Systemd { config } => systemd::unit(config)?,

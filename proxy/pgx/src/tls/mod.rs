@@ -27,6 +27,9 @@ use crate::peer::certificates::{certificates, private_key, provider};
 /// The protocol's name in a TLS handshake.
 pub(crate) const ALPN: &[u8] = b"postgresql";
 
+/// That of HTTP/1.1.
+const HTTP_ALPN: &[u8] = b"http/1.1";
+
 /// How far the other side's certificate is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
@@ -84,7 +87,19 @@ impl Papers {
 /// When a file cannot be read, or is not what it should be.
 pub(crate) fn for_http(leg: &Leg) -> Result<Arc<ServerConfig>, String> {
     let mut config = Arc::unwrap_or_clone(accept(leg)?.config);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP_ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// What `pgx ctl` goes to another host with: its own certificate and key, and the authority that
+/// has signed the other side's, whose name counts.
+///
+/// # Errors
+/// As for [`for_http`].
+pub(crate) fn for_ctl(ca: &Path, own: (PathBuf, PathBuf)) -> Result<Arc<ClientConfig>, String> {
+    let (check, own, ca) = (Check::Name, Some(own), Some(ca.to_owned()));
+    let mut config = Arc::unwrap_or_clone(connect(&Leg { mode: Tls::Required, check, own, ca })?);
+    config.alpn_protocols = vec![HTTP_ALPN.to_vec()];
     Ok(Arc::new(config))
 }
 
