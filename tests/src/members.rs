@@ -45,7 +45,7 @@ impl Members {
     }
 
     /// The same with more in the configuration of each; `{}` in it stands for the folder of the
-    /// data directories.
+    /// data directories, `{id}` for the node's number, `{cluster}` for the folder of certificates.
     ///
     /// # Errors
     /// As for [`Self::start`].
@@ -101,7 +101,9 @@ impl Members {
     }
 
     fn sections(&self, id: usize) -> String {
-        let Self { port, programs, more, .. } = self;
+        let Self { port, programs, .. } = self;
+        let folder = self.cluster.path("").display().to_string();
+        let more = self.more.replace("{id}", &id.to_string()).replace("{cluster}", &folder);
         format!(
             "[postgres]\ndata_directory = {:?}\nbin_directory = {programs:?}\nport = {port}\n\
              listen_addresses = \"127.0.0.{id}\"\nreplication_password_file = {:?}\n\
@@ -166,6 +168,12 @@ impl Members {
 
     fn count(&self) -> usize {
         self.cluster.count()
+    }
+
+    /// The folder of the cluster's certificates.
+    #[must_use]
+    pub fn certificates(&self) -> PathBuf {
+        self.cluster.path("")
     }
 
     /// A path in the folder of the data directories.

@@ -202,10 +202,22 @@ impl Node {
     /// # Errors
     /// When it does not.
     pub fn metrics_address(&self) -> anyhow::Result<SocketAddr> {
+        self.served("metrics are served")
+    }
+
+    /// Where it serves HTTP.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn http_address(&self) -> anyhow::Result<SocketAddr> {
+        self.served("HTTP is served")
+    }
+
+    fn served(&self, what: &str) -> anyhow::Result<SocketAddr> {
         let log = self.log();
-        let line = log.lines().find(|line| line.contains("metrics are served"));
-        let address = line.and_then(|line| line.split_once("address=")).context("no metrics")?.1;
-        Ok(address.trim().parse()?)
+        let line = log.lines().find(|line| line.contains(what));
+        let address = line.and_then(|line| line.split_once("address="));
+        Ok(address.with_context(|| format!("nowhere {what}"))?.1.trim().parse()?)
     }
 
     /// What it tells Prometheus now.

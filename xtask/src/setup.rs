@@ -36,6 +36,7 @@ pub(crate) const LAB: &[Need] = &[
     need(Probe::PostgresServer, "postgresql"),
     need(Probe::Program("psql"), "postgresql-client"),
     need(Probe::Program("openssl"), "openssl"),
+    need(Probe::Program("curl"), "curl"),
     need(Probe::Program("ip"), "iproute2"),
     need(Probe::Program("tc"), "iproute2"),
     need(Probe::Program("nft"), "nftables"),

@@ -1,6 +1,7 @@
 //! Real clusters on loopback: their PostgreSQL lives and dies under clients that know what they
 //! were told, and pgx goes on.
 
+mod http;
 mod operators;
 mod process;
 mod strict;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         root("nobody_lowers_what_a_strict_cluster_needs_to_lose_nothing", strict::kept),
         root("each_fault_is_told_with_its_cause_and_the_next_step", told::troubles),
         root("each_change_of_primary_leaves_a_report_on_every_node", told::history),
+        root("load_balancers_and_programs_of_other_hosts_are_answered_by_http", http::asked),
         root("transaction_that_does_not_end_stops_a_switchover", operators::stuck),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()

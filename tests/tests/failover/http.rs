@@ -1,0 +1,158 @@
+//! What load balancers, and operators' programs on other hosts, are answered.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use anyhow::{Context, ensure};
+use nix::sys::signal::Signal;
+use pgx_tests::cluster::WAIT_MAX;
+use pgx_tests::lab::wait_for;
+use pgx_tests::members::Members;
+use serde_json::Value;
+
+use crate::binary;
+
+const SECTION: &str = "[http]\nlisten = \"127.0.0.{id}:0\"\n\
+    tls_cert_file = \"{cluster}/certificate{id}/node.pem\"\n\
+    tls_key_file = \"{cluster}/certificate{id}/node.key\"\n\
+    tls_ca_file = \"{cluster}/ca/ca.pem\"\nviewers = [\"eve\"]\noperators = [\"ann\"]\n";
+
+/// A cluster, and the folder with its certificates.
+struct Place {
+    members: Members,
+}
+
+impl Place {
+    fn url(&self, id: usize) -> anyhow::Result<String> {
+        Ok(format!("https://{}", self.members.node(id).http_address()?))
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.members.certificates().join(name).display().to_string()
+    }
+
+    fn person(&self, name: &str) -> anyhow::Result<()> {
+        let (ca, out) = (self.file("ca"), self.file("people"));
+        let words = ["init", "person", "--ca", &ca, "--name", name, "--out", &out];
+        let made = Command::new(binary()).args(words).output()?;
+        ensure!(made.status.success(), "{made:?}");
+        Ok(())
+    }
+
+    /// `pgx ctl` of somebody on another host.
+    fn ctl(&self, id: usize, name: &str, words: &[&str]) -> anyhow::Result<Output> {
+        let (url, ca) = (self.url(id)?, self.file("ca/ca.pem"));
+        let (cert, key) =
+            (self.file(&format!("people/{name}.pem")), self.file(&format!("people/{name}.key")));
+        let by = ["ctl", "--url", &url, "--ca", &ca, "--cert", &cert, "--key", &key];
+        Ok(Command::new(binary()).args(by).args(words).output()?)
+    }
+
+    /// The status and the JSON that somebody without a certificate, or with one, is answered.
+    fn get(&self, id: usize, name: Option<&str>, path: &str) -> anyhow::Result<(u16, Value)> {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--max-time", "20", "--write-out", "%{http_code}", "--cacert"]);
+        command.arg(self.file("ca/ca.pem"));
+        if let Some(name) = name {
+            command.arg("--cert").arg(self.file(&format!("people/{name}.pem")));
+            command.arg("--key").arg(self.file(&format!("people/{name}.key")));
+        }
+        let said = command.arg(self.url(id)? + path).output().context("cannot run curl")?;
+        let text = String::from_utf8(said.stdout)?;
+        let (body, status) = text.trim().rsplit_once('\n').with_context(|| text.clone())?;
+        Ok((status.parse()?, serde_json::from_str(body)?))
+    }
+
+    fn answers(&self, id: usize, path: &str, wanted: u16) -> anyhow::Result<()> {
+        let mut seen = None;
+        wait_for(&format!("node {id} answers {path} by {wanted}"), WAIT_MAX, || {
+            seen = self.get(id, None, path).ok();
+            seen.as_ref().is_some_and(|(status, _)| *status == wanted)
+        })
+        .with_context(|| format!("{seen:?}"))
+    }
+}
+
+pub(crate) fn asked() -> anyhow::Result<()> {
+    let members = Members::start_with(binary(), 3, SECTION)?;
+    let (primary, epoch) = members.primary()?;
+    let mut place = Place { members };
+    place.person("ann")?;
+    place.person("eve")?;
+    place.person("bob")?;
+    balanced(&place, primary)?;
+    roles(&place, primary)?;
+
+    // A switchover, by somebody elsewhere, moves the primary for load balancers too.
+    let said = place.ctl(primary, "ann", &["switchover"])?;
+    ensure!(said.status.success(), "{said:?}");
+    let next = place.members.wait_for_another(primary, epoch)?;
+    place.answers(next, "/primary", 200)?;
+    place.answers(primary, "/primary", 503)?;
+
+    // Alone it is nobody's primary, says so, and still answers who looks.
+    for id in (1..=3).filter(|id| *id != next) {
+        place.members.node_mut(id).end(Signal::SIGKILL)?;
+    }
+    place.answers(next, "/primary", 503)?;
+    place.answers(next, "/readiness", 503)?;
+    place.answers(next, "/liveness", 200)?;
+    ensure!(place.ctl(next, "eve", &["status"])?.status.success());
+    let said = place.ctl(next, "eve", &["nodes"])?;
+    ensure!(said.status.code() == Some(5), "{said:?}");
+    let rest: Vec<_> = (1..=3).filter(|id| *id != next).collect();
+    rest.iter().try_for_each(|id| place.members.start_again(*id))
+}
+
+fn balanced(place: &Place, primary: usize) -> anyhow::Result<()> {
+    for id in 1..=3 {
+        let (is, is_not) = if id == primary { (200, 503) } else { (503, 200) };
+        place.answers(id, "/primary", is)?;
+        place.answers(id, "/replica", is_not)?;
+        place.answers(id, "/replica?lag=16MB", is_not)?;
+        for path in ["/health", "/readiness", "/liveness"] {
+            place.answers(id, path, 200)?;
+        }
+    }
+    place.answers(primary, "/replica?lag=much", 400)?;
+    place.answers(primary, "/elsewhere", 404)
+}
+
+fn roles(place: &Place, primary: usize) -> anyhow::Result<()> {
+    // Who has no certificate, or one that no list names, learns nothing.
+    for name in [None, Some("bob")] {
+        let (status, said) = place.get(primary, name, "/v1/status")?;
+        ensure!(status == 403 && said["refused"]["needed"] == "viewer", "{name:?}: {said}");
+    }
+    let (status, said) = place.get(primary, Some("eve"), "/v1/status")?;
+    ensure!(status == 200 && said["status"]["control"]["node"] == primary, "{said}");
+    let (status, said) = place.get(primary, Some("eve"), "/v1/events?last=2")?;
+    ensure!(status == 200 && said["events"].as_array().is_some_and(|all| all.len() <= 2), "{said}");
+    let (status, said) = place.get(primary, Some("ann"), "/v1/failover")?;
+    ensure!(status == 400 && said["refused"]["detail"].to_string().contains("POST"), "{said}");
+    let (status, said) = place.get(primary, Some("ann"), "/v1/dance")?;
+    ensure!(status == 400 && said["refused"]["reason"] == "malformed", "{said}");
+
+    for (name, words, code) in [
+        ("eve", &["status"][..], 0),
+        ("eve", &["show", "pools"], 0),
+        ("eve", &["pause"], 5),
+        ("bob", &["status"], 5),
+        ("ann", &["failover", "--dry-run"], 0),
+        ("ann", &["show-config"], 0),
+    ] {
+        let said = place.ctl(primary, name, words)?;
+        ensure!(said.status.code() == Some(code), "{name} {words:?}: {said:?}");
+    }
+    // Somebody whom another authority vouches for is not even heard.
+    let strange = place.file("strange");
+    let words = ["init", "ca", "--cluster", "main", "--out", &strange];
+    ensure!(Command::new(binary()).args(words).output()?.status.success());
+    let out = place.file("people");
+    let words = ["init", "person", "--ca", &strange, "--name", "eva", "--out", &out];
+    ensure!(Command::new(binary()).args(words).output()?.status.success());
+    ensure!(Path::new(&place.file("people/eva.pem")).exists());
+    let said = place.ctl(primary, "eva", &["status"])?;
+    ensure!(said.status.code() == Some(4), "{said:?}");
+    Ok(())
+}
