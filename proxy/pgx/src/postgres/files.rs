@@ -140,6 +140,12 @@ pub(super) fn sync_parent(path: &Path) -> Result<(), Error> {
     File::open(parent).and_then(|folder| folder.sync_all()).map_err(system("cannot sync", parent))
 }
 
+/// Makes everything durable that was written to the file system of this folder.
+pub(super) fn sync_disk(folder: &Path) -> Result<(), Error> {
+    let opened = File::open(folder).map_err(system("cannot open", folder))?;
+    rustix::fs::syncfs(&opened).map_err(|errno| system("cannot sync", folder)(errno.into()))
+}
+
 /// The text with pgx's block in it, once, and nothing else changed.
 pub(super) fn with_block(text: &str, side: Side, block: &str) -> String {
     let rest = without_block(text);

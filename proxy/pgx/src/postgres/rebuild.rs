@@ -24,6 +24,9 @@ use crate::limits::postgres::{FULL_BELOW_BYTES, REBUILD_MAX, SOURCE_MAX};
 /// The mark's name.
 const MARK: &str = "rebuilding";
 
+/// What it says, before a name, while what was put aside comes back.
+const RESTORING: &str = "restoring ";
+
 /// Where a server begins to recover that was rewound or cloned.
 pub(super) const LABEL: &str = "backup_label";
 
@@ -80,6 +83,7 @@ impl Hands {
         self.end_fillers()?;
         self.prepare()?;
         self.knock(upstream)?;
+        undo_restore(place)?;
         let is_half = mark(place)?.is_some();
         let can_rewind = !is_half && control_file::read(&place.programs, &place.data).is_ok();
         let means = if can_rewind && self.rewind(upstream, tell)? {
@@ -112,6 +116,7 @@ impl Hands {
         self.end_fillers()?;
         self.prepare()?;
         self.knock(upstream)?;
+        undo_restore(place)?;
         self.claim(upstream)?;
         set_mark(place, &format!("copying from node {}", upstream.node))?;
         put_aside(place, kept)?;
@@ -132,6 +137,9 @@ impl Hands {
         let (aside, data) = (aside(place, kept), &place.data);
         let check = &mut || self.abort.check();
         let original = if aside.exists() { &aside } else { data };
+        if aside.exists() {
+            set_mark(place, &format!("{RESTORING}{}", settings::name(kept)))?;
+        }
         for space in elsewhere::all(data, original)? {
             spaces::put_back(place, &space, &beside(&space, kept), check)?;
         }
@@ -154,6 +162,7 @@ impl Hands {
     /// When one cannot be moved.
     pub(crate) fn retain(&self, kept: Incarnation) -> Result<Option<PathBuf>, Error> {
         let place = &self.place;
+        undo_restore(place)?;
         let aside = aside(place, kept);
         let lost = |what: &str| place.folder().join(format!("{what}-{}", settings::name(kept)));
         let mut what = "lost".to_owned();
@@ -177,6 +186,7 @@ impl Hands {
     /// # Errors
     /// When one cannot be removed.
     pub(crate) fn remove_others(&self, kept: Option<Incarnation>) -> Result<(), Error> {
+        undo_restore(&self.place)?;
         let folder = self.place.folder();
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
         let check = &mut || self.abort.check();
@@ -345,6 +355,9 @@ impl Hands {
         };
         empty()?;
         if self.fill(upstream, remembered.log.as_deref())? {
+            // PostgreSQL's programs do so themselves; of the operator's nobody knows.
+            files::sync_disk(&place.data)?;
+            remembered.all().iter().try_for_each(|path| files::sync_disk(path))?;
             return Ok(Means::FromBackup);
         }
         empty()?;
@@ -450,6 +463,23 @@ fn put_aside(place: &Place, kept: Incarnation) -> Result<(), Error> {
     }
     if place.data.exists() {
         move_durably(&place.data, &aside)?;
+    }
+    Ok(())
+}
+
+/// Puts aside once more what a restore that has ended in the middle has brought back already:
+/// tablespaces go first, and one in its place is taken for that of the directory which is there.
+fn undo_restore(place: &Place) -> Result<(), Error> {
+    let mark = mark(place)?;
+    let name = mark.as_deref().and_then(|mark| mark.strip_prefix(RESTORING));
+    let Some(kept) = name.and_then(settings::directory) else { return Ok(()) };
+    let aside = aside(place, kept);
+    if aside.exists() {
+        for space in elsewhere::all(&place.data, &aside)? {
+            spaces::put_aside(place, &space, &beside(&space, kept))?;
+        }
+        // Once: later there may be others in their places, or they under other names.
+        set_mark(place, "what was put aside was not put back")?;
     }
     Ok(())
 }

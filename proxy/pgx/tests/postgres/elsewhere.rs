@@ -1,15 +1,18 @@
 //! Directories of which a part lies elsewhere: the log, and tablespaces.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use pgx_tests::lab::wait_for;
 
 use crate::Test;
-use crate::nodes::{Nodes, incarnation};
-use crate::postgres::Place;
+use crate::nodes::{Nodes, SOON, incarnation};
 use crate::postgres::error::Error;
+use crate::postgres::hands::Hands;
+use crate::postgres::{Abort, Place};
 use crate::rebuild::{SECOND, check_follows, check_restored, diverged};
 
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
@@ -17,6 +20,7 @@ pub(crate) fn tests() -> Vec<(&'static str, Test)> {
         ("log_that_lies_elsewhere_stays_there_and_is_put_aside_with_its_directory", log),
         ("tablespace_is_cloned_put_aside_and_put_back_where_hosts_are_apart", apart),
         ("tablespace_that_another_node_of_the_host_has_is_refused", shared),
+        ("restore_that_ended_in_the_middle_gives_way_to_a_copy_and_loses_nothing", half_restored),
     ]
 }
 
@@ -49,6 +53,40 @@ fn log() -> anyhow::Result<()> {
     nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
     ensure!(std::fs::read_link(data.join("pg_wal"))? == log, "the link is lost");
     Ok(())
+}
+
+/// The log is back, the directory is not yet, and a copy is wanted once more.
+fn half_restored() -> anyhow::Result<()> {
+    let mut nodes = diverged()?;
+    let (data, log) = (nodes.all[0].place.data.clone(), nodes.folder().join("n0/log"));
+    std::fs::rename(data.join("pg_wal"), &log)?;
+    symlink(&log, data.join("pg_wal"))?;
+    let upstream = nodes.all[1].peer();
+    nodes.all[0].hands().copy(&upstream, incarnation(0), SECOND, &mut |_| {})?;
+    // It takes a while to remove what lies there.
+    let place = nodes.all[0].place.clone();
+    let trash = place.folder().join("trash");
+    std::fs::create_dir(&trash)?;
+    for number in 0..20_000 {
+        std::fs::write(trash.join(number.to_string()), "")?;
+    }
+    let beside = nodes.folder().join(format!("n0/log.pgx-kept-{:032x}", incarnation(0).0));
+    ensure!(beside.exists(), "the log was put aside");
+    let abort = Abort::default();
+    let hands = Hands::new(place, abort.clone());
+    let outcome = std::thread::scope(|scope| {
+        let restoring = scope.spawn(|| hands.restore(incarnation(0)));
+        wait_for("the log is back", SOON, || restoring.is_finished() || !beside.exists())?;
+        abort.abort();
+        restoring.join().map_err(|_| anyhow!("it panicked"))
+    })?;
+    ensure!(matches!(outcome, Err(Error::Aborted)), "{outcome:?}");
+    ensure!(!beside.exists(), "too early");
+
+    nodes.all[0].hands().copy(&upstream, incarnation(0), SECOND, &mut |_| {})?;
+    check_follows(&mut nodes)?;
+    nodes.all[0].hands().restore(incarnation(0))?;
+    check_restored(&mut nodes.all[0])
 }
 
 /// What is on disk once a clone has begun that writes there as well.
