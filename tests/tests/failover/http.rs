@@ -133,6 +133,22 @@ fn roles(place: &Place, primary: usize) -> anyhow::Result<()> {
     let (status, said) = place.get(primary, Some("ann"), "/v1/dance")?;
     ensure!(status == 400 && said["refused"]["reason"] == "malformed", "{said}");
 
+    let posted = |kind: &str| -> anyhow::Result<String> {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--max-time", "20", "--data", "{}", "--header"]).arg(kind);
+        command.args([
+            "--cacert",
+            &place.file("ca/ca.pem"),
+            "--cert",
+            &place.file("people/ann.pem"),
+        ]);
+        command.args(["--key", &place.file("people/ann.key")]);
+        let said = command.arg(place.url(primary)? + "/v1/resume-nothing").output()?;
+        Ok(String::from_utf8(said.stdout)?)
+    };
+    ensure!(posted("Content-Type: text/plain")?.contains("Content-Type"));
+    ensure!(posted("Content-Type: application/json")?.contains("unknown variant"));
+
     for (name, words, code) in [
         ("eve", &["status"][..], 0),
         ("eve", &["show", "pools"], 0),

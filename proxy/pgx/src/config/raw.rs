@@ -33,7 +33,8 @@ pub(super) struct Config {
     /// The kernel's fence around this host's PostgreSQL: its port is shut until a lease opens it.
     #[toml_example(nesting)]
     pub(super) fence: Option<Fence>,
-    /// Load balancers ask by HTTP whether this node is well; operators' programs do what `pgx ctl` does.
+    /// Load balancers ask by HTTP whether this node is well; operators on other hosts do what
+    /// `pgx ctl` does.
     #[toml_example(nesting)]
     pub(super) http: Option<Http>,
     /// What this pgx counts and knows, for Prometheus.
@@ -556,7 +557,7 @@ pub(super) struct Http {
     #[serde(default = "http_listen")]
     #[toml_example(default = "127.0.0.1:6434")]
     pub(super) listen: String,
-    /// This node's certificate, by which it is served encrypted; certificates are read at the start.
+    /// This node's certificate, by which it is served encrypted. It is read at the start.
     #[toml_example(default = "/etc/pgx/http.pem")]
     pub(super) tls_cert_file: Option<String>,
     /// The key that belongs to it.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use pgx_control::admin::{Body, Refusal, Reply, Request, VERSION, Verb};
 use serde_json::{Map, Value};
@@ -39,8 +40,13 @@ pub(super) async fn act(
     State(node): State<Arc<Node>>,
     Extension(role): Extension<Option<Role>>,
     Path(word): Path<String>,
+    headers: HeaderMap,
     text: Bytes,
 ) -> Response {
+    // No page of another site can have an operator's browser send this without asking first.
+    if headers.get(CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
+        return reply(malformed("POST takes Content-Type: application/json"));
+    }
     let fields = match &text[..] {
         b"" => Ok(Map::new()),
         text => serde_json::from_slice(text),
