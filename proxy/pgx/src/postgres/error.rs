@@ -82,6 +82,11 @@ pub(crate) enum Error {
     /// Something is in a directory that must be empty.
     #[error("{} is not empty; a cluster is founded in an empty directory", .0.display())]
     NotEmpty(PathBuf),
+    /// What was put aside is not there.
+    #[error(
+        "{} is not there, and another directory is in its place: is its disk mounted?", .0.display()
+    )]
+    NothingAside(PathBuf),
     /// A file of pgx's is not as pgx writes it.
     #[error("{}: {what}; remove it, then adopt the directory anew", path.display())]
     Strange { path: PathBuf, what: String },

@@ -128,7 +128,8 @@ impl Hands {
     /// removed. Where nothing is aside, the move did not come to pass, or it is back already.
     ///
     /// # Errors
-    /// When a directory cannot be moved or removed.
+    /// When a directory cannot be moved or removed, or it is neither aside nor in its place: the disk
+    /// that has it may be missing.
     pub(crate) fn restore(&self, kept: Incarnation) -> Result<(), Error> {
         let place = &self.place;
         self.kill()?;
@@ -137,8 +138,13 @@ impl Hands {
         let (aside, data) = (aside(place, kept), &place.data);
         let check = &mut || self.abort.check();
         let original = if aside.exists() { &aside } else { data };
+        let restoring = format!("{RESTORING}{}", settings::name(kept));
         if aside.exists() {
-            set_mark(place, &format!("{RESTORING}{}", settings::name(kept)))?;
+            set_mark(place, &restoring)?;
+        } else if mark(place)?.as_ref() != Some(&restoring)
+            && settings::read(place)?.map(|known| known.directory) != Some(kept)
+        {
+            return Err(Error::NothingAside(aside));
         }
         for space in elsewhere::all(data, original)? {
             spaces::put_back(place, &space, &beside(&space, kept), check)?;

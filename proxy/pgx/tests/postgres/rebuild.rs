@@ -32,6 +32,7 @@ pub(crate) fn tests() -> Vec<(&'static str, Test)> {
         ("abort_ends_a_clone_with_its_helpers", aborted),
         ("full_disk_is_told_and_the_next_try_goes_on", disk_full),
         ("copy_keeps_the_directory_and_restore_puts_it_back", kept),
+        ("copy_is_not_taken_for_the_directory_that_was_put_aside_and_is_missing", missing),
     ]
 }
 
@@ -397,4 +398,19 @@ pub(crate) fn check_restored(old: &mut Node) -> anyhow::Result<()> {
     ensure!(old.sql("select count(*), max(x) from kept")? == "3000|7000");
     ensure!(old.sql("select count(*) from stray")? == "1");
     Ok(())
+}
+
+fn missing() -> anyhow::Result<()> {
+    let nodes = diverged()?;
+    let (upstream, node) = (nodes.all[1].peer(), &nodes.all[0]);
+    node.hands().copy(&upstream, incarnation(0), SECOND, &mut |_| {})?;
+    let aside = node.place.folder().join(format!("kept-{:032x}", incarnation(0).0));
+    let elsewhere = nodes.folder().join("unmounted");
+    std::fs::rename(&aside, &elsewhere)?;
+    let outcome = node.hands().restore(incarnation(0));
+    ensure!(matches!(outcome, Err(Error::NothingAside(_))), "{outcome:?}");
+    ensure!(node.place.data.join("standby.signal").exists(), "the copy is as it was");
+    std::fs::rename(&elsewhere, &aside)?;
+    node.hands().restore(incarnation(0))?;
+    Ok(node.hands().restore(incarnation(0))?)
 }
