@@ -128,8 +128,8 @@ impl Hands {
     /// removed. Where nothing is aside, the move did not come to pass, or it is back already.
     ///
     /// # Errors
-    /// When a directory cannot be moved or removed, or it is neither aside nor in its place: the disk
-    /// that has it may be missing.
+    /// When a directory cannot be moved or removed, or it is neither aside nor in its place: the
+    /// disk that has it may be missing.
     pub(crate) fn restore(&self, kept: Incarnation) -> Result<(), Error> {
         let place = &self.place;
         self.kill()?;
