@@ -147,7 +147,18 @@ fn locks(chaos: &Chaos) -> anyhow::Result<()> {
         let locks = "select count(*) from pg_locks where relation = 'held'::regclass";
         wait_for(&format!("{count} locks"), LIMIT, || ask(locks).is_ok_and(|said| said == count))
     };
+    // A kernel that has an answer to send again asks for no sign of life meanwhile.
+    let peer = lab.host("p1")?.plan().v4().to_string();
+    let queues = ["ss", "--no-header", "--tcp", "--numeric", "dst", &peer];
+    let acknowledged = || {
+        let said = lab.host(&primary).and_then(|host| host.output(None, &queues));
+        said.is_ok_and(|said| {
+            let mut queued = said.lines().filter_map(|line| line.split_whitespace().nth(2));
+            queued.all(|bytes| bytes == "0")
+        })
+    };
     let tried = held("1").and_then(|()| {
+        wait_for("answers are acknowledged", LIMIT, acknowledged)?;
         let id = lab.fault(&Fault::PowerOff { host: "p1".to_owned() })?;
         let free = held("0");
         lab.heal(id)?;
