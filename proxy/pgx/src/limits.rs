@@ -8,6 +8,8 @@ pub(crate) mod steer;
 
 use std::time::Duration;
 
+use pgx_control::limits::ADMIN_CLIENT_MS_MAX;
+
 /// How long a connect to one backend may take. A backend on the same network answers in less than
 /// a millisecond; this is for one whose host is gone and sends no reset.
 pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -130,6 +132,8 @@ pub(crate) const HTTP_CLIENT_MAX: Duration = Duration::from_secs(15);
 
 /// Bytes of the head of a request: the least that the library takes, and more than one has.
 pub(crate) const HTTP_HEAD_BYTES_MAX: usize = 8 << 10;
+
+const _: () = assert!((ADMIN_CLIENT_MS_MAX as u128) < HTTP_CLIENT_MAX.as_millis());
 
 /// Scrapes of metrics at once: a pair of Prometheus servers and a person or two.
 pub(crate) const METRICS_CLIENTS_MAX: usize = 4;

@@ -41,6 +41,7 @@ mod telemetry;
 mod tls;
 mod unix;
 mod vip;
+mod web;
 mod workers;
 
 use std::process::ExitCode;

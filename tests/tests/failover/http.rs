@@ -114,6 +114,14 @@ fn balanced(place: &Place, primary: usize) -> anyhow::Result<()> {
             place.answers(id, path, 200)?;
         }
     }
+    for method in [&["--request", "OPTIONS"][..], &["--head"]] {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--max-time", "20", "--cacert", &place.file("ca/ca.pem")]);
+        let said = command.args(["--write-out", "%{http_code}"]).args(method);
+        let said = said.arg(place.url(primary)? + "/primary").output()?;
+        let said = String::from_utf8(said.stdout)?;
+        ensure!(said.ends_with("200"), "{method:?}: {said}");
+    }
     place.answers(primary, "/replica?lag=much", 400)?;
     place.answers(primary, "/elsewhere", 404)
 }
@@ -124,6 +132,8 @@ fn roles(place: &Place, primary: usize) -> anyhow::Result<()> {
         let (status, said) = place.get(primary, name, "/v1/status")?;
         ensure!(status == 403 && said["refused"]["needed"] == "viewer", "{name:?}: {said}");
     }
+    let (status, _) = place.get(primary, Some("bob"), "/v1/dance")?;
+    ensure!(status == 403, "what there is is not told either");
     let (status, said) = place.get(primary, Some("eve"), "/v1/status")?;
     ensure!(status == 200 && said["status"]["control"]["node"] == primary, "{said}");
     let (status, said) = place.get(primary, Some("eve"), "/v1/events?last=2")?;

@@ -548,6 +548,29 @@ mod tests {
     }
 
     #[test]
+    fn http_gives_roles_only_to_those_who_can_prove_who_they_are() {
+        let http = |more: &str| parse(&format!("[fence]\n[http]\n{more}"));
+        let found = http("").unwrap().http.unwrap();
+        assert!(found.listen.ip().is_loopback() && found.listen.port() == 6434, "{found:?}");
+        assert!(found.leg.is_none() && found.viewers.is_empty() && found.operators.is_empty());
+        let own = "tls_cert_file = \"/a\"\ntls_key_file = \"/b\"\n";
+        let who = "operators = [\"ann\"]\nviewers = [\"eve\"]\n";
+        let found = http(&format!("{own}{who}tls_ca_file = \"/c\"\n")).unwrap().http.unwrap();
+        assert!(found.operators.contains("ann") && found.viewers.contains("eve"), "{found:?}");
+        assert!(found.leg.is_some_and(|leg| leg.own.is_some() && leg.ca.is_some()));
+        for (wrong, key) in [
+            (who.to_owned(), "http.viewers"),
+            (format!("{own}{who}"), "http.viewers"),
+            ("tls_cert_file = \"/a\"\n".to_owned(), "http.tls_cert_file"),
+            ("tls_ca_file = \"c\"\n".to_owned(), "http.tls_ca_file"),
+            ("listen = \"6434\"\n".to_owned(), "http.listen"),
+        ] {
+            let found = http(&wrong).unwrap_err();
+            assert!(found.len() == 1 && found[0].contains(key), "{wrong}: {found:?}");
+        }
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_its_place() {
         let found = problems("[proxy]\nbackends = [\"db1:5432\"]\nbackend = 1\n");
         assert!(found[0].contains("line 3") && found[0].contains("backend"), "{found:?}");

@@ -18,19 +18,16 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use pgx_control::limits::ADMIN_REQUEST_BYTES_MAX;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, warn};
 
 use self::who::{Role, Roles};
 use crate::admin::Node;
 use crate::config::Http;
-use crate::limits::{ACCEPT_PAUSE, HTTP_CLIENT_MAX, HTTP_CLIENTS_MAX, HTTP_HEAD_BYTES_MAX};
+use crate::limits::{HTTP_CLIENT_MAX, HTTP_CLIENTS_MAX, HTTP_HEAD_BYTES_MAX};
 use crate::tls;
+use crate::web::{self, Bounds};
 
 /// How it is served, read once.
 pub(crate) struct Served {
@@ -45,42 +42,20 @@ impl Served {
     /// When they cannot be used, with the reason.
     pub(crate) fn new(http: &Http) -> Result<Self, String> {
         let config = http.leg.as_ref().map(tls::for_http).transpose()?;
-        let acceptor = config.map(|config: Arc<ServerConfig>| TlsAcceptor::from(config));
-        Ok(Self { roles: Roles::new(http), acceptor })
+        Ok(Self { roles: Roles::new(http), acceptor: config.map(TlsAcceptor::from) })
     }
 }
 
 /// Serves requests until dropped.
 pub(crate) async fn serve(listener: TcpListener, served: Served, node: Arc<Node>) {
-    let places = Arc::new(Semaphore::new(HTTP_CLIENTS_MAX));
     let (served, routes) = (Arc::new(served), routes(node));
-    loop {
-        let (client, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "cannot accept a client of HTTP; trying again shortly");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            debug!(%peer, max = HTTP_CLIENTS_MAX, "too many clients of HTTP; one is turned away");
-            continue;
-        };
-        let (served, routes) = (Arc::clone(&served), routes.clone());
-        tokio::spawn(async move {
-            match timeout(HTTP_CLIENT_MAX, answer(client, &served, routes)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(%peer, error, "a request by HTTP came to nothing"),
-                Err(_) => debug!(%peer, "a client of HTTP took longer than {HTTP_CLIENT_MAX:?}"),
-            }
-            drop(place);
-        });
-    }
+    let bounds = Bounds { what: "HTTP", most: HTTP_CLIENTS_MAX, limit: HTTP_CLIENT_MAX };
+    web::serve(listener, bounds, |client| answer(client, Arc::clone(&served), routes.clone()))
+        .await;
 }
 
 /// Serves one request, behind a handshake where there is TLS.
-async fn answer(client: TcpStream, served: &Served, routes: Router) -> Result<(), String> {
+async fn answer(client: TcpStream, served: Arc<Served>, routes: Router) -> Result<(), String> {
     let Some(acceptor) = &served.acceptor else {
         return respond(client, routes, None).await;
     };

@@ -25,6 +25,9 @@ pub(super) async fn look(
     Path(word): Path<String>,
     Query(fields): Query<BTreeMap<String, String>>,
 ) -> Response {
+    if let Err(refusal) = allowed(role, Role::Viewer) {
+        return reply(Body::Refused(refusal));
+    }
     let value = |text: String| text.parse::<u64>().map_or(Value::String(text), Value::from);
     let fields = fields.into_iter().map(|(key, text)| (key, value(text))).collect();
     let body = match request(&word, fields) {
@@ -43,6 +46,10 @@ pub(super) async fn act(
     headers: HeaderMap,
     text: Bytes,
 ) -> Response {
+    // Who may do nothing is not told what there is.
+    if let Err(refusal) = allowed(role, Role::Viewer) {
+        return reply(Body::Refused(refusal));
+    }
     // No page of another site can have an operator's browser send this without asking first.
     if headers.get(CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
         return reply(malformed("POST takes Content-Type: application/json"));
@@ -60,6 +67,16 @@ pub(super) async fn act(
     })
 }
 
+fn allowed(role: Option<Role>, needed: Role) -> Result<(), Refusal> {
+    match role >= Some(needed) {
+        true => Ok(()),
+        false => Err(Refusal::Role {
+            found: role.map(|role| role.name().to_owned()),
+            needed: needed.name().to_owned(),
+        }),
+    }
+}
+
 fn request(word: &str, mut fields: Map<String, Value>) -> Result<Request, Refusal> {
     fields.insert("version".to_owned(), VERSION.into());
     fields.insert("verb".to_owned(), word.into());
@@ -73,10 +90,8 @@ fn malformed(detail: &str) -> Body {
 
 async fn carry_out(node: &Node, role: Option<Role>, request: Request) -> Body {
     let needed = if request.verb.only_looks() { Role::Viewer } else { Role::Operator };
-    if role < Some(needed) {
-        let found = role.map(|_| "viewer".to_owned());
-        let needed = if needed == Role::Viewer { "viewer" } else { "operator" }.to_owned();
-        return Body::Refused(Refusal::Role { found, needed });
+    if let Err(refusal) = allowed(role, needed) {
+        return Body::Refused(refusal);
     }
     if request.verb == Verb::TakeOver {
         return malformed("another process of this host asks for that, by the admin socket");

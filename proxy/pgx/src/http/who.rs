@@ -16,6 +16,16 @@ pub(super) enum Role {
     Operator,
 }
 
+impl Role {
+    /// Its name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+        }
+    }
+}
+
 /// Who has which role, by the common names of certificates.
 #[derive(Debug)]
 pub(super) struct Roles {

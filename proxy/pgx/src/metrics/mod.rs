@@ -20,57 +20,32 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
-use tracing::{debug, warn};
 
 use self::page::Page;
 use crate::admin::Node;
 use crate::front::Front;
-use crate::limits::{
-    ACCEPT_PAUSE, METRICS_CLIENT_MAX, METRICS_CLIENTS_MAX, METRICS_REQUEST_BYTES_MAX,
-};
+use crate::limits::{METRICS_CLIENT_MAX, METRICS_CLIENTS_MAX, METRICS_REQUEST_BYTES_MAX};
+use crate::web::{self, Bounds};
 
 /// The only thing to be had.
 const PATH: &str = "/metrics";
 
 /// Serves scrapes until dropped.
 pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>) {
-    let places = Arc::new(Semaphore::new(METRICS_CLIENTS_MAX));
-    loop {
-        let (client, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "cannot accept a scrape; trying again shortly");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            warn!(%peer, max = METRICS_CLIENTS_MAX, "too many scrapes at once; one is turned away");
-            continue;
-        };
-        let node = Arc::clone(&node);
-        tokio::spawn(async move {
-            match timeout(METRICS_CLIENT_MAX, answer(client, &node)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(%peer, %error, "a scrape came to nothing"),
-                Err(_) => warn!(%peer, "a scrape took longer than {METRICS_CLIENT_MAX:?}"),
-            }
-            drop(place);
-        });
-    }
+    let bounds = Bounds { what: "metrics", most: METRICS_CLIENTS_MAX, limit: METRICS_CLIENT_MAX };
+    web::serve(listener, bounds, |client| answer(client, Arc::clone(&node))).await;
 }
 
 /// Serves one request.
-async fn answer(client: TcpStream, node: &Node) -> hyper::Result<()> {
-    let service = service_fn(|request| respond(request, node));
+async fn answer(client: TcpStream, node: Arc<Node>) -> Result<(), String> {
+    let service = service_fn(|request| respond(request, &node));
     http1::Builder::new()
         .timer(TokioTimer::new())
         .keep_alive(false)
         .max_buf_size(METRICS_REQUEST_BYTES_MAX)
         .serve_connection(TokioIo::new(client), service)
         .await
+        .map_err(|error| error.to_string())
 }
 
 async fn respond(request: Request<Incoming>, node: &Node) -> Result<Response<String>, Infallible> {

@@ -363,7 +363,9 @@ impl Hands {
         if self.fill(upstream, remembered.log.as_deref())? {
             // PostgreSQL's programs do so themselves; of the operator's nobody knows.
             files::sync_disk(&place.data)?;
-            remembered.all().iter().try_for_each(|path| files::sync_disk(path))?;
+            // Those that were emptied, and that the backup has not, may be gone.
+            let mut all = remembered.all().into_iter().filter(|path| path.exists());
+            all.try_for_each(|path| files::sync_disk(&path))?;
             return Ok(Means::FromBackup);
         }
         empty()?;

@@ -3,16 +3,14 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use anyhow::{Context, anyhow, ensure};
-use nix::mount::{MsFlags, mount};
+use anyhow::{Context, ensure};
+use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
-use pgx_tests::lab::wait_for;
 
 use crate::Test;
-use crate::nodes::{Nodes, SOON, incarnation};
+use crate::nodes::{Nodes, incarnation};
+use crate::postgres::Place;
 use crate::postgres::error::Error;
-use crate::postgres::hands::Hands;
-use crate::postgres::{Abort, Place};
 use crate::rebuild::{SECOND, check_follows, check_restored, diverged};
 
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
@@ -63,25 +61,16 @@ fn half_restored() -> anyhow::Result<()> {
     symlink(&log, data.join("pg_wal"))?;
     let upstream = nodes.all[1].peer();
     nodes.all[0].hands().copy(&upstream, incarnation(0), SECOND, &mut |_| {})?;
-    // It takes a while to remove what lies there.
-    let place = nodes.all[0].place.clone();
-    let trash = place.folder().join("trash");
-    std::fs::create_dir(&trash)?;
-    for number in 0..20_000 {
-        std::fs::write(trash.join(number.to_string()), "")?;
-    }
     let beside = nodes.folder().join(format!("n0/log.pgx-kept-{:032x}", incarnation(0).0));
     ensure!(beside.exists(), "the log was put aside");
-    let abort = Abort::default();
-    let hands = Hands::new(place, abort.clone());
-    let outcome = std::thread::scope(|scope| {
-        let restoring = scope.spawn(|| hands.restore(incarnation(0)));
-        wait_for("the log is back", SOON, || restoring.is_finished() || !beside.exists())?;
-        abort.abort();
-        restoring.join().map_err(|_| anyhow!("it panicked"))
-    })?;
-    ensure!(matches!(outcome, Err(Error::Aborted)), "{outcome:?}");
-    ensure!(!beside.exists(), "too early");
+    // A mount is not removed: what comes after the log fails.
+    let obstacle = nodes.all[0].place.folder().join("trash/mount");
+    std::fs::create_dir_all(&obstacle)?;
+    let nothing: Option<&str> = None;
+    mount(Some("pgx-test"), &obstacle, Some("tmpfs"), MsFlags::empty(), nothing)?;
+    let outcome = nodes.all[0].hands().restore(incarnation(0));
+    umount(&obstacle)?;
+    ensure!(outcome.is_err() && !beside.exists(), "{outcome:?}");
 
     nodes.all[0].hands().copy(&upstream, incarnation(0), SECOND, &mut |_| {})?;
     check_follows(&mut nodes)?;
