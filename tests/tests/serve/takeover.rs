@@ -209,6 +209,15 @@ pub(crate) fn cancels() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A connection that asks to take over, and the first line that it is answered.
+fn ask_to_take_over(node: &Node) -> anyhow::Result<(UnixStream, String)> {
+    let mut stream = UnixStream::connect(node.folder().join("admin.sock"))?;
+    stream.write_all(b"{\"version\":1,\"verb\":\"take-over\"}\n")?;
+    let mut answer = String::new();
+    BufReader::new(&stream).read_line(&mut answer)?;
+    Ok((stream, answer))
+}
+
 /// A process that does not get ready changes nothing.
 pub(crate) fn given_up() -> anyhow::Result<()> {
     let lab = Lab::start()?;
@@ -220,6 +229,7 @@ pub(crate) fn given_up() -> anyhow::Result<()> {
         ensure!(psql(&lab.by_unix(), "select 7")?.stdout == b"7\n");
         Ok(())
     };
+    let count = node.log().matches("serving on").count();
     // One that cannot have all that it needs.
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
     let more =
@@ -229,24 +239,23 @@ pub(crate) fn given_up() -> anyhow::Result<()> {
     ensure!(failed.contains("cannot listen on"), "{failed}");
     serves(&mut node)?;
     // One that has all, and ends before it says that it is ready.
-    let count = node.log().matches("serving on").count();
     for says_sockets in [false, true] {
-        let mut stream = UnixStream::connect(node.folder().join("admin.sock"))?;
-        stream.write_all(b"{\"version\":1,\"verb\":\"take-over\"}\n")?;
-        let mut offer = String::new();
-        BufReader::new(&stream).read_line(&mut offer)?;
-        ensure!(offer.contains("hand-over") && offer.contains(&lab.address.to_string()), "{offer}");
+        // The end of the one before is noticed a moment after it.
+        let mut asked = None;
+        wait_for("it is offered", LIMIT, || {
+            asked = ask_to_take_over(&node).ok();
+            asked.as_ref().is_some_and(|(_, offer)| offer.contains("hand-over"))
+        })?;
+        let (mut stream, offer) = asked.context("it was offered")?;
+        ensure!(offer.contains(&lab.address.to_string()), "{offer}");
         if says_sockets {
             stream.write_all(b"\"sockets\"\n")?;
             BufReader::with_capacity(1, &stream).read_until(b's', &mut Vec::new())?;
         }
-        let late = UnixStream::connect(node.folder().join("admin.sock"))?;
-        (&late).write_all(b"{\"version\":1,\"verb\":\"take-over\"}\n")?;
-        let mut refused = String::new();
-        BufReader::new(late).read_line(&mut refused)?;
+        let (_late, refused) = ask_to_take_over(&node)?;
         ensure!(refused.contains("another process is about to take over"), "{refused}");
     }
-    wait_for("it is noticed", LIMIT, || node.log().matches("serving on").count() == count + 2)?;
+    wait_for("it is noticed", LIMIT, || node.log().matches("serving on").count() == count + 3)?;
     serves(&mut node)?;
     node.take_over(&lab.sections(&pool("")))?.wait()?;
     ensure!(psql(&lab.by_tcp(), "select 7")?.stdout == b"7\n");

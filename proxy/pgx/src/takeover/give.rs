@@ -64,8 +64,8 @@ impl Hand {
             }
             Ok(None) => self.is_busy.store(false, Ordering::Release),
             Err(error) => {
-                warn!(process, %error, "a process was to take over and did not; serving on");
                 self.is_busy.store(false, Ordering::Release);
+                warn!(process, %error, "a process was to take over and did not; serving on");
             }
         }
     }
