@@ -8,8 +8,12 @@ use std::io;
 use std::net::IpAddr;
 
 use crate::Error;
-use crate::diag::{self, CONNECTED, Id};
+use crate::diag::{self, CONNECTED, Found, Id, KEEPS_ALIVE, SENDS_AGAIN};
 use crate::error::is_forbidden;
+
+/// How often the far end has let a segment, or a question for a sign of life, go unanswered before
+/// it counts as dead: one may be on its way.
+const IN_VAIN_MIN: u8 = 2;
 
 /// Which connections are ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +24,10 @@ pub enum Side {
     Remote(IpAddr, u16),
     /// Those of others with this address of ours.
     At(IpAddr),
+    /// Those from this address to a local server's port whose far end has answered nothing for the
+    /// last two times that something was sent again, or a sign of life asked for. One that does not
+    /// read, but says so, is none of them.
+    Unanswered(IpAddr, u16),
 }
 
 /// Ends these connections. Returns how many there were; one that ended
@@ -34,7 +42,7 @@ pub fn destroy(side: Side) -> Result<usize, Error> {
         let mut count = 0;
         for family in diag::families() {
             let found = diag::list(&socket, family, CONNECTED)?;
-            for socket_found in found.iter().filter(|found| matches(&found.id, side)) {
+            for socket_found in found.iter().filter(|found| matches(found, side)) {
                 diag::end(&socket, family, &socket_found.id)?;
                 count += 1;
             }
@@ -51,12 +59,18 @@ pub fn destroy(side: Side) -> Result<usize, Error> {
     })
 }
 
-fn matches(id: &Id, side: Side) -> bool {
+fn matches(found: &Found, side: Side) -> bool {
+    let id: &Id = &found.id;
     let near = u16::from_be_bytes([id[0], id[1]]);
     let far = u16::from_be_bytes([id[2], id[3]]);
     match side {
         Side::Local(port) => near == port,
         Side::Remote(address, port) => far == port && is_address(&id[20..36], address),
+        Side::Unanswered(address, port) => {
+            let is_in_vain =
+                [SENDS_AGAIN, KEEPS_ALIVE].contains(&found.timer) && found.in_vain >= IN_VAIN_MIN;
+            is_in_vain && near == port && is_address(&id[20..36], address)
+        }
         // Who comes from the host itself comes from the very address.
         Side::At(address) => is_address(&id[4..20], address) && !is_address(&id[20..36], address),
     }

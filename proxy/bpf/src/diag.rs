@@ -40,9 +40,18 @@ pub(crate) fn families() -> [u8; 2] {
 /// How a connection is named: ports, addresses, interface and cookie, as the kernel gave it.
 pub(crate) type Id = [u8; ADDRESS];
 
+/// What a socket's timer is set for: to send data again.
+pub(crate) const SENDS_AGAIN: u8 = 1;
+/// What a socket's timer is set for: to ask for a sign of life.
+pub(crate) const KEEPS_ALIVE: u8 = 2;
+
 /// A socket as the kernel tells of it: its name, and the bytes of its attributes.
 pub(crate) struct Found {
     pub(crate) id: Id,
+    /// What its timer is set for.
+    pub(crate) timer: u8,
+    /// How often what it is set for was done in vain.
+    pub(crate) in_vain: u8,
     pub(crate) attributes: Vec<u8>,
 }
 
@@ -61,10 +70,12 @@ pub(crate) fn list(socket: &OwnedFd, family: u8, states: u32) -> io::Result<Vec<
             DONE => Ok(true),
             ERROR => failure(body).map(|()| true),
             BY_FAMILY if body.len() >= MESSAGE => {
-                // Family, state, timer and retransmits come first.
-                if let Some(id) = body.get(4..).and_then(|rest| rest.first_chunk::<ADDRESS>()) {
+                if let [_family, _state, timer, in_vain, rest @ ..] = body
+                    && let Some(id) = rest.first_chunk::<ADDRESS>()
+                {
+                    let (timer, in_vain) = (*timer, *in_vain);
                     let attributes = body[MESSAGE..].to_vec();
-                    all.push(Found { id: *id, attributes });
+                    all.push(Found { id: *id, timer, in_vain, attributes });
                 }
                 Ok(false)
             }

@@ -2,15 +2,18 @@
 //! kernel's clock.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
 use nix::time::{ClockId, clock_gettime};
 use pgx_bpf::{Gate, KeepError, Keeper, Plane, Reason, Role, Side, Stale, destroy};
+use pgx_tests::lab::wait_for;
 use pgx_tests::objects::objects;
 use pgx_tests::skip::{Requirement, trial};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::space::Space;
 
@@ -27,6 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("leases_outlive_their_writer_and_only_one_writes", needs, writers),
         trial("words_of_another_cluster_are_void_and_those_of_the_same_are_not", needs, owners),
         trial("idle_connections_are_told_when_they_are_ended", needs, idle),
+        trial("connections_that_answer_nothing_are_ended_and_slow_readers_are_not", needs, left),
         trial("operators_fence_ends_only_by_naming_its_epoch", needs, operators),
     ]
 }
@@ -212,6 +216,46 @@ fn owners() -> anyhow::Result<()> {
         ensure!(again.standing()?.gate(boot_ns()?) == Gate::Shut, "{:?}", again.standing()?);
         again.lease(Role::Primary, 1, in_ms(60_000)?, Gate::Open)?;
         ensure!(again.standing()?.gate(boot_ns()?) == Gate::Open, "{:?}", again.standing()?);
+        Ok(())
+    })
+}
+
+/// Whose host is gone has an answer on the way, or is asked for a sign of life; who reads nothing
+/// says so.
+fn left() -> anyhow::Result<()> {
+    Space::run(|_| {
+        let (dead, slow): (IpAddr, IpAddr) = ("127.0.0.2".parse()?, "127.0.0.3".parse()?);
+        let listener = TcpListener::bind(("127.0.0.1", 5432))?;
+        let meet = |from: IpAddr| -> anyhow::Result<(Socket, TcpStream)> {
+            let client = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            client.bind(&SocketAddr::new(from, 0).into())?;
+            client.connect(&listener.local_addr()?.into())?;
+            Ok((client, listener.accept()?.0))
+        };
+        let mut pairs = [meet(dead)?, meet(dead)?, meet(slow)?, meet(slow)?];
+        let [(_, answers), (_, idle), (_, unread), (_, living)] = &mut pairs;
+        let second = Duration::from_secs(1);
+        let alive = TcpKeepalive::new().with_time(second).with_interval(second).with_retries(9);
+        for server in [&*idle, &*living] {
+            SockRef::from(server).set_tcp_keepalive(&alive)?;
+        }
+        unread.set_nonblocking(true)?;
+        while unread.write(&[0; 65536]).is_ok() {}
+        ensure!(destroy(Side::Unanswered(dead, 5432))? == 0, "all have answered");
+
+        let rules = "table ip test { chain in { type filter hook input priority 0;
+                     ip daddr 127.0.0.2 drop; }; }";
+        ensure!(Command::new("nft").arg(rules).status()?.success());
+        answers.write_all(b"!")?;
+        let mut ended = 0;
+        wait_for("those that answer nothing are ended", 4 * PATIENCE, || {
+            let other = destroy(Side::Unanswered(dead, 5433));
+            ended += destroy(Side::Unanswered(dead, 5432)).unwrap_or(0);
+            other.is_ok_and(|count| count == 0) && ended == 2
+        })?;
+        ensure!(answers.write_all(b"?").is_err() && idle.write_all(b"?").is_err());
+        ensure!(destroy(Side::Unanswered(slow, 5432))? == 0, "they have answered");
+        living.write_all(b"!")?;
         Ok(())
     })
 }

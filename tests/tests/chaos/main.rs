@@ -2,7 +2,7 @@
 //! commit that was acknowledged is lost.
 
 use std::io::Write as _;
-use std::process::{ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,41 +132,40 @@ fn coordinator(chaos: &Chaos) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a transaction has locked is free again, though nobody tells PostgreSQL that it is over.
+/// What transactions have locked is free again, though nobody tells PostgreSQL that they are over:
+/// of one that has its answer, and of one whose answer nobody takes.
 fn locks(chaos: &Chaos) -> anyhow::Result<()> {
     let lab = chaos.lab();
     let primary = lab.wait_for_calm(1)?.host();
     let ask = |text: &str| sql(lab, &primary, PROXY_PORT, text);
-    ask("create table held ()")?;
+    ask("create table held (); create table held_by_busy ()")?;
     let at = format!("host=p1 port={PROXY_PORT} user=postgres dbname=postgres");
-    let mut holder = lab.host("client")?.command(&["psql", "-Xq", &at])?;
-    let mut holder = holder.stdin(Stdio::piped()).spawn()?;
-    let input = holder.stdin.as_mut().context("no input")?;
-    input.write_all(b"begin; lock table held;\n")?;
-    let held = |count: &str| {
-        let locks = "select count(*) from pg_locks where relation = 'held'::regclass";
-        wait_for(&format!("{count} locks"), LIMIT, || ask(locks).is_ok_and(|said| said == count))
+    let holder = |text: &[u8]| -> anyhow::Result<Child> {
+        let mut psql = lab.host("client")?.command(&["psql", "-Xq", &at])?;
+        let mut psql = psql.stdin(Stdio::piped()).spawn()?;
+        psql.stdin.as_mut().context("no input")?.write_all(text)?;
+        Ok(psql)
     };
-    // A kernel that has an answer to send again asks for no sign of life meanwhile.
-    let peer = lab.host("p1")?.plan().v4().to_string();
-    let queues = ["ss", "--no-header", "--tcp", "--numeric", "dst", &peer];
-    let acknowledged = || {
-        let said = lab.host(&primary).and_then(|host| host.output(None, &queues));
-        said.is_ok_and(|said| {
-            let mut queued = said.lines().filter_map(|line| line.split_whitespace().nth(2));
-            queued.all(|bytes| bytes == "0")
-        })
+    let idle = holder(b"begin; lock table held;\n")?;
+    let busy = holder(b"begin; lock table held_by_busy; select pg_sleep(4);\n")?;
+    let counts = |what: &str, text: &str, count: &str| {
+        wait_for(what, LIMIT, || ask(text).is_ok_and(|said| said == count))
     };
-    let tried = held("1").and_then(|()| {
-        wait_for("answers are acknowledged", LIMIT, acknowledged)?;
+    let sleeps = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+    let locks = "select count(*) from pg_locks join pg_class on pg_class.oid = relation
+                 where relname like 'held%' and mode = 'AccessExclusiveLock'";
+    let begun = || counts("one is busy", sleeps, "1").and_then(|()| counts("locks", locks, "2"));
+    let tried = begun().and_then(|()| {
         let id = lab.fault(&Fault::PowerOff { host: "p1".to_owned() })?;
-        let free = held("0");
+        let free = counts("no locks", locks, "0");
         lab.heal(id)?;
         free
     });
-    holder.kill()?;
-    holder.wait()?;
-    ask("drop table held")?;
+    for mut psql in [idle, busy] {
+        psql.kill()?;
+        psql.wait()?;
+    }
+    ask("drop table held, held_by_busy")?;
     tried
 }
 

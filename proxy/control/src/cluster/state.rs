@@ -298,11 +298,17 @@ impl State {
     pub fn unconfirmed(&self) -> impl Iterator<Item = NodeId> + '_ {
         let before = self.tenure.as_ref().map_or(0, |tenure| tenure.registrations_before);
         let old = self.registrations.iter().filter(move |(_, one)| one.number <= before);
-        old.filter(|(node, one)| {
-            let kinds = [Kind::Member(**node), Kind::Route(**node)];
+        old.map(|(node, _)| *node).filter(|node| self.may_have_leases(*node))
+    }
+
+    /// Whether a node may have a member or a route lease. If not, its PostgreSQL serves nobody, and
+    /// its proxy passes nothing on.
+    #[must_use]
+    pub fn may_have_leases(&self, node: NodeId) -> bool {
+        let kinds = [Kind::Member(node), Kind::Route(node)];
+        self.registrations.get(&node).is_some_and(|one| {
             !one.is_retiring || kinds.iter().any(|kind| !self.is_released(*kind, one.number))
         })
-        .map(|(node, _)| *node)
     }
 
     /// The nodes with data directories.

@@ -94,6 +94,7 @@ pub(super) fn start(
     spawn("pgx-lease", move || lease::run(station, &lease_inputs.1, outlets))?;
     let routes = proxy.map(|proxy| lead(proxy, me, addresses, &inputs.0, &lease_inputs.0, &board));
     let routes = routes.transpose()?;
+    let port = postgres.as_ref().map(|postgres| postgres.port);
     let agent = postgres.map(|postgres| {
         let outlets = watch::Outlets {
             driver: inputs.0.clone(),
@@ -104,7 +105,7 @@ pub(super) fn start(
         watch::start(postgres, &files, owner, (me, config.priority), outlets)
     });
     let (agent, answers) = agent.transpose()?.unzip();
-    let members = gate.map(Members::start).transpose()?;
+    let members = Members::start(gate, port)?;
     let driver = Driver {
         me,
         records: Records::new(&config.data, &controller),
@@ -174,7 +175,7 @@ struct Driver {
     /// Who leads the proxy, if it follows the cluster.
     routes: Option<Sender<Arc<State>>>,
     /// Who tells the gate of other hosts.
-    members: Option<Members>,
+    members: Members,
     /// What PostgreSQL has answered, for operators.
     answers: Option<watch::Answers>,
     /// What the voter and the agent said last, for a controller that begins anew.
@@ -357,9 +358,7 @@ impl Driver {
         if let Some(routes) = &self.routes {
             let _ = routes.send(Arc::clone(state));
         }
-        if let Some(members) = &mut self.members {
-            members.see(state);
-        }
+        self.members.see(state);
         self.reach_out();
     }
 

@@ -1,22 +1,28 @@
-//! Tells the gate where the members are, and which of them nobody here may talk to.
+//! Tells the gate where the nodes are, and which of them nobody here may talk to; and looks for what
+//! the hosts of lost ones have left here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Instant;
 
 use pgx_control::cluster::{Node, State};
 use pgx_control::ids::NodeId;
 use tracing::warn;
 
+use super::left::Left;
 use super::spawn;
 use crate::fence::gate::Gate;
 use crate::limits::control::MEMBERS_EVERY;
 
-/// The hosts of members, and those of them that are fenced.
+/// The hosts of nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Hosts {
     all: BTreeSet<String>,
+    /// Those whose PostgreSQL nobody is to talk to.
     fenced: BTreeSet<String>,
+    /// Those whose nodes have no leases any more, so that no proxy there serves anybody.
+    lost: BTreeSet<String>,
 }
 
 /// What the thread hears.
@@ -34,14 +40,18 @@ pub(super) struct Members {
 }
 
 impl Members {
+    /// `port` is that of PostgreSQL on this host.
+    ///
     /// # Errors
     /// When no thread can be had.
-    pub(super) fn start(gate: Gate) -> Result<Self, String> {
+    pub(super) fn start(gate: Option<Gate>, port: Option<u16>) -> Result<Self, String> {
         let (sender, inbox) = channel();
         let (names, unclear) = channel();
         let found = sender.clone();
         spawn("pgx-names", move || look_up(&unclear, &found))?;
-        spawn("pgx-members", move || run(&gate, &inbox, &names))?;
+        spawn("pgx-members", move || {
+            run(gate.as_ref(), Left::new(port), &inbox, &names);
+        })?;
         Ok(Self { hosts: None, sender })
     }
 
@@ -68,23 +78,39 @@ fn hosts(state: &State) -> Hosts {
     let fenced: BTreeSet<_> = state.fenced().collect();
     // Two nodes may have the same host: who may serve there is not kept from it.
     let others = of(&|node| !state.is_gone(node) && !fenced.contains(&node));
-    let all = of(&|node| !state.is_gone(node));
-    Hosts { all, fenced: of(&|node| fenced.contains(&node)).difference(&others).cloned().collect() }
+    let may_serve = of(&|node| state.may_have_leases(node));
+    let lost = of(&|node| !state.is_gone(node) && !state.may_have_leases(node));
+    Hosts {
+        all: of(&|node| !state.is_gone(node)),
+        fenced: of(&|node| fenced.contains(&node)).difference(&others).cloned().collect(),
+        lost: lost.difference(&may_serve).cloned().collect(),
+    }
 }
 
 /// Tells the gate at once what is known. Names are looked up elsewhere, now and again, since they
 /// may come to mean other addresses, and that may take long.
-fn run(gate: &Gate, inbox: &Receiver<News>, names: &Sender<BTreeSet<String>>) {
+fn run(
+    gate: Option<&Gate>,
+    mut left: Left,
+    inbox: &Receiver<News>,
+    names: &Sender<BTreeSet<String>>,
+) {
     let mut hosts: Option<Hosts> = None;
+    let mut looked_up = Instant::now();
     let mut known: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
     loop {
-        let mut is_due = true;
-        match inbox.recv_timeout(MEMBERS_EVERY) {
-            Ok(News::Hosts(newer)) => hosts = Some(newer),
-            Ok(News::Found(host, addresses)) => {
-                is_due = false;
-                known.insert(host, addresses);
+        let heard = inbox.recv_timeout(left.patience(Instant::now()));
+        let now = Instant::now();
+        let mut is_due = now.duration_since(looked_up) >= MEMBERS_EVERY;
+        match heard {
+            Ok(News::Hosts(newer)) => {
+                is_due = true;
+                if hosts.as_ref().is_none_or(|known| known.lost != newer.lost) {
+                    left.begin(now);
+                }
+                hosts = Some(newer);
             }
+            Ok(News::Found(host, addresses)) => drop(known.insert(host, addresses)),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -99,8 +125,12 @@ fn run(gate: &Gate, inbox: &Receiver<News>, names: &Sender<BTreeSet<String>>) {
             }
         }
         let knows_all = hosts.all.iter().all(|host| known.contains_key(host));
-        tell(gate, hosts, &known, knows_all);
+        if let Some(gate) = gate {
+            tell(gate, hosts, &known, knows_all);
+        }
+        left.end(now, &addresses(&known, |host| hosts.lost.contains(host)));
         if is_due && !unclear.is_empty() {
+            looked_up = now;
             // That thread lives as long as this one.
             let _ = names.send(unclear);
         }
@@ -131,14 +161,18 @@ fn look_up(inbox: &Receiver<BTreeSet<String>>, found: &Sender<News>) {
 }
 
 fn tell(gate: &Gate, hosts: &Hosts, known: &BTreeMap<String, Vec<IpAddr>>, is_all: bool) {
-    let addresses = |is_in: &dyn Fn(&String) -> bool| -> BTreeSet<IpAddr> {
-        let of = known.iter().filter(|(host, _)| is_in(host));
-        of.flat_map(|(_, addresses)| addresses).copied().collect()
-    };
-    gate.set_peers(&addresses(&|_| true), is_all);
-    let others = addresses(&|host| !hosts.fenced.contains(host));
-    let fenced = addresses(&|host| hosts.fenced.contains(host));
+    gate.set_peers(&addresses(known, |_| true), is_all);
+    let others = addresses(known, |host| !hosts.fenced.contains(host));
+    let fenced = addresses(known, |host| hosts.fenced.contains(host));
     gate.set_fenced(&fenced.difference(&others).copied().collect());
+}
+
+fn addresses(
+    known: &BTreeMap<String, Vec<IpAddr>>,
+    is_in: impl Fn(&String) -> bool,
+) -> BTreeSet<IpAddr> {
+    let of = known.iter().filter(|(host, _)| is_in(host));
+    of.flat_map(|(_, addresses)| addresses).copied().collect()
 }
 
 #[cfg(test)]
@@ -146,7 +180,7 @@ mod tests {
     use super::*;
     use pgx_control::cluster::{Entry, Member, Role};
     use pgx_control::ids::{Incarnation, SystemId, Timeline};
-    use pgx_control::lease::Settings;
+    use pgx_control::lease::{Kind, Settings};
 
     #[test]
     fn members_without_leases_are_fenced_unless_another_node_has_their_host() {
@@ -170,5 +204,11 @@ mod tests {
         let found = hosts(&state);
         assert_eq!(found.all, ["db1", "db3", "fd00::2"].map(str::to_owned).into());
         assert_eq!(found.fenced, ["fd00::2".to_owned()].into());
+        // Node 2 may have its leases still, and node 4 has the host of node 3.
+        assert!(found.lost.is_empty(), "{found:?}");
+        let release = |kind| Entry::Released { voter: NodeId(1), kind, number: 2 };
+        state.apply(&release(Kind::Member(NodeId(2)))).unwrap();
+        state.apply(&release(Kind::Route(NodeId(2)))).unwrap();
+        assert_eq!(hosts(&state).lost, ["fd00::2".to_owned()].into());
     }
 }

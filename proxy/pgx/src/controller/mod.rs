@@ -12,6 +12,7 @@ mod driver;
 mod durable;
 mod journal;
 mod lease;
+mod left;
 mod members;
 mod message;
 pub(crate) mod records;

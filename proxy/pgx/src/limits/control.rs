@@ -79,6 +79,13 @@ pub(crate) const MISSED_MIN: Duration = Duration::from_secs(15);
 /// members only.
 pub(crate) const MEMBERS_EVERY: Duration = Duration::from_secs(30);
 
+/// How often it is looked for connections that the host of a lost node has left to PostgreSQL here.
+pub(crate) const LEFT_EVERY: Duration = Duration::from_secs(1);
+
+/// For how long after a node was lost. Later ones are asked for signs of life all the time, and end
+/// by that.
+pub(crate) const LEFT_FOR: Duration = Duration::from_secs(60);
+
 /// How often slots are seen to, and what was put aside.
 pub(crate) const TEND_EVERY: Duration = Duration::from_secs(5);
 
