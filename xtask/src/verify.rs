@@ -6,8 +6,9 @@ use anyhow::Context;
 
 use crate::{cargo, ebpf, execute, planted, root, run_cargo, tidy};
 
-/// The documented copy of the example configuration.
-const EXAMPLE: &str = "docs/pgx.example.toml";
+/// Documented copies of what pgx prints.
+const PRINTED: [(&str, &str); 2] =
+    [("example", "docs/pgx.example.toml"), ("openapi", "docs/openapi.json")];
 
 /// Checks formatting, lints, the style guide, the committed BPF objects, and that the
 /// planted bugs still apply.
@@ -33,9 +34,12 @@ pub(crate) fn verify() -> anyhow::Result<()> {
 /// When a tool fails.
 pub(crate) fn fix() -> anyhow::Result<()> {
     run_cargo(&["fmt", "--all"])?;
-    let mut example = Command::new(cargo());
-    example.args(["run", "--quiet", "--package", "pgx", "--", "config", "example"]);
-    let output = example.current_dir(root()).output().context("cannot run pgx")?;
-    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    std::fs::write(root().join(EXAMPLE), output.stdout).context(EXAMPLE)
+    for (what, copy) in PRINTED {
+        let mut pgx = Command::new(cargo());
+        pgx.args(["run", "--quiet", "--package", "pgx", "--", "config", what]);
+        let output = pgx.current_dir(root()).output().context("cannot run pgx")?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::write(root().join(copy), output.stdout).context(copy)?;
+    }
+    Ok(())
 }

@@ -31,6 +31,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Role;
@@ -39,7 +40,7 @@ use crate::cluster::Role;
 pub const VERSION: u32 = 1;
 
 /// A request as it is sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Request {
     /// Version of the form, see [`VERSION`].
     pub version: u32,
@@ -61,7 +62,7 @@ impl Request {
 
 /// What can be asked. Unless it says otherwise it is asked of the cluster: any node takes it and
 /// passes it on to whoever coordinates.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
 pub enum Verb {
     /// What this process does and how it fares. Asked of this process.
@@ -173,7 +174,7 @@ impl Verb {
 }
 
 /// A reply as it is sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reply {
     /// Version of the form, see [`VERSION`].
     pub version: u32,
@@ -191,7 +192,7 @@ impl Reply {
 }
 
 /// What a reply carries.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Body {
     /// Answer to [`Verb::Status`].
@@ -215,7 +216,7 @@ pub enum Body {
 }
 
 /// Why a request was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum Refusal {
     /// The request is of a version that this server does not speak.
@@ -317,7 +318,7 @@ impl fmt::Display for Refusal {
 }
 
 /// What one pgx process does and how it fares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Release of the server.
     pub release: String,
@@ -349,7 +350,7 @@ pub struct Status {
 }
 
 /// How the proxy fares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProxyStatus {
     /// Where it listens.
     pub listen: Vec<String>,
@@ -366,7 +367,7 @@ pub struct ProxyStatus {
 }
 
 /// What the kernel does for this process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KernelStatus {
     /// The interface that the root program is attached to.
     pub interface: String,
@@ -379,7 +380,7 @@ pub struct KernelStatus {
 }
 
 /// How this host holds virtual addresses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AddressesStatus {
     /// By what means: `xdp`, `address`, `command` or `none`; `off` with the cause.
     pub mode: String,
@@ -398,7 +399,7 @@ pub struct AddressesStatus {
 }
 
 /// How clients of virtual addresses are shared with other hosts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SteeringStatus {
     /// The number of the table that packets go by here; zero before the first.
     pub table: u64,
@@ -415,7 +416,7 @@ pub struct SteeringStatus {
 }
 
 /// How one lease of virtual addresses stands on this host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AddressLease {
     /// Its number in the configuration.
     pub id: u32,
@@ -437,7 +438,7 @@ pub struct AddressLease {
 }
 
 /// How this node sees one of the others.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerStatus {
     /// Its number.
     pub id: u64,

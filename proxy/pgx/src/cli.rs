@@ -53,7 +53,7 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         verb: InitVerb,
     },
-    /// Checks a configuration file, or prints an example of one
+    /// Checks a configuration file, prints an example of one, or what is answered by HTTP
     Config {
         #[command(subcommand)]
         verb: ConfigVerb,
@@ -439,6 +439,8 @@ pub(crate) enum ConfigVerb {
     },
     /// Prints a configuration with every key, its default and what it means
     Example,
+    /// Prints what is answered by HTTP, as an OpenAPI document
+    Openapi,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use nix::sys::signal::Signal;
 use pgx_tests::cluster::WAIT_MAX;
 use pgx_tests::lab::wait_for;
@@ -20,6 +20,8 @@ const SECTION: &str = "[http]\nlisten = \"127.0.0.{id}:0\"\n\
 /// A cluster, and the folder with its certificates.
 struct Place {
     members: Members,
+    /// What is to be answered, by its own word.
+    document: Value,
 }
 
 impl Place {
@@ -63,6 +65,43 @@ impl Place {
         Ok((status.parse()?, serde_json::from_str(body)?))
     }
 
+    /// Whether something is an answer of this name.
+    fn check(&self, name: &str, answer: &Value) -> anyhow::Result<()> {
+        let schema = format!("#/components/responses/{name}/content/application~1json/schema");
+        let mut document = self.document.clone();
+        document["$ref"] = schema.into();
+        let valid = jsonschema::validator_for(&document)?.validate(answer);
+        valid.map_err(|error| anyhow!("not as documented of {name}: {error}\n{answer:#}"))
+    }
+
+    /// What shows something, for programs: as documented.
+    fn shows(&self, id: usize) -> anyhow::Result<()> {
+        for (words, name) in [
+            (&["status"][..], "status"),
+            (&["lease"], "status"),
+            (&["vip"], "status"),
+            (&["nodes"], "survey"),
+            (&["lag"], "survey"),
+            (&["pools"], "table"),
+            (&["clients"], "table"),
+            (&["show", "stats"], "table"),
+            (&["events"], "events"),
+            (&["history"], "history"),
+            (&["show-config"], "config"),
+            (&["failover", "--dry-run"], "done"),
+        ] {
+            let said = self.ctl(id, "ann", &[&["--json"], words].concat())?;
+            ensure!(said.status.success(), "{words:?}: {said:?}");
+            let answer = serde_json::from_slice(&said.stdout)?;
+            self.check(name, &answer)?;
+            ensure!(self.check("400", &answer).is_err(), "a schema that takes everything");
+            let said = self.ctl(id, "ann", words)?;
+            ensure!(said.status.success() && !said.stdout.is_empty(), "{words:?}: {said:?}");
+        }
+        let (status, refused) = self.get(id, Some("ann"), "/v1/dance")?;
+        self.check(&status.to_string(), &refused)
+    }
+
     fn answers(&self, id: usize, path: &str, wanted: u16) -> anyhow::Result<()> {
         let mut seen = None;
         wait_for(&format!("node {id} answers {path} by {wanted}"), WAIT_MAX, || {
@@ -76,7 +115,10 @@ impl Place {
 pub(crate) fn asked() -> anyhow::Result<()> {
     let members = Members::start_with(binary(), 3, SECTION)?;
     let (primary, epoch) = members.primary()?;
-    let mut place = Place { members };
+    let mut place = Place { members, document: Value::Null };
+    let (status, document) = place.get(primary, None, "/openapi.json")?;
+    ensure!(status == 200 && document["openapi"] == "3.1.0", "{document}");
+    place.document = document;
     place.person("ann")?;
     place.person("eve")?;
     place.person("bob")?;
@@ -87,6 +129,7 @@ pub(crate) fn asked() -> anyhow::Result<()> {
     let said = place.ctl(primary, "ann", &["switchover"])?;
     ensure!(said.status.success(), "{said:?}");
     let next = place.members.wait_for_another(primary, epoch)?;
+    place.shows(next)?;
     place.answers(next, "/primary", 200)?;
     place.answers(primary, "/primary", 503)?;
 

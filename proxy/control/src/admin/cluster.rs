@@ -3,13 +3,14 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Durability, Policy, Role};
 use crate::lease::Settings;
 
 /// The settings that all nodes share. They are part of the agreed state, not of any file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shared {
     /// What to do when standbys are missing.
     pub durability: Durability,
@@ -20,7 +21,7 @@ pub struct Shared {
 }
 
 /// A change of the shared settings; what is `None` stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SharedChange {
     /// What to do when standbys are missing.
@@ -35,7 +36,7 @@ pub struct SharedChange {
 }
 
 /// The cluster as one node sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ControlStatus {
     /// The cluster's identity, in hexadecimal: what a joiner is given.
     pub cluster: String,
@@ -78,7 +79,7 @@ pub struct ControlStatus {
 }
 
 /// A member of the log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MemberStatus {
     /// Its number.
     pub id: u64,
@@ -93,7 +94,7 @@ pub struct MemberStatus {
 }
 
 /// A node that operators have named.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeStatus {
     /// Its number.
     pub id: u64,
@@ -104,7 +105,7 @@ pub struct NodeStatus {
 }
 
 /// The newest epoch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EpochStatus {
     /// Its number.
     pub epoch: u64,
@@ -127,7 +128,7 @@ pub struct EpochStatus {
 }
 
 /// A lease held here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseStatus {
     /// `primary`, `member`, `route` or `vip N`.
     pub kind: String,
@@ -141,7 +142,7 @@ pub struct LeaseStatus {
 }
 
 /// This host's PostgreSQL as its agent sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AgentStatus {
     /// How PostgreSQL stands.
     pub postgres: String,
@@ -155,7 +156,7 @@ pub struct AgentStatus {
 }
 
 /// One thing that PostgreSQL or a disk of its is asked again and again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProbeStatus {
     /// `connection`, `query`, `data disk` or `wal disk`.
     pub asks: String,

@@ -3,12 +3,13 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Trouble;
 
 /// Something that was agreed on or found, as one node has seen it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// When this node saw it, in milliseconds since 1970 (UTC).
     pub at_ms: u64,
@@ -20,7 +21,7 @@ pub struct Event {
 }
 
 /// A change of primary from its beginning until the next one served, as one node has seen it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeReport {
     /// The epoch that serves since.
     pub epoch: u64,
@@ -45,7 +46,7 @@ pub struct ChangeReport {
 }
 
 /// One step of a change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Step {
     /// Milliseconds from the beginning of the change.
     pub after_ms: u64,

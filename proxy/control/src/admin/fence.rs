@@ -4,10 +4,11 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The fence around one host's PostgreSQL.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FenceStatus {
     /// By what means: `programs`, `nftables` or `none`.
     pub means: String,
@@ -42,7 +43,7 @@ pub struct FenceStatus {
 }
 
 /// What a lease's word says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WordStatus {
     /// The epoch that it was given in.
     pub epoch: u64,
@@ -53,7 +54,7 @@ pub struct WordStatus {
 }
 
 /// An interface or a cgroup.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlaceStatus {
     /// The interface's name, or the cgroup's folder.
     pub at: String,
@@ -68,7 +69,7 @@ pub struct PlaceStatus {
 }
 
 /// What a hook did with a real packet, in a network of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RehearsalStatus {
     /// The hook.
     pub hook: String,

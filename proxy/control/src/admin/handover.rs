@@ -3,12 +3,13 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Sockets and locks of a running pgx. Their descriptors follow when they are asked for, in this
 /// order: the admin socket and its lock; the lock of the pid file, if there is one; the sockets of
 /// each address; each Unix socket with its lock.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HandOver {
     /// Process id as the server sees it.
     pub process_id: u32,
@@ -24,7 +25,7 @@ pub struct HandOver {
 }
 
 /// An address where clients come in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HandedTcp {
     /// As it was configured, where port 0 asks for any.
     pub asked: String,
@@ -45,7 +46,7 @@ impl HandOver {
 }
 
 /// What the two tell each other afterwards, one object a line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HandOverLine {
     /// From the new one: send the descriptors.

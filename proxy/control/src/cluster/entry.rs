@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::history::{Descent, History};
@@ -15,7 +16,7 @@ use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, V
 use crate::lease::{Kind, Settings, SettingsError};
 
 /// What to do when fewer standbys live than a commit needs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
     /// Commits wait: none is acknowledged that only one directory has.
@@ -26,7 +27,7 @@ pub enum Durability {
 }
 
 /// What a node shall be in the quorum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// It counts.

@@ -2,13 +2,14 @@
 
 use core::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{POLICY_MS_MAX, POLICY_MS_MIN, SYNC_STANDBYS_MAX};
 
 /// What operators have chosen. Fields that a later release adds have defaults, so that a state
 /// written by an earlier one is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Policy {
     /// How many standbys shall have flushed a commit, where that many live.

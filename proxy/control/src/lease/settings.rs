@@ -8,6 +8,7 @@
 
 use core::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Shortest lease in milliseconds; below it a scheduling delay looks like a dead host.
@@ -27,7 +28,7 @@ pub const RENEWALS_PER_LEASE_MIN: u64 = 3;
 
 /// The lease settings in force, agreed on by the quorum. They travel in each request, and a voter
 /// that has others refuses: two sides that wait by different numbers would keep nothing apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Settings {
     /// How long a holder may act after it asked.
     pub lease_ms: u64,

@@ -1,10 +1,11 @@
-//! `pgx config`: checks a file, or prints an example of one.
+//! `pgx config`: checks a file, prints an example of one, or what is answered by HTTP.
 
 use toml_example::TomlExample;
 
 use super::raw;
 use crate::cli::ConfigVerb;
 use crate::exit::Failure;
+use crate::http::openapi;
 
 /// Runs the verb.
 pub(crate) fn run(verb: &ConfigVerb) -> Result<(), Failure> {
@@ -14,6 +15,7 @@ pub(crate) fn run(verb: &ConfigVerb) -> Result<(), Failure> {
             println!("{} is usable", file.display());
         }
         ConfigVerb::Example => print!("{}", example()),
+        ConfigVerb::Openapi => print!("{}", openapi::text()),
     }
     Ok(())
 }

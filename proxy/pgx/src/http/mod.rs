@@ -4,6 +4,7 @@
 //! whose common name the configuration knows, as a viewer's or an operator's.
 
 mod health;
+pub(crate) mod openapi;
 mod verbs;
 mod who;
 
@@ -91,6 +92,7 @@ fn routes(node: Arc<Node>) -> Router {
         .route("/health", asked(health::Question::Health))
         .route("/readiness", asked(health::Question::Readiness))
         .route("/liveness", asked(health::Question::Liveness))
+        .route("/openapi.json", get(async || document()))
         .route("/v1/{verb}", get(verbs::look).post(verbs::act))
         .fallback(async || {
             why(StatusCode::NOT_FOUND, "nothing is here; docs/OPERATING.md lists all")
@@ -101,6 +103,11 @@ fn routes(node: Arc<Node>) -> Router {
 
 fn why(status: StatusCode, why: &str) -> Response {
     json(status, serde_json::json!({ "why": why }).to_string())
+}
+
+fn document() -> Response {
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (kind, openapi::served()).into_response()
 }
 
 fn json(status: StatusCode, text: String) -> Response {

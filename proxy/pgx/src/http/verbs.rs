@@ -77,7 +77,7 @@ fn allowed(role: Option<Role>, needed: Role) -> Result<(), Refusal> {
     }
 }
 
-fn request(word: &str, mut fields: Map<String, Value>) -> Result<Request, Refusal> {
+pub(super) fn request(word: &str, mut fields: Map<String, Value>) -> Result<Request, Refusal> {
     fields.insert("version".to_owned(), VERSION.into());
     fields.insert("verb".to_owned(), word.into());
     serde_json::from_value(Value::Object(fields))
