@@ -4,7 +4,7 @@
 use std::io::Write as _;
 use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use libtest_mimic::Arguments;
@@ -157,7 +157,9 @@ fn locks(chaos: &Chaos) -> anyhow::Result<()> {
     let begun = || counts("one is busy", sleeps, "1").and_then(|()| counts("locks", locks, "2"));
     let tried = begun().and_then(|()| {
         let id = lab.fault(&Fault::PowerOff { host: "p1".to_owned() })?;
+        let since = Instant::now();
         let free = counts("no locks", locks, "0");
+        eprintln!("locks were held for {:.1?} more", since.elapsed());
         lab.heal(id)?;
         free
     });
