@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Node};
 use crate::config::{self, Config};
-use crate::console::{self, Desk};
+use crate::console::{self, Cluster, Desk};
 use crate::controller::{self, Followed, Leased};
 use crate::descriptors;
 use crate::exit::Failure;
@@ -86,7 +86,9 @@ async fn serve(config: Config, source: Source, elder: Option<Predecessor>) -> Re
     let asked = listen_for_http(&config, is_successor)?;
     let served = front.clone().zip(config.proxy.clone());
     let served = served.map(|(front, proxy)| Arc::new(Served::new(source, front, proxy, stops)));
-    let desk = start_console(front.as_ref(), served.as_ref());
+    let cluster = controller.clone().zip(cluster_port(&config));
+    let cluster = cluster.map(|(control, port)| Cluster { control, port });
+    let desk = start_console(front.as_ref(), served.as_ref(), cluster);
     let reloads = Reloads::new(control, served.clone());
     if let Some(addresses) = &addresses {
         addresses.set_serving(config.proxy.is_some());
@@ -216,9 +218,14 @@ impl Roles {
     }
 }
 
+/// PostgreSQL's port on the hosts of the cluster, if clients go where that says.
+fn cluster_port(config: &Config) -> Option<u16> {
+    config.proxy.as_ref()?.pool.as_ref()?.cluster_port
+}
+
 /// The proxy, if it follows the cluster.
 fn followed(config: &Config, proxy: Option<&Proxy>) -> Option<Followed> {
-    let port = config.proxy.as_ref()?.pool.as_ref()?.cluster_port?;
+    let port = cluster_port(config)?;
     match proxy?.front() {
         Front::Pooled(workers) => Some(Followed { workers, port }),
         Front::Through(_) => None,
@@ -296,9 +303,13 @@ fn listen_for_http(config: &Config, is_successor: bool) -> Result<Option<Asked>,
 }
 
 /// Serves the console, if there is a pool.
-fn start_console(front: Option<&Front>, served: Option<&Arc<Served>>) -> Option<Arc<Desk>> {
+fn start_console(
+    front: Option<&Front>,
+    served: Option<&Arc<Served>>,
+    cluster: Option<Cluster>,
+) -> Option<Arc<Desk>> {
     let (Some(Front::Pooled(workers)), Some(served)) = (front, served) else { return None };
-    let desk = Arc::new(Desk::new(Arc::clone(workers), Arc::clone(served)));
+    let desk = Arc::new(Desk::new(Arc::clone(workers), Arc::clone(served), cluster));
     tokio::spawn(console::serve(Arc::clone(&desk)));
     Some(desk)
 }

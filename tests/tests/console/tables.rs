@@ -86,6 +86,19 @@ pub(crate) fn contents() -> anyhow::Result<()> {
     ensure!(served == ["*", "postgres"], "{served:?}");
     let clients = place.column("CLIENTS", "user")?;
     ensure!(clients == ["root"], "whoever asks is there: {clients:?}");
+    // As pgpool-II would tell: a server, who has it, and what is configured.
+    for (table, column, expected) in [
+        ("POOL_NODES", "status", "up"),
+        ("POOL_NODES", "lb_weight", "1.000000"),
+        ("POOL_POOLS", "database", "shop"),
+        ("POOL_POOLS", "pool_connected", "0"),
+        ("POOL_PROCESSES", "username", "root"),
+        ("POOL_VERSION", "pool_version", concat!("pgx ", env!("CARGO_PKG_VERSION"))),
+    ] {
+        let found = place.column(table, column)?;
+        ensure!(found == [expected], "{table} {column}: {found:?}");
+    }
+    ensure!(place.column("POOL_STATUS", "item")?.iter().any(|item| item == "pool_mode"));
     let version = place.console("SHOW VERSION")?;
     ensure!(version.starts_with("pgx "), "{version}");
     Ok(())

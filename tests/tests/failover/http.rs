@@ -85,6 +85,7 @@ impl Place {
             (&["pools"], "table"),
             (&["clients"], "table"),
             (&["show", "stats"], "table"),
+            (&["show", "pool_nodes"], "table"),
             (&["events"], "events"),
             (&["history"], "history"),
             (&["show-config"], "config"),
@@ -98,6 +99,11 @@ impl Place {
             let said = self.ctl(id, "ann", words)?;
             ensure!(said.status.success() && !said.stdout.is_empty(), "{words:?}: {said:?}");
         }
+        let (_, nodes) = self.get(id, Some("eve"), "/v1/show?what=pool_nodes")?;
+        let nodes = nodes["table"]["rows"].as_array().context("no rows")?;
+        let primaries: Vec<_> = nodes.iter().filter(|row| row[6] == "primary").collect();
+        let is_ours = |row: &Value| row[0].as_str() == Some(&id.to_string()) && row[3] == "up";
+        ensure!(nodes.len() == 3 && primaries.len() == 1 && is_ours(primaries[0]), "{nodes:?}");
         let (status, refused) = self.get(id, Some("ann"), "/v1/dance")?;
         self.check(&status.to_string(), &refused)
     }

@@ -39,7 +39,7 @@ const RULES: &[Rule] = &[
     // Patterns are matched in linear time; the wire gives the code of a refusal.
     Rule { name: "pgx-hba", ours: &["pgx-wire"], others: Some(&["regex", "thiserror"]) },
     Rule { name: "pgx-session", ours: &["pgx-hba", "pgx-wire"], others: Some(&[]) },
-    Rule { name: "pgx-control", ours: &[], others: Some(&["serde"]) },
+    Rule { name: "pgx-control", ours: &[], others: Some(&["schemars", "serde"]) },
     Rule {
         name: "pgx-quorum",
         ours: &[],

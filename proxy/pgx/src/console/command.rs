@@ -1,6 +1,6 @@
 //! What clients of the console may say, read from its text.
 
-/// What is shown, by PgBouncer's word for it.
+/// What is shown, by PgBouncer's word for it or by pgpool-II's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Show {
     Help,
@@ -25,11 +25,17 @@ pub(super) enum Show {
     State,
     Peers,
     PeerPools,
+    // pgpool-II's.
+    PoolNodes,
+    PoolProcesses,
+    PoolPools,
+    PoolStatus,
+    PoolVersion,
 }
 
 impl Show {
     /// All of them, by their words.
-    pub(super) const ALL: [(&str, Self); 22] = [
+    pub(super) const ALL: [(&str, Self); 27] = [
         ("HELP", Self::Help),
         ("CONFIG", Self::Config),
         ("DATABASES", Self::Databases),
@@ -52,6 +58,11 @@ impl Show {
         ("STATE", Self::State),
         ("PEERS", Self::Peers),
         ("PEER_POOLS", Self::PeerPools),
+        ("POOL_NODES", Self::PoolNodes),
+        ("POOL_PROCESSES", Self::PoolProcesses),
+        ("POOL_POOLS", Self::PoolPools),
+        ("POOL_STATUS", Self::PoolStatus),
+        ("POOL_VERSION", Self::PoolVersion),
     ];
 }
 

@@ -13,6 +13,7 @@ mod told;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use pgx_session::ids::ClientId;
 use tokio::sync::mpsc;
@@ -21,6 +22,7 @@ use tracing::info;
 
 use self::averages::Averages;
 use self::client::Client;
+use crate::controller::Control;
 use crate::limits::STATS_PERIOD;
 use crate::served::Served;
 use crate::workers::{Said, What, Wish, Workers};
@@ -30,6 +32,15 @@ pub(crate) struct Desk {
     workers: Arc<Workers>,
     served: Arc<Served>,
     averages: Mutex<Averages>,
+    cluster: Option<Cluster>,
+    started: Instant,
+}
+
+/// The cluster whose proxy this is.
+pub(crate) struct Cluster {
+    pub(crate) control: Control,
+    /// PostgreSQL's on the hosts of its nodes.
+    pub(crate) port: u16,
 }
 
 /// A client of the console, as it is reached.
@@ -39,8 +50,12 @@ struct Line {
 }
 
 impl Desk {
-    pub(crate) fn new(workers: Arc<Workers>, served: Arc<Served>) -> Self {
-        Self { workers, served, averages: Mutex::default() }
+    pub(crate) fn new(
+        workers: Arc<Workers>,
+        served: Arc<Served>,
+        cluster: Option<Cluster>,
+    ) -> Self {
+        Self { workers, served, averages: Mutex::default(), cluster, started: Instant::now() }
     }
 
     fn averages(&self) -> std::sync::MutexGuard<'_, Averages> {

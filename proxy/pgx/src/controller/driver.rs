@@ -94,18 +94,17 @@ pub(super) fn start(
     spawn("pgx-lease", move || lease::run(station, &lease_inputs.1, outlets))?;
     let routes = proxy.map(|proxy| lead(proxy, me, addresses, &inputs.0, &lease_inputs.0, &board));
     let routes = routes.transpose()?;
-    let port = postgres.as_ref().map(|postgres| postgres.port);
+    let members = Members::start(gate.clone(), postgres.as_ref().map(|own| own.port))?;
     let agent = postgres.map(|postgres| {
         let outlets = watch::Outlets {
             driver: inputs.0.clone(),
             lease: lease_inputs.0.clone(),
             board: Arc::clone(&board),
-            gate: gate.clone(),
+            gate,
         };
         watch::start(postgres, &files, owner, (me, config.priority), outlets)
     });
     let (agent, answers) = agent.transpose()?.unzip();
-    let members = Members::start(gate, port)?;
     let driver = Driver {
         me,
         records: Records::new(&config.data, &controller),

@@ -1,5 +1,5 @@
-//! Tells the gate where the nodes are, and which of them nobody here may talk to; and looks for what
-//! the hosts of lost ones have left here.
+//! Tells the gate where the nodes are, and which of them nobody here may talk to; and ends what the
+//! hosts of lost ones have left here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, ToSocketAddrs as _};

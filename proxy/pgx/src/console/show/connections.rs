@@ -159,7 +159,7 @@ fn tls(is: bool) -> &'static str {
 }
 
 /// When something was so many microseconds ago.
-fn ago(us: u64) -> String {
+pub(super) fn ago(us: u64) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
     let then = OffsetDateTime::now_utc() - std::time::Duration::from_micros(us);
     then.format(format).unwrap_or_default()

@@ -2,6 +2,7 @@
 
 mod columns;
 mod connections;
+mod pgpool;
 mod pools;
 
 pub(super) use connections::unpointed;
@@ -26,6 +27,7 @@ const HELP: &str = "\n\
     \tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM\n\
     \tSHOW DNS_HOSTS|DNS_ZONES\n\
     \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS\n\
+    \tSHOW POOL_NODES|POOL_PROCESSES|POOL_POOLS|POOL_STATUS|POOL_VERSION\n\
     \tSET key = arg\n\
     \tRELOAD\n\
     \tPAUSE [<db>]\n\
@@ -61,6 +63,11 @@ pub(super) fn columns(what: Show) -> Columns {
         Show::State => columns::STATE,
         Show::Peers => columns::PEERS,
         Show::PeerPools => columns::PEER_POOLS,
+        Show::PoolNodes => pgpool::NODES,
+        Show::PoolProcesses => pgpool::PROCESSES,
+        Show::PoolPools => pgpool::POOLS,
+        Show::PoolStatus => pgpool::STATUS,
+        Show::PoolVersion => pgpool::VERSION,
     }
 }
 
@@ -71,8 +78,8 @@ fn wish(what: Show) -> Wish {
         Show::Databases => Wish { databases: true, ..none },
         Show::Pools => Wish { pools: true, ..none },
         Show::Clients => Wish { clients: true, ..none },
-        Show::Servers => Wish { servers: true, ..none },
-        Show::Fds | Show::Sockets | Show::ActiveSockets => {
+        Show::Servers | Show::PoolPools => Wish { servers: true, ..none },
+        Show::Fds | Show::Sockets | Show::ActiveSockets | Show::PoolProcesses => {
             Wish { clients: true, servers: true, ..none }
         }
         Show::Lists => Wish { databases: true, pools: true, clients: true, servers: true, ..none },
@@ -88,6 +95,9 @@ pub(super) async fn show(desk: &Desk, what: Show) -> Answer {
     if what == Show::Help {
         return Answer::Notice { text: "Console usage", detail: HELP.to_owned() };
     }
+    if what == Show::PoolNodes {
+        return pgpool::nodes(desk).await;
+    }
     let view = desk.workers.view(wish(what)).await;
     if !view.missing.is_empty() {
         let threads: Vec<String> = view.missing.iter().map(ToString::to_string).collect();
@@ -95,7 +105,8 @@ pub(super) async fn show(desk: &Desk, what: Show) -> Answer {
         return Answer::failed(SqlState::SYSTEM_ERROR, message);
     }
     let rows = match what {
-        Show::Help => Vec::new(),
+        // Shown above.
+        Show::Help | Show::PoolNodes => Vec::new(),
         Show::Config => config(desk),
         Show::Databases => pools::databases(&view),
         Show::Pools => pools::pools(&view),
@@ -118,6 +129,10 @@ pub(super) async fn show(desk: &Desk, what: Show) -> Answer {
         Show::State => state(desk),
         Show::Peers => peers(desk),
         Show::PeerPools => Vec::new(),
+        Show::PoolProcesses => pgpool::processes(desk, &view),
+        Show::PoolPools => pgpool::pools(desk, &view).await,
+        Show::PoolStatus => pgpool::status(desk),
+        Show::PoolVersion => pgpool::version(),
     };
     Answer::Rows { columns: columns(what), rows }
 }
