@@ -4,30 +4,43 @@
 //! end by a reset, and the process that has it by an error. It works on the sockets of this network
 //! namespace, whoever has them.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::Error;
-use crate::diag::{self, CONNECTED, Found, Id, KEEPS_ALIVE, SENDS_AGAIN};
+use crate::diag::{
+    self, ASKS_FOR_ROOM, CONNECTED, Found, INFO, Id, KEEPS_ALIVE, SENDS_AGAIN, WANTS_INFO,
+};
 use crate::error::is_forbidden;
 
-/// How often the far end has let a segment, or a question for a sign of life, go unanswered before
-/// it counts as dead: one may be on its way.
+/// How often the far end has let a segment, or a question for a sign of life or for room, go
+/// unanswered before it counts as dead: one may be on its way.
 const IN_VAIN_MIN: u8 = 2;
+/// For how long it has said nothing by then. The first tries follow each other within a second.
+const SILENCE_MIN: Duration = Duration::from_secs(3);
+/// How old the last segment with data is by then: its answer may be on its way.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// Where `struct tcp_info` has the age of the last segment with data that was sent, and of the last
+/// answer; milliseconds, four bytes each.
+const INFO_SENT: usize = 44;
+const INFO_ANSWERED: usize = 56;
 
 /// Which connections are ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum Side<'a> {
     /// Those of a local server: its port is ours.
     Local(u16),
     /// Those to a server elsewhere, at this port.
     Remote(IpAddr, u16),
     /// Those of others with this address of ours.
     At(IpAddr),
-    /// Those from this address to a local server's port whose far end has answered nothing for the
-    /// last two times that something was sent again, or a sign of life asked for. One that does not
-    /// read, but says so, is none of them.
-    Unanswered(IpAddr, u16),
+    /// Those from these addresses to a local server's port whose far end has answered nothing for
+    /// three seconds although it was sent something again, or asked for a sign of life or for room,
+    /// twice or more. One that does not read, but says so, is none of them.
+    Unanswered(&'a BTreeSet<IpAddr>, u16),
 }
 
 /// Ends these connections. Returns how many there were; one that ended
@@ -36,13 +49,14 @@ pub enum Side {
 /// # Errors
 /// [`Error::Unprivileged`] without `CAP_NET_ADMIN`; [`Error::KernelLacks`] where the kernel was
 /// built without `CONFIG_INET_DIAG_DESTROY`.
-pub fn destroy(side: Side) -> Result<usize, Error> {
+pub fn destroy(side: Side<'_>) -> Result<usize, Error> {
+    let wants = if matches!(side, Side::Unanswered(..)) { WANTS_INFO } else { 0 };
     let run = || -> io::Result<usize> {
         let socket = diag::open()?;
         let mut count = 0;
         for family in diag::families() {
-            let found = diag::list(&socket, family, CONNECTED)?;
-            for socket_found in found.iter().filter(|found| matches(found, side)) {
+            let found = diag::list(&socket, family, CONNECTED, wants)?;
+            for socket_found in found.iter().filter(|found| is_of(found, side)) {
                 diag::end(&socket, family, &socket_found.id)?;
                 count += 1;
             }
@@ -59,21 +73,39 @@ pub fn destroy(side: Side) -> Result<usize, Error> {
     })
 }
 
-fn matches(found: &Found, side: Side) -> bool {
+fn is_of(found: &Found, side: Side<'_>) -> bool {
     let id: &Id = &found.id;
     let near = u16::from_be_bytes([id[0], id[1]]);
     let far = u16::from_be_bytes([id[2], id[3]]);
     match side {
         Side::Local(port) => near == port,
         Side::Remote(address, port) => far == port && is_address(&id[20..36], address),
-        Side::Unanswered(address, port) => {
-            let is_in_vain =
-                [SENDS_AGAIN, KEEPS_ALIVE].contains(&found.timer) && found.in_vain >= IN_VAIN_MIN;
-            is_in_vain && near == port && is_address(&id[20..36], address)
+        Side::Unanswered(addresses, port) => {
+            near == port
+                && answers_nothing(found)
+                && addresses.iter().any(|address| is_address(&id[20..36], *address))
         }
         // Who comes from the host itself comes from the very address.
         Side::At(address) => is_address(&id[4..20], address) && !is_address(&id[20..36], address),
     }
+}
+
+/// The count alone does not say it: of what is sent again it starts anew only when the far end has
+/// taken something, and one whose window is shut since takes nothing and answers. Any answer starts
+/// the count of questions anew.
+fn answers_nothing(found: &Found) -> bool {
+    let Some(info) = diag::attribute(&found.attributes, INFO) else { return false };
+    let age = |at: usize| -> Option<Duration> {
+        let ms = info.get(at..)?.first_chunk()?;
+        Some(Duration::from_millis(u32::from_ne_bytes(*ms).into()))
+    };
+    let (Some(sent), Some(answered)) = (age(INFO_SENT), age(INFO_ANSWERED)) else { return false };
+    let is_silent = match found.timer {
+        SENDS_AGAIN => sent >= ANSWER_MAX && answered > sent,
+        KEEPS_ALIVE | ASKS_FOR_ROOM => true,
+        _ => false,
+    };
+    is_silent && found.in_vain >= IN_VAIN_MIN && answered >= SILENCE_MIN
 }
 
 /// Whether 16 bytes of the kernel's are this address: IPv4 in the first four, or mapped.

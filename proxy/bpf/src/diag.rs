@@ -44,6 +44,13 @@ pub(crate) type Id = [u8; ADDRESS];
 pub(crate) const SENDS_AGAIN: u8 = 1;
 /// What a socket's timer is set for: to ask for a sign of life.
 pub(crate) const KEEPS_ALIVE: u8 = 2;
+/// What a socket's timer is set for: to ask whether the far end takes something by now.
+pub(crate) const ASKS_FOR_ROOM: u8 = 4;
+
+/// Asks for what a connection has been through (`INET_DIAG_INFO`).
+pub(crate) const WANTS_INFO: u8 = 1 << (INFO - 1);
+/// The attribute with it: `struct tcp_info` of linux/tcp.h.
+pub(crate) const INFO: u16 = 2;
 
 /// A socket as the kernel tells of it: its name, and the bytes of its attributes.
 pub(crate) struct Found {
@@ -61,9 +68,10 @@ pub(crate) fn open() -> io::Result<OwnedFd> {
     Ok(socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?)
 }
 
-/// Every socket of a family in one of these states.
-pub(crate) fn list(socket: &OwnedFd, family: u8, states: u32) -> io::Result<Vec<Found>> {
-    ask(socket, BY_FAMILY, IS_DUMP, family, states, &[0; ADDRESS])?;
+/// Every socket of a family in one of these states; `wants` are attributes beyond those that the
+/// kernel always tells.
+pub(crate) fn list(socket: &OwnedFd, family: u8, states: u32, wants: u8) -> io::Result<Vec<Found>> {
+    ask(socket, (BY_FAMILY, IS_DUMP), (family, wants), states, &[0; ADDRESS])?;
     let mut all = Vec::new();
     loop {
         let is_done = each(socket, |kind, body| match kind {
@@ -89,7 +97,7 @@ pub(crate) fn list(socket: &OwnedFd, family: u8, states: u32) -> io::Result<Vec<
 
 /// Ends one connection.
 pub(crate) fn end(socket: &OwnedFd, family: u8, id: &Id) -> io::Result<()> {
-    ask(socket, DESTROY, WANTS_ACK, family, CONNECTED, id)?;
+    ask(socket, (DESTROY, WANTS_ACK), (family, 0), CONNECTED, id)?;
     let mut answered = Ok(());
     each(socket, |kind, body| {
         if kind == ERROR {
@@ -106,9 +114,8 @@ pub(crate) fn end(socket: &OwnedFd, family: u8, id: &Id) -> io::Result<()> {
 
 fn ask(
     socket: &OwnedFd,
-    kind: u16,
-    flags: u16,
-    family: u8,
+    (kind, flags): (u16, u16),
+    (family, wants): (u8, u8),
     states: u32,
     id: &Id,
 ) -> io::Result<()> {
@@ -118,7 +125,7 @@ fn ask(
     bytes.extend(kind.to_ne_bytes());
     bytes.extend((IS_REQUEST | flags).to_ne_bytes());
     bytes.extend([0; 8]);
-    bytes.extend([family, TCP, 0, 0]);
+    bytes.extend([family, TCP, wants, 0]);
     bytes.extend(states.to_ne_bytes());
     bytes.extend(id);
     sendto(socket.as_raw_fd(), &bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
@@ -143,6 +150,19 @@ fn each(
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(is_last)
+}
+
+/// The value of an attribute.
+pub(crate) fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    while let [l0, l1, k0, k1, ..] = *attributes {
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let value = attributes.get(4..length)?;
+        if u16::from_ne_bytes([k0, k1]) == wanted {
+            return Some(value);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    None
 }
 
 /// The error that a message carries; zero is none.

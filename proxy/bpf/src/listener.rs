@@ -32,9 +32,11 @@ pub(crate) fn listeners(port: u16) -> io::Result<Vec<Listener>> {
     let socket = diag::open()?;
     let mut all = Vec::new();
     for family in diag::families() {
-        for found in diag::list(&socket, family, LISTENING)? {
+        for found in diag::list(&socket, family, LISTENING, 0)? {
             if u16::from_be_bytes([found.id[0], found.id[1]]) == port {
-                let cgroup = attribute(&found.attributes, CGROUP_ID);
+                let cgroup = diag::attribute(&found.attributes, CGROUP_ID)
+                    .and_then(|value| value.first_chunk())
+                    .map(|bytes| u64::from_ne_bytes(*bytes));
                 all.push(Listener { address: near_address(&found.id, family), cgroup });
             }
         }
@@ -97,17 +99,4 @@ fn near_address(id: &Id, family: u8) -> IpAddr {
         IpAddr::V6(any) if any.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         address => address,
     }
-}
-
-/// The value of an attribute of eight bytes.
-fn attribute(mut attributes: &[u8], wanted: u16) -> Option<u64> {
-    while let [l0, l1, k0, k1, ..] = *attributes {
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = attributes.get(4..length)?;
-        if u16::from_ne_bytes([k0, k1]) == wanted {
-            return value.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    None
 }

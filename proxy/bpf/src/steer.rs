@@ -267,7 +267,7 @@ pub fn buckets_in_use(addresses: &BTreeSet<IpAddr>) -> Result<BTreeSet<u32>, Err
         let socket = diag::open()?;
         let mut buckets = BTreeSet::new();
         for family in diag::families() {
-            let found = diag::list(&socket, family, CONNECTED)?;
+            let found = diag::list(&socket, family, CONNECTED, 0)?;
             let flows = found.iter().map(|socket| flow(family, &socket.id));
             let ours = flows.filter(|flow| wanted.contains(&flow.vip));
             buckets.extend(ours.map(|flow| pgx_rules::hash(&flow) % BUCKETS));

@@ -4,6 +4,7 @@
 //! fields and new verbs do not change it. A server answers a version that it does not speak with
 //! [`Refusal::Version`], so that tools of another release get a sentence and not a parse error.
 
+mod change;
 mod cluster;
 mod events;
 mod fence;
@@ -11,9 +12,11 @@ mod handover;
 mod survey;
 mod table;
 
+pub use change::{PolicyChange, SettingsChange, SharedChange};
+
 pub use cluster::{
     AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, ProbeStatus,
-    Shared, SharedChange,
+    Shared,
 };
 
 pub use events::{ChangeReport, Event, Step};

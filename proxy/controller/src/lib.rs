@@ -15,7 +15,7 @@ pub mod limits;
 mod request;
 
 pub use controller::{Controller, Note, Output};
-pub use request::{Answer, Change, Rehearsal, Request, Unanswered};
+pub use request::{Answer, Rehearsal, Request, Unanswered};
 
 #[cfg(test)]
 mod attack_tests;

@@ -1,9 +1,9 @@
 //! What operators ask of the cluster, and what becomes of it.
 
-use pgx_control::cluster::{Durability, Entry, Policy, Role};
+use pgx_control::admin::SharedChange;
+use pgx_control::cluster::{Entry, Role};
 use pgx_control::decide::Action;
 use pgx_control::ids::NodeId;
-use pgx_control::lease;
 use serde::{Deserialize, Serialize};
 
 /// What an operator asks. Any node takes it; it is carried out by whoever coordinates.
@@ -16,7 +16,7 @@ pub enum Request {
         node: NodeId,
     },
     /// Change settings that all nodes share.
-    Edit(Change),
+    Edit(SharedChange),
     /// Let a node belong to the cluster, or no more.
     Node {
         /// The node.
@@ -48,18 +48,6 @@ pub enum Request {
         /// The voter.
         to: NodeId,
     },
-}
-
-/// A change of the shared settings; what is `None` stays.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Change {
-    /// Lease settings.
-    pub lease: Option<lease::Settings>,
-    /// What to do when standbys are missing.
-    pub durability: Option<Durability>,
-    /// The conduct of the cluster.
-    pub policy: Option<Policy>,
 }
 
 /// What a request would do.

@@ -7,13 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgx_control::admin::{
-    Body, ProxyStatus, Refusal, Reply, Request, SharedChange, Status, VERSION, Verb,
-};
+use pgx_control::admin::{Body, ProxyStatus, Refusal, Reply, Request, Status, VERSION, Verb};
 use pgx_control::ids::NodeId;
 use pgx_control::limits::{ADMIN_CLIENT_MS_MAX, ADMIN_CLIENTS_MAX, ADMIN_REQUEST_BYTES_MAX};
 use pgx_control::survey::local_troubles;
-use pgx_controller::{Change, Request as ClusterRequest};
+use pgx_controller::Request as ClusterRequest;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -172,6 +170,10 @@ async fn answer(peer: &mut UnixStream, body: Body) -> io::Result<()> {
 impl Node {
     /// Does what is asked, by whomever.
     pub(crate) async fn carry_out(&self, Request { dry_run, verb, .. }: Request) -> Body {
+        if dry_run && !can_be_rehearsed(&verb) {
+            let detail = "there is no dry run of this; nothing was done".to_owned();
+            return Body::Refused(Refusal::Malformed { detail });
+        }
         if verb == Verb::Status {
             return Body::Status(Box::new(self.status_and_troubles().await));
         }
@@ -308,7 +310,12 @@ impl Node {
     }
 }
 
-/// What a verb asks of the cluster; `None` for those that only look.
+/// Whether a dry run of it changes nothing: what only looks, and what is asked of the cluster.
+pub(crate) fn can_be_rehearsed(verb: &Verb) -> bool {
+    verb.only_looks() || cluster_request(verb.clone()).is_some()
+}
+
+/// What a verb asks of the cluster; `None` for those that only look or concern this node alone.
 fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
     Some(match verb {
         Verb::Status
@@ -323,9 +330,7 @@ fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
         | Verb::Unfence { .. }
         | Verb::Reload
         | Verb::TakeOver => return None,
-        Verb::EditConfig(SharedChange { durability, lease, policy }) => {
-            ClusterRequest::Edit(Change { lease, durability, policy })
-        }
+        Verb::EditConfig(change) => ClusterRequest::Edit(change),
         Verb::Bootstrap { node } => ClusterRequest::Bootstrap { node: NodeId(node) },
         Verb::Node { node, address, role } => {
             let address = address.unwrap_or_default();

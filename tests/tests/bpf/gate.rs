@@ -1,6 +1,7 @@
 //! The fence at work: real connections on loopback, opened and shut by the keeper's words and the
 //! kernel's clock.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -221,7 +222,7 @@ fn owners() -> anyhow::Result<()> {
 }
 
 /// Whose host is gone has an answer on the way, or is asked for a sign of life; who reads nothing
-/// says so.
+/// says so: whether its window was shut when that came, or is since.
 fn left() -> anyhow::Result<()> {
     Space::run(|_| {
         let (dead, slow): (IpAddr, IpAddr) = ("127.0.0.2".parse()?, "127.0.0.3".parse()?);
@@ -232,16 +233,20 @@ fn left() -> anyhow::Result<()> {
             client.connect(&listener.local_addr()?.into())?;
             Ok((client, listener.accept()?.0))
         };
-        let mut pairs = [meet(dead)?, meet(dead)?, meet(slow)?, meet(slow)?];
-        let [(_, answers), (_, idle), (_, unread), (_, living)] = &mut pairs;
+        let mut pairs = [meet(dead)?, meet(dead)?, meet(dead)?, meet(slow)?, meet(slow)?];
+        let [(_, answers), (_, idle), (_, full), (_, unread), (_, living)] = &mut pairs;
         let second = Duration::from_secs(1);
         let alive = TcpKeepalive::new().with_time(second).with_interval(second).with_retries(9);
         for server in [&*idle, &*living] {
             SockRef::from(server).set_tcp_keepalive(&alive)?;
         }
-        unread.set_nonblocking(true)?;
-        while unread.write(&[0; 65536]).is_ok() {}
-        ensure!(destroy(Side::Unanswered(dead, 5432))? == 0, "all have answered");
+        for server in [&mut *full, &mut *unread] {
+            server.set_nonblocking(true)?;
+            while server.write(&[0; 65536]).is_ok() {}
+        }
+        let (dead, slow) = (BTreeSet::from([dead]), BTreeSet::from([slow]));
+        let both = dead.union(&slow).copied().collect();
+        ensure!(destroy(Side::Unanswered(&both, 5432))? == 0, "all have answered");
 
         let rules = "table ip test { chain in { type filter hook input priority 0;
                      ip daddr 127.0.0.2 drop; }; }";
@@ -249,12 +254,16 @@ fn left() -> anyhow::Result<()> {
         answers.write_all(b"!")?;
         let mut ended = 0;
         wait_for("those that answer nothing are ended", 4 * PATIENCE, || {
-            let other = destroy(Side::Unanswered(dead, 5433));
-            ended += destroy(Side::Unanswered(dead, 5432)).unwrap_or(0);
-            other.is_ok_and(|count| count == 0) && ended == 2
+            let other = destroy(Side::Unanswered(&both, 5433));
+            let living = destroy(Side::Unanswered(&slow, 5432));
+            ended += destroy(Side::Unanswered(&dead, 5432)).unwrap_or(0);
+            [other, living].iter().all(|count| matches!(count, Ok(0))) && ended == 3
         })?;
-        ensure!(answers.write_all(b"?").is_err() && idle.write_all(b"?").is_err());
-        ensure!(destroy(Side::Unanswered(slow, 5432))? == 0, "they have answered");
+        for server in [answers, idle, full] {
+            let kind = server.write(b"?").map_err(|error| error.kind());
+            ensure!(kind != Err(ErrorKind::WouldBlock) && kind.is_err(), "{kind:?}");
+        }
+        ensure!(destroy(Side::Unanswered(&both, 5432))? == 0, "they have answered");
         living.write_all(b"!")?;
         Ok(())
     })

@@ -175,6 +175,42 @@ fn balanced(place: &Place, primary: usize) -> anyhow::Result<()> {
     place.answers(primary, "/elsewhere", 404)
 }
 
+/// What is posted is read strictly, and of settings only what is named is changed.
+fn posts(place: &Place, primary: usize) -> anyhow::Result<()> {
+    let json = "Content-Type: application/json";
+    let long = format!("{{\"to\":\"{}\"}}", "x".repeat(100_000));
+    for (word, name, kind, body, status, means) in [
+        ("resume", "ann", "Content-Type: text/plain", "{}", "400", "Content-Type"),
+        ("resume-nothing", "ann", json, "{}", "400", "unknown variant"),
+        ("resume", "ann", json, "{", "400", "malformed"),
+        ("switchover", "ann", json, &long, "413", "too-long"),
+        ("switchover", "bob", json, &long, "403", "viewer"),
+        ("reload", "ann", json, r#"{"dry_run":true}"#, "400", "no dry run"),
+        ("edit-config", "ann", json, r#"{"policy":{"sync_standbys":2}}"#, "200", "done"),
+        ("edit-config", "ann", json, r#"{"policy":{"hung_ms_max":9000}}"#, "200", "done"),
+        ("edit-config", "ann", json, r#"{"policy":{"sync_standbys":1}}"#, "200", "done"),
+    ] {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--max-time", "20", "--header", kind]);
+        command.args(["--write-out", "\n%{http_code}", "--data", body]);
+        command.arg("--cacert").arg(place.file("ca/ca.pem"));
+        command.arg("--cert").arg(place.file(&format!("people/{name}.pem")));
+        command.arg("--key").arg(place.file(&format!("people/{name}.key")));
+        let said = command.arg(place.url(primary)? + "/v1/" + word).output()?;
+        let said = String::from_utf8(said.stdout)?;
+        ensure!(said.ends_with(status) && said.contains(means), "{word}: {said}");
+        let (answer, _) = said.rsplit_once('\n').context("no status")?;
+        let name = if status == "200" { "done" } else { status };
+        place.check(name, &serde_json::from_str(answer)?)?;
+        let (_, shared) = place.get(primary, Some("eve"), "/v1/show-config")?;
+        let policy = &shared["config"]["policy"];
+        let expected = body.contains("hung").then_some((2, 9_000));
+        let found = policy["sync_standbys"].as_u64().zip(policy["hung_ms_max"].as_u64());
+        ensure!(expected.is_none() || found == expected, "{shared}");
+    }
+    Ok(())
+}
+
 fn roles(place: &Place, primary: usize) -> anyhow::Result<()> {
     // Who has no certificate, or one that no list names, learns nothing.
     for name in [None, Some("bob")] {
@@ -192,21 +228,7 @@ fn roles(place: &Place, primary: usize) -> anyhow::Result<()> {
     let (status, said) = place.get(primary, Some("ann"), "/v1/dance")?;
     ensure!(status == 400 && said["refused"]["reason"] == "malformed", "{said}");
 
-    let posted = |kind: &str| -> anyhow::Result<String> {
-        let mut command = Command::new("curl");
-        command.args(["--silent", "--max-time", "20", "--data", "{}", "--header"]).arg(kind);
-        command.args([
-            "--cacert",
-            &place.file("ca/ca.pem"),
-            "--cert",
-            &place.file("people/ann.pem"),
-        ]);
-        command.args(["--key", &place.file("people/ann.key")]);
-        let said = command.arg(place.url(primary)? + "/v1/resume-nothing").output()?;
-        Ok(String::from_utf8(said.stdout)?)
-    };
-    ensure!(posted("Content-Type: text/plain")?.contains("Content-Type"));
-    ensure!(posted("Content-Type: application/json")?.contains("unknown variant"));
+    posts(place, primary)?;
 
     for (name, words, code) in [
         ("eve", &["status"][..], 0),

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use pgx_control::admin::SharedChange;
 use pgx_control::cluster::{Durability, Role, State};
 use pgx_control::ids::NodeId;
 use pgx_control::lease::Settings;
-use pgx_controller::{Answer, Change, Request, Unanswered};
+use pgx_controller::{Answer, Request, Unanswered};
 
 use crate::event::{Event, Input, MILLI, SECOND, Thread};
 use crate::world::World;
@@ -93,8 +94,9 @@ impl World {
             3 => {
                 let lease_ms = [1_000, 2_000, 4_000][usize::try_from(self.rng.below(3)).ok()?];
                 let renewal_ms = lease_ms / 5;
-                let lease = Some(Settings { lease_ms, renewal_ms, ..Settings::default() });
-                Request::Edit(Change { lease, ..Change::default() })
+                let lease = Settings { lease_ms, renewal_ms, ..Settings::default() };
+                let lease = Some(lease.into());
+                Request::Edit(SharedChange { lease, ..SharedChange::default() })
             }
             4 => {
                 let policy = pgx_control::cluster::Policy {
@@ -104,12 +106,18 @@ impl World {
                     establish_ms_max: 5_000 + self.rng.below(10_000),
                     ..pgx_control::cluster::Policy::default()
                 };
-                Request::Edit(Change { policy: Some(policy), ..Change::default() })
+                Request::Edit(SharedChange {
+                    policy: Some(policy.into()),
+                    ..SharedChange::default()
+                })
             }
             5 => Request::Pause { is_paused: is_first },
             6 => {
                 let durability = if is_first { Durability::Available } else { Durability::Strict };
-                Request::Edit(Change { durability: Some(durability), ..Change::default() })
+                Request::Edit(SharedChange {
+                    durability: Some(durability),
+                    ..SharedChange::default()
+                })
             }
             7 => Request::CancelSwitchover,
             8 | 9 => return self.draw_newcomer(),

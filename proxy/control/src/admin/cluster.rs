@@ -20,21 +20,6 @@ pub struct Shared {
     pub policy: Policy,
 }
 
-/// A change of the shared settings; what is `None` stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct SharedChange {
-    /// What to do when standbys are missing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub durability: Option<Durability>,
-    /// How long leases last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lease: Option<Settings>,
-    /// The conduct of the cluster.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy: Option<Policy>,
-}
-
 /// The cluster as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ControlStatus {

@@ -301,8 +301,9 @@ impl State {
         old.map(|(node, _)| *node).filter(|node| self.may_have_leases(*node))
     }
 
-    /// Whether a node may have a member or a route lease. If not, its PostgreSQL serves nobody, and
-    /// its proxy passes nothing on.
+    /// Whether a node may have a member or a route lease. If not, its PostgreSQL serves as a
+    /// standby to nobody (who holds the newest epoch serves by another lease), and a proxy that
+    /// follows the cluster passes nothing on.
     #[must_use]
     pub fn may_have_leases(&self, node: NodeId) -> bool {
         let kinds = [Kind::Member(node), Kind::Route(node)];

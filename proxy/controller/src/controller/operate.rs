@@ -1,6 +1,6 @@
 //! What operators ask.
 
-use pgx_control::admin::Survey;
+use pgx_control::admin::{Shared, Survey};
 use pgx_control::cluster::{Entry, Role, State, Void};
 use pgx_control::decide;
 use pgx_control::ids::{Attempt, BootTime, NodeId};
@@ -111,9 +111,14 @@ impl Controller {
         let entries = match request {
             Request::Bootstrap { node } => self.bootstrap(*node)?,
             Request::Edit(change) => {
-                let lease = change.lease.map(Entry::Settings);
-                let durability = change.durability.map(Entry::Durability);
-                let policy = change.policy.map(Entry::Policy);
+                let Shared { durability, lease, policy } = change.onto(Shared {
+                    durability: self.state.durability(),
+                    lease: self.state.settings(),
+                    policy: self.state.policy(),
+                });
+                let lease = change.lease.map(|_| Entry::Settings(lease));
+                let durability = change.durability.map(|_| Entry::Durability(durability));
+                let policy = change.policy.map(|_| Entry::Policy(policy));
                 // Checked together, so that a change is made whole or not at all.
                 let entries: Vec<_> = lease.into_iter().chain(durability).chain(policy).collect();
                 for entry in &entries {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pgx_control::admin::{PolicyChange, SharedChange};
 use pgx_control::cluster::{Durability, Role};
 use pgx_control::facts::{AgentFacts, Postgres, VoterFacts};
 use pgx_control::ids::{Lsn, SystemId, Timeline};
@@ -9,7 +10,7 @@ use pgx_quorum::sim::SimDisk;
 use pgx_quorum::{ClusterId, Expected, Founding, Identity, Membership, Store};
 
 use super::*;
-use crate::request::{Change, Request, Unanswered};
+use crate::request::{Request, Unanswered};
 
 const TICK_MS: u64 = 25;
 
@@ -228,15 +229,14 @@ fn dead_postgresql_of_the_primary_is_sealed_within_a_few_ticks() {
 #[test]
 fn settings_of_all_are_changed_whole_or_not_at_all() {
     let mut net = begun();
-    let policy = net.nodes[&NodeId(1)].state().policy();
-    let bad = pgx_control::cluster::Policy { sync_standbys: 0, ..policy };
+    let bad = PolicyChange { sync_standbys: Some(0), ..PolicyChange::default() };
     let durability = Some(Durability::Available);
-    let change = Change { durability, policy: Some(bad), ..Change::default() };
+    let change = SharedChange { durability, policy: Some(bad), ..SharedChange::default() };
     net.ask(2, &Request::Edit(change));
     assert!(matches!(net.answers[&2], Err(Unanswered::Void { .. })), "{:?}", net.answers);
     assert!(net.everybody(|state| state.durability() == Durability::Strict));
 
-    let change = Change { durability, ..Change::default() };
+    let change = SharedChange { durability, ..SharedChange::default() };
     net.ask(3, &Request::Edit(change));
     assert_eq!(net.answers[&3], Ok(()));
     assert!(net.nodes.values().any(|node| node.state().durability() == Durability::Available));

@@ -174,7 +174,8 @@ struct Driver {
     /// Who leads the proxy, if it follows the cluster.
     routes: Option<Sender<Arc<State>>>,
     /// Who tells the gate of other hosts.
-    members: Members,
+    /// None on a host that has nothing for anybody to connect to.
+    members: Option<Members>,
     /// What PostgreSQL has answered, for operators.
     answers: Option<watch::Answers>,
     /// What the voter and the agent said last, for a controller that begins anew.
@@ -357,7 +358,9 @@ impl Driver {
         if let Some(routes) = &self.routes {
             let _ = routes.send(Arc::clone(state));
         }
-        self.members.see(state);
+        if let Some(members) = &mut self.members {
+            members.see(state);
+        }
         self.reach_out();
     }
 

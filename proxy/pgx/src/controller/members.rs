@@ -21,7 +21,9 @@ struct Hosts {
     all: BTreeSet<String>,
     /// Those whose PostgreSQL nobody is to talk to.
     fenced: BTreeSet<String>,
-    /// Those whose nodes have no leases any more, so that no proxy there serves anybody.
+    /// Those of nodes that may have leases.
+    served: BTreeSet<String>,
+    /// Those of nodes that have none any more.
     lost: BTreeSet<String>,
 }
 
@@ -40,11 +42,14 @@ pub(super) struct Members {
 }
 
 impl Members {
-    /// `port` is that of PostgreSQL on this host.
+    /// `port` is that of PostgreSQL on this host. None where nothing needs it.
     ///
     /// # Errors
     /// When no thread can be had.
-    pub(super) fn start(gate: Option<Gate>, port: Option<u16>) -> Result<Self, String> {
+    pub(super) fn start(gate: Option<Gate>, port: Option<u16>) -> Result<Option<Self>, String> {
+        if gate.is_none() && port.is_none() {
+            return Ok(None);
+        }
         let (sender, inbox) = channel();
         let (names, unclear) = channel();
         let found = sender.clone();
@@ -52,7 +57,7 @@ impl Members {
         spawn("pgx-members", move || {
             run(gate.as_ref(), Left::new(port), &inbox, &names);
         })?;
-        Ok(Self { hosts: None, sender })
+        Ok(Some(Self { hosts: None, sender }))
     }
 
     /// Has the gate told of the members; of this one, too, whose proxy comes by its address.
@@ -78,12 +83,11 @@ fn hosts(state: &State) -> Hosts {
     let fenced: BTreeSet<_> = state.fenced().collect();
     // Two nodes may have the same host: who may serve there is not kept from it.
     let others = of(&|node| !state.is_gone(node) && !fenced.contains(&node));
-    let may_serve = of(&|node| state.may_have_leases(node));
-    let lost = of(&|node| !state.is_gone(node) && !state.may_have_leases(node));
     Hosts {
         all: of(&|node| !state.is_gone(node)),
         fenced: of(&|node| fenced.contains(&node)).difference(&others).cloned().collect(),
-        lost: lost.difference(&may_serve).cloned().collect(),
+        served: of(&|node| state.may_have_leases(node)),
+        lost: of(&|node| !state.is_gone(node) && !state.may_have_leases(node)),
     }
 }
 
@@ -105,9 +109,6 @@ fn run(
         match heard {
             Ok(News::Hosts(newer)) => {
                 is_due = true;
-                if hosts.as_ref().is_none_or(|known| known.lost != newer.lost) {
-                    left.begin(now);
-                }
                 hosts = Some(newer);
             }
             Ok(News::Found(host, addresses)) => drop(known.insert(host, addresses)),
@@ -128,7 +129,9 @@ fn run(
         if let Some(gate) = gate {
             tell(gate, hosts, &known, knows_all);
         }
-        left.end(now, &addresses(&known, |host| hosts.lost.contains(host)));
+        let of = |hosts: &BTreeSet<String>| addresses(&known, |host| hosts.contains(host));
+        left.see(now, &of(&hosts.lost), of(&hosts.served));
+        left.end(now);
         if is_due && !unclear.is_empty() {
             looked_up = now;
             // That thread lives as long as this one.
@@ -150,8 +153,9 @@ fn look_up(inbox: &Receiver<BTreeSet<String>>, found: &Sender<News>) {
                     }
                 }
                 Err(error) if told.insert(host.clone()) => {
-                    warn!(host, %error, "a member's address is not known; it is not let in while \
-                        PostgreSQL is open to members only");
+                    warn!(host, %error, "the address of a node's host is not known: it is not let \
+                        in while PostgreSQL is open to members only, and what it may leave of \
+                        connections is not ended");
                 }
                 // It is where it was.
                 Err(_) => {}
@@ -205,10 +209,11 @@ mod tests {
         assert_eq!(found.all, ["db1", "db3", "fd00::2"].map(str::to_owned).into());
         assert_eq!(found.fenced, ["fd00::2".to_owned()].into());
         // Node 2 may have its leases still, and node 4 has the host of node 3.
-        assert!(found.lost.is_empty(), "{found:?}");
+        assert_eq!(found.served, ["db1", "db3", "fd00::2"].map(str::to_owned).into());
+        assert_eq!(found.lost, ["db3".to_owned()].into());
         let release = |kind| Entry::Released { voter: NodeId(1), kind, number: 2 };
         state.apply(&release(Kind::Member(NodeId(2)))).unwrap();
         state.apply(&release(Kind::Route(NodeId(2)))).unwrap();
-        assert_eq!(hosts(&state).lost, ["fd00::2".to_owned()].into());
+        assert_eq!(hosts(&state).lost, ["db3", "fd00::2"].map(str::to_owned).into());
     }
 }

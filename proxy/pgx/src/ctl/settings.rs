@@ -133,18 +133,26 @@ fn merge(
 }
 
 fn change(before: &Shared, wanted: Map<String, Value>) -> Result<SharedChange, String> {
-    let wanted: Shared = serde_json::from_value(Value::Object(wanted))
-        .map_err(|error| format!("not usable: {error}"))?;
-    Ok(SharedChange {
-        durability: (wanted.durability != before.durability).then_some(wanted.durability),
-        lease: (wanted.lease != before.lease).then_some(wanted.lease),
-        policy: (wanted.policy != before.policy).then_some(wanted.policy),
-    })
+    serde_json::from_value(Value::Object(difference(&values(before), wanted)))
+        .map_err(|error| format!("not usable: {error}"))
+}
+
+/// What differs from `before`.
+fn difference(before: &Map<String, Value>, wanted: Map<String, Value>) -> Map<String, Value> {
+    let differing = wanted.into_iter().filter_map(|(key, value)| match (before.get(&key), value) {
+        (Some(Value::Object(before)), Value::Object(wanted)) => {
+            let within = difference(before, wanted);
+            (!within.is_empty()).then_some((key, Value::Object(within)))
+        }
+        (before, value) => (before != Some(&value)).then_some((key, value)),
+    });
+    differing.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pgx_control::admin::SettingsChange;
     use pgx_control::cluster::{Durability, Policy};
     use pgx_control::lease::Settings;
 
@@ -165,7 +173,8 @@ mod tests {
         let words = ["durability=available".to_owned(), "lease.lease_ms=3000".to_owned()];
         let change = from_words(&shared(), &words).unwrap();
         assert_eq!(change.durability, Some(Durability::Available));
-        assert_eq!(change.lease, Some(Settings { lease_ms: 3_000, ..Settings::default() }));
+        let lease = SettingsChange { lease_ms: Some(3_000), ..SettingsChange::default() };
+        assert_eq!(change.lease, Some(lease));
         assert_eq!(change.policy, None);
     }
 

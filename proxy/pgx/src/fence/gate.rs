@@ -245,7 +245,7 @@ impl Gate {
     }
 
     /// Tells who only waits, whom no packet would tell.
-    fn end(&self, side: Side, whom: &'static str) {
+    fn end(&self, side: Side<'static>, whom: &'static str) {
         let told = spawn("pgx-destroy", move || match destroy(side) {
             Ok(0) => {}
             Ok(count) => info!(count, "{whom} is told"),

@@ -9,6 +9,10 @@ use serde_json::{Map, Value, json};
 /// Words of the requests that only look; all others take POST and the role of an operator.
 const LOOKS: [&str; 6] = ["status", "survey", "show", "events", "history", "show-config"];
 
+/// Words of those requests of which there is no dry run: they concern one node alone.
+const NOT_REHEARSED: [&str; 5] =
+    ["fence", "unfence", "pause-database", "resume-database", "reload"];
+
 /// What is not asked by HTTP, its answer, and what only that is made of.
 const NOT_ASKED: &str = "take-over";
 const NOT_ANSWERED: &str = "hand-over";
@@ -71,7 +75,8 @@ fn document() -> Value {
         if looks {
             item.insert("get".to_owned(), operation(word, &variant, &fields.query()));
         }
-        item.insert("post".to_owned(), operation(word, &variant, &fields.body(!looks)));
+        let may_be_dry = !looks && !NOT_REHEARSED.contains(&word);
+        item.insert("post".to_owned(), operation(word, &variant, &fields.body(may_be_dry)));
         paths.insert(format!("/v1/{word}"), Value::Object(item));
     }
     json!({
@@ -139,7 +144,7 @@ impl Fields {
     fn body(&self, may_be_dry: bool) -> Value {
         let mut properties = self.properties.clone();
         if may_be_dry {
-            let means = "Say what would be done and do nothing; for what is asked of the cluster.";
+            let means = "Say what would be done and do nothing.";
             let dry = json!({ "type": "boolean", "default": false, "description": means });
             properties.insert("dry_run".to_owned(), dry);
         }
@@ -227,6 +232,7 @@ fn question(word: &str, means: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::can_be_rehearsed;
     use crate::http::verbs;
 
     /// The copy that documentation has.
@@ -262,6 +268,9 @@ mod tests {
             });
             let request = verbs::request(word, fields.collect()).unwrap();
             assert_eq!(request.verb.only_looks(), item.get("get").is_some(), "{word}");
+            let offers_dry = schema["properties"].get("dry_run").is_some();
+            let expected = can_be_rehearsed(&request.verb) && !request.verb.only_looks();
+            assert_eq!(offers_dry, expected, "{word}");
             count += 1;
         }
         assert!(count > 15, "{count} requests");

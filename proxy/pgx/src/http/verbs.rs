@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
@@ -23,11 +24,15 @@ pub(super) async fn look(
     State(node): State<Arc<Node>>,
     Extension(role): Extension<Option<Role>>,
     Path(word): Path<String>,
-    Query(fields): Query<BTreeMap<String, String>>,
+    fields: Result<Query<BTreeMap<String, String>>, QueryRejection>,
 ) -> Response {
     if let Err(refusal) = allowed(role, Role::Viewer) {
         return reply(Body::Refused(refusal));
     }
+    let fields = match fields {
+        Ok(Query(fields)) => fields,
+        Err(error) => return reply(malformed(&error.body_text())),
+    };
     let value = |text: String| text.parse::<u64>().map_or(Value::String(text), Value::from);
     let fields = fields.into_iter().map(|(key, text)| (key, value(text))).collect();
     let body = match request(&word, fields) {
@@ -44,9 +49,8 @@ pub(super) async fn act(
     Extension(role): Extension<Option<Role>>,
     Path(word): Path<String>,
     headers: HeaderMap,
-    text: Bytes,
+    text: Result<Bytes, BytesRejection>,
 ) -> Response {
-    // Who may do nothing is not told what there is.
     if let Err(refusal) = allowed(role, Role::Viewer) {
         return reply(Body::Refused(refusal));
     }
@@ -54,6 +58,13 @@ pub(super) async fn act(
     if headers.get(CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
         return reply(malformed("POST takes Content-Type: application/json"));
     }
+    let text = match text {
+        Ok(text) => text,
+        Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            return reply(Body::Refused(Refusal::TooLong));
+        }
+        Err(error) => return reply(malformed(&error.body_text())),
+    };
     let fields = match &text[..] {
         b"" => Ok(Map::new()),
         text => serde_json::from_slice(text),

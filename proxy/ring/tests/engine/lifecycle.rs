@@ -1,8 +1,9 @@
 //! Keys, descriptors and slots over the whole life of many sockets.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use pgx_ring::{Address, Choice, End, Handler, Io, Key, Received, Setup};
@@ -391,9 +392,12 @@ fn engine_can_be_dropped_in_mid_flight(choice: Choice) {
 }
 
 fn listener_can_be_closed(choice: Choice) {
+    // No other listener, of a test beside this one, gets the port that is free in the end.
+    static HOSTS: AtomicU8 = AtomicU8::new(1);
     let Some(mut engine) = open(choice) else { return };
     let mut handler = Recorder::default();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = Ipv4Addr::new(127, 0, 1, HOSTS.fetch_add(1, Ordering::Relaxed));
+    let listener = TcpListener::bind((host, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let key = engine.io().listen(listener.into()).unwrap();
     let _first = TcpStream::connect(address).unwrap();
