@@ -48,6 +48,7 @@ fn node(view: &View<'_>, id: NodeId, primary_end: Option<Lsn>, now: BootTime) ->
         heard_ms: seen.map(|seen| ms_between(seen.heard, now)),
         is_alive: view.is_alive(id, now),
         epoch: facts.and_then(|facts| facts.epoch).map(|epoch| epoch.0),
+        is_member: view.state.members().contains_key(&id),
         postgres: seen.and_then(|seen| postgres(state, id, seen, primary_end)),
         is_proxy: facts.is_some_and(|facts| facts.proxy.is_some()),
         addresses: addresses.map(|(vip, _)| vip.0).collect(),

@@ -39,6 +39,9 @@ pub struct NodeView {
     /// The newest epoch that every part of it goes by.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub epoch: Option<u64>,
+    /// Whether it is known to have a directory of the cluster, heard or not.
+    #[serde(default)]
+    pub is_member: bool,
     /// Its PostgreSQL as it was last heard; absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub postgres: Option<PostgresView>,

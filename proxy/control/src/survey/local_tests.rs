@@ -111,6 +111,7 @@ fn link_that_is_down_is_told_unless_its_node_is_known_to_be_silent() {
         heard_ms: None,
         is_alive,
         epoch: None,
+        is_member: true,
         postgres: None,
         is_proxy: false,
         addresses: vec![],

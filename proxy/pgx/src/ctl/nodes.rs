@@ -131,6 +131,7 @@ mod tests {
             heard_ms: Some(12),
             is_alive: true,
             epoch: Some(3),
+            is_member: true,
             postgres,
             is_proxy: true,
             addresses: vec![],

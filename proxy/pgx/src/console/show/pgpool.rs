@@ -1,6 +1,8 @@
 //! What pgpool-II shows in SQL, by its words and in its columns (4.3), for programs that read them.
 //! All columns are texts, and one that has no counterpart is NULL.
 
+use std::collections::HashMap;
+
 use pgx_control::admin::{NodeView, PostgresView, Survey};
 use pgx_control::facts::Postgres;
 use pgx_session::worker::{ClientState, ClientView, ServerState, ServerView};
@@ -78,7 +80,7 @@ struct Node {
     sync: &'static str,
 }
 
-/// The cluster's PostgreSQL servers by their nodes' numbers; without a cluster the backends, as far
+/// The cluster's PostgreSQL servers, heard or not, by their nodes' numbers; without a cluster the backends, as far
 /// as they are known, from 0.
 pub(super) async fn nodes(desk: &Desk) -> Answer {
     let nodes = match &desk.cluster {
@@ -95,23 +97,31 @@ pub(super) async fn nodes(desk: &Desk) -> Answer {
 
 fn members(survey: &Survey, port: u16) -> Vec<Node> {
     let member = |node: &NodeView| {
-        let own: &PostgresView = node.postgres.as_ref()?;
-        let (own_role, runs) = match own.state {
-            Postgres::Primary => ("primary", true),
-            Postgres::Standby => ("standby", true),
+        let told: Option<&PostgresView> = node.postgres.as_ref();
+        let is_holder = told.is_some_and(|own| own.is_holder);
+        // What a silent one said last is no news.
+        let own = told.filter(|_| node.is_alive);
+        let (own_role, is_up) = match own.map(|own| own.state) {
+            Some(Postgres::Primary) => ("primary", true),
+            Some(Postgres::Standby) => ("standby", true),
             _ => ("unknown", false),
         };
-        Some(Node {
+        let streams = own.filter(|own| own.streams_from.is_some());
+        (node.is_member || told.is_some()).then(|| Node {
             id: node.id,
             host: place(&node.address).0,
             port: text(port),
-            is_up: node.is_alive && runs,
-            role: if own.is_holder { "primary" } else { "standby" },
+            is_up,
+            role: match told {
+                Some(_) if is_holder => "primary",
+                Some(_) => "standby",
+                None => "unknown",
+            },
             own_role,
-            lag: if own.is_holder { Some(0) } else { own.lag_bytes },
-            streams: if own.streams_from.is_some() { "streaming" } else { "" },
-            sync: match own.streams_from {
-                Some(_) if own.is_sync => "quorum",
+            lag: own.and_then(|own| if is_holder { Some(0) } else { own.lag_bytes }),
+            streams: if streams.is_some() { "streaming" } else { "" },
+            sync: match streams {
+                Some(own) if own.is_sync => "quorum",
                 Some(_) => "async",
                 None => "",
             },
@@ -173,23 +183,23 @@ fn rows(nodes: Vec<Node>) -> Vec<Vec<Cell>> {
 
 /// A row for each client: pgpool has a process for each.
 pub(super) fn processes(desk: &Desk, view: &View) -> Vec<Vec<Cell>> {
+    let servers: HashMap<_, _> =
+        view.servers.iter().map(|seen| ((seen.thread, seen.view.id), &seen.view)).collect();
+    let since = started(desk);
     let row = |seen: &Seen<ClientView>| {
         let client = &seen.view;
-        let is_its = |server: &&Seen<ServerView>| {
-            server.thread == seen.thread && client.link == Some(server.view.id)
-        };
-        let server = view.servers.iter().find(is_its);
+        let server = client.link.and_then(|id| servers.get(&(seen.thread, id)));
         let status = match client.state {
             ClientState::Active | ClientState::Waiting => "Execute command",
             _ => "Idle",
         };
         vec![
             text(std::process::id()),
-            started(desk),
+            since.clone(),
             Cell::Null,
             client.database[..].into(),
             client.user[..].into(),
-            server.map(|server| ago(server.view.connected_us)).into(),
+            server.map(|server| ago(server.connected_us)).into(),
             Cell::Null,
             status.into(),
         ]
@@ -201,6 +211,7 @@ pub(super) fn processes(desk: &Desk, view: &View) -> Vec<Vec<Cell>> {
 /// A row for each connection to a server.
 pub(super) async fn pools(desk: &Desk, view: &View) -> Vec<Vec<Cell>> {
     let numbers = numbers(desk).await;
+    let since = started(desk);
     let row = |seen: &Seen<ServerView>| {
         let server = &seen.view;
         let host = place(&server.address.0).0;
@@ -208,7 +219,7 @@ pub(super) async fn pools(desk: &Desk, view: &View) -> Vec<Vec<Cell>> {
         let is_used = server.state == ServerState::Active;
         vec![
             text(std::process::id()),
-            started(desk),
+            since.clone(),
             Cell::Null,
             "0".into(),
             number.map(|number| number.to_string()).into(),
@@ -273,6 +284,7 @@ mod tests {
             heard_ms: Some(1),
             is_alive: true,
             epoch: Some(1),
+            is_member: true,
             postgres: Some(PostgresView {
                 state,
                 is_holder,
@@ -292,9 +304,11 @@ mod tests {
     #[test]
     fn nodes_have_a_row_each_as_pgpool_tells_them() {
         let silent = NodeView { is_alive: false, ..node(4, Postgres::Standby, false) };
-        let proxy = NodeView { postgres: None, ..node(5, Postgres::Dead, false) };
+        let node_5 = node(5, Postgres::Dead, false);
+        let proxy = NodeView { postgres: None, is_member: false, ..node_5.clone() };
+        let unheard = NodeView { id: 6, postgres: None, is_alive: false, ..node_5 };
         let (one, two) = (node(1, Postgres::Primary, true), node(2, Postgres::Standby, false));
-        let nodes = vec![one, two, node(3, Postgres::Standby, false), silent, proxy];
+        let nodes = vec![one, two, node(3, Postgres::Standby, false), silent, proxy, unheard];
         let survey = Survey { coordinator: 1, nodes, troubles: vec![] };
         let told: Vec<Vec<String>> = rows(members(&survey, 5432))
             .into_iter()
@@ -307,7 +321,8 @@ mod tests {
             "1 db1 5432 up up 0.000000 primary primary - false 0   -",
             "2 db2 5432 up up 0.500000 standby standby - false 96 streaming quorum -",
             "3 db3 5432 up up 0.500000 standby standby - false 96 streaming async -",
-            "4 db4 5432 down down 0.000000 standby standby - false 96 streaming async -",
+            "4 db4 5432 down down 0.000000 standby unknown - false -   -",
+            "6 db5 5432 down down 0.000000 unknown unknown - false -   -",
         ];
         assert_eq!(told.iter().map(|row| row.join(" ")).collect::<Vec<_>>(), expected);
         let alone = Survey { nodes: vec![node(1, Postgres::Primary, true)], ..survey };
