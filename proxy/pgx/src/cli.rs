@@ -242,6 +242,18 @@ pub(crate) enum CtlVerb {
         #[arg(long, value_name = "NUMBER")]
         epoch: u64,
     },
+    /// Writes what somebody needs who is to find out what is wrong into one file, without secrets
+    Bundle(Bundle),
+}
+
+#[derive(Args)]
+pub(crate) struct Bundle {
+    /// The file, which must not be there; pgx-bundle-HOST-TIME.tar.gz in this folder without it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// The configuration of this pgx; passwords in it are left out
+    #[arg(long, value_name = "FILE", default_value = "/etc/pgx/pgx.toml")]
+    pub(crate) config: PathBuf,
 }
 
 #[derive(Args)]

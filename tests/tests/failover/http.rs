@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use pgx_tests::cluster::WAIT_MAX;
 use pgx_tests::lab::wait_for;
 use pgx_tests::members::Members;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::binary;
 
@@ -130,6 +130,7 @@ pub(crate) fn asked() -> anyhow::Result<()> {
     place.person("bob")?;
     balanced(&place, primary)?;
     roles(&place, primary)?;
+    bundles(&place, primary)?;
 
     // A switchover, by somebody elsewhere, moves the primary for load balancers too.
     let said = place.ctl(primary, "ann", &["switchover"])?;
@@ -175,20 +176,48 @@ fn balanced(place: &Place, primary: usize) -> anyhow::Result<()> {
     place.answers(primary, "/elsewhere", 404)
 }
 
+/// One file for whoever is to help, made on the host or from elsewhere.
+fn bundles(place: &Place, primary: usize) -> anyhow::Result<()> {
+    let folder = place.members.node(primary).folder();
+    let file = |name: &str| folder.join(name).display().to_string();
+    let (here, there) = (file("here.tar.gz"), file("there.tar.gz"));
+    let (socket, config) = (file("admin.sock"), file("pgx.toml"));
+    let words = ["ctl", "--json", "--socket", &socket, "bundle", "--config", &config, "--out"];
+    let said = Command::new(binary()).args(words).arg(&here).output()?;
+    let told: Value = serde_json::from_slice(&said.stdout).with_context(|| format!("{said:?}"))?;
+    ensure!(told["missing"] == json!([]) && told["file"] == here, "{told}");
+    let again = Command::new(binary()).args(words).arg(&here).output()?;
+    ensure!(again.status.code() == Some(1), "it is written over: {again:?}");
+    let said = place.ctl(primary, "eve", &["bundle", "--out", &there])?;
+    ensure!(said.status.success(), "{said:?}");
+    for (file, parts) in [
+        (&here, &["status.json", "events.json", "show-pools.json", "doctor.json"][..]),
+        (&here, &["configuration.json", "kernel/meminfo.txt"]),
+        (&there, &["status.json", "history.json", "nodes.json"]),
+    ] {
+        for part in parts {
+            let part = format!("pgx-bundle/{part}");
+            let said = Command::new("tar").args(["-xzOf", file, &part]).output()?;
+            ensure!(said.status.success() && said.stdout.len() > 10, "{part}: {said:?}");
+        }
+    }
+    Ok(())
+}
+
 /// What is posted is read strictly, and of settings only what is named is changed.
 fn posts(place: &Place, primary: usize) -> anyhow::Result<()> {
-    let json = "Content-Type: application/json";
+    let kind_json = "Content-Type: application/json";
     let long = format!("{{\"to\":\"{}\"}}", "x".repeat(100_000));
     for (word, name, kind, body, status, means) in [
         ("resume", "ann", "Content-Type: text/plain", "{}", "400", "Content-Type"),
-        ("resume-nothing", "ann", json, "{}", "400", "unknown variant"),
-        ("resume", "ann", json, "{", "400", "malformed"),
-        ("switchover", "ann", json, &long, "413", "too-long"),
-        ("switchover", "bob", json, &long, "403", "viewer"),
-        ("reload", "ann", json, r#"{"dry_run":true}"#, "400", "no dry run"),
-        ("edit-config", "ann", json, r#"{"policy":{"sync_standbys":2}}"#, "200", "done"),
-        ("edit-config", "ann", json, r#"{"policy":{"hung_ms_max":9000}}"#, "200", "done"),
-        ("edit-config", "ann", json, r#"{"policy":{"sync_standbys":1}}"#, "200", "done"),
+        ("resume-nothing", "ann", kind_json, "{}", "400", "unknown variant"),
+        ("resume", "ann", kind_json, "{", "400", "malformed"),
+        ("switchover", "ann", kind_json, &long, "413", "too-long"),
+        ("switchover", "bob", kind_json, &long, "403", "viewer"),
+        ("reload", "ann", kind_json, r#"{"dry_run":true}"#, "400", "no dry run"),
+        ("edit-config", "ann", kind_json, r#"{"policy":{"sync_standbys":2}}"#, "200", "done"),
+        ("edit-config", "ann", kind_json, r#"{"policy":{"hung_ms_max":9000}}"#, "200", "done"),
+        ("edit-config", "ann", kind_json, r#"{"policy":{"sync_standbys":1}}"#, "200", "done"),
     ] {
         let mut command = Command::new("curl");
         command.args(["--silent", "--max-time", "20", "--header", kind]);

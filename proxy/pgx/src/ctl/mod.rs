@@ -1,5 +1,6 @@
 //! `pgx ctl`: a thin client of the admin socket.
 
+mod bundle;
 mod confirm;
 mod events;
 mod nodes;
@@ -24,6 +25,9 @@ use crate::exit::Failure;
 /// Runs the verb against the pgx behind the socket.
 pub(crate) fn run(arguments: &Ctl) -> Result<(), Failure> {
     confirm::confirm(arguments)?;
+    if let CtlVerb::Bundle(bundle) = &arguments.verb {
+        return bundle::run(arguments, bundle).map(|text| print!("{text}"));
+    }
     match arguments.watch {
         None => once(arguments).map(|text| print!("{text}")),
         Some(seconds) if shows(&arguments.verb) => watch(arguments, seconds),
@@ -140,6 +144,8 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
         CtlVerb::Transfer { to } => plain(Verb::Transfer { to: *to }),
         CtlVerb::Fence => plain(Verb::Fence),
         CtlVerb::Unfence { epoch } => plain(Verb::Unfence { epoch: *epoch }),
+        // Asks for several things.
+        CtlVerb::Bundle(_) => return Ok(None),
     };
     Ok(Some(Request { dry_run, ..Request::new(verb) }))
 }
