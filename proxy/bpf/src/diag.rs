@@ -25,6 +25,8 @@ const TCP: u8 = 6;
 
 /// All states of TCP with a peer: neither `LISTEN` (10), `CLOSE` (7) nor `TIME_WAIT` (6).
 pub(crate) const CONNECTED: u32 = 0xfff & !(1 | 1 << 6 | 1 << 7 | 1 << 10);
+/// Those with a process on this side: `ESTABLISHED` and `CLOSE_WAIT`.
+pub(crate) const HELD: u32 = 1 << 1 | 1 << 8;
 /// `LISTEN` alone.
 pub(crate) const LISTENING: u32 = 1 << 10;
 

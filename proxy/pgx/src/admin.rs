@@ -134,7 +134,7 @@ async fn serve_peer(peer: &mut UnixStream, node: &Node) -> io::Result<Next> {
         Body::Refused(Refusal::TooLong)
     } else {
         match parse(&line) {
-            Ok(Request { verb: Verb::TakeOver, .. }) => return Ok(Next::HandOver),
+            Ok(Request { verb: Verb::TakeOver, dry_run: false, .. }) => return Ok(Next::HandOver),
             Ok(request) => node.carry_out(request).await,
             Err(refusal) => Body::Refused(refusal),
         }

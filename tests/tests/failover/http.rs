@@ -215,6 +215,8 @@ fn posts(place: &Place, primary: usize) -> anyhow::Result<()> {
         ("switchover", "ann", kind_json, &long, "413", "too-long"),
         ("switchover", "bob", kind_json, &long, "403", "viewer"),
         ("reload", "ann", kind_json, r#"{"dry_run":true}"#, "400", "no dry run"),
+        ("failover?dry_run=true", "ann", kind_json, "{}", "400", "query"),
+        ("failover", "ann", kind_json, r#"{"dry-run":true}"#, "400", "no field"),
         ("edit-config", "ann", kind_json, r#"{"policy":{"sync_standbys":2}}"#, "200", "done"),
         ("edit-config", "ann", kind_json, r#"{"policy":{"hung_ms_max":9000}}"#, "200", "done"),
         ("edit-config", "ann", kind_json, r#"{"policy":{"sync_standbys":1}}"#, "200", "done"),

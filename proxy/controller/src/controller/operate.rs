@@ -110,6 +110,10 @@ impl Controller {
         };
         let entries = match request {
             Request::Bootstrap { node } => self.bootstrap(*node)?,
+            // A change is of what is agreed on. One under way would be undone by it.
+            Request::Edit(_) if self.proposed.values().any(is_setting) => {
+                return Err(Unanswered::Busy);
+            }
             Request::Edit(change) => {
                 let Shared { durability, lease, policy } = change.onto(Shared {
                     durability: self.state.durability(),
@@ -209,4 +213,8 @@ impl Controller {
 enum Asking {
     Entries(Vec<Entry>),
     Transfer(NodeId),
+}
+
+fn is_setting(entry: &Entry) -> bool {
+    matches!(entry, Entry::Settings(_) | Entry::Durability(_) | Entry::Policy(_))
 }

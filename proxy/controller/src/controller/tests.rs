@@ -243,6 +243,25 @@ fn settings_of_all_are_changed_whole_or_not_at_all() {
 }
 
 #[test]
+fn change_of_settings_waits_for_the_one_under_way_which_it_would_undo() {
+    let mut net = begun();
+    let change =
+        |policy| Request::Edit(SharedChange { policy: Some(policy), ..Default::default() });
+    let both = PolicyChange { sync_standbys: Some(2), ..PolicyChange::default() };
+    let hung = PolicyChange { hung_ms_max: Some(9_000), ..PolicyChange::default() };
+    let (coordinator, now) = (net.coordinator().unwrap(), net.now);
+    let node = net.nodes.get_mut(&coordinator).unwrap();
+    node.handle_request(2, &change(both), now);
+    node.handle_request(3, &change(hung), now);
+    net.deliver();
+    net.run_until("answers", |net| [2, 3].iter().all(|number| net.answers.contains_key(number)));
+    assert_eq!((&net.answers[&2], &net.answers[&3]), (&Ok(()), &Err(Unanswered::Busy)));
+    net.ask(4, &change(hung));
+    let policy = net.nodes[&coordinator].state().policy();
+    assert_eq!((policy.sync_standbys, policy.hung_ms_max), (2, 9_000));
+}
+
+#[test]
 fn named_node_joins_becomes_a_voter_of_log_and_leases_and_the_one_it_replaces_leaves() {
     let mut net = begun();
     net.nodes.remove(&NodeId(3));

@@ -437,7 +437,7 @@ impl Driver {
                 }
             }
             Question::Rehearse(request) => {
-                let rehearsed = controller.rehearse(&request, now);
+                let rehearsed = controller.rehearse(&complete(request, controller), now);
                 self.tell(asker, rehearsed.map(|all| Told::Lines(status::lines(&all))));
             }
             Question::Survey => {

@@ -117,7 +117,7 @@ fn run(
         }
         // Before the first state nobody knows who belongs to the cluster.
         let Some(hosts) = &hosts else { continue };
-        known.retain(|host, _| hosts.all.contains(host));
+        known.retain(|host, _| hosts.all.contains(host) || hosts.served.contains(host));
         let mut unclear = BTreeSet::new();
         for host in &hosts.all {
             match host.parse() {
@@ -165,8 +165,8 @@ fn look_up(inbox: &Receiver<BTreeSet<String>>, found: &Sender<News>) {
 }
 
 fn tell(gate: &Gate, hosts: &Hosts, known: &BTreeMap<String, Vec<IpAddr>>, is_all: bool) {
-    gate.set_peers(&addresses(known, |_| true), is_all);
-    let others = addresses(known, |host| !hosts.fenced.contains(host));
+    gate.set_peers(&addresses(known, |host| hosts.all.contains(host)), is_all);
+    let others = addresses(known, |host| hosts.all.contains(host) && !hosts.fenced.contains(host));
     let fenced = addresses(known, |host| hosts.fenced.contains(host));
     gate.set_fenced(&fenced.difference(&others).copied().collect());
 }

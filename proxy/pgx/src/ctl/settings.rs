@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use pgx_control::admin::{Shared, SharedChange};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::exit::Failure;
 
@@ -51,22 +51,27 @@ pub(super) fn from_text(before: &Shared, text: &str) -> Result<SharedChange, Str
 /// # Errors
 /// As [`from_text`].
 pub(super) fn from_words(before: &Shared, words: &[String]) -> Result<SharedChange, String> {
-    let mut wanted = values(before);
+    let (mut all, mut named) = (values(before), Map::new());
     for word in words {
         let Some((key, value)) = word.split_once('=') else {
             return Err(format!("--set {word:?} is not KEY=VALUE, such as lease.lease_ms=3000"));
         };
         let value = value.parse::<u64>().map_or_else(|_| Value::from(value), Value::from);
-        let value = match key.split_once('.') {
+        let given = match key.split_once('.') {
             Some((table, key)) => Map::from_iter([(
                 table.to_owned(),
-                Value::Object(Map::from_iter([(key.to_owned(), value)])),
+                Value::Object(Map::from_iter([(key.to_owned(), value.clone())])),
             )]),
-            None => Map::from_iter([(key.to_owned(), value)]),
+            None => Map::from_iter([(key.to_owned(), value.clone())]),
         };
-        merge(&mut wanted, value, "")?;
+        merge(&mut all, given, "")?;
+        match key.split_once('.') {
+            Some((table, key)) => named.entry(table).or_insert_with(|| json!({}))[key] = value,
+            None => drop(named.insert(key.to_owned(), value)),
+        }
     }
-    change(before, wanted)
+    // All that is named, also what is as wanted already as far as this node knows.
+    parsed(named)
 }
 
 /// Lets an operator edit the settings.
@@ -126,6 +131,7 @@ fn merge(
                 merge(into, from, &format!("{name}."))?;
             }
             (Some(Value::Object(_)), _) => return Err(format!("{name} is a table of settings")),
+            (Some(_), Value::Object(_)) => return Err(format!("{name} is no table of settings")),
             (Some(old), value) => *old = value,
         }
     }
@@ -133,8 +139,11 @@ fn merge(
 }
 
 fn change(before: &Shared, wanted: Map<String, Value>) -> Result<SharedChange, String> {
-    serde_json::from_value(Value::Object(difference(&values(before), wanted)))
-        .map_err(|error| format!("not usable: {error}"))
+    parsed(difference(&values(before), wanted))
+}
+
+fn parsed(change: Map<String, Value>) -> Result<SharedChange, String> {
+    serde_json::from_value(Value::Object(change)).map_err(|error| format!("not usable: {error}"))
 }
 
 /// What differs from `before`.
@@ -176,6 +185,9 @@ mod tests {
         let lease = SettingsChange { lease_ms: Some(3_000), ..SettingsChange::default() };
         assert_eq!(change.lease, Some(lease));
         assert_eq!(change.policy, None);
+        // This node may not have heard of another value yet.
+        let same = from_words(&shared(), &["policy.sync_standbys=1".to_owned()]).unwrap();
+        assert_eq!(same.policy.unwrap().sync_standbys, Some(1));
     }
 
     #[test]
@@ -185,6 +197,7 @@ mod tests {
         assert!(refused("durability=sometimes").contains("sometimes"));
         assert!(refused("lease=1").contains("table"));
         assert!(refused("lease.lease_ms").contains("KEY=VALUE"));
+        assert!(refused("durability.x=1").contains("no table"));
         assert!(from_text(&shared(), "[lease]\nlease_ms = 1\nx = 2\n").unwrap_err().contains("x"));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -49,6 +49,7 @@ pub(super) async fn act(
     Extension(role): Extension<Option<Role>>,
     Path(word): Path<String>,
     headers: HeaderMap,
+    RawQuery(query): RawQuery,
     text: Result<Bytes, BytesRejection>,
 ) -> Response {
     if let Err(refusal) = allowed(role, Role::Viewer) {
@@ -57,6 +58,10 @@ pub(super) async fn act(
     // No page of another site can have an operator's browser send this without asking first.
     if headers.get(CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
         return reply(malformed("POST takes Content-Type: application/json"));
+    }
+    // A dry run that is asked for there must not act.
+    if query.is_some_and(|query| !query.is_empty()) {
+        return reply(malformed("POST takes its fields in the body, none in the query"));
     }
     let text = match text {
         Ok(text) => text,
@@ -91,8 +96,19 @@ fn allowed(role: Option<Role>, needed: Role) -> Result<(), Refusal> {
 pub(super) fn request(word: &str, mut fields: Map<String, Value>) -> Result<Request, Refusal> {
     fields.insert("version".to_owned(), VERSION.into());
     fields.insert("verb".to_owned(), word.into());
-    serde_json::from_value(Value::Object(fields))
-        .map_err(|error| Refusal::Malformed { detail: error.to_string() })
+    let malformed = |detail: String| Refusal::Malformed { detail };
+    let request: Request = serde_json::from_value(Value::Object(fields.clone()))
+        .map_err(|error| malformed(error.to_string()))?;
+    // The changes of settings look at their fields themselves. A misspelt one must not be ignored:
+    // it may say that nothing is to be done.
+    let known = match &request.verb {
+        Verb::EditConfig(_) => Value::Object(fields.clone()),
+        _ => serde_json::to_value(&request).map_err(|error| malformed(error.to_string()))?,
+    };
+    match fields.keys().find(|key| *key != "dry_run" && known.get(key).is_none()) {
+        Some(key) => Err(malformed(format!("{key:?} is no field of {word}"))),
+        None => Ok(request),
+    }
 }
 
 fn malformed(detail: &str) -> Body {

@@ -82,9 +82,10 @@ pub(crate) const MEMBERS_EVERY: Duration = Duration::from_secs(30);
 /// How often it is looked for connections that the host of a lost node has left to PostgreSQL here.
 pub(crate) const LEFT_EVERY: Duration = Duration::from_secs(1);
 
-/// For how long after a node was lost. Later ones are asked for signs of life all the time, and end
-/// by that.
-pub(crate) const LEFT_FOR: Duration = Duration::from_secs(60);
+/// For how long after a node was lost. Who has let a window shut for long is asked for room every
+/// two minutes only, and is to leave that unanswered twice. Idle ones are asked for signs of life
+/// all the time, and end by that.
+pub(crate) const LEFT_FOR: Duration = Duration::from_secs(300);
 
 /// How often slots are seen to, and what was put aside.
 pub(crate) const TEND_EVERY: Duration = Duration::from_secs(5);
