@@ -80,8 +80,8 @@ struct Node {
     sync: &'static str,
 }
 
-/// The cluster's PostgreSQL servers, heard or not, by their nodes' numbers; without a cluster the backends, as far
-/// as they are known, from 0.
+/// The cluster's PostgreSQL servers, heard or not, by their nodes' numbers; without a cluster the
+/// backends, as far as they are known, from 0.
 pub(super) async fn nodes(desk: &Desk) -> Answer {
     let nodes = match &desk.cluster {
         Some(Cluster { control, port }) => match control.survey().await {
