@@ -4,6 +4,7 @@ mod bundle;
 mod confirm;
 mod events;
 mod nodes;
+mod paint;
 mod remote;
 mod settings;
 mod status;
@@ -29,7 +30,7 @@ pub(crate) fn run(arguments: &Ctl) -> Result<(), Failure> {
         return bundle::run(arguments, bundle).map(|text| print!("{text}"));
     }
     match arguments.watch {
-        None => once(arguments).map(|text| print!("{text}")),
+        None => once(arguments).map(|text| anstream::print!("{text}")),
         Some(seconds) if shows(&arguments.verb) => watch(arguments, seconds),
         Some(_) => Err(Failure::Failed("--watch is for what shows something".to_owned())),
     }
@@ -37,8 +38,8 @@ pub(crate) fn run(arguments: &Ctl) -> Result<(), Failure> {
 
 /// Shows it again and again, until the process is ended; also while pgx does not answer.
 fn watch(arguments: &Ctl, seconds: u32) -> Result<(), Failure> {
-    let mut output = std::io::stdout();
-    let is_terminal = output.is_terminal();
+    let is_terminal = std::io::stdout().is_terminal();
+    let mut output = anstream::stdout();
     loop {
         let text = once(arguments).unwrap_or_else(|failure| format!("pgx: {failure}\n"));
         // Everything is wiped and the cursor is put where the text begins (ECMA-48, ED and CUP).
@@ -76,7 +77,14 @@ fn once(arguments: &Ctl) -> Result<String, Failure> {
             .map_err(|error| Failure::Failed(format!("cannot print the reply: {error}")))?;
         return Ok(format!("{text}\n"));
     }
-    Ok(match (&arguments.verb, body) {
+    let is_worth_colour = matches!(body, Body::Status(_) | Body::Survey(_));
+    let text = laid_out(&arguments.verb, body);
+    Ok(if is_worth_colour { paint::painted(&text) } else { text })
+}
+
+/// An answer for a person.
+fn laid_out(verb: &CtlVerb, body: Body) -> String {
+    match (verb, body) {
         (CtlVerb::Lease, Body::Status(status)) => status::leases(&status),
         (CtlVerb::Vip, Body::Status(status)) => status::addresses(&status),
         (_, Body::Status(status)) => status::table(&status),
@@ -91,7 +99,7 @@ fn once(arguments: &Ctl) -> Result<String, Failure> {
         (_, Body::Done(lines)) => lines.iter().map(|line| format!("{line}\n")).collect(),
         // Told as an error by `ask`; and what `pgx serve --take-over` asks for.
         (_, Body::Refused(_) | Body::HandOver(_)) => String::new(),
-    })
+    }
 }
 
 /// What the command line asks; `None` when there is nothing to ask.
