@@ -109,7 +109,8 @@ pub struct AgentFacts {
     /// The epoch for whose switchover it has made a checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepared: Option<Epoch>,
-    /// In the last stage of a switchover: whether clients have transactions open still.
+    /// In the last stage of a switchover, and on a node that is detached: whether clients have
+    /// transactions open still.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub is_busy: bool,
     /// After a switchover's clean shutdown: the end of the shutdown checkpoint.

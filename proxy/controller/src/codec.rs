@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 pub const VERSION: u8 = 1;
 
 /// The highest version of an entry in the log that this build reads.
-pub const ENTRIES_READ_MAX: u16 = 2;
+pub const ENTRIES_READ_MAX: u16 = 3;
 
 /// Why bytes were not understood.
 #[derive(Debug, thiserror::Error)]

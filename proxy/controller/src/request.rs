@@ -31,6 +31,20 @@ pub enum Request {
         /// The node; `None` for the best standby.
         to: Option<NodeId>,
     },
+    /// Make a node primary: by a switchover while the primary serves, and else by the failover that
+    /// nobody has begun yet, in which whoever has most of the log is elected.
+    Promote {
+        /// The node.
+        to: NodeId,
+    },
+    /// Spare a node: nobody is sent there who only reads, and it becomes primary only if no other
+    /// can. Or end that.
+    Detach {
+        /// The node.
+        node: NodeId,
+        /// Whether it is detached from here on.
+        is_detached: bool,
+    },
     /// Give a switchover up while that is possible.
     CancelSwitchover,
     /// Replace the primary though it seems well.
@@ -86,6 +100,9 @@ pub enum Unanswered {
         /// The lowest that is free.
         next: NodeId,
     },
+    /// Some node could not read what is to be recorded.
+    #[error("node {0} runs an earlier release, or is not heard; this takes a later one on all nodes")]
+    Earlier(NodeId),
     /// No standby could take over.
     #[error("no standby streams from the primary, so none can take over without loss")]
     NoCandidate,

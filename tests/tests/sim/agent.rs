@@ -37,7 +37,7 @@ impl World {
         }
     }
 
-    fn look(&mut self, node: NodeId) {
+    pub(crate) fn look(&mut self, node: NodeId) {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(&node) else { return };
         let shown = host.clock.read(now);
@@ -237,7 +237,7 @@ fn is_needed(host: &Host, step: &Step) -> bool {
 }
 
 /// What the agent is told of its PostgreSQL.
-fn local(host: &Host, shown: BootTime) -> Local {
+pub(crate) fn local(host: &Host, shown: BootTime) -> Local {
     let directory = &host.directory;
     let has_exited = host.process.as_ref().is_some_and(|process| process.agent.has_exited);
     let answered = host.process.as_ref().map_or(shown, |process| process.agent.answered);

@@ -8,6 +8,7 @@ use pgx_control::ids::NodeId;
 use pgx_control::lease::Settings;
 use pgx_controller::{Answer, Request, Unanswered};
 
+use crate::agent::local;
 use crate::event::{Event, Input, MILLI, SECOND, Thread};
 use crate::world::World;
 
@@ -29,7 +30,7 @@ pub(crate) struct Operator {
 const NODES: std::ops::RangeInclusive<usize> = 3..=5;
 
 /// Kinds of requests.
-pub(crate) const REQUESTS: u64 = 13;
+pub(crate) const REQUESTS: u64 = 16;
 
 /// How long operators let a fork be, before they give up what only it has.
 const FORKED_MAX: u64 = 30 * SECOND;
@@ -131,8 +132,29 @@ impl World {
                 let waits = self.hosts.keys().any(|node| sealed(*node).is_some());
                 return (waits && self.rng.chance(30)).then_some(Request::AcceptLoss);
             }
-            _ => Request::Transfer { to: self.anybody() },
+            12 => Request::Transfer { to: self.anybody() },
+            13 => Request::Detach { node: self.anybody(), is_detached: is_first },
+            14 => Request::Promote { to: self.anybody() },
+            _ => {
+                let node = self.anybody();
+                self.give_up(node);
+                return None;
+            }
         })
+    }
+
+    /// An operator at the node itself wants its directory to be copied anew.
+    fn give_up(&mut self, node: NodeId) {
+        let Some(host) = self.hosts.get_mut(&node) else { return };
+        let shown = host.clock.read(self.now);
+        let local = local(host, shown);
+        let Some(process) = host.process.as_mut().filter(|process| !process.agent.is_busy) else {
+            return;
+        };
+        let thread = &mut process.agent;
+        let outcome = thread.agent.give_up(&thread.state, &local);
+        self.note(&format!("operator gives the directory of node {node} up: {outcome:?}"));
+        self.look(node);
     }
 
     /// Asks whoever coordinates.

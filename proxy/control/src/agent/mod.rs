@@ -9,9 +9,11 @@
 //! It must not know how PostgreSQL is started or asked; that is the driver's, who tells what it
 //! finds as [`Local`].
 
+mod anew;
 mod goal;
 mod record;
 
+pub use anew::Unfit;
 pub use goal::{Goal, goal};
 pub use record::{Kept, Record};
 
@@ -77,7 +79,7 @@ pub struct Local {
     /// While it is stopped: whether it was a primary when it last ran, by its control file. "In
     /// production" and "shut down" are a primary's; those with "recovery" are not.
     pub was_primary: bool,
-    /// On a primary: whether clients have transactions open.
+    /// Whether clients have transactions open.
     pub is_busy: bool,
     /// After a clean shutdown: the end of the shutdown checkpoint.
     pub shut_down: Option<Lsn>,
@@ -583,7 +585,13 @@ impl Agent {
             recovered: self.recovered(goal, local),
             settled_change: settled_change(state, local),
             prepared: self.prepared,
-            is_busy: matches!(goal, Goal::StepDown { .. }) && is_busy(local),
+            is_busy: match goal {
+                Goal::StepDown { .. } => is_busy(local),
+                _ => {
+                    let is_spared = state.is_detached(self.me);
+                    is_spared && local.process == Process::Standby && local.is_busy
+                }
+            },
             shut_down: match goal {
                 Goal::StepDown { .. } if local.process == Process::Stopped => local.shut_down,
                 _ => None,

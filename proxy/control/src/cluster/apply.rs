@@ -63,6 +63,7 @@ impl State {
                 self.is_paused = *is_paused;
                 Ok(())
             }
+            Entry::Detach { node, is_detached } => self.detach(*node, *is_detached),
             Entry::Switchover { epoch, to } => self.switch_over(*epoch, *to),
             Entry::SwitchoverStage { epoch, stage } => self.advance_switchover(*epoch, *stage),
             Entry::SwitchoverCancelled { epoch } => self.cancel_switchover(*epoch),
@@ -467,8 +468,26 @@ impl State {
         if is_gone || is_full || named.address.len() > ADDRESS_BYTES_MAX {
             return Err(Void::Node);
         }
+        if named.role == Role::Gone {
+            self.detached.remove(&node);
+        }
         self.nodes.insert(node, named);
         self.drop_gone_members();
+        Ok(())
+    }
+
+    /// To attach is never refused: it only gives back what was taken.
+    fn detach(&mut self, node: NodeId, is_detached: bool) -> Result<(), Void> {
+        let is_primary = self.tenure.as_ref().is_some_and(|tenure| tenure.holder == node);
+        let is_known = self.nodes.get(&node).is_some_and(|named| named.role != Role::Gone);
+        if !is_known || is_detached && is_primary {
+            return Err(Void::Detach);
+        }
+        if is_detached {
+            self.detached.insert(node);
+        } else {
+            self.detached.remove(&node);
+        }
         Ok(())
     }
 

@@ -250,6 +250,14 @@ pub enum Entry {
         /// Whether it pauses.
         is_paused: bool,
     },
+    /// An operator wants a node to serve nobody who only reads, and to become primary only if no
+    /// other can; or that this is over. Releases before [`Self::DETACH_VERSION`] cannot read it.
+    Detach {
+        /// The node.
+        node: NodeId,
+        /// Whether it is detached from here on.
+        is_detached: bool,
+    },
     /// An operator wants another primary, without loss and without an error to any client.
     Switchover {
         /// The newest epoch, which is to be left.
@@ -287,6 +295,8 @@ pub enum Entry {
 impl Entry {
     /// The version of [`Self::Steer`]: it is proposed when every node reads it.
     pub const STEER_VERSION: u16 = 2;
+    /// The version of [`Self::Detach`]: it is proposed when every node reads it.
+    pub const DETACH_VERSION: u16 = 3;
 }
 
 /// Why an entry changed nothing. To be void is normal: proposals race. The proposer looks at the
@@ -357,6 +367,8 @@ pub enum Void {
     },
     /// The standby cannot take over, or another switchover is under way, or none is.
     Switchover,
+    /// No node of the cluster has that number, or it is primary.
+    Detach,
     /// No operator has accepted a loss in this attempt.
     LossNotAccepted,
     /// The node or directory is not a member as stated.
@@ -403,6 +415,9 @@ impl fmt::Display for Void {
             Self::Switchover => {
                 out.write_str("commits wait for no such standby, or a switchover is under way")
             }
+            Self::Detach => out.write_str(
+                "no node of the cluster has that number, or it is primary: switch over first",
+            ),
             Self::LossNotAccepted => write!(out, "no operator has accepted a loss in this attempt"),
             Self::Member => write!(out, "that node is no member with that directory"),
         }

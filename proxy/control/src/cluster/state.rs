@@ -114,6 +114,9 @@ pub struct State {
     pub(super) loss_accepted: Option<Attempt>,
     /// The nodes that operators have named since the cluster was founded.
     pub(super) nodes: BTreeMap<NodeId, Node>,
+    /// Those of them that operators have detached.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) detached: BTreeSet<NodeId>,
     /// From the oldest membership that any registered node may count in to the newest one; never
     /// empty.
     pub(super) memberships: Vec<Membership>,
@@ -155,6 +158,7 @@ impl State {
             stage: Stage::Prepares,
             loss_accepted: None,
             nodes: BTreeMap::new(),
+            detached: BTreeSet::new(),
             memberships: alloc::vec![Membership { version: 1, voters }],
             registrations: BTreeMap::new(),
             registrations_ever: 0,
@@ -231,6 +235,28 @@ impl State {
     #[must_use]
     pub fn nodes(&self) -> &BTreeMap<NodeId, Node> {
         &self.nodes
+    }
+
+    /// The nodes that operators have detached: nobody is sent there who only reads, commits wait for
+    /// them only where no other standby streams, and they become primary only if no other can.
+    #[must_use]
+    pub fn detached(&self) -> &BTreeSet<NodeId> {
+        &self.detached
+    }
+
+    /// Whether operators have detached a node.
+    #[must_use]
+    pub fn is_detached(&self, node: NodeId) -> bool {
+        self.detached.contains(&node)
+    }
+
+    /// These directories of members without those of detached nodes, unless no other is among them.
+    #[must_use]
+    pub fn without_detached(&self, directories: BTreeSet<Incarnation>) -> BTreeSet<Incarnation> {
+        let detached = self.detached.iter().filter_map(|node| self.members.get(node));
+        let detached: BTreeSet<_> = detached.map(|member| member.incarnation).collect();
+        let others: BTreeSet<_> = directories.difference(&detached).copied().collect();
+        if others.is_empty() { directories } else { others }
     }
 
     /// The newest membership.

@@ -64,8 +64,8 @@ fn reports(view: &View<'_>, epoch: Epoch, attempt: Attempt, now: BootTime) -> Ve
 
 /// The entry that begins the next epoch.
 ///
-/// The order of candidates is the furthest first, then the one that a switchover names, then the
-/// highest priority, then the old holder, whose return needs no rewinding of anybody, then the
+/// The order of candidates is the furthest first, then the one that a switchover names, then those
+/// that are not detached, then the highest priority, then the old holder, whose return needs no rewinding of anybody, then the
 /// lowest node. The rules of the quorum say which of them may be; trying them in order uses those
 /// rules and no second set. Loss comes last; the rules refuse it where no operator has accepted it.
 fn elect(
@@ -91,7 +91,9 @@ fn elect(
         let priority = member.map_or(0, |member| member.priority);
         let (is_other, is_new) = (Some(report.node) != wanted, Some(report.node) != old);
         let is_gone = view.state.is_gone(report.node);
-        (Reverse(report.end), is_gone, is_other, Reverse(priority), is_new, report.node)
+        let is_detached = view.state.is_detached(report.node);
+        let wish = (is_gone, is_other, is_detached, Reverse(priority));
+        (Reverse(report.end), wish, is_new, report.node)
     });
     let hung = |node| {
         let agent = view.agent(node, now);
@@ -168,6 +170,7 @@ fn first_rule(
         .chain(coming)
         .filter(|incarnation| *incarnation != primary && current.contains(incarnation))
         .collect();
+    let living = view.state.without_detached(living);
     let others: BTreeSet<_> =
         current.into_iter().filter(|incarnation| *incarnation != primary).collect();
     if !living.is_empty() {

@@ -150,7 +150,8 @@ pub fn seal(tenure: &Tenure) -> Entry {
 }
 
 /// Whether the holder of the newest epoch is to be replaced.
-fn suspects(view: &View<'_>, tenure: &Tenure, now: BootTime) -> bool {
+#[must_use]
+pub fn suspects(view: &View<'_>, tenure: &Tenure, now: BootTime) -> bool {
     let policy = view.state.policy();
     let said = view.nodes.get(&tenure.holder).and_then(|seen| seen.facts.agent.as_ref());
     let is_dead = said.is_some_and(|agent| {

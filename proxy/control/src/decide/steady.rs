@@ -1,6 +1,5 @@
 //! Under a primary that serves: the rule of synchronous replication, and switchover.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::{Action, Reason, View, election};
@@ -30,9 +29,9 @@ fn leave(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Entry> {
         let may_follow = *node != tenure.holder
             && !view.state.is_gone(*node)
             && view.state.needs(agent.directory);
-        may_follow.then_some((agent.end, *node))
+        may_follow.then_some((!view.state.is_detached(*node), agent.end, *node))
     });
-    let (_, to) = standbys.max()?;
+    let (_, _, to) = standbys.max()?;
     Some(Entry::Switchover { epoch: tenure.epoch, to })
 }
 
@@ -138,7 +137,8 @@ pub(super) fn other_rule(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Opt
 /// rule in force then stays, and with it the wait.
 ///
 /// A standby enters when it has streamed for a while, and stays while it streams: one that comes
-/// and goes would change the rule each time.
+/// and goes would change the rule each time. What operators have detached may go at any moment, so
+/// commits wait for others where there are some.
 fn fitting_rule(view: &View<'_>, tenure: &Tenure, current: &Rule, now: BootTime) -> Option<Rule> {
     let members = view.state.members().values().filter(|member| {
         let seen = view.alive(member.node, now);
@@ -153,7 +153,8 @@ fn fitting_rule(view: &View<'_>, tenure: &Tenure, current: &Rule, now: BootTime)
             && streams
             && (is_steady || current.members.contains(&member.incarnation))
     });
-    let members: BTreeSet<_> = members.map(|member| member.incarnation).collect();
+    let members = members.map(|member| member.incarnation).collect();
+    let members = view.state.without_detached(members);
     if members.is_empty() {
         let may_degrade = view.state.durability() == Durability::Available;
         return may_degrade.then(Rule::degraded);

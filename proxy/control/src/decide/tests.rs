@@ -755,8 +755,12 @@ mod attack;
 #[path = "caution_tests.rs"]
 mod caution;
 
+#[path = "detach_tests.rs"]
+mod detach;
+
 #[path = "share_tests.rs"]
 mod share;
+
 #[path = "survey_tests.rs"]
 mod survey;
 

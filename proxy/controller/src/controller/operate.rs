@@ -1,7 +1,7 @@
 //! What operators ask.
 
 use pgx_control::admin::{Shared, Survey};
-use pgx_control::cluster::{Entry, Role, State, Void};
+use pgx_control::cluster::{Entry, Role, State, Tenure, Void};
 use pgx_control::decide;
 use pgx_control::ids::{Attempt, BootTime, NodeId};
 use pgx_control::survey;
@@ -140,6 +140,11 @@ impl Controller {
                 let to = to.or_else(|| self.best_standby(now)).ok_or(Unanswered::NoCandidate)?;
                 vec![Entry::Switchover { epoch: tenure.epoch, to }]
             }
+            Request::Promote { to } => self.promote(newest()?, *to, now)?,
+            Request::Detach { node, is_detached } => {
+                self.check_detached_is_read(now)?;
+                vec![Entry::Detach { node: *node, is_detached: *is_detached }]
+            }
             Request::CancelSwitchover => {
                 vec![Entry::SwitchoverCancelled { epoch: newest()?.epoch }]
             }
@@ -152,6 +157,28 @@ impl Controller {
             Request::Transfer { to } => return Ok(Asking::Transfer(*to)),
         };
         Ok(Asking::Entries(entries))
+    }
+
+    /// A primary that serves hands over; one that does not is replaced, whoever has all commits.
+    fn promote(&self, tenure: &Tenure, to: NodeId, now: BootTime) -> Result<Vec<Entry>, Unanswered> {
+        let log = self.log(&self.quorum.status(), now);
+        let serves = tenure.is_established && self.state.sealed().is_none();
+        if serves && !decide::suspects(&self.view(&self.state, &log, now), tenure, now) {
+            return Ok(vec![Entry::Switchover { epoch: tenure.epoch, to }]);
+        }
+        Ok(vec![decide::seal(tenure)])
+    }
+
+    fn check_detached_is_read(&self, now: BootTime) -> Result<(), Unanswered> {
+        let log = self.log(&self.quorum.status(), now);
+        let reads = |node: &NodeId| {
+            let seen = self.observer.nodes().get(node);
+            seen.is_some_and(|seen| seen.facts.entries_read_max >= Entry::DETACH_VERSION)
+        };
+        match log.keys().find(|node| !reads(node)) {
+            Some(node) => Err(Unanswered::Earlier(*node)),
+            None => Ok(()),
+        }
     }
 
     /// Numbers are used in order and never again: a node that could never be added is refused here,
@@ -201,11 +228,11 @@ impl Controller {
             let is_heard = now < seen.heard.after_ms(silent_ms_max);
             let priority = self.state.members().get(node)?.priority;
             let is_waited_for = self.state.needs(agent.directory);
-            (streams && is_heard && is_waited_for).then_some((agent.end, priority, *node))
+            let is_spared = self.state.is_detached(*node);
+            let order = (!is_spared, agent.end, priority, core::cmp::Reverse(*node));
+            (streams && is_heard && is_waited_for).then_some((order, *node))
         });
-        standbys
-            .max_by_key(|(end, priority, node)| (*end, *priority, core::cmp::Reverse(*node)))
-            .map(|(_, _, node)| node)
+        standbys.max().map(|(_, node)| node)
     }
 }
 

@@ -163,8 +163,9 @@ impl Leader {
             Some(_) => Gate::Open,
         };
         let holder = tenure.map(|tenure| tenure.holder);
+        let serves_reads = |node: &NodeId| Some(*node) != holder && !state.is_detached(*node);
         let members: BTreeSet<NodeId> =
-            state.members().keys().copied().filter(|node| Some(*node) != holder).collect();
+            state.members().keys().copied().filter(serves_reads).collect();
         if self.standbys.1 != members || self.standbys.0 == 0 {
             self.standbys = (self.standbys.0 + 1, members);
         }

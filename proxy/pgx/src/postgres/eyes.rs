@@ -268,6 +268,7 @@ impl Eyes {
         local: &mut Local,
     ) -> Result<(), Error> {
         let data = &self.place.data;
+        local.is_busy = answer.is_busy;
         if answer.is_standby {
             local.process = Process::Standby;
             local.end = answer.received.max(answer.replayed).unwrap_or(Lsn(0)).max(local.end);
@@ -288,7 +289,6 @@ impl Eyes {
             return Ok(());
         }
         local.process = Process::Primary;
-        local.is_busy = answer.is_busy;
         let flushed = answer.flushed.unwrap_or(Lsn(0));
         local.end = flushed;
         local.timeline = answer.timeline.unwrap_or(local.timeline);
