@@ -112,6 +112,23 @@ pub enum Verb {
         #[serde(default)]
         to: Option<u64>,
     },
+    /// Make a node primary: by a switchover while the primary serves, else by a failover, in which
+    /// whoever has most of the log is elected.
+    Promote {
+        /// The node.
+        node: u64,
+    },
+    /// Spare a node: nobody is sent there who only reads, commits wait for it only where no other
+    /// standby streams, and it becomes primary only if no other can.
+    Detach {
+        /// The node.
+        node: u64,
+    },
+    /// Spare it no longer.
+    Attach {
+        /// The node.
+        node: u64,
+    },
     /// Give a switchover up.
     CancelSwitchover,
     /// Replace the primary though it seems well.
@@ -149,6 +166,15 @@ pub enum Verb {
     },
     /// Read configuration and certificates again. Asked of this process, not the cluster.
     Reload,
+    /// End this host's PostgreSQL in order and start it again. Asked of this process, not the
+    /// cluster.
+    Restart,
+    /// Try at once what has failed with this host's PostgreSQL. Asked of this process, not the
+    /// cluster.
+    Rejoin,
+    /// Give the directory of this host's standby up, and copy it anew. Asked of this process, not
+    /// the cluster.
+    Reinit,
     /// Fence this host's PostgreSQL on an operator's word. Asked of this process, not the cluster.
     Fence,
     /// Take that back. Asked of this process, not the cluster.
@@ -266,6 +292,11 @@ pub enum Refusal {
         /// Why, for people.
         detail: String,
     },
+    /// This host's PostgreSQL is left as it is.
+    Postgres {
+        /// Why, for people.
+        detail: String,
+    },
     /// The fence of this host did not carry it out.
     Fence {
         /// Why, for people.
@@ -313,6 +344,7 @@ impl fmt::Display for Refusal {
             }
             Self::Pool { detail }
             | Self::Files { detail }
+            | Self::Postgres { detail }
             | Self::Fence { detail }
             | Self::TakeOver { detail }
             | Self::Cluster { detail } => out.write_str(detail),

@@ -215,7 +215,9 @@ fn by_operators(entry: &Entry) -> Option<String> {
         Entry::Policy(_) => "operators have changed the policy".to_string(),
         Entry::Pause { is_paused: true } => "an operator has paused failover".to_string(),
         Entry::Pause { is_paused: false } => "failover is on again".to_string(),
-        Entry::Detach { node, is_detached: true } => format!("an operator has detached node {node}"),
+        Entry::Detach { node, is_detached: true } => {
+            format!("an operator has detached node {node}")
+        }
         Entry::Detach { node, .. } => format!("node {node} is attached again"),
         Entry::Switchover { to, .. } => format!("a switchover to node {to} begins"),
         Entry::SwitchoverStage { stage, .. } => match stage {

@@ -109,10 +109,12 @@ pub struct AgentFacts {
     /// The epoch for whose switchover it has made a checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepared: Option<Epoch>,
-    /// In the last stage of a switchover, and on a node that is detached: whether clients have
-    /// transactions open still.
+    /// In the last stage of a switchover: whether clients have transactions open still.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub is_busy: bool,
+    /// On the standby of a node that is detached: whether no client has a transaction open.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub is_idle: bool,
     /// After a switchover's clean shutdown: the end of the shutdown checkpoint.
     pub shut_down: Option<Lsn>,
 }

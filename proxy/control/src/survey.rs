@@ -48,6 +48,7 @@ fn node(view: &View<'_>, id: NodeId, primary_end: Option<Lsn>, now: BootTime) ->
         heard_ms: seen.map(|seen| ms_between(seen.heard, now)),
         is_alive: view.is_alive(id, now),
         epoch: facts.and_then(|facts| facts.epoch).map(|epoch| epoch.0),
+        is_detached: state.is_detached(id),
         is_member: view.state.members().contains_key(&id),
         postgres: seen.and_then(|seen| postgres(state, id, seen, primary_end)),
         is_proxy: facts.is_some_and(|facts| facts.proxy.is_some()),
@@ -72,6 +73,7 @@ fn postgres(
         lag_bytes: lag,
         streams_from: upstream(agent).map(|node| node.0),
         is_sync: rule(state).is_some_and(|rule| rule.members.contains(&agent.directory)),
+        is_idle: agent.is_idle,
         is_steady: seen.is_steady,
         priority: agent.priority,
     })

@@ -101,7 +101,9 @@ pub enum Unanswered {
         next: NodeId,
     },
     /// Some node could not read what is to be recorded.
-    #[error("node {0} runs an earlier release, or is not heard; this takes a later one on all nodes")]
+    #[error(
+        "node {0} runs an earlier release, or is not heard; this takes a later one on all nodes"
+    )]
     Earlier(NodeId),
     /// No standby could take over.
     #[error("no standby streams from the primary, so none can take over without loss")]

@@ -21,7 +21,7 @@ use tracing::warn;
 use crate::claim::Denied;
 use crate::config::{Config, is_host_and_port};
 use crate::console::Desk;
-use crate::controller::{Control, Question, Told, records};
+use crate::controller::{Control, Question, Told, Wish, records};
 use crate::fence::Fence;
 use crate::front::Front;
 use crate::kernel::Kernel;
@@ -204,6 +204,12 @@ impl Node {
             return self.reload().await;
         }
         let Some(controller) = &self.controller else { return Body::Refused(Refusal::NoCluster) };
+        if let Some(wish) = wish(&verb) {
+            return match controller.wish(wish).await {
+                Ok(line) => Body::Done(vec![line]),
+                Err(detail) => Body::Refused(Refusal::Postgres { detail }),
+            };
+        }
         if let Verb::Node { address: Some(address), .. } = &verb
             && !is_host_and_port(address)
         {
@@ -315,6 +321,16 @@ pub(crate) fn can_be_rehearsed(verb: &Verb) -> bool {
     verb.only_looks() || cluster_request(verb.clone()).is_some()
 }
 
+/// What a verb asks of this host's PostgreSQL, if anything.
+fn wish(verb: &Verb) -> Option<Wish> {
+    Some(match verb {
+        Verb::Restart => Wish::Restart,
+        Verb::Rejoin => Wish::Rejoin,
+        Verb::Reinit => Wish::Reinit,
+        _ => return None,
+    })
+}
+
 /// What a verb asks of the cluster; `None` for those that only look or concern this node alone.
 fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
     Some(match verb {
@@ -329,6 +345,9 @@ fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
         | Verb::Fence
         | Verb::Unfence { .. }
         | Verb::Reload
+        | Verb::Restart
+        | Verb::Rejoin
+        | Verb::Reinit
         | Verb::TakeOver => return None,
         Verb::EditConfig(change) => ClusterRequest::Edit(change),
         Verb::Bootstrap { node } => ClusterRequest::Bootstrap { node: NodeId(node) },
@@ -337,6 +356,9 @@ fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
             ClusterRequest::Node { node: NodeId(node), address, role }
         }
         Verb::Switchover { to } => ClusterRequest::Switchover { to: to.map(NodeId) },
+        Verb::Promote { node } => ClusterRequest::Promote { to: NodeId(node) },
+        Verb::Detach { node } => ClusterRequest::Detach { node: NodeId(node), is_detached: true },
+        Verb::Attach { node } => ClusterRequest::Detach { node: NodeId(node), is_detached: false },
         Verb::CancelSwitchover => ClusterRequest::CancelSwitchover,
         Verb::Failover => ClusterRequest::Failover,
         Verb::AcceptLoss => ClusterRequest::AcceptLoss,

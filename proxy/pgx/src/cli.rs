@@ -189,6 +189,7 @@ pub(crate) enum CtlVerb {
         dry: Dry,
     },
     /// Lets nodes belong to the cluster, or no more
+    #[command(visible_alias = "member")]
     Node {
         #[command(subcommand)]
         verb: NodeVerb,
@@ -203,6 +204,42 @@ pub(crate) enum CtlVerb {
         #[command(flatten)]
         dry: Dry,
     },
+    /// Makes a node primary: by a switchover while the primary serves, else by a failover, in which
+    /// whoever has most of the log is elected
+    Promote {
+        /// The node's number
+        #[arg(value_name = "NUMBER")]
+        node: u64,
+        #[command(flatten)]
+        dry: Dry,
+    },
+    /// Spares a node: nobody is sent there who only reads, commits wait for it only where no other
+    /// standby streams, and it becomes primary only if no other can
+    Detach {
+        /// The node's number
+        #[arg(value_name = "NUMBER")]
+        node: u64,
+        #[command(flatten)]
+        dry: Dry,
+    },
+    /// Spares a node no longer
+    Attach {
+        /// The node's number
+        #[arg(value_name = "NUMBER")]
+        node: u64,
+        #[command(flatten)]
+        dry: Dry,
+    },
+    /// Takes everything off a node, so that its host can be worked on: switches over if it is
+    /// primary, detaches it, and waits until nobody has a transaction open there
+    Drain(Drain),
+    /// Ends the PostgreSQL of this pgx's host in order, and starts it again; a primary that has
+    /// standbys is switched over first
+    Restart,
+    /// Tries at once what has failed with the PostgreSQL of this pgx's host
+    Rejoin,
+    /// Copies the data directory of this pgx's host anew from the primary, whatever is in it
+    Reinit,
     /// Replaces the primary though it seems well
     Failover {
         /// Lets the failover under way lose acknowledged commits, as those who have them are gone
@@ -225,6 +262,7 @@ pub(crate) enum CtlVerb {
     /// Reads configuration, users, rules and certificates of this pgx again, as SIGHUP does
     Reload,
     /// Prints the settings that all nodes share
+    #[command(visible_alias = "config")]
     ShowConfig,
     /// Changes settings that all nodes share, in $EDITOR unless told otherwise
     EditConfig(EditConfig),
@@ -254,6 +292,16 @@ pub(crate) struct Bundle {
     /// The configuration of this pgx; passwords in it are left out
     #[arg(long, value_name = "FILE", default_value = "/etc/pgx/pgx.toml")]
     pub(crate) config: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct Drain {
+    /// The node's number
+    #[arg(value_name = "NUMBER")]
+    pub(crate) node: u64,
+    /// Seconds to wait for it
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) wait: u32,
 }
 
 #[derive(Args)]

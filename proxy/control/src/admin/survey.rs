@@ -42,6 +42,9 @@ pub struct NodeView {
     /// Whether it is known to have a directory of the cluster, heard or not.
     #[serde(default)]
     pub is_member: bool,
+    /// Whether operators have detached it.
+    #[serde(skip_serializing_if = "core::ops::Not::not", default)]
+    pub is_detached: bool,
     /// Its PostgreSQL as it was last heard; absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub postgres: Option<PostgresView>,
@@ -73,6 +76,9 @@ pub struct PostgresView {
     pub is_sync: bool,
     /// Whether it may become primary without loss: it streams, and has done so for a while.
     pub is_steady: bool,
+    /// On a standby that is detached: whether no client has a transaction open.
+    #[serde(skip_serializing_if = "core::ops::Not::not", default)]
+    pub is_idle: bool,
     /// Among equals the higher one is preferred as primary.
     pub priority: u32,
 }

@@ -585,13 +585,10 @@ impl Agent {
             recovered: self.recovered(goal, local),
             settled_change: settled_change(state, local),
             prepared: self.prepared,
-            is_busy: match goal {
-                Goal::StepDown { .. } => is_busy(local),
-                _ => {
-                    let is_spared = state.is_detached(self.me);
-                    is_spared && local.process == Process::Standby && local.is_busy
-                }
-            },
+            is_busy: matches!(goal, Goal::StepDown { .. }) && is_busy(local),
+            is_idle: state.is_detached(self.me)
+                && local.process == Process::Standby
+                && !local.is_busy,
             shut_down: match goal {
                 Goal::StepDown { .. } if local.process == Process::Stopped => local.shut_down,
                 _ => None,

@@ -50,6 +50,7 @@ fn agent(node: u64) -> AgentFacts {
         settled_change: 2,
         prepared: None,
         is_busy: false,
+        is_idle: false,
         shut_down: None,
     }
 }

@@ -24,6 +24,15 @@ pub fn troubles(view: &View<'_>, waits: Option<&Reason>, now: BootTime) -> Vec<T
         found.extend(node_trouble(view, node, now));
     }
     found.extend(addresses(view, now));
+    found.extend(view.state.detached().iter().map(|node| {
+        Trouble::new(
+            format!(
+                "an operator has detached node {node}: nobody is sent there who only reads, and it \
+                 becomes primary only if no other can"
+            ),
+            format!("'pgx ctl attach {node}' when its work is done"),
+        )
+    }));
     if view.state.is_paused() && !matches!(waits, Some(Reason::Paused)) {
         found.push(Trouble::new(
             "an operator has paused failover: a primary that fails is not replaced",

@@ -160,7 +160,12 @@ impl Controller {
     }
 
     /// A primary that serves hands over; one that does not is replaced, whoever has all commits.
-    fn promote(&self, tenure: &Tenure, to: NodeId, now: BootTime) -> Result<Vec<Entry>, Unanswered> {
+    fn promote(
+        &self,
+        tenure: &Tenure,
+        to: NodeId,
+        now: BootTime,
+    ) -> Result<Vec<Entry>, Unanswered> {
         let log = self.log(&self.quorum.status(), now);
         let serves = tenure.is_established && self.state.sealed().is_none();
         if serves && !decide::suspects(&self.view(&self.state, &log, now), tenure, now) {

@@ -31,7 +31,7 @@ use super::records::Records;
 use super::requests::{Asker, Waiting, done};
 use super::routes::Followed;
 use super::storage::{self, Files, Opened, Owner};
-use super::{Leased, Prepared, refusals, routes, spawn, status, watch};
+use super::{Leased, Prepared, Wish, refusals, routes, spawn, status, watch};
 use crate::config;
 use crate::limits::control::{DISK_RETRY, INPUTS_PER_ROUND_MAX, REACH_TICKS, TICK};
 use crate::peer::{Channel, PeerSet};
@@ -51,6 +51,8 @@ pub(super) enum Input {
     Proxy(ProxyFacts),
     /// An operator asks.
     Ask { question: Question, reply: oneshot::Sender<Outcome> },
+    /// An operator wishes something of PostgreSQL here.
+    Wish(Wish, oneshot::Sender<Result<String, String>>),
     /// How are things?
     Status(oneshot::Sender<ControlStatus>),
 }
@@ -246,6 +248,15 @@ impl Driver {
                     self.tell(asker, outcome);
                 }
             }
+            Input::Wish(wish, reply) => match &self.agent {
+                // It lives as long as the process; whoever asked may have left.
+                Some(agent) => drop(agent.send(watch::Input::Wish(wish, reply))),
+                None => drop(
+                    reply.send(Err("this pgx runs no PostgreSQL: its configuration has \
+                                             no [postgres]"
+                        .to_owned())),
+                ),
+            },
             Input::Status(reply) => {
                 // Whoever asked may have left.
                 let _ = reply.send(self.status());
@@ -278,7 +289,7 @@ impl Driver {
             Input::Voter(facts) => controller.handle_voter_facts(facts),
             Input::Agent(facts) => controller.handle_agent_facts(facts),
             Input::Proxy(facts) => controller.handle_proxy_facts(Some(facts)),
-            Input::Said { .. } | Input::Ask { .. } | Input::Status(_) => {}
+            Input::Said { .. } | Input::Ask { .. } | Input::Wish(..) | Input::Status(_) => {}
         }
     }
 

@@ -41,7 +41,7 @@ use self::message::Said;
 pub(crate) use self::message::{Outcome, Question, Told};
 pub(crate) use self::routes::Followed;
 use self::storage::Opened;
-pub(crate) use self::watch::{Verdict, ask_once, place, recorded_directory};
+pub(crate) use self::watch::{Verdict, Wish, ask_once, place, recorded_directory};
 use crate::config::{self, Config};
 use crate::exit::Failure;
 use crate::fence::gate::Gate;
@@ -155,6 +155,20 @@ impl Control {
             Ok(Ok(outcome)) => outcome,
             // The engine halted, or its disk takes that long.
             Ok(Err(_)) | Err(_) => Err(Unanswered::Late),
+        }
+    }
+
+    /// Asks something of this host's PostgreSQL, which needs no quorum; what was begun.
+    ///
+    /// # Errors
+    /// Why nothing was, for people.
+    pub(crate) async fn wish(&self, wish: Wish) -> Result<String, String> {
+        let late = || "PostgreSQL's agent does not answer; try again".to_owned();
+        let (reply, answer) = oneshot::channel();
+        self.inputs.try_send(Input::Wish(wish, reply)).map_err(|_| late())?;
+        match timeout(ANSWER_MAX, answer).await {
+            Ok(Ok(granted)) => granted,
+            Ok(Err(_)) | Err(_) => Err(late()),
         }
     }
 

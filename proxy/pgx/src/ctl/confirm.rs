@@ -47,6 +47,12 @@ fn irrevocable(verb: &CtlVerb) -> Option<String> {
         CtlVerb::Node { verb: NodeVerb::Remove { node } } => {
             format!("takes node {node} out of the cluster for ever: its number never comes back")
         }
+        CtlVerb::Restart => "ends all sessions of the PostgreSQL of this host".to_owned(),
+        CtlVerb::Reinit => {
+            "gives the data directory of this host up and copies it anew: until that is done, the \
+             cluster has a standby less"
+                .to_owned()
+        }
         CtlVerb::Fence => {
             "cuts everybody off from the PostgreSQL of this host until 'unfence'".to_owned()
         }

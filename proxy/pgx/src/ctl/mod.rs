@@ -2,6 +2,7 @@
 
 mod bundle;
 mod confirm;
+mod drain;
 mod events;
 mod nodes;
 mod paint;
@@ -70,8 +71,11 @@ fn shows(verb: &CtlVerb) -> bool {
 
 /// Asks once, and lays the answer out.
 fn once(arguments: &Ctl) -> Result<String, Failure> {
-    let Some(request) = request(arguments)? else { return Ok("nothing has changed\n".to_owned()) };
-    let body = ask(arguments, &request)?;
+    let body = match (&arguments.verb, request(arguments)?) {
+        (CtlVerb::Drain(drain), _) => drain::run(arguments, drain)?,
+        (_, Some(request)) => ask(arguments, &request)?,
+        (_, None) => return Ok("nothing has changed\n".to_owned()),
+    };
     if arguments.json {
         let text = serde_json::to_string_pretty(&Reply::new(body))
             .map_err(|error| Failure::Failed(format!("cannot print the reply: {error}")))?;
@@ -125,6 +129,12 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
             (Verb::CancelSwitchover, dry.dry_run)
         }
         CtlVerb::Switchover { verb: None, to, dry } => (Verb::Switchover { to: *to }, dry.dry_run),
+        CtlVerb::Promote { node, dry } => (Verb::Promote { node: *node }, dry.dry_run),
+        CtlVerb::Detach { node, dry } => (Verb::Detach { node: *node }, dry.dry_run),
+        CtlVerb::Attach { node, dry } => (Verb::Attach { node: *node }, dry.dry_run),
+        CtlVerb::Restart => plain(Verb::Restart),
+        CtlVerb::Rejoin => plain(Verb::Rejoin),
+        CtlVerb::Reinit => plain(Verb::Reinit),
         CtlVerb::Failover { accept_loss: true, dry } => (Verb::AcceptLoss, dry.dry_run),
         CtlVerb::Failover { accept_loss: false, dry } => (Verb::Failover, dry.dry_run),
         CtlVerb::Pause(pause) => plain(match &pause.database {
@@ -153,7 +163,7 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
         CtlVerb::Fence => plain(Verb::Fence),
         CtlVerb::Unfence { epoch } => plain(Verb::Unfence { epoch: *epoch }),
         // Asks for several things.
-        CtlVerb::Bundle(_) => return Ok(None),
+        CtlVerb::Bundle(_) | CtlVerb::Drain(_) => return Ok(None),
     };
     Ok(Some(Request { dry_run, ..Request::new(verb) }))
 }

@@ -71,7 +71,11 @@ fn row(survey: &Survey, node: &NodeView) -> [String; 11] {
         if node.address.is_empty() { none() } else { node.address.clone() },
         heard,
         role.to_owned(),
-        of(&stands),
+        of(&|own| match node.is_detached {
+            true if own.is_idle => format!("{}, detached", stands(own)),
+            true => format!("{}, detached, in use", stands(own)),
+            false => stands(own),
+        }),
         of(&|own| own.timeline.to_string()),
         of(&|own| own.end.clone()),
         of(&|own| own.lag_bytes.map_or_else(none, bytes)),
@@ -132,6 +136,7 @@ mod tests {
             is_alive: true,
             epoch: Some(3),
             is_member: true,
+            is_detached: false,
             postgres,
             is_proxy: true,
             addresses: vec![],
@@ -148,6 +153,7 @@ mod tests {
             streams_from: (!is_holder).then_some(1),
             is_sync: !is_holder,
             is_steady: true,
+            is_idle: false,
             priority: 0,
         }
     }

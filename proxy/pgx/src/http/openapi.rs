@@ -10,8 +10,16 @@ use serde_json::{Map, Value, json};
 const LOOKS: [&str; 6] = ["status", "survey", "show", "events", "history", "show-config"];
 
 /// Words of those requests of which there is no dry run: they concern one node alone.
-const NOT_REHEARSED: [&str; 5] =
-    ["fence", "unfence", "pause-database", "resume-database", "reload"];
+const NOT_REHEARSED: [&str; 8] = [
+    "fence",
+    "unfence",
+    "pause-database",
+    "resume-database",
+    "reload",
+    "restart",
+    "rejoin",
+    "reinit",
+];
 
 /// What is not asked by HTTP, its answer, and what only that is made of.
 const NOT_ASKED: &str = "take-over";

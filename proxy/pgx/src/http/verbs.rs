@@ -149,6 +149,7 @@ fn refused(refusal: &Refusal) -> StatusCode {
         Refusal::NoCluster
         | Refusal::Files { .. }
         | Refusal::Pool { .. }
+        | Refusal::Postgres { .. }
         | Refusal::Fence { .. }
         | Refusal::TakeOver { .. }
         | Refusal::Cluster { .. } => StatusCode::CONFLICT,

@@ -161,6 +161,21 @@ impl Hands {
     /// # Errors
     /// When it takes too long, then it is still ending; or when what ended was no primary.
     pub(crate) fn shut_down(&self) -> Result<Lsn, Error> {
+        self.end_in_order()?;
+        let place = &self.place;
+        let control = control_file::read(&place.programs, &place.data);
+        let control = control.map_err(Error::ControlFile)?;
+        if !control.is_shut_down {
+            return Err(Error::NoShutdownCheckpoint);
+        }
+        wal::checkpoint_end(&place.data, &control)
+    }
+
+    /// Ends whatever runs in order, with its sessions.
+    ///
+    /// # Errors
+    /// When it takes too long, then it is still ending.
+    pub(crate) fn end_in_order(&self) -> Result<(), Error> {
         let place = &self.place;
         if let Some(found) = postmaster::find(&place.data) {
             let deadline = Instant::now() + SHUTDOWN_MAX;
@@ -173,13 +188,7 @@ impl Hands {
                 }
             }
         }
-        process::end_all(&[&place.data])?;
-        let control = control_file::read(&place.programs, &place.data);
-        let control = control.map_err(Error::ControlFile)?;
-        if !control.is_shut_down {
-            return Err(Error::NoShutdownCheckpoint);
-        }
-        wal::checkpoint_end(&place.data, &control)
+        process::end_all(&[&place.data])
     }
 }
 

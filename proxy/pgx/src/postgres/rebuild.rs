@@ -99,6 +99,25 @@ impl Hands {
         Ok(means)
     }
 
+    /// As [`Self::rebuild`], and makes no use of whatever is there.
+    ///
+    /// # Errors
+    /// As for [`Self::rebuild`].
+    pub(crate) fn copy_anew(
+        &self,
+        upstream: &Peer,
+        directory: Incarnation,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<Means, Error> {
+        self.kill()?;
+        self.end_fillers()?;
+        self.prepare()?;
+        self.knock(upstream)?;
+        // What is half built is never rewound.
+        set_mark(&self.place, &format!("cloning from node {}", upstream.node))?;
+        self.rebuild(upstream, directory, tell)
+    }
+
     /// Puts the directory aside under the name of `kept`, unless one of that name is there, and
     /// makes a copy of this member's in its place.
     ///

@@ -73,6 +73,8 @@ struct Node {
     host: String,
     port: Cell,
     is_up: bool,
+    /// Whether operators have detached it; pgpool calls that down, too.
+    is_detached: bool,
     role: &'static str,
     own_role: &'static str,
     lag: Option<u64>,
@@ -112,6 +114,7 @@ fn members(survey: &Survey, port: u16) -> Vec<Node> {
             host: place(&node.address).0,
             port: text(port),
             is_up,
+            is_detached: node.is_detached,
             role: match told {
                 Some(_) if is_holder => "primary",
                 Some(_) => "standby",
@@ -144,7 +147,18 @@ fn backends(view: &View) -> Vec<Node> {
         let (lag, streams, sync) = (None, "", "");
         nodes.push((
             address,
-            Node { id, host, port, is_up, role, own_role: role, lag, streams, sync },
+            Node {
+                id,
+                host,
+                port,
+                is_up,
+                is_detached: false,
+                role,
+                own_role: role,
+                lag,
+                streams,
+                sync,
+            },
         ));
     }
     nodes.into_iter().map(|(_, node)| node).collect()
@@ -152,7 +166,7 @@ fn backends(view: &View) -> Vec<Node> {
 
 fn rows(nodes: Vec<Node>) -> Vec<Vec<Cell>> {
     // Who reads only is sent to standbys that are up, to each as often; to the primary without any.
-    let reads = |node: &Node| node.is_up && node.role != "primary";
+    let reads = |node: &Node| node.is_up && !node.is_detached && node.role != "primary";
     let readers = nodes.iter().filter(|node| reads(node)).count();
     let row = |node: Node| {
         let weight = match (readers, reads(&node)) {
@@ -160,13 +174,13 @@ fn rows(nodes: Vec<Node>) -> Vec<Vec<Cell>> {
             (count, true) => 1.0 / f64::from(u32::try_from(count).unwrap_or(u32::MAX)),
             _ => 0.0,
         };
-        let is_up = if node.is_up { "up" } else { "down" };
+        let up = |is_up: bool| if is_up { "up" } else { "down" };
         vec![
             text(node.id),
             node.host.into(),
             node.port,
-            is_up.into(),
-            is_up.into(),
+            up(node.is_up && !node.is_detached).into(),
+            up(node.is_up).into(),
             format!("{weight:.6}").into(),
             node.role.into(),
             node.own_role.into(),
@@ -285,6 +299,7 @@ mod tests {
             is_alive: true,
             epoch: Some(1),
             is_member: true,
+            is_detached: false,
             postgres: Some(PostgresView {
                 state,
                 is_holder,
@@ -294,6 +309,7 @@ mod tests {
                 streams_from: (!is_holder).then_some(1),
                 is_sync: id == 2,
                 is_steady: true,
+                is_idle: false,
                 priority: 0,
             }),
             is_proxy: true,

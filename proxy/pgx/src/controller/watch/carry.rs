@@ -24,6 +24,8 @@ pub(super) enum Task {
     Kill,
     Checkpoint(Epoch),
     ShutDown,
+    /// As an operator wishes.
+    End,
     Detach,
     StartStandby,
     Promote {
@@ -35,6 +37,8 @@ pub(super) enum Task {
     Rebuild {
         upstream: Peer,
         directory: Incarnation,
+        /// Whatever is there is not to be made use of.
+        copies_anew: bool,
     },
     Copy {
         upstream: Peer,
@@ -138,13 +142,17 @@ fn carry_out(hands: &Hands, tasks: Vec<Task>) -> Result<Change, Error> {
             Task::Kill => hands.kill().map(|()| change),
             Task::Checkpoint(epoch) => hands.checkpoint().map(|()| Change::Checkpointed(epoch)),
             Task::ShutDown => hands.shut_down().map(|_| change),
+            Task::End => hands.end_in_order().map(|()| change),
             Task::Detach => hands.detach().map(|()| change),
             Task::StartStandby => hands.start_standby().map(|()| change),
             Task::Promote { rule, members } => hands.promote(&rule, &members).map(|()| change),
             Task::SetRule(rule) => hands.set_rule(&rule).map(|()| change),
             Task::Follow(upstream) => hands.follow(&upstream).map(|()| change),
-            Task::Rebuild { upstream, directory } => {
-                let means = hands.rebuild(&upstream, directory, &mut progress())?;
+            Task::Rebuild { upstream, directory, copies_anew } => {
+                let means = match copies_anew {
+                    true => hands.copy_anew(&upstream, directory, &mut progress())?,
+                    false => hands.rebuild(&upstream, directory, &mut progress())?,
+                };
                 info!(?means, from = %upstream.node, "the directory is built anew");
                 Ok(Change::Rebuilt(directory))
             }
@@ -182,6 +190,7 @@ fn name(task: &Task) -> Option<String> {
     let text = match task {
         Task::Kill => "PostgreSQL was ended at once".to_owned(),
         Task::Checkpoint(_) => "PostgreSQL has made a checkpoint".to_owned(),
+        Task::End => "PostgreSQL was ended, and is started again".to_owned(),
         Task::ShutDown => "PostgreSQL was shut down in order".to_owned(),
         Task::Detach => "PostgreSQL receives from nobody".to_owned(),
         Task::StartStandby => "PostgreSQL was started as a standby".to_owned(),

@@ -16,6 +16,7 @@ mod look;
 mod place;
 mod probe;
 mod tell;
+mod wish;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use pgx_control::facts::AgentFacts;
 use pgx_control::ids::{BootTime, Epoch, Incarnation, NodeId, SystemId};
 use pgx_control::lease::{Kind, Wants};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use self::carry::{Change, Job, Task, Troubles};
@@ -37,6 +39,7 @@ pub(crate) use self::place::place;
 pub(super) use self::probe::Shared as Answers;
 use self::probe::{Part, Probe};
 pub(crate) use self::probe::{Verdict, ask_once};
+pub(crate) use self::wish::Wish;
 use super::clock::{boot_time, random, until};
 use super::durable::{self, ReadError};
 use super::lease::{self, Board};
@@ -61,6 +64,8 @@ pub(in crate::controller) enum Input {
     Looked { generation: u64, looked: Box<Result<Found, String>> },
     /// A postmaster has ended.
     Ended(i32),
+    /// An operator wishes something of PostgreSQL here.
+    Wish(Wish, oneshot::Sender<Result<String, String>>),
     /// A list of steps is over.
     Done { number: u64, outcome: Result<Change, String> },
 }
@@ -147,6 +152,7 @@ pub(super) fn start(
         jobs: 0,
         stamp: Stamp::default(),
         copying: None,
+        copies_anew: false,
         trouble: None,
         refuses: false,
         missed: None,
@@ -221,6 +227,8 @@ struct Watcher {
     stamp: Stamp,
     /// The state by which a copy is made or was made, until it is looked at.
     copying: Option<(Arc<State>, Option<Incarnation>)>,
+    /// Whether what is rebuilt next is copied, as an operator wants it.
+    copies_anew: bool,
     trouble: Option<Trouble>,
     /// Whether the server could not be asked when it was looked at last.
     refuses: bool,
@@ -267,6 +275,8 @@ impl Watcher {
             }
             Input::Ended(pid) if self.postmaster == Some(pid) => self.ended(pid),
             Input::Ended(_) => {}
+            // Whoever asked may have left.
+            Input::Wish(wish, reply) => drop(reply.send(self.grant(wish))),
             Input::Done { number, outcome } => {
                 if self.job.as_ref().is_some_and(|job| job.number == number) {
                     self.done(outcome);
@@ -376,6 +386,7 @@ impl Watcher {
                 match change {
                     Change::None => self.copying = None,
                     Change::Rebuilt(directory) => {
+                        self.copies_anew = false;
                         if let Some((_, made)) = &mut self.copying {
                             *made = Some(directory);
                         }
@@ -637,7 +648,8 @@ impl Watcher {
             }
             Step::Rebuild(upstream) => {
                 let upstream = self.peer(upstream, state)?;
-                Some(Task::Rebuild { upstream, directory: new() })
+                let copies_anew = self.copies_anew;
+                Some(Task::Rebuild { upstream, directory: new(), copies_anew })
             }
             Step::Copy(upstream) => {
                 let upstream = self.peer(upstream, state)?;

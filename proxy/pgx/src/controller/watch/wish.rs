@@ -1,0 +1,131 @@
+//! What operators wish of this host's PostgreSQL. It needs no quorum: each wish is granted only
+//! where whatever follows from it is what the agent does anyway.
+
+use pgx_control::agent::Process;
+use pgx_control::cluster::State;
+use tracing::info;
+
+use super::carry::Task;
+use super::{Stamp, Watcher};
+
+/// A wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// End PostgreSQL in order; it is started again.
+    Restart,
+    /// Try at once what has failed, and would be tried after a pause.
+    Rejoin,
+    /// Copy the directory anew, whatever is in it.
+    Reinit,
+}
+
+impl Watcher {
+    /// Begins what is wished.
+    ///
+    /// # Errors
+    /// Why it is not done, for people.
+    pub(super) fn grant(&mut self, wish: Wish) -> Result<String, String> {
+        let granted = match wish {
+            Wish::Restart => self.restart(),
+            Wish::Rejoin => self.rejoin(),
+            Wish::Reinit => self.reinit(),
+        };
+        info!(?wish, ?granted, "an operator asks something of PostgreSQL here");
+        granted
+    }
+
+    fn restart(&mut self) -> Result<String, String> {
+        let (state, process) = self.calm()?;
+        let then = match process {
+            Process::Primary => {
+                let has_others = state.members().keys().any(|node| *node != self.me);
+                if has_others {
+                    return Err("PostgreSQL here is the primary: 'pgx ctl switchover' first, \
+                                without errors to clients, and restart it then"
+                        .to_owned());
+                }
+                if state.is_paused() {
+                    return Err("failover is paused, so nobody would make it primary again: 'pgx \
+                                ctl resume' first"
+                        .to_owned());
+                }
+                "is primary again in a new epoch"
+            }
+            Process::Standby => "streams again",
+            Process::Stopped | Process::Exited => {
+                return Err("PostgreSQL does not run here; pgx starts it when the cluster needs \
+                            it, and 'pgx ctl status' says what is wrong"
+                    .to_owned());
+            }
+        };
+        self.trouble = None;
+        self.ends = self.postmaster;
+        self.begin_job(vec![Task::End], Stamp::of(&state));
+        match &self.job {
+            Some(_) => Ok(format!(
+                "PostgreSQL is being restarted; 'pgx ctl nodes' says when it \
+                                   {then}"
+            )),
+            None => Err(self.said.clone()),
+        }
+    }
+
+    /// Whatever is under way goes on, and what waits after a failure waits no longer.
+    fn rejoin(&mut self) -> Result<String, String> {
+        if self.agent.is_none() || self.state.is_none() {
+            return Err(self.nothing_known());
+        }
+        Ok(match self.trouble.take() {
+            Some(_) => format!("what failed is tried again now: {}", self.said),
+            None => "nothing waits to be tried again here; 'pgx ctl status' says what is under way"
+                .to_owned(),
+        })
+    }
+
+    fn reinit(&mut self) -> Result<String, String> {
+        let (state, _) = self.calm()?;
+        let (Some(local), Some(agent)) = (&self.local, &mut self.agent) else {
+            return Err(self.nothing_known());
+        };
+        let from = agent.give_up(&state, local).map_err(|unfit| unfit.to_string())?;
+        self.trouble = None;
+        self.copies_anew = true;
+        Ok(format!(
+            "the directory is given up and copied anew from node {from}; 'pgx ctl nodes' says when \
+             it streams again"
+        ))
+    }
+
+    /// The state, and what PostgreSQL does, while nothing else is under way.
+    fn calm(&self) -> Result<(std::sync::Arc<State>, Process), String> {
+        if !self.is_managed {
+            return Err("this directory is not pgx's, which only watches it; see 'pgx init \
+                        postgres'"
+                .to_owned());
+        }
+        let state = self.state.clone().filter(|state| state.tenure().is_some());
+        let Some(state) = state.filter(|_| self.agent.is_some()) else {
+            return Err(self.nothing_known());
+        };
+        let is_calm = state.tenure().is_some_and(|tenure| tenure.is_established)
+            && state.sealed().is_none()
+            && state.handover().is_none();
+        if !is_calm {
+            return Err("the primary is being changed; try again when 'pgx ctl status' shows one \
+                        that serves"
+                .to_owned());
+        }
+        let local = self.local.as_ref().filter(|_| self.job.is_none());
+        let process = local.map(|local| local.process);
+        process
+            .map(|process| (state, process))
+            .ok_or_else(|| "something is being done with PostgreSQL here; try again".to_owned())
+    }
+
+    fn nothing_known(&self) -> String {
+        match &self.said[..] {
+            "" => "the cluster has not begun, or PostgreSQL here was not looked at yet".to_owned(),
+            said => said.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `pgx ctl drain`: takes everything off a node, so that its host can be worked on.
+
+use std::time::{Duration, Instant};
+
+use pgx_control::admin::{Body, NodeView, Request, Survey, Verb};
+use pgx_control::facts::Postgres;
+
+use super::ask;
+use crate::cli::{Ctl, Drain};
+use crate::exit::Failure;
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long nobody is to be seen: a proxy that is slow to hear of it may send somebody until then.
+const IDLE_MIN: Duration = Duration::from_secs(1);
+
+/// Another node becomes primary if this one is; it is detached; and nobody has a transaction open
+/// there any more. Each step holds when a later one fails, and doing it again goes on from there.
+pub(super) fn run(arguments: &Ctl, drain: &Drain) -> Result<Body, Failure> {
+    let until = Instant::now() + Duration::from_secs(drain.wait.into());
+    let node = drain.node;
+    let mut lines = Vec::new();
+    if is_primary(&find(arguments, node)?) {
+        ask(arguments, &Request::new(Verb::Switchover { to: None }))?;
+        let next =
+            wait(until, "no other node serves as primary yet; see 'pgx ctl status'", || {
+                let survey = survey(arguments)?;
+                let next = survey.nodes.iter().find(|other| other.id != node && is_primary(other));
+                let serves = |next: &&NodeView| {
+                    next.postgres.as_ref().is_some_and(|own| own.state == Postgres::Primary)
+                };
+                Ok(next.filter(serves).map(|next| next.id))
+            })?;
+        lines.push(format!("node {next} is the primary now"));
+    }
+    ask(arguments, &Request::new(Verb::Detach { node }))?;
+    lines.push(format!("node {node} is detached"));
+    let mut idle_since = None;
+    let still = format!(
+        "clients still have transactions open on node {node}, which stays detached: see \
+         pg_stat_activity there, and drain it again"
+    );
+    wait(until, &still, || {
+        let is_free = is_free(&find(arguments, node)?);
+        let since = is_free.then(|| *idle_since.get_or_insert_with(Instant::now));
+        idle_since = since;
+        Ok(since.filter(|since| since.elapsed() >= IDLE_MIN).map(|_| ()))
+    })?;
+    lines.push(format!(
+        "nobody has a transaction open on node {node}; 'pgx ctl attach {node}' when its work is \
+         done"
+    ));
+    Ok(Body::Done(lines))
+}
+
+fn survey(arguments: &Ctl) -> Result<Survey, Failure> {
+    match ask(arguments, &Request::new(Verb::Survey))? {
+        Body::Survey(survey) => Ok(*survey),
+        _ => Err(Failure::Failed("pgx did not answer with the cluster's nodes".to_owned())),
+    }
+}
+
+fn find(arguments: &Ctl, node: u64) -> Result<NodeView, Failure> {
+    let found = survey(arguments)?.nodes.into_iter().find(|one| one.id == node);
+    found.ok_or_else(|| {
+        Failure::Failed(format!("there is no node {node}; 'pgx ctl nodes' lists them"))
+    })
+}
+
+fn is_primary(node: &NodeView) -> bool {
+    node.postgres.as_ref().is_some_and(|own| own.is_holder)
+}
+
+/// Whether nobody is served there: PostgreSQL says so, or is not there to serve anybody.
+fn is_free(node: &NodeView) -> bool {
+    let runs = |state| matches!(state, Postgres::Standby | Postgres::Primary | Postgres::Hung);
+    !node.is_alive || node.postgres.as_ref().is_none_or(|own| own.is_idle || !runs(own.state))
+}
+
+/// Asks until there is something; what is told while the primary changes is no answer yet.
+fn wait<T>(
+    until: Instant,
+    late: &str,
+    mut look: impl FnMut() -> Result<Option<T>, Failure>,
+) -> Result<T, Failure> {
+    loop {
+        match look() {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) | Err(Failure::Refused(_)) if Instant::now() < until => {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            Ok(None) => return Err(Failure::Failed(late.to_owned())),
+            Err(failure) => return Err(failure),
+        }
+    }
+}
