@@ -278,6 +278,17 @@ impl Members {
         said(psql(&address.ip().to_string(), address.port(), text)?)
     }
 
+    /// The same, where standbys serve who only reads.
+    ///
+    /// # Errors
+    /// When it fails, with what was said.
+    pub fn read(&self, id: usize, text: &str) -> anyhow::Result<String> {
+        let address = self.node(id).address()?;
+        let mut command = psql_command(&address.ip().to_string(), address.port(), text);
+        command.env("PGOPTIONS", "-c pgx.target=standby");
+        said(command.output().context("cannot run psql")?)
+    }
+
     /// Runs a text at a node's PostgreSQL itself.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! were told, and pgx goes on.
 
 mod http;
+mod nodes;
 mod operators;
 mod process;
 mod strict;
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
         root("each_fault_is_told_with_its_cause_and_the_next_step", told::troubles),
         root("each_change_of_primary_leaves_a_report_on_every_node", told::history),
         root("load_balancers_and_programs_of_other_hosts_are_answered_by_http", http::asked),
+        root("node_that_is_drained_serves_nobody_until_it_is_attached", nodes::spared),
+        root("standbys_are_restarted_and_copied_anew_when_operators_say_so", nodes::renewed),
         root("transaction_that_does_not_end_stops_a_switchover", operators::stuck),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
