@@ -16,7 +16,7 @@ pub use change::{PolicyChange, SettingsChange, SharedChange};
 
 pub use cluster::{
     AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, ProbeStatus,
-    Shared,
+    ScheduledStatus, Shared,
 };
 
 pub use events::{ChangeReport, Event, Step};
@@ -111,6 +111,9 @@ pub enum Verb {
         /// The node; the best standby when there is none.
         #[serde(default)]
         to: Option<u64>,
+        /// When, in milliseconds since 1970; at once when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at_ms: Option<u64>,
     },
     /// Make a node primary: by a switchover while the primary serves, else by a failover, in which
     /// whoever has most of the log is elected.
@@ -129,7 +132,7 @@ pub enum Verb {
         /// The node.
         node: u64,
     },
-    /// Give a switchover up.
+    /// Give a switchover up: the one under way, or the one that is to come.
     CancelSwitchover,
     /// Replace the primary though it seems well.
     Failover,

@@ -204,6 +204,18 @@ pub fn sentence(entry: &Entry) -> Option<String> {
     })
 }
 
+/// A time in milliseconds since 1970, as people read it.
+#[must_use]
+pub fn utc(unix_ms: u64) -> String {
+    let seconds = i64::try_from(unix_ms / 1_000).unwrap_or(i64::MAX);
+    match time::OffsetDateTime::from_unix_timestamp(seconds) {
+        Ok(at) => {
+            format!("{} {:02}:{:02}:{:02} UTC", at.date(), at.hour(), at.minute(), at.second())
+        }
+        Err(_) => "a time that no calendar has".to_string(),
+    }
+}
+
 /// The same for what operators have chosen.
 fn by_operators(entry: &Entry) -> Option<String> {
     Some(match entry {
@@ -220,6 +232,13 @@ fn by_operators(entry: &Entry) -> Option<String> {
         }
         Entry::Detach { node, .. } => format!("node {node} is attached again"),
         Entry::Switchover { to, .. } => format!("a switchover to node {to} begins"),
+        Entry::Schedule { to: Some(to), at_ms, .. } => {
+            format!("a switchover to node {to} is to begin at {}", utc(*at_ms))
+        }
+        Entry::Schedule { at_ms, .. } => format!("a switchover is to begin at {}", utc(*at_ms)),
+        Entry::ScheduleCancelled { at_ms } => {
+            format!("the switchover of {} is given up", utc(*at_ms))
+        }
         Entry::SwitchoverStage { stage, .. } => match stage {
             Stage::Prepares => return None,
             Stage::Holds => "proxies hold new transactions".to_string(),

@@ -120,6 +120,7 @@ mod tests {
             settled_change: 0,
             prepared: None,
             is_busy: false,
+            is_idle: false,
             shut_down: None,
         };
         Facts { sequence, agent: Some(agent), ..Facts::new(Incarnation(1)) }

@@ -47,6 +47,10 @@ pub const ADDRESS_BYTES_MAX: usize = 262;
 /// How often a standby's wait for trust doubles at most: from the default of a second to a minute.
 pub const FLAPS_MAX: u32 = 6;
 
+/// How long after its time a switchover may begin that operators wanted then, in milliseconds: what
+/// was meant for the night is not done in the morning.
+pub const SCHEDULE_LATE_MS_MAX: u64 = 300_000;
+
 /// Buckets of the table by which flows are steered: as many as a table in the kernel has.
 pub const BUCKETS: usize = 1024;
 

@@ -41,6 +41,7 @@ fn facts() -> Facts {
             settled_change: 1,
             prepared: None,
             is_busy: false,
+            is_idle: false,
             shut_down: Some(Lsn(2)),
         }),
         proxy: Some(ProxyFacts { vips: [VipId(1)].into(), ..ProxyFacts::default() }),

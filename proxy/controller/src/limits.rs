@@ -23,3 +23,6 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 const _: () = assert!(NEWS_EVERY_MS < FACTS_EVERY_MS);
 const _: () = assert!(PROPOSALS_OPEN_MAX <= pgx_quorum::limits::PROPOSALS_PENDING_MAX);
 const _: () = assert!(MESSAGE_BYTES_MAX <= pgx_quorum::limits::PROPOSAL_BYTES_MAX);
+
+/// How far ahead operators may plan a switchover, in milliseconds: a year.
+pub const SCHEDULE_MS_MAX: u64 = 366 * 24 * 3_600_000;

@@ -31,6 +31,13 @@ pub enum Request {
         /// The node; `None` for the best standby.
         to: Option<NodeId>,
     },
+    /// The same later.
+    Schedule {
+        /// The node; `None` for the best standby then.
+        to: Option<NodeId>,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
     /// Make a node primary: by a switchover while the primary serves, and else by the failover that
     /// nobody has begun yet, in which whoever has most of the log is elected.
     Promote {
@@ -45,7 +52,7 @@ pub enum Request {
         /// Whether it is detached from here on.
         is_detached: bool,
     },
-    /// Give a switchover up while that is possible.
+    /// Give a switchover up, one that is to come or the one under way, while that is possible.
     CancelSwitchover,
     /// Replace the primary though it seems well.
     Failover,
@@ -105,6 +112,9 @@ pub enum Unanswered {
         "node {0} runs an earlier release, or is not heard; this takes a later one on all nodes"
     )]
     Earlier(NodeId),
+    /// It shall be done at a time that is over, or far away.
+    #[error("that time is over by the clock of whoever coordinates, or more than a year away")]
+    Time,
     /// No standby could take over.
     #[error("no standby streams from the primary, so none can take over without loss")]
     NoCandidate,

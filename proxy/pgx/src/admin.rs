@@ -355,7 +355,10 @@ fn cluster_request(verb: Verb) -> Option<ClusterRequest> {
             let address = address.unwrap_or_default();
             ClusterRequest::Node { node: NodeId(node), address, role }
         }
-        Verb::Switchover { to } => ClusterRequest::Switchover { to: to.map(NodeId) },
+        Verb::Switchover { to, at_ms: None } => ClusterRequest::Switchover { to: to.map(NodeId) },
+        Verb::Switchover { to, at_ms: Some(at_ms) } => {
+            ClusterRequest::Schedule { to: to.map(NodeId), at_ms }
+        }
         Verb::Promote { node } => ClusterRequest::Promote { to: NodeId(node) },
         Verb::Detach { node } => ClusterRequest::Detach { node: NodeId(node), is_detached: true },
         Verb::Attach { node } => ClusterRequest::Detach { node: NodeId(node), is_detached: false },

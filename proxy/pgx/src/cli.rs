@@ -1,12 +1,15 @@
 //! The command line: what can be said, and nothing of what it does.
 
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::Uri;
 use clap::builder::RangedI64ValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use pgx_ring::Choice;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::config::Means;
 use crate::import::Tool;
@@ -96,6 +99,24 @@ pub(crate) enum FenceVerb {
         #[arg(long, default_value_t = pgx_bpf::PORT_DEFAULT, value_parser = port())]
         port: u16,
     },
+}
+
+/// A time in milliseconds since 1970.
+fn time_of_day(text: &str) -> Result<u64, String> {
+    let ms = match humantime::parse_duration(text) {
+        Ok(from_now) => {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            (since + from_now).as_millis()
+        }
+        Err(_) => {
+            let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+                "neither a time with its zone, such as 2030-01-31T03:00:00+01:00, nor a duration, \
+                 such as 90m"
+            })?;
+            u128::try_from(at.unix_timestamp_nanos() / 1_000_000).map_err(|e| e.to_string())?
+        }
+    };
+    u64::try_from(ms).map_err(|error| error.to_string())
 }
 
 #[derive(Args)]
@@ -201,6 +222,10 @@ pub(crate) enum CtlVerb {
         /// The node's number; the best standby without it
         #[arg(long, value_name = "NUMBER")]
         to: Option<u64>,
+        /// Later: a time such as 2030-01-31T03:00:00+01:00, or how long from now, such as 90m; it
+        /// is given up if another primary comes before, or nobody could take over five minutes long
+        #[arg(long, value_name = "TIME", value_parser = time_of_day)]
+        at: Option<u64>,
         #[command(flatten)]
         dry: Dry,
     },

@@ -94,6 +94,22 @@ pub(crate) fn spared() -> anyhow::Result<()> {
     ask(members.node(1), &["promote", &primary.to_string()])?;
     members.wait_for_calm(epoch + 2)?;
     ensure!(members.primary()? == (primary, epoch + 2), "{}", members.log(1));
+
+    // Later is by the clock.
+    let later = |words: &[&str]| ask(members.node(2), &[&["switchover"], words].concat());
+    later(&["--at", "1h"])?;
+    let is_planned = |id: usize| {
+        ask(members.node(id), &["status"]).is_ok_and(|said| said.contains("to the best standby at"))
+    };
+    wait_for("all know of it", WAIT_MAX, || (1..=3).all(is_planned))?;
+    later(&["cancel"])?;
+    wait_for("none is to come", WAIT_MAX, || !(1..=3).any(is_planned))?;
+    ensure!(members.primary()? == (primary, epoch + 2), "{}", members.log(1));
+    let past = members.node(1).ctl(&["switchover", "--at", "2020-01-01T00:00:00Z"])?;
+    comes_to(&past, 5, "that time is over")?;
+    later(&["--at", "1s", "--to", &name])?;
+    members.wait_for_calm(epoch + 3)?;
+    ensure!(members.primary()? == (spared, epoch + 3), "{}", members.log(1));
     load.wait_for_commits(50, WAIT_MAX)?;
     let record = members.end(load)?;
     ensure!(record.error_counts.is_empty(), "{:?}\n{}", record.errors, members.log(1));

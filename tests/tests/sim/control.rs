@@ -33,7 +33,11 @@ impl World {
         }
         let Some(controller) = self.controller(node) else { return };
         match input {
-            Input::Tick => controller.handle_tick(shown),
+            Input::Tick => {
+                // The simulator's hosts were switched on in 1970.
+                controller.handle_clock(shown.0 / 1_000_000);
+                controller.handle_tick(shown);
+            }
             // What is refused is refused for a reason that the engine's own tests look into.
             Input::Raft { from, bytes } => drop(controller.handle_raft(from, &bytes, shown)),
             Input::Facts { from, facts } => controller.handle_facts(from, *facts, shown),

@@ -30,7 +30,7 @@ pub(crate) struct Operator {
 const NODES: std::ops::RangeInclusive<usize> = 3..=5;
 
 /// Kinds of requests.
-pub(crate) const REQUESTS: u64 = 16;
+pub(crate) const REQUESTS: u64 = 17;
 
 /// How long operators let a fork be, before they give up what only it has.
 const FORKED_MAX: u64 = 30 * SECOND;
@@ -135,6 +135,11 @@ impl World {
             12 => Request::Transfer { to: self.anybody() },
             13 => Request::Detach { node: self.anybody(), is_detached: is_first },
             14 => Request::Promote { to: self.anybody() },
+            15 => {
+                let to = is_first.then(|| self.anybody());
+                let at_ms = self.now / MILLI + self.rng.below(10_000);
+                Request::Schedule { to, at_ms }
+            }
             _ => {
                 let node = self.anybody();
                 self.give_up(node);

@@ -56,6 +56,9 @@ pub struct ControlStatus {
     pub leases: Vec<LeaseStatus>,
     /// Whether failover is left to operators.
     pub is_paused: bool,
+    /// The switchover that is to come.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub scheduled: Option<ScheduledStatus>,
     /// The settings in force.
     pub settings: Shared,
     /// This host's PostgreSQL, where there is `[postgres]`.
@@ -110,6 +113,16 @@ pub struct EpochStatus {
     /// The nodes of which these may be.
     #[serde(default)]
     pub sync_candidates: Vec<u64>,
+}
+
+/// A switchover that is to come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ScheduledStatus {
+    /// The node that is to serve then; the best standby then when absent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub to: Option<u64>,
+    /// When, in milliseconds since 1970 by the coordinator's clock.
+    pub at_ms: u64,
 }
 
 /// A lease held here.

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use super::history::{Descent, History, Switch};
 use super::sync::Rule;
 use super::{
-    Durability, Entry, Established, Member, Membership, Node, Registration, Report, Role, Stage,
-    State, Tenure, Unserved, Void,
+    Durability, Entry, Established, Member, Membership, Node, Registration, Report, Role,
+    Scheduled, Stage, State, Tenure, Unserved, Void,
 };
 use crate::ids::{Attempt, Epoch, Incarnation, Lsn, NodeId, SystemId, Timeline, VipId};
 use crate::lease::{Kind, Right, Settings};
@@ -65,6 +65,11 @@ impl State {
             }
             Entry::Detach { node, is_detached } => self.detach(*node, *is_detached),
             Entry::Switchover { epoch, to } => self.switch_over(*epoch, *to),
+            Entry::Schedule { epoch, to, at_ms } => self.schedule(*epoch, *to, *at_ms),
+            Entry::ScheduleCancelled { at_ms } => {
+                let known = self.scheduled.take_if(|known| known.at_ms == *at_ms);
+                known.map(drop).ok_or(Void::Schedule)
+            }
             Entry::SwitchoverStage { epoch, stage } => self.advance_switchover(*epoch, *stage),
             Entry::SwitchoverCancelled { epoch } => self.cancel_switchover(*epoch),
             Entry::AcceptLoss { epoch, attempt } => self.accept_loss(*epoch, *attempt),
@@ -209,6 +214,8 @@ impl State {
         self.tenure = Some(tenure);
         self.sealed = None;
         self.handover = None;
+        // It was to leave a primary that is left now.
+        self.scheduled = None;
         self.loss_accepted = None;
         Ok(())
     }
@@ -483,6 +490,7 @@ impl State {
         if !is_known || is_detached && is_primary {
             return Err(Void::Detach);
         }
+        self.was_operated = true;
         if is_detached {
             self.detached.insert(node);
         } else {
@@ -578,6 +586,20 @@ impl State {
             return Err(Void::Switchover);
         }
         (self.handover, self.stage) = (Some(to), Stage::Prepares);
+        self.scheduled = None;
+        Ok(())
+    }
+
+    /// One takes the place of another. Who is to serve must be there when the time has come.
+    fn schedule(&mut self, epoch: Epoch, to: Option<NodeId>, at_ms: u64) -> Result<(), Void> {
+        self.check_serving(epoch)?;
+        let holder = self.tenure.as_ref().map(|tenure| tenure.holder);
+        let may_serve = |to| self.members.contains_key(&to) && !self.is_gone(to);
+        if self.handover.is_some() || to.is_some() && to == holder || !to.is_none_or(may_serve) {
+            return Err(Void::Switchover);
+        }
+        self.was_operated = true;
+        self.scheduled = Some(Scheduled { to, at_ms });
         Ok(())
     }
 

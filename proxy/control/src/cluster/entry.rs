@@ -251,7 +251,7 @@ pub enum Entry {
         is_paused: bool,
     },
     /// An operator wants a node to serve nobody who only reads, and to become primary only if no
-    /// other can; or that this is over. Releases before [`Self::DETACH_VERSION`] cannot read it.
+    /// other can; or that this is over. Releases before [`Self::OPERATE_VERSION`] cannot read it.
     Detach {
         /// The node.
         node: NodeId,
@@ -264,6 +264,21 @@ pub enum Entry {
         epoch: Epoch,
         /// The standby to serve next.
         to: NodeId,
+    },
+    /// An operator wants a switchover later. Releases before [`Self::OPERATE_VERSION`] cannot read
+    /// it.
+    Schedule {
+        /// The newest epoch, which is to be left.
+        epoch: Epoch,
+        /// The standby to serve next; the best one if none.
+        to: Option<NodeId>,
+        /// When, in milliseconds since 1970 by the coordinator's clock.
+        at_ms: u64,
+    },
+    /// That is given up. Releases before [`Self::OPERATE_VERSION`] cannot read it.
+    ScheduleCancelled {
+        /// When it was to begin.
+        at_ms: u64,
     },
     /// The switchover comes to the next stage.
     SwitchoverStage {
@@ -295,8 +310,9 @@ pub enum Entry {
 impl Entry {
     /// The version of [`Self::Steer`]: it is proposed when every node reads it.
     pub const STEER_VERSION: u16 = 2;
-    /// The version of [`Self::Detach`]: it is proposed when every node reads it.
-    pub const DETACH_VERSION: u16 = 3;
+    /// The version of [`Self::Detach`], [`Self::Schedule`] and [`Self::ScheduleCancelled`]: they are
+    /// proposed when every node reads them.
+    pub const OPERATE_VERSION: u16 = 3;
 }
 
 /// Why an entry changed nothing. To be void is normal: proposals race. The proposer looks at the
@@ -369,6 +385,8 @@ pub enum Void {
     Switchover,
     /// No node of the cluster has that number, or it is primary.
     Detach,
+    /// No switchover was to come at that time.
+    Schedule,
     /// No operator has accepted a loss in this attempt.
     LossNotAccepted,
     /// The node or directory is not a member as stated.
@@ -418,6 +436,7 @@ impl fmt::Display for Void {
             Self::Detach => out.write_str(
                 "no node of the cluster has that number, or it is primary: switch over first",
             ),
+            Self::Schedule => out.write_str("no switchover was to come at that time"),
             Self::LossNotAccepted => write!(out, "no operator has accepted a loss in this attempt"),
             Self::Member => write!(out, "that node is no member with that directory"),
         }

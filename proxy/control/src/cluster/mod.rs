@@ -21,5 +21,5 @@ pub(crate) mod testing;
 pub use entry::{Durability, Entry, Report, Role, Stage, Void};
 pub use membership::Membership;
 pub use policy::{Policy, PolicyError};
-pub use state::{Established, Member, Node, Registration, State, Tenure, Unserved};
+pub use state::{Established, Member, Node, Registration, Scheduled, State, Tenure, Unserved};
 pub use steering::{Proxy, Sharer, Steering};

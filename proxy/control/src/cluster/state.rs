@@ -21,6 +21,15 @@ pub struct Node {
     pub role: Role,
 }
 
+/// A switchover that an operator wants later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduled {
+    /// The standby to serve next; the best one then if none.
+    pub to: Option<NodeId>,
+    /// When, in milliseconds since 1970 by the coordinator's clock.
+    pub at_ms: u64,
+}
+
 /// A node with a data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -110,6 +119,12 @@ pub struct State {
     /// How far it is; without meaning when none is.
     #[serde(default)]
     pub(super) stage: Stage,
+    /// The switchover that is to leave the newest epoch later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) scheduled: Option<Scheduled>,
+    /// Whether the log had an entry of [`super::Entry::OPERATE_VERSION`] ever.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(super) was_operated: bool,
     /// The attempt in which an operator accepts loss.
     pub(super) loss_accepted: Option<Attempt>,
     /// The nodes that operators have named since the cluster was founded.
@@ -156,6 +171,8 @@ impl State {
             is_paused: false,
             handover: None,
             stage: Stage::Prepares,
+            scheduled: None,
+            was_operated: false,
             loss_accepted: None,
             nodes: BTreeMap::new(),
             detached: BTreeSet::new(),
@@ -217,6 +234,18 @@ impl State {
     #[must_use]
     pub fn stage(&self) -> Option<Stage> {
         self.handover.map(|_| self.stage)
+    }
+
+    /// The switchover that an operator wants later.
+    #[must_use]
+    pub fn scheduled(&self) -> Option<Scheduled> {
+        self.scheduled
+    }
+
+    /// Whether who has the log must read entries of [`super::Entry::OPERATE_VERSION`].
+    #[must_use]
+    pub fn was_operated(&self) -> bool {
+        self.was_operated
     }
 
     /// The attempt in which an operator accepts loss.

@@ -45,11 +45,6 @@ pub(super) fn change_log(view: &View<'_>, now: BootTime) -> Vec<Change> {
     newcomer.chain(dead.map(remove)).chain(ready).chain(dispensable.map(remove)).collect()
 }
 
-/// Whether a node may have the log as it is: it reads who is detached, or nobody is.
-fn reads_detached(view: &View<'_>, seen: &Observation) -> bool {
-    view.state.detached().is_empty() || seen.facts.entries_read_max >= Entry::DETACH_VERSION
-}
-
 /// The next node to join the log. The log takes only numbers above all that it had, so the lowest
 /// comes first, and later ones wait for it: else it could never join.
 fn newcomer(view: &View<'_>, now: BootTime) -> Option<Change> {
@@ -60,7 +55,8 @@ fn newcomer(view: &View<'_>, now: BootTime) -> Option<Change> {
     let (node, _) = absent.next()?;
     let seen = view.alive(*node, now)?;
     let has_tables = view.state.steering().number() > 0;
-    if has_tables && !share::reads_tables(seen) || !reads_detached(view, seen) {
+    let reads_all = seen.facts.entries_read_max >= Entry::OPERATE_VERSION;
+    if has_tables && !share::reads_tables(seen) || view.state.was_operated() && !reads_all {
         return None;
     }
     let installation = seen.facts.installation;

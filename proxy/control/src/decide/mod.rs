@@ -169,6 +169,12 @@ pub fn suspects(view: &View<'_>, tenure: &Tenure, now: BootTime) -> bool {
     is_dead || is_silent || is_overdue
 }
 
+/// The standby that could take over best without loss, if any could.
+#[must_use]
+pub fn best_standby(view: &View<'_>, now: BootTime) -> Option<NodeId> {
+    steady::best_standby(view, view.state.tenure()?, now)
+}
+
 /// What would become of the state: for dry runs, and to leave out what would be void anyway.
 ///
 /// # Errors

@@ -1,21 +1,22 @@
 //! Under a primary that serves: the rule of synchronous replication, and switchover.
 
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use super::{Action, Reason, View, election};
 use crate::cluster::sync::Rule;
-use crate::cluster::{Durability, Entry, Member, Stage, Tenure};
+use crate::cluster::{Durability, Entry, Member, Scheduled, Stage, Tenure};
 use crate::facts::AgentFacts;
 use crate::ids::{BootTime, Epoch, NodeId};
-use crate::limits::RULES_MAX;
+use crate::limits::{RULES_MAX, SCHEDULE_LATE_MS_MAX};
 
 /// The steps under an established primary.
 pub(super) fn next(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Vec<Action> {
     if let Some(to) = view.state.handover() {
         return alloc::vec![hand_over(view, tenure, to, now)];
     }
-    let leaving = leave(view, tenure, now).map(Action::Propose);
-    leaving.or_else(|| change_rule(view, tenure, now)).into_iter().collect()
+    let leaving = leave(view, tenure, now).or_else(|| scheduled(view, tenure, now));
+    leaving.map(Action::Propose).or_else(|| change_rule(view, tenure, now)).into_iter().collect()
 }
 
 /// A primary whose node shall leave the cluster hands over first.
@@ -23,16 +24,53 @@ fn leave(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Entry> {
     if !view.state.is_gone(tenure.holder) {
         return None;
     }
-    let standbys = view.state.members().keys().filter_map(|node| {
-        let seen = view.alive(*node, now).filter(|seen| seen.is_steady)?;
-        let agent = seen.facts.agent.as_ref()?;
-        let may_follow = *node != tenure.holder
-            && !view.state.is_gone(*node)
-            && view.state.needs(agent.directory);
-        may_follow.then_some((!view.state.is_detached(*node), agent.end, *node))
-    });
-    let (_, _, to) = standbys.max()?;
+    let to = best_standby(view, tenure, now).filter(|to| is_steady(view, *to))?;
     Some(Entry::Switchover { epoch: tenure.epoch, to })
+}
+
+/// What an operator wanted later begins when its time has come, as soon as it can, and is given up
+/// where it could not for long.
+fn scheduled(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<Entry> {
+    let Scheduled { to, at_ms } = view.state.scheduled()?;
+    if view.wall_ms < at_ms {
+        return None;
+    }
+    if view.wall_ms > at_ms.saturating_add(SCHEDULE_LATE_MS_MAX) {
+        return Some(Entry::ScheduleCancelled { at_ms });
+    }
+    let streams = |to: &NodeId| standby(view, tenure, *to, now).is_some();
+    let to = to.or_else(|| best_standby(view, tenure, now)).filter(streams)?;
+    Some(Entry::Switchover { epoch: tenure.epoch, to })
+}
+
+/// The standby that could take over best: that streams steadily, is not detached and is furthest,
+/// among those of the rule in force that stream.
+pub(super) fn best_standby(view: &View<'_>, tenure: &Tenure, now: BootTime) -> Option<NodeId> {
+    let order = |node: &NodeId| {
+        let agent = standby(view, tenure, *node, now)?;
+        let priority = view.state.members().get(node)?.priority;
+        let is_spared = view.state.is_detached(*node);
+        Some((is_steady(view, *node), !is_spared, agent.end, priority, Reverse(*node)))
+    };
+    let nodes = view.state.members().keys().filter_map(|node| Some((order(node)?, *node)));
+    nodes.max().map(|(_, node)| node)
+}
+
+fn is_steady(view: &View<'_>, node: NodeId) -> bool {
+    view.nodes.get(&node).is_some_and(|seen| seen.is_steady)
+}
+
+/// What is known of a standby that could take over.
+fn standby<'a>(
+    view: &'a View<'_>,
+    tenure: &Tenure,
+    node: NodeId,
+    now: BootTime,
+) -> Option<&'a AgentFacts> {
+    let agent = view.agent(node, now)?;
+    let streams = agent.streams == Some((tenure.holder, tenure.epoch));
+    let may_serve = node != tenure.holder && !view.state.is_gone(node);
+    (streams && may_serve && view.state.needs(agent.directory)).then_some(agent)
 }
 
 /// The primary makes its checkpoint, and stops when it may, by itself, once it has applied the

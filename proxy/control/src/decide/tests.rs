@@ -28,6 +28,7 @@ struct Scene {
     state: State,
     nodes: BTreeMap<NodeId, Observation>,
     log: BTreeMap<NodeId, LogMember>,
+    wall_ms: u64,
     tenure_since: BootTime,
     sealed_since: BootTime,
     handover_since: BootTime,
@@ -73,6 +74,7 @@ fn scene() -> Scene {
         state: three_nodes(),
         nodes: (1..=3).map(|node| (NodeId(node), seen(node))).collect(),
         log: (1..=3).map(|node| (NodeId(node), member)).collect(),
+        wall_ms: 0,
         tenure_since: NOW,
         sealed_since: NOW,
         handover_since: NOW,
@@ -86,6 +88,7 @@ impl Scene {
             state: &self.state,
             nodes: &self.nodes,
             log: &self.log,
+            wall_ms: self.wall_ms,
             tenure_since: self.tenure_since,
             sealed_since: self.sealed_since,
             handover_since: self.handover_since,
@@ -758,6 +761,9 @@ mod caution;
 
 #[path = "detach_tests.rs"]
 mod detach;
+
+#[path = "schedule_tests.rs"]
+mod schedule;
 
 #[path = "share_tests.rs"]
 mod share;

@@ -25,6 +25,9 @@ pub struct View<'a> {
     pub nodes: &'a BTreeMap<NodeId, Observation>,
     /// Who has the log itself. Those who count for leases follow its voters one by one.
     pub log: &'a BTreeMap<NodeId, LogMember>,
+    /// Milliseconds since 1970 by the coordinator's clock; zero if it has not been told. Only what
+    /// operators want at some time goes by it.
+    pub wall_ms: u64,
     /// When the coordinator saw the newest epoch begin.
     pub tenure_since: BootTime,
     /// When the coordinator saw the newest epoch sealed.

@@ -30,6 +30,7 @@ fn control() -> ControlStatus {
         waits: None,
         leases: vec![],
         is_paused: false,
+        scheduled: None,
         settings: Shared {
             durability: Durability::Strict,
             lease: Settings::default(),
@@ -112,6 +113,7 @@ fn link_that_is_down_is_told_unless_its_node_is_known_to_be_silent() {
         is_alive,
         epoch: None,
         is_member: true,
+        is_detached: false,
         postgres: None,
         is_proxy: false,
         addresses: vec![],

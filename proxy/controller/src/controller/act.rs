@@ -215,6 +215,7 @@ impl Controller {
             state,
             nodes: self.observer.nodes(),
             log,
+            wall_ms: self.wall_ms,
             tenure_since: self.since.tenure.1.max(began),
             sealed_since: self.since.sealed.1.max(began),
             handover_since: self.since.handover.1.max(began),

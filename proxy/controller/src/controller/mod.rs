@@ -120,6 +120,8 @@ pub struct Controller {
     facts_said: BootTime,
     has_news: bool,
     since: Since,
+    /// What the clock of the day showed last.
+    wall_ms: u64,
     coordinates_since: Option<BootTime>,
     next_proposal: u64,
     /// What was proposed and is neither applied nor dropped.
@@ -175,6 +177,7 @@ impl Controller {
             facts_said: now,
             has_news: true,
             since,
+            wall_ms: 0,
             coordinates_since: None,
             next_proposal: first_proposal,
             proposed: BTreeMap::new(),
@@ -216,6 +219,11 @@ impl Controller {
     #[must_use]
     pub fn waits(&self) -> Option<&Reason> {
         self.waits.as_ref()
+    }
+
+    /// What the clock of the day shows, in milliseconds since 1970.
+    pub fn handle_clock(&mut self, wall_ms: u64) {
+        self.wall_ms = wall_ms;
     }
 
     /// A tick of the engine has passed; see [`pgx_quorum::Quorum::handle_tick`].

@@ -8,7 +8,7 @@ use pgx_control::survey;
 use pgx_quorum as quorum;
 
 use super::{Asked, Controller, Output};
-use crate::limits::{REQUEST_MS_MAX, REQUESTS_OPEN_MAX};
+use crate::limits::{REQUEST_MS_MAX, REQUESTS_OPEN_MAX, SCHEDULE_MS_MAX};
 use crate::request::{Answer, Rehearsal, Request, Unanswered};
 
 impl Controller {
@@ -137,17 +137,29 @@ impl Controller {
             }
             Request::Switchover { to } => {
                 let tenure = newest()?;
-                let to = to.or_else(|| self.best_standby(now)).ok_or(Unanswered::NoCandidate)?;
+                let log = self.log(&self.quorum.status(), now);
+                let best = || decide::best_standby(&self.view(&self.state, &log, now), now);
+                let to = to.or_else(best).ok_or(Unanswered::NoCandidate)?;
                 vec![Entry::Switchover { epoch: tenure.epoch, to }]
             }
             Request::Promote { to } => self.promote(newest()?, *to, now)?,
             Request::Detach { node, is_detached } => {
-                self.check_detached_is_read(now)?;
+                self.check_is_read(now)?;
                 vec![Entry::Detach { node: *node, is_detached: *is_detached }]
             }
-            Request::CancelSwitchover => {
-                vec![Entry::SwitchoverCancelled { epoch: newest()?.epoch }]
+            Request::Schedule { to, at_ms } => {
+                self.check_is_read(now)?;
+                if !(self.wall_ms..=self.wall_ms + SCHEDULE_MS_MAX).contains(at_ms) {
+                    return Err(Unanswered::Time);
+                }
+                vec![Entry::Schedule { epoch: newest()?.epoch, to: *to, at_ms: *at_ms }]
             }
+            Request::CancelSwitchover => vec![match self.state.scheduled() {
+                Some(scheduled) if self.state.handover().is_none() => {
+                    Entry::ScheduleCancelled { at_ms: scheduled.at_ms }
+                }
+                _ => Entry::SwitchoverCancelled { epoch: newest()?.epoch },
+            }],
             Request::Failover => vec![decide::seal(newest()?)],
             Request::AcceptLoss => {
                 let attempt = self.state.sealed().unwrap_or(Attempt(0));
@@ -174,11 +186,12 @@ impl Controller {
         Ok(vec![decide::seal(tenure)])
     }
 
-    fn check_detached_is_read(&self, now: BootTime) -> Result<(), Unanswered> {
+    /// Whether every node reads what operators ask since [`Entry::OPERATE_VERSION`].
+    fn check_is_read(&self, now: BootTime) -> Result<(), Unanswered> {
         let log = self.log(&self.quorum.status(), now);
         let reads = |node: &NodeId| {
             let seen = self.observer.nodes().get(node);
-            seen.is_some_and(|seen| seen.facts.entries_read_max >= Entry::DETACH_VERSION)
+            seen.is_some_and(|seen| seen.facts.entries_read_max >= Entry::OPERATE_VERSION)
         };
         match log.keys().find(|node| !reads(node)) {
             Some(node) => Err(Unanswered::Earlier(*node)),
@@ -221,23 +234,6 @@ impl Controller {
             timeline: agent.timeline,
         };
         Ok(vec![bootstrap])
-    }
-
-    /// The standby that streams and is furthest, among those of the rule in force.
-    fn best_standby(&self, now: BootTime) -> Option<NodeId> {
-        let tenure = self.state.tenure()?;
-        let silent_ms_max = self.state.policy().silent_ms_max;
-        let standbys = self.observer.nodes().iter().filter_map(|(node, seen)| {
-            let agent = seen.facts.agent.as_ref()?;
-            let streams = agent.streams == Some((tenure.holder, tenure.epoch));
-            let is_heard = now < seen.heard.after_ms(silent_ms_max);
-            let priority = self.state.members().get(node)?.priority;
-            let is_waited_for = self.state.needs(agent.directory);
-            let is_spared = self.state.is_detached(*node);
-            let order = (!is_spared, agent.end, priority, core::cmp::Reverse(*node));
-            (streams && is_heard && is_waited_for).then_some((order, *node))
-        });
-        standbys.max().map(|(_, node)| node)
     }
 }
 

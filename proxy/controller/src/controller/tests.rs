@@ -45,6 +45,7 @@ fn agent(node: u64) -> AgentFacts {
         settled_change: 0,
         prepared: None,
         is_busy: false,
+        is_idle: false,
         shut_down: None,
     }
 }

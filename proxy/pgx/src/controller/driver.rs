@@ -27,7 +27,7 @@ use super::journal::Journal;
 use super::lease::{self, Board, Outlets};
 use super::members::Members;
 use super::message::{Outcome, Question, Said, Told};
-use super::records::Records;
+use super::records::{Records, unix_ms};
 use super::requests::{Asker, Waiting, done};
 use super::routes::Followed;
 use super::storage::{self, Files, Opened, Owner};
@@ -223,7 +223,10 @@ impl Driver {
     fn tick(&mut self) {
         let now = boot_time();
         match &mut self.engine {
-            Engine::Running(controller) => controller.handle_tick(now),
+            Engine::Running(controller) => {
+                controller.handle_clock(unix_ms());
+                controller.handle_tick(now);
+            }
             Engine::Halted { retry, .. } if Instant::now() >= *retry => self.retry(),
             Engine::Halted { .. } => {}
         }

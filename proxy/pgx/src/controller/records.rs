@@ -59,7 +59,7 @@ impl Records {
             return;
         }
         self.told = index;
-        let at_ms = now_ms();
+        let at_ms = unix_ms();
         if let Some(text) = sentence(entry) {
             self.write(&Event { at_ms, index: Some(index), text });
         }
@@ -71,13 +71,13 @@ impl Records {
 
     /// Something is waited for.
     pub(super) fn waits(&mut self, what: &str) {
-        self.chronicle.waits(what, now_ms());
+        self.chronicle.waits(what, unix_ms());
         self.happened(format!("waits: {what}"));
     }
 
     /// Something else has happened.
     pub(super) fn happened(&mut self, text: String) {
-        self.write(&Event { at_ms: now_ms(), index: None, text });
+        self.write(&Event { at_ms: unix_ms(), index: None, text });
     }
 
     fn write(&mut self, event: &Event) {
@@ -191,7 +191,8 @@ fn unless_missing<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn now_ms() -> u64 {
+/// What the clock of the day shows, in milliseconds since 1970.
+pub(super) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pgx_control::admin::{
     AgentStatus, ControlStatus, EpochStatus, LeaseStatus, MemberStatus, NodeStatus, ProbeStatus,
-    Shared,
+    ScheduledStatus, Shared,
 };
 use pgx_control::cluster::State;
 use pgx_control::decide::{Action, Change};
@@ -47,6 +47,9 @@ pub(super) fn of(
         waits: controller.waits().map(ToString::to_string),
         leases: leases(held, boot_time()),
         is_paused: state.is_paused(),
+        scheduled: state
+            .scheduled()
+            .map(|wish| ScheduledStatus { to: wish.to.map(|node| node.0), at_ms: wish.at_ms }),
         settings: shared(state),
         agent: agent.map(|(facts, probes)| AgentStatus {
             postgres: format!("{:?}", facts.postgres).to_lowercase(),
@@ -76,6 +79,7 @@ pub(super) fn of_halted(me: NodeId, cause: &str, held: &BTreeMap<Kind, Held>) ->
         waits: None,
         leases: leases(held, boot_time()),
         is_paused: false,
+        scheduled: None,
         settings: shared(&empty),
         agent: None,
     }

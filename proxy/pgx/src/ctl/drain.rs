@@ -21,7 +21,7 @@ pub(super) fn run(arguments: &Ctl, drain: &Drain) -> Result<Body, Failure> {
     let node = drain.node;
     let mut lines = Vec::new();
     if is_primary(&find(arguments, node)?) {
-        ask(arguments, &Request::new(Verb::Switchover { to: None }))?;
+        ask(arguments, &Request::new(Verb::Switchover { to: None, at_ms: None }))?;
         let next =
             wait(until, "no other node serves as primary yet; see 'pgx ctl status'", || {
                 let survey = survey(arguments)?;

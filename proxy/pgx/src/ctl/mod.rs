@@ -128,7 +128,9 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
         CtlVerb::Switchover { verb: Some(SwitchoverVerb::Cancel), dry, .. } => {
             (Verb::CancelSwitchover, dry.dry_run)
         }
-        CtlVerb::Switchover { verb: None, to, dry } => (Verb::Switchover { to: *to }, dry.dry_run),
+        CtlVerb::Switchover { verb: None, to, at, dry } => {
+            (Verb::Switchover { to: *to, at_ms: *at }, dry.dry_run)
+        }
         CtlVerb::Promote { node, dry } => (Verb::Promote { node: *node }, dry.dry_run),
         CtlVerb::Detach { node, dry } => (Verb::Detach { node: *node }, dry.dry_run),
         CtlVerb::Attach { node, dry } => (Verb::Attach { node: *node }, dry.dry_run),

@@ -5,8 +5,10 @@ mod fence;
 use std::fmt::Write;
 
 use pgx_control::admin::{
-    AddressesStatus, ControlStatus, LeaseStatus, PeerStatus, ProbeStatus, Status, SteeringStatus,
+    AddressesStatus, ControlStatus, LeaseStatus, PeerStatus, ProbeStatus, ScheduledStatus, Status,
+    SteeringStatus,
 };
+use pgx_control::chronicle::utc;
 
 /// Lines of a name and a value each.
 fn lines(tell: impl FnOnce(&mut dyn FnMut(&str, String))) -> String {
@@ -182,6 +184,10 @@ fn cluster(control: &ControlStatus, line: &mut dyn FnMut(&str, String)) {
         line("waits", waits.clone());
     }
     control.leases.iter().for_each(|lease| lease_line(lease, line));
+    if let Some(ScheduledStatus { to, at_ms }) = &control.scheduled {
+        let to = to.map_or_else(|| "the best standby".to_owned(), |to| format!("node {to}"));
+        line("switchover", format!("to {to} at {}", utc(*at_ms)));
+    }
     if control.is_paused {
         line("failover", "PAUSED".to_owned());
     }
