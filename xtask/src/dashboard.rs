@@ -22,8 +22,14 @@ use self::prometheus::{Prometheus, Rule};
 use crate::{pgbench, setup, test};
 
 const NAME: &str = "dashboard";
-/// Queries that have no data where all is well, by panel or the query's own text, each with why.
-const SILENT: &[(&str, &str)] = &[];
+/// What finds nothing where all is well, by its text: queries of the dashboard, and what alerts
+/// ask for; each with why. Other things that may happen are told with zero until they do.
+const SILENT: &[(&str, &str)] = &[
+    (r#"pgx_fence_info{means="none"}"#, "a fence stands"),
+    (r#"pgx_fence_info{cause!="",means!="none"}"#, "it stands by the best means"),
+    (r#"pgx_vip_info{cause!=""}"#, "addresses are held as configured"),
+    (r#"pgx_kernel_info{mode="off"}"#, "the XDP program is attached"),
+];
 /// The alert that tells of the switchover.
 const TOLD: &str = "PgxPrimaryChanged";
 /// Transactions a second, and logins a second: so many at each proxy that the few which wait for
@@ -110,7 +116,7 @@ fn check(lab: &Lab, board: &Board, all: bool) -> anyhow::Result<()> {
         ensure!(said.status.success(), "a switchover cuts nobody off: {complaint}");
     }
     let mut problems = panels(board, &prometheus, all)?;
-    problems.extend(alerts(&prometheus)?);
+    problems.extend(alerts(board, &prometheus)?);
     if !problems.is_empty() {
         bail!("{} problems:\n{}", problems.len(), problems.join("\n"));
     }
@@ -139,31 +145,23 @@ fn panels(board: &Board, prometheus: &Prometheus<'_>, all: bool) -> anyhow::Resu
         let chosen = variable.all.clone().or_else(|| found.into_iter().next()).unwrap_or_default();
         values.insert(variable.name.clone(), chosen);
     }
-    let is_silent = |query: &Query| {
-        SILENT.iter().any(|(which, _)| *which == query.place || *which == query.expr)
-    };
-    for query in &board.queries {
-        let expr = board::fill(&query.expr, &values)?;
-        let series = prometheus.series(&expr, query.step_seconds)?;
+    for Query { place, expr, step_seconds } in &board.queries {
+        let filled = board::fill(expr, &values)?;
+        let series = prometheus.series(&filled, *step_seconds)?;
         if all {
-            println!("{series:>5}  {}: {expr}", query.place);
+            println!("{series:>5}  {place}: {filled}");
         }
-        if series == 0 && !is_silent(query) {
-            problems.push(format!("{}: no data for {expr}", query.place));
+        if series == 0 && !is_silent(expr) {
+            problems.push(format!("{place}: no data for {filled}"));
         }
     }
-    println!(
-        "dashboard: {} panels, {} queries with those of annotations, {} variables; {} may be silent",
-        board.panels,
-        board.queries.len(),
-        board.variables.len(),
-        SILENT.len()
-    );
+    let (panels, queries) = (board.panels, board.queries.len());
+    println!("dashboard: {panels} panels, {queries} queries with those of annotations");
     Ok(problems)
 }
 
 /// What is wrong with the alerts: none may want anybody, and each must be able to.
-fn alerts(prometheus: &Prometheus<'_>) -> anyhow::Result<Vec<String>> {
+fn alerts(board: &Board, prometheus: &Prometheus<'_>) -> anyhow::Result<Vec<String>> {
     let quiet = wait_for("no alert wants anybody", QUIET, || {
         prometheus.rules().is_ok_and(|rules| rules.iter().all(|rule| !rule.wants_somebody()))
     });
@@ -176,17 +174,31 @@ fn alerts(prometheus: &Prometheus<'_>) -> anyhow::Result<Vec<String>> {
     for fired in prometheus.values("ALERTS{alertstate=\"firing\",severity!=\"info\"}")? {
         problems.push(format!("alert fired for a while: {fired}"));
     }
-    let exported = prometheus.names()?;
+    let asked: BTreeSet<_> = rules.iter().flat_map(|rule| board::selectors(&rule.expr)).collect();
+    let mut absent = BTreeSet::new();
+    for selector in &asked {
+        if !is_silent(selector) && !prometheus.has(selector)? {
+            absent.insert(*selector);
+        }
+    }
+    let is_asked = |text| asked.contains(text) || board.queries.iter().any(|one| one.expr == text);
+    for (stale, _) in SILENT.iter().filter(|(text, _)| !is_asked(text)) {
+        problems.push(format!("nobody asks for {stale} any more, which is said to be silent"));
+    }
     for rule in &rules {
-        problems.extend(problems_of(rule, &exported));
+        problems.extend(problems_of(rule, &absent));
         // It was evaluated all the while; this is for the error, if it has one.
         prometheus.instant(&rule.expr)?;
     }
-    println!("alerts: {}, all evaluated", rules.len());
+    println!("alerts: {}, which ask for {} things", rules.len(), asked.len());
     Ok(problems)
 }
 
-fn problems_of(rule: &Rule, exported: &BTreeSet<String>) -> Vec<String> {
+fn is_silent(text: &str) -> bool {
+    SILENT.iter().any(|(known, _)| *known == text)
+}
+
+fn problems_of(rule: &Rule, absent: &BTreeSet<&str>) -> Vec<String> {
     let Rule { name, expr, state, error, .. } = rule;
     let mut problems = Vec::new();
     if !error.is_empty() {
@@ -195,8 +207,8 @@ fn problems_of(rule: &Rule, exported: &BTreeSet<String>) -> Vec<String> {
     if name == TOLD && state != "firing" {
         problems.push(format!("alert {name} is {state} after a switchover"));
     }
-    for metric in board::metrics(expr).filter(|metric| !exported.contains(*metric)) {
-        problems.push(format!("alert {name}: nobody exports {metric}"));
+    for selector in board::selectors(expr).into_iter().filter(|one| absent.contains(one)) {
+        problems.push(format!("alert {name}: nobody exports {selector}"));
     }
     problems
 }
@@ -218,11 +230,9 @@ mod tests {
             state: state.to_owned(),
             error: String::new(),
         };
-        let exported = BTreeSet::from(["up".to_owned(), "pgx_x_total".to_owned()]);
-        assert_eq!(
-            problems_of(&rule("A", "inactive"), &exported),
-            ["alert A: nobody exports pgx_y"]
-        );
-        assert_eq!(problems_of(&rule(TOLD, "inactive"), &exported).len(), 2);
+        let absent = BTreeSet::from(["pgx_y"]);
+        let found = problems_of(&rule("A", "inactive"), &absent);
+        assert_eq!(found, ["alert A: nobody exports pgx_y"]);
+        assert_eq!(problems_of(&rule(TOLD, "inactive"), &absent).len(), 2);
     }
 }

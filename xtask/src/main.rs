@@ -42,7 +42,7 @@ struct Task {
 enum Verb {
     /// Shows the main job: pgbench through the VIP and pgx, beside a direct connection
     Demo(demo::Args),
-    /// Checks that no panel of the dashboard stays empty and no alert fires in a cluster that is well
+    /// Sees that no panel of the dashboard is empty and no alert fires where a cluster is well
     Dashboard(dashboard::Args),
     /// Measures what the documentation states
     Bench(bench::Args),

@@ -110,10 +110,22 @@ pub(super) fn fill(expr: &str, values: &BTreeMap<String, String>) -> anyhow::Res
     Ok(filled)
 }
 
-/// The names of metrics in a query.
-pub(super) fn metrics(expr: &str) -> impl Iterator<Item = &str> {
-    let words = expr.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.filter(|word| *word == "up" || word.starts_with("pgx_"))
+/// What a query asks for: names of metrics, with the labels that are wanted.
+pub(super) fn selectors(expr: &str) -> Vec<&str> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    let mut rest = expr;
+    while let Some(at) = rest.find(is_word) {
+        let here = &rest[at..];
+        let name = here.split(|c| !is_word(c)).next().unwrap_or(here);
+        let labels = here[name.len()..].starts_with('{').then(|| here.find('}')).flatten();
+        let end = labels.map_or(name.len(), |close| close + 1);
+        if name == "up" || name.starts_with("pgx_") {
+            found.push(&here[..end]);
+        }
+        rest = &here[end..];
+    }
+    found
 }
 
 fn text(value: &Value) -> String {
@@ -137,6 +149,12 @@ mod tests {
             r#"x{j="b",k="a"}[9s]"#
         );
         assert!(fill("x{j=\"$host\"}", &values).is_err());
+    }
+
+    #[test]
+    fn what_a_query_asks_for_is_told_with_its_labels() {
+        let expr = "sum by (pgx) (rate(pgx_a_total{b=\"up\"}[5m])) > on (job) up and max(pgx_c)";
+        assert_eq!(selectors(expr), ["pgx_a_total{b=\"up\"}", "up", "pgx_c"]);
     }
 
     #[test]

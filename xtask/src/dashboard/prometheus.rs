@@ -1,6 +1,5 @@
 //! A Prometheus in a host of a lab, and what it answers.
 
-use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -134,9 +133,9 @@ impl<'a> Prometheus<'a> {
         Ok(serde_json::from_value(data)?)
     }
 
-    /// The names of all metrics.
-    pub(super) fn names(&self) -> anyhow::Result<BTreeSet<String>> {
-        Ok(serde_json::from_value(self.get("label/__name__/values", &[])?)?)
+    /// Whether there is, or was, a series that these labels select.
+    pub(super) fn has(&self, selector: &str) -> anyhow::Result<bool> {
+        Ok(!self.label_values(selector, "__name__")?.is_empty())
     }
 
     /// All alerts.
