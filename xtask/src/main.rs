@@ -6,6 +6,7 @@
 
 mod bench;
 mod chaos;
+mod dashboard;
 mod demo;
 mod ebpf;
 mod failover_bench;
@@ -41,6 +42,8 @@ struct Task {
 enum Verb {
     /// Shows the main job: pgbench through the VIP and pgx, beside a direct connection
     Demo(demo::Args),
+    /// Sees that no panel of the dashboard is empty and no alert fires where a cluster is well
+    Dashboard(dashboard::Args),
     /// Measures what the documentation states
     Bench(bench::Args),
     /// Measures how long nobody can write when the primary changes, and looks for lost commits
@@ -88,6 +91,7 @@ fn task() -> anyhow::Result<()> {
     }
     match Task::parse().verb {
         Verb::Demo(args) => demo::run(&args),
+        Verb::Dashboard(args) => dashboard::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::FailoverBench(args) => failover_bench::run(&args),
         Verb::Gate(args) => gate::run(&args),

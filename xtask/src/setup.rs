@@ -47,11 +47,14 @@ pub(crate) const LAB: &[Need] = &[
     need(Probe::Program("runuser"), "util-linux"),
 ];
 
-/// What tries out the alerts: Prometheus' own tool.
-pub(crate) const ALERTS: &[Need] = &[need(Probe::Program(PROMTOOL), "prometheus")];
+/// What tries out the alerts, Prometheus' own tool, and the dashboard, Prometheus itself.
+pub(crate) const ALERTS: &[Need] =
+    &[need(Probe::Program(PROMTOOL), "prometheus"), need(Probe::Program(PROMETHEUS), "prometheus")];
 
 /// The tool's name.
 pub(crate) const PROMTOOL: &str = "promtool";
+/// The server's.
+pub(crate) const PROMETHEUS: &str = "prometheus";
 
 /// What building the BPF objects needs beside Rust: the LLVM that `bpf-linker` is built against.
 pub(crate) const LLVM: &[Need] = &[

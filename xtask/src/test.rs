@@ -77,7 +77,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Has Prometheus' tool read the alerts, and see each fire on series that are made up for it.
-fn alerts() -> anyhow::Result<()> {
+///
+/// # Errors
+/// When one cannot be read, or does not fire when it is to.
+pub(crate) fn alerts() -> anyhow::Result<()> {
     let Some(promtool) = setup::find_program(setup::PROMTOOL) else {
         step("alerts: left out, as promtool is not here");
         return Ok(());

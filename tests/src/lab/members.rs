@@ -16,7 +16,8 @@ use super::host::{Host, POSTGRES};
 use super::postgres::{PGDATA, SOCKET_DIR};
 use super::run::run;
 use super::spec::{
-    APP, Kind, POSTGRES_PORT, PROXY_PORT, READERS_HOST, readers_v4, readers_v6, vip_v4, vip_v6,
+    APP, Kind, METRICS_PORT, POSTGRES_PORT, PROXY_PORT, READERS_HOST, readers_v4, readers_v6,
+    vip_v4, vip_v6,
 };
 use super::wait::{wait_for, wait_for_some};
 use super::{Lab, pgx};
@@ -275,7 +276,8 @@ fn configure(lab: &Lab, host: &Host, programs: &Path) -> anyhow::Result<()> {
     text += &format!(
         "[proxy]\nlisten = [\"0.0.0.0:{PROXY_PORT}\", \"[::]:{PROXY_PORT}\"]\n\
          pool_mode = \"transaction\"\nauth_type = \"trust\"\nthreads = 1\n\
-         cluster_port = {POSTGRES_PORT}\ndrain_timeout = 10\n",
+         cluster_port = {POSTGRES_PORT}\ndrain_timeout = 10\n\
+         [metrics]\nlisten = \"0.0.0.0:{METRICS_PORT}\"\n",
     );
     std::fs::write(host.file(pgx::CONFIG), text)
         .with_context(|| format!("cannot write {} in {}", pgx::CONFIG, host.plan().name))

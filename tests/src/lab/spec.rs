@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub const POSTGRES_PORT: u16 = 5432;
 /// The port on which each pgx listens for clients.
 pub const PROXY_PORT: u16 = 6432;
+/// The port on which each pgx of a cluster tells its metrics.
+pub const METRICS_PORT: u16 = 9127;
 /// The name of the host that holds the bridge.
 pub const SWITCH: &str = "switch";
 /// The name of the host from which clients connect.

@@ -1,6 +1,6 @@
 //! What the proxy's threads know, as metrics.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgx_session::attrs::SessionAttrs;
 use pgx_session::config::PoolMode;
@@ -9,7 +9,7 @@ use pgx_session::worker::PoolView;
 
 use super::list;
 use super::page::{Page, seconds};
-use crate::workers::{Totals as Front, View, Wish, Workers};
+use crate::workers::{TLS_REASONS, Totals as Front, View, Wish, Workers};
 
 /// What is asked of threads.
 const WISH: Wish = Wish {
@@ -20,6 +20,26 @@ const WISH: Wish = Wish {
     clients: false,
     servers: false,
 };
+
+/// The sides of the proxy that connections are on.
+const SIDES: [&str; 2] = ["client", "server"];
+
+/// Why clients are turned away, by the code that they are told.
+const REASONS: [(&str, &str); 13] = [
+    ("53300", "too_many_connections"),
+    ("28P01", "password"),
+    ("28000", "authorization"),
+    ("3D000", "database"),
+    ("08001", "server_unreachable"),
+    ("08006", "query_wait_timeout"),
+    ("57P03", "login_or_pause_timeout"),
+    ("57014", "query_timeout"),
+    ("25P03", "idle_transaction_timeout"),
+    ("25P04", "transaction_timeout"),
+    ("57P05", "client_idle_timeout"),
+    ("08P01", "protocol"),
+    ("0A000", "unsupported"),
+];
 
 /// A proxy that passes bytes on unread.
 pub(super) fn through(page: &mut Page, totals: &Front) {
@@ -58,9 +78,6 @@ fn whole(page: &mut Page, view: &View) {
     page.number(list::CLIENTS_WAITING, &[], number(gauges.waiting));
     page.number(list::SERVERS, &[], number(gauges.servers));
     page.count(list::ACCEPTED, &[], counts.clients);
-    for (sqlstate, count) in &view.refusals {
-        page.count(list::REFUSED, &[reason(sqlstate), sqlstate], *count);
-    }
     page.count(list::VIOLATIONS, &[], events.violations);
     page.count(list::PINNED, &[], events.pinned);
     page.count(list::BEHIND, &[], events.behind);
@@ -71,28 +88,24 @@ fn whole(page: &mut Page, view: &View) {
     ] {
         page.count(list::CANCELS, &[stage], count);
     }
-    for ((side, reason), count) in &events.tls_failures {
-        page.count(list::TLS, &[side, reason], *count);
-    }
+    failures(page, view);
 }
 
-/// Why clients are turned away, by the code that they are told.
-fn reason(sqlstate: &str) -> &'static str {
-    match sqlstate {
-        "53300" => "too_many_connections",
-        "28P01" => "password",
-        "28000" => "authorization",
-        "3D000" => "database",
-        "08001" => "server_unreachable",
-        "08006" => "query_wait_timeout",
-        "57P03" => "login_or_pause_timeout",
-        "57014" => "query_timeout",
-        "25P03" => "idle_transaction_timeout",
-        "25P04" => "transaction_timeout",
-        "57P05" => "client_idle_timeout",
-        "08P01" => "protocol",
-        "0A000" => "unsupported",
-        _ => "other",
+/// What has happened and what might, with zero: a counter that begins with one has not grown to
+/// Prometheus, which would miss the first of each.
+fn failures(page: &mut Page, view: &View) {
+    let mut refusals: BTreeMap<_, _> = REASONS.iter().map(|(sqlstate, _)| (*sqlstate, 0)).collect();
+    refusals.extend(&view.refusals);
+    for (sqlstate, count) in refusals {
+        let known = REASONS.iter().find(|(known, _)| *known == sqlstate);
+        let reason = known.map_or("other", |(_, reason)| reason);
+        page.count(list::REFUSED, &[reason, sqlstate], count);
+    }
+    let all = SIDES.iter().flat_map(|side| TLS_REASONS.map(|reason| ((*side, reason), 0)));
+    let mut broken: BTreeMap<_, _> = all.collect();
+    broken.extend(&view.events.tls_failures);
+    for ((side, reason), count) in broken {
+        page.count(list::TLS, &[side, reason], count);
     }
 }
 
@@ -213,4 +226,28 @@ fn text(name: &[u8]) -> String {
 
 fn number(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_told_from_the_start_so_that_the_first_counts() {
+        let mut view = View::default();
+        view.refusals.extend([("28P01", 2), ("XX000", 1)]);
+        view.events.tls_failures.insert(("client", "refused"), 3);
+        let mut page = Page::default();
+        failures(&mut page, &view);
+        let text = page.into_text().expect("text");
+        for line in [
+            r#"pgx_clients_refused_total{reason="password",sqlstate="28P01"} 2"#,
+            r#"pgx_clients_refused_total{reason="other",sqlstate="XX000"} 1"#,
+            r#"pgx_clients_refused_total{reason="too_many_connections",sqlstate="53300"} 0"#,
+            r#"pgx_tls_failures_total{side="client",reason="refused"} 3"#,
+            r#"pgx_tls_failures_total{side="server",reason="certificate"} 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
 }

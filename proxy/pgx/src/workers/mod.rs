@@ -38,6 +38,7 @@ use tracing::{error, info};
 pub(crate) use self::consoles::{Said, What};
 pub(crate) use self::course::RouteLease;
 pub(crate) use self::hold::{Databases, Pause};
+pub(crate) use self::tls::REASONS as TLS_REASONS;
 pub(crate) use self::view::{Seen, View, Wish};
 
 use self::doors::Entrance;

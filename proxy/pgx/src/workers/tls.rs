@@ -30,9 +30,13 @@ pub(super) struct Secrets {
     dirty: Vec<Key>,
 }
 
+/// Every word for why a connection cannot go on.
+pub(crate) const REASONS: [&str; 8] =
+    ["alpn", "certificate", "incompatible", "io", "name", "no_certificate", "protocol", "refused"];
+
 /// Why a connection cannot go on.
 pub(super) struct Broken {
-    /// In a word, of which there are few.
+    /// In a word, one of [`REASONS`].
     pub(super) reason: &'static str,
     pub(super) text: String,
 }
