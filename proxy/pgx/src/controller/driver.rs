@@ -10,9 +10,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::Instant;
 
 use bytes::Bytes;
-use pgx_control::admin::ControlStatus;
+use pgx_control::admin::{ControlStatus, ProbeStatus};
 use pgx_control::cluster::{Entry, State};
-use pgx_control::facts::{AgentFacts, ProxyFacts, VoterFacts};
+use pgx_control::facts::{AgentFacts, HostFacts, ProxyFacts, VoterFacts};
 use pgx_control::ids::{Incarnation, NodeId};
 use pgx_control::lease::Station;
 use pgx_controller::{Controller, Note, Output, Request, Unanswered, codec};
@@ -33,7 +33,7 @@ use super::routes::Followed;
 use super::storage::{self, Files, Opened, Owner};
 use super::{Leased, Prepared, refusals, routes, spawn, status, watch};
 use crate::config;
-use crate::limits::control::{DISK_RETRY, INPUTS_PER_ROUND_MAX, REACH_TICKS, TICK};
+use crate::limits::control::{DISK_RETRY, HOST_TICKS, INPUTS_PER_ROUND_MAX, REACH_TICKS, TICK};
 use crate::peer::{Channel, PeerSet};
 use crate::vip::Addresses;
 
@@ -220,8 +220,14 @@ impl Driver {
 
     fn tick(&mut self) {
         let now = boot_time();
+        let host = self.ticks.is_multiple_of(HOST_TICKS).then(|| self.host());
         match &mut self.engine {
-            Engine::Running(controller) => controller.handle_tick(now),
+            Engine::Running(controller) => {
+                if let Some(host) = host {
+                    controller.handle_host_facts(host);
+                }
+                controller.handle_tick(now);
+            }
             Engine::Halted { retry, .. } if Instant::now() >= *retry => self.retry(),
             Engine::Halted { .. } => {}
         }
@@ -232,6 +238,15 @@ impl Driver {
         for asker in self.waiting.late(now) {
             self.tell(asker, Err(Unanswered::Late));
         }
+    }
+
+    /// How this host's links and disks are.
+    fn host(&self) -> HostFacts {
+        HostFacts::of(&self.peers.status(), &self.probes().unwrap_or_default())
+    }
+
+    fn probes(&self) -> Option<Vec<ProbeStatus>> {
+        self.answers.as_ref().map(|answers| answers.lock().status(boot_time()))
     }
 
     fn take(&mut self, input: Input) {
@@ -463,8 +478,7 @@ impl Driver {
 
     fn status(&self) -> ControlStatus {
         let held = self.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let probes = self.answers.as_ref().map(|answers| answers.lock().status(boot_time()));
-        let agent = self.facts.as_ref().zip(probes);
+        let agent = self.facts.as_ref().zip(self.probes());
         match &self.engine {
             Engine::Running(controller) => status::of(controller, &held, agent),
             Engine::Halted { cause, .. } => status::of_halted(self.me, cause, &held),
