@@ -9,7 +9,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::admin::{PeerStatus, ProbeStatus, Trouble};
-use crate::decide::View;
+use crate::decide::{View, list};
 use crate::facts::{HostFacts, Postgres};
 use crate::ids::{BootTime, NodeId};
 use crate::limits::{DISK_FREE_BYTES_MIN, DISK_WRITE_MS_MAX, LINK_PATIENCE_MS, TRIPS_LATE_MIN};
@@ -24,7 +24,7 @@ impl HostFacts {
         Self {
             hears: those(|peer| peer.state == "connected"),
             unheard: those(|peer| peer.away_ms.is_some_and(|ms| ms >= LINK_PATIENCE_MS)),
-            late: those(|peer| peer.late >= TRIPS_LATE_MIN),
+            late: those(|peer| peer.state == "connected" && peer.late >= TRIPS_LATE_MIN),
             ..Self::of_disks(probes)
         }
     }
@@ -74,21 +74,16 @@ pub(super) fn network(view: &View<'_>, parted: &BTreeSet<Pair>, now: BootTime) -
              with on the way to its peer",
         ));
     }
-    let mut late = pairs(view, now, |host, other| host.late.contains(&other));
-    let next = "see what is lost on the way and how long it takes, with 'ping' and 'ip -s link', \
-                and whether these hosts have processors to spare";
-    if let Some(node) = common(view, &late, now) {
-        late.retain(|(one, other)| *one != node && *other != node);
-        found.push(Trouble::new(
-            format!("what node {node} and all others send each other is lost or late"),
-            next,
-        ));
-    }
+    let late = pairs(view, now, |host, other| host.late.contains(&other));
+    let who = match common(&late) {
+        Some((node, others)) => format!("node {node} and nodes {}", list(&others)),
+        None => format!("nodes {}", named(&late)),
+    };
     if !late.is_empty() {
-        let named = named(&late);
         found.push(Trouble::new(
-            format!("what nodes {named} send each other is lost or late"),
-            next,
+            format!("what {who} send each other is lost or late"),
+            "see what is lost on the way and how long it takes, with 'ping' and 'ip -s link', and \
+             whether these hosts have processors to spare",
         ));
     }
     found
@@ -157,12 +152,13 @@ fn pairs(
     found
 }
 
-/// The node that has this with each of several others.
-fn common(view: &View<'_>, pairs: &BTreeSet<Pair>, now: BootTime) -> Option<NodeId> {
-    let all: Vec<_> = living(view, now).map(|(node, _)| node).collect();
-    let has = |one: NodeId, other: NodeId| pairs.contains(&(one.min(other), one.max(other)));
-    let with_all = |one: &&NodeId| all.iter().all(|other| *other == **one || has(**one, *other));
-    all.iter().filter(|_| all.len() > 2).find(with_all).copied()
+/// The one node of all pairs, if there are several, and the others.
+fn common(pairs: &BTreeSet<Pair>) -> Option<(NodeId, Vec<NodeId>)> {
+    let first = pairs.first().filter(|_| pairs.len() > 1)?;
+    let is_in_all = |node: &NodeId| pairs.iter().all(|(one, other)| one == node || other == node);
+    let node = [first.0, first.1].into_iter().find(is_in_all)?;
+    let other = |(one, other): &Pair| if *one == node { *other } else { *one };
+    Some((node, pairs.iter().map(other).collect()))
 }
 
 fn named(pairs: &BTreeSet<Pair>) -> String {

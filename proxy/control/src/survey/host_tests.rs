@@ -119,12 +119,12 @@ fn node_that_others_hear_is_not_taken_for_one_that_is_down() {
 }
 
 #[test]
-fn slow_network_is_told_of_a_node_where_it_is_common_to_all_and_of_pairs_otherwise() {
+fn slow_network_is_told_of_the_node_that_all_pairs_have_in_common_or_of_the_pair() {
     let mut scene = scene();
     scene.both(2, 3, |host| &mut host.late);
     scene.assert_only("what nodes 2 and 3 send each other is lost or late", "ping");
     scene.both(1, 3, |host| &mut host.late);
-    scene.assert_only("what node 3 and all others send each other is lost or late", "ping");
+    scene.assert_only("what node 3 and nodes 1, 2 send each other is lost or late", "ping");
 }
 
 #[test]

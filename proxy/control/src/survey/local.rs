@@ -84,12 +84,18 @@ fn quorum(control: &ControlStatus, peers: &[PeerStatus]) -> Option<Trouble> {
              between its host and this one; else wait until one is elected",
         )
     } else {
+        let own = match away.len() == peers.len() {
+            true => ", first this host's own: it reaches nobody",
+            false => "",
+        };
         Trouble::new(
             format!(
                 "nobody coordinates: no majority of voters is in reach, nodes {} are not",
                 list(&away)
             ),
-            "start pgx there, or mend the network to them; no failover takes place before",
+            format!(
+                "start pgx there, or mend the network to them{own}; no failover takes place before"
+            ),
         )
     })
 }

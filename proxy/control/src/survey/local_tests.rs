@@ -97,7 +97,11 @@ fn what_keeps_a_node_from_decisions_is_told_by_its_cause() {
     for peer in status.peers.iter_mut().flatten() {
         peer.state = "down".to_owned();
     }
-    assert_only(&status, "no majority of voters is in reach, nodes 2, 3 are not", "start pgx");
+    assert_only(
+        &status,
+        "no majority of voters is in reach, nodes 2, 3 are not",
+        "first this host's own",
+    );
     status.control = None;
     assert_only(&status, "waits for its disk", "control.data");
 }

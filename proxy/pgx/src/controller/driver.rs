@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pgx_control::admin::{ControlStatus, ProbeStatus};
@@ -15,6 +15,7 @@ use pgx_control::cluster::{Entry, State};
 use pgx_control::facts::{AgentFacts, HostFacts, ProxyFacts, VoterFacts};
 use pgx_control::ids::{Incarnation, NodeId};
 use pgx_control::lease::Station;
+use pgx_control::limits::LINK_PATIENCE_MS;
 use pgx_controller::{Controller, Note, Output, Request, Unanswered, codec};
 use pgx_quorum::{Quorum, Store};
 use pgx_session::route::ServerAddress;
@@ -125,6 +126,7 @@ pub(super) fn start(
         journal: Journal::default(),
         reach: BTreeMap::new(),
         ticks: 0,
+        alone: Instant::now(),
         changes,
     };
     spawn("pgx-control", move || driver.run(&inputs.1))
@@ -189,6 +191,8 @@ struct Driver {
     /// The peers as they were last told to the links.
     reach: BTreeMap<NodeId, ServerAddress>,
     ticks: u64,
+    /// When this node last heard nobody.
+    alone: Instant,
     changes: Changes,
 }
 
@@ -241,8 +245,17 @@ impl Driver {
     }
 
     /// How this host's links and disks are.
-    fn host(&self) -> HostFacts {
-        HostFacts::of(&self.peers.status(), &self.probes().unwrap_or_default())
+    fn host(&mut self) -> HostFacts {
+        let mut host = HostFacts::of(&self.peers.status(), &self.probes().unwrap_or_default());
+        let now = Instant::now();
+        if host.hears.is_empty() {
+            self.alone = now;
+        }
+        // When its network comes back, its links do one after the other.
+        if now.duration_since(self.alone) < Duration::from_millis(LINK_PATIENCE_MS) {
+            host.unheard.clear();
+        }
+        host
     }
 
     fn probes(&self) -> Option<Vec<ProbeStatus>> {
