@@ -8,13 +8,14 @@ mod local;
 mod trouble;
 
 use alloc::collections::BTreeSet;
-use alloc::string::ToString;
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::admin::{NodeView, PostgresView, Survey};
 use crate::cluster::sync::Rule;
 use crate::cluster::{Role, State};
-use crate::decide::{Reason, View};
+use crate::decide::{Reason, View, list};
 use crate::facts::{AgentFacts, Observation};
 use crate::ids::{BootTime, Lsn, NodeId};
 
@@ -110,6 +111,12 @@ fn rule(state: &State) -> Option<&Rule> {
     let tenure = state.tenure()?;
     let established = state.established().filter(|_| tenure.is_established);
     Some(established.and_then(|established| established.rules.last()).unwrap_or(&tenure.rule))
+}
+
+/// Nodes as people name them.
+fn named(nodes: &[NodeId]) -> String {
+    let s = if nodes.len() == 1 { "" } else { "s" };
+    format!("node{s} {}", list(nodes))
 }
 
 fn ms_between(earlier: BootTime, now: BootTime) -> u64 {

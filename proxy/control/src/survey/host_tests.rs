@@ -113,7 +113,10 @@ fn node_that_others_hear_is_not_taken_for_one_that_is_down() {
     scene.host(1).hears.remove(&NodeId(3));
     scene.assert_only("node 3 has not been heard for 3 s", "systemctl status pgx");
     scene.host(1).unheard.insert(NodeId(3));
-    scene.assert_only("heard for 3 s by node 1, which coordinates; nodes 2 hear it", "mend the");
+    scene.assert_only(
+        "heard for 3 s by node 1, which coordinates, and is heard by node 2",
+        "mend the",
+    );
     scene.host(2).hears.remove(&NodeId(3));
     scene.assert_only("node 3 has not been heard for 3 s", "systemctl status pgx");
 }

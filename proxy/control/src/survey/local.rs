@@ -5,6 +5,7 @@ use alloc::string::ToString as _;
 use alloc::vec::Vec;
 
 use super::host::{disk, is_full};
+use super::named;
 use crate::admin::{
     AddressesStatus, ControlStatus, FenceStatus, NodeView, PeerStatus, Status, Survey, Trouble,
 };
@@ -76,10 +77,7 @@ fn quorum(control: &ControlStatus, peers: &[PeerStatus]) -> Option<Trouble> {
         )
     } else if has_majority {
         Trouble::new(
-            format!(
-                "this node hears nobody who coordinates, and does not reach nodes {}",
-                list(&away)
-            ),
+            format!("this node hears nobody who coordinates, and does not reach {}", named(&away)),
             "see 'pgx ctl status' on the others: if one of these coordinates, mend the network \
              between its host and this one; else wait until one is elected",
         )

@@ -12,7 +12,7 @@ use crate::admin::{
 };
 use crate::cluster::{Durability, Policy};
 use crate::lease::Settings;
-use crate::limits::{DISK_FREE_BYTES_MIN, DISK_WRITE_MS_MAX};
+use crate::limits::{DISK_FREE_BYTES_MIN, DISK_WRITE_MS_MAX, LINK_PATIENCE_MS};
 
 fn control() -> ControlStatus {
     ControlStatus {
@@ -111,6 +111,9 @@ fn link_that_is_down_is_told_unless_its_node_is_known_to_be_silent() {
     let mut status = status();
     status.peers = Some(vec![peer(3, "down", "no route to host")]);
     assert_only(&status, "to node 3 at db3:6433 is down: no route", "reaches db3:6433");
+    status.peers.as_mut().unwrap()[0].away_ms = Some(LINK_PATIENCE_MS - 1);
+    assert_eq!(local_troubles(&status, None), [], "links come back by themselves");
+    status.peers.as_mut().unwrap()[0].away_ms = Some(LINK_PATIENCE_MS);
     let survey =
         |is_alive| Survey { coordinator: 2, nodes: vec![node(3, is_alive)], troubles: vec![] };
     assert_eq!(local_troubles(&status, Some(&survey(true))).len(), 1);
@@ -143,7 +146,7 @@ fn node_that_reaches_a_majority_and_no_coordinator_is_not_told_that_there_is_no_
     status.peers = Some(vec![peer(2, "connected", ""), peer(3, "down", "timed out")]);
     assert_only(
         &status,
-        "hears nobody who coordinates, and does not reach nodes 3",
+        "hears nobody who coordinates, and does not reach node 3",
         "on the others",
     );
 }
@@ -209,6 +212,11 @@ fn probes_are_told_when_they_stay_unanswered_and_only_while_postgresql_is_to_run
     assert_only(&query, "query has not answered for 2000 ms: timed out", "PostgreSQL's log");
     let unasked = with("standby", probe("query", None, "no password"));
     assert_only(&unasked, "not asked for query: no password", "pgx doctor");
+    let mut starts = with("standby", probe("query", None, "the database system is starting up"));
+    for agent in starts.control.iter_mut().flat_map(|control| control.agent.iter_mut()) {
+        agent.probes[0].passes = true;
+    }
+    assert_eq!(local_troubles(&starts, None), [], "it passes");
     for well in [
         with("primary", probe("query", Some(PROBE_PATIENCE_MS - 1), "once")),
         with("dead", probe("query", late, "refused")),

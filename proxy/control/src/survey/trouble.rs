@@ -8,10 +8,10 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use super::{holder, host, ms_between, rule, upstream};
+use super::{holder, host, ms_between, named, rule, upstream};
 use crate::admin::Trouble;
 use crate::cluster::{Durability, Role};
-use crate::decide::{Reason, View, list};
+use crate::decide::{Reason, View};
 use crate::facts::{AgentFacts, Postgres};
 use crate::ids::{BootTime, NodeId};
 
@@ -175,7 +175,7 @@ fn silent(view: &View<'_>, (me, node): (NodeId, NodeId), now: BootTime) -> Troub
             ),
         ),
         others => Trouble::new(
-            format!("{cause} by node {me}, which coordinates; nodes {} hear it", list(others)),
+            format!("{cause} by node {me}, which coordinates, and is heard by {}", named(others)),
             format!(
                 "mend the network between the hosts of nodes {me} and {node}: 'pgx ctl status' on \
                  each says what it meets with on the way to its peer"
