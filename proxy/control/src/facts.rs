@@ -169,7 +169,8 @@ pub struct HostFacts {
     /// The nodes that have just answered it.
     #[serde(default)]
     pub hears: BTreeSet<NodeId>,
-    /// Those that have not been connected for [`LINK_PATIENCE_MS`](crate::limits::LINK_PATIENCE_MS).
+    /// Those that have not been connected for
+    /// [`LINK_PATIENCE_MS`](crate::limits::LINK_PATIENCE_MS).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unheard: BTreeSet<NodeId>,
     /// Those whose answers are late again and again.

@@ -16,8 +16,8 @@ pub const CHANGE_STEPS_MAX: usize = 200;
 /// milliseconds: well above what busy hosts take.
 pub const PROBE_PATIENCE_MS: u64 = 2_000;
 
-/// How long a node may leave another without an answer before operators are told that the two do not
-/// hear each other, in milliseconds: longer than a link takes to be back after a restart.
+/// How long a node may leave another without an answer before operators are told that the two do
+/// not hear each other, in milliseconds: longer than a link takes to be back after a restart.
 pub const LINK_PATIENCE_MS: u64 = 4_000;
 
 /// A disk of PostgreSQL with fewer bytes free than that counts as full: the next segment of its log

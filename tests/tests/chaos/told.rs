@@ -1,6 +1,6 @@
-//! What `pgx ctl status` tells of each fault of the lab: the cause and the next step, on a host that
-//! is well and, where that can speak, on the one that is hit. `docs/OPERATING.md` has the same table
-//! for people. Once the fault is healed, every host must say that all is well again.
+//! What `pgx ctl status` tells of each fault of the lab: the cause and the next step, on a host
+//! that is well and, where that can speak, on the one that is hit. `docs/OPERATING.md` has the same
+//! table for people. Once the fault is healed, every host must say that all is well again.
 
 use anyhow::Context;
 use pgx_tests::chaos::{Chaos, LIMIT};
@@ -65,7 +65,7 @@ const LOST: Told = Told(At::Other, "send each other is lost or late", "'ping' an
 const LATE: Told = Told(At::Other, "what node HIT and nodes ", "'ping' and 'ip -s link'");
 const FULL: Told = Told(At::Other, "a disk of PostgreSQL on node HIT is full, 0 MB", "make space");
 
-/// What a fault does to one host, by a name for people.
+/// The table.
 pub(crate) const CASES: &[Case] = &[
     Case {
         name: "killed_postmaster_of_a_standby_is_told_while_it_lasts",

@@ -49,9 +49,14 @@ pub(super) fn run(
 ) {
     while targets.has_changed().is_ok() {
         let target = targets.borrow().clone();
-        answers.lock().free(part, free(part, data_directory));
-        if let Some(target) = target {
+        // A disk that does not even tell its space is silent, too.
+        if let Some(target) = &target {
             answers.ask(target.postmaster, part);
+        }
+        let free = free(part, data_directory);
+        // The board is not held while a disk is asked.
+        answers.lock().free(part, free);
+        if let Some(target) = target {
             let since = Instant::now();
             match ask(part, &target) {
                 None => answers.excuse(target.postmaster, part, String::new(), true),
