@@ -490,6 +490,12 @@ pub struct PeerStatus {
     /// Microseconds to it and back, when it answered lately.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub round_trip_us: Option<u64>,
+    /// Milliseconds since it was last connected, or since it was first to be.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub away_ms: Option<u64>,
+    /// How many of the last 20 questions it answered late or not at all, while there was a link.
+    #[serde(default)]
+    pub late: u32,
     /// Messages given to the kernel since the start.
     pub sent_total: u64,
     /// Messages dropped since the start because newer ones needed their place.

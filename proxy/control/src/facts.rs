@@ -43,6 +43,9 @@ pub struct Facts {
     /// What it says as a proxy.
     #[serde(default)]
     pub proxy: Option<ProxyFacts>,
+    /// What it says of its host.
+    #[serde(default, skip_serializing_if = "HostFacts::is_empty")]
+    pub host: HostFacts,
 }
 
 /// What a voter says about leases.
@@ -163,6 +166,27 @@ pub struct Steers {
     pub settled: Option<u64>,
 }
 
+/// What a node says of its host, for operators: no decision goes by any of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// The nodes that have just answered it.
+    #[serde(default)]
+    pub hears: BTreeSet<NodeId>,
+    /// Those that have not been connected for
+    /// [`LINK_PATIENCE_MS`](crate::limits::LINK_PATIENCE_MS).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unheard: BTreeSet<NodeId>,
+    /// Those whose answers are late again and again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub late: BTreeSet<NodeId>,
+    /// Bytes that are free on a disk of PostgreSQL, where these are next to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
+    /// Milliseconds that such a disk takes for a write, where these are many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_ms: Option<u64>,
+}
+
 /// What the coordinator last heard from a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
@@ -172,6 +196,14 @@ pub struct Observation {
     pub facts: Facts,
     /// Whether commits may depend on it: it streams, and has done so long enough.
     pub is_steady: bool,
+}
+
+impl HostFacts {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Facts {
@@ -189,6 +221,7 @@ impl Facts {
             voter: None,
             agent: None,
             proxy: None,
+            host: HostFacts::default(),
         }
     }
 }

@@ -16,6 +16,29 @@ pub const CHANGE_STEPS_MAX: usize = 200;
 /// milliseconds: well above what busy hosts take.
 pub const PROBE_PATIENCE_MS: u64 = 2_000;
 
+/// How long a node may leave another without an answer before operators are told that the two do
+/// not hear each other, in milliseconds: longer than a link takes to be back after a restart.
+pub const LINK_PATIENCE_MS: u64 = 4_000;
+
+/// A disk of PostgreSQL with fewer bytes free than that counts as full: the next segment of its log
+/// has no place there.
+pub const DISK_FREE_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
+/// A disk whose last writes have each taken longer counts as slow, in milliseconds: a commit takes
+/// as long at least.
+pub const DISK_WRITE_MS_MAX: u64 = 1_000;
+
+/// Questions to a peer that are looked back at: ten seconds' worth.
+pub const TRIPS_KEPT: u32 = 20;
+
+/// When so many of them were answered late, the network to that peer counts as slow: more than a
+/// network that is gone for a moment makes.
+pub const TRIPS_LATE_MIN: u32 = 4;
+
+/// An answer is late after that time, in milliseconds: half of what is between two renewals of a
+/// lease, and what the kernel waits at least before it sends a lost segment again.
+pub const TRIP_MS_MAX: u64 = 200;
+
 /// How long an admin client may take to send its request or to read the reply, in milliseconds.
 pub const ADMIN_CLIENT_MS_MAX: u64 = 10_000;
 
@@ -62,5 +85,7 @@ pub const WEIGHT_MAX: u32 = 100;
 
 const _: () = assert!(POLICY_MS_MAX << FLAPS_MAX < u64::MAX / 16);
 const _: () = assert!(RULES_MAX >= 2);
+const _: () = assert!(DISK_WRITE_MS_MAX < PROBE_PATIENCE_MS);
+const _: () = assert!(TRIPS_LATE_MIN < TRIPS_KEPT && TRIPS_KEPT < u32::BITS);
 const _: () = assert!(MEMBERSHIPS_PENDING_MAX >= 2);
 const _: () = assert!(ADMIN_CLIENTS_MAX * ADMIN_REQUEST_BYTES_MAX <= 4 * 1024 * 1024);

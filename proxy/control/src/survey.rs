@@ -3,16 +3,19 @@
 //! Like a decision it is a function of the view and the time; unlike one it may be asked for at any
 //! moment, and changes nothing.
 
+mod host;
 mod local;
 mod trouble;
 
 use alloc::collections::BTreeSet;
-use alloc::string::ToString;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use crate::admin::{NodeView, PostgresView, Survey};
 use crate::cluster::sync::Rule;
 use crate::cluster::{Role, State};
-use crate::decide::{Reason, View};
+use crate::decide::{Reason, View, list};
 use crate::facts::{AgentFacts, Observation};
 use crate::ids::{BootTime, Lsn, NodeId};
 
@@ -27,12 +30,29 @@ pub fn survey(view: &View<'_>, me: NodeId, waits: Option<&Reason>, now: BootTime
     let known = view.nodes.keys().filter(|node| !state.is_gone(**node));
     let all: BTreeSet<NodeId> =
         named.map(|(id, _)| *id).chain(known.copied()).chain(view.log.keys().copied()).collect();
+    let parted = host::parted(view, now);
     let primary_end = holder(state).and_then(|holder| view.agent(holder, now)).map(|own| own.end);
     Survey {
         coordinator: me.0,
-        nodes: all.iter().map(|id| node(view, *id, primary_end, now)).collect(),
-        troubles: troubles(view, waits, now),
+        nodes: all
+            .iter()
+            .map(|id| NodeView {
+                parted_from: of(*id, &parted),
+                ..node(view, *id, primary_end, now)
+            })
+            .collect(),
+        troubles: troubles(view, me, waits, now),
     }
+}
+
+/// From whom a node is parted.
+fn of(id: NodeId, parted: &BTreeSet<(NodeId, NodeId)>) -> Vec<u64> {
+    let other = |(one, other): &(NodeId, NodeId)| match id {
+        id if id == *one => Some(other.0),
+        id if id == *other => Some(one.0),
+        _ => None,
+    };
+    parted.iter().filter_map(other).collect()
 }
 
 fn node(view: &View<'_>, id: NodeId, primary_end: Option<Lsn>, now: BootTime) -> NodeView {
@@ -47,6 +67,7 @@ fn node(view: &View<'_>, id: NodeId, primary_end: Option<Lsn>, now: BootTime) ->
         role: named.map(|named| named.role),
         heard_ms: seen.map(|seen| ms_between(seen.heard, now)),
         is_alive: view.is_alive(id, now),
+        parted_from: Vec::new(),
         epoch: facts.and_then(|facts| facts.epoch).map(|epoch| epoch.0),
         is_detached: state.is_detached(id),
         is_member: view.state.members().contains_key(&id),
@@ -92,6 +113,12 @@ fn rule(state: &State) -> Option<&Rule> {
     let tenure = state.tenure()?;
     let established = state.established().filter(|_| tenure.is_established);
     Some(established.and_then(|established| established.rules.last()).unwrap_or(&tenure.rule))
+}
+
+/// Nodes as people name them.
+fn named(nodes: &[NodeId]) -> String {
+    let s = if nodes.len() == 1 { "" } else { "s" };
+    format!("node{s} {}", list(nodes))
 }
 
 fn ms_between(earlier: BootTime, now: BootTime) -> u64 {

@@ -66,10 +66,23 @@ impl Chaos {
     /// # Errors
     /// When it does not come up.
     pub fn up(name: &str, pgx: &Path, kernel: bool) -> anyhow::Result<Self> {
+        Self::up_with(name, pgx, kernel, None)
+    }
+
+    /// As [`Self::up`], with this library that slows what pgx writes, if any.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn up_with(
+        name: &str,
+        pgx: &Path,
+        kernel: bool,
+        shim: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
         Lab::down(name)?;
         // Each change of primary keeps a segment, until that much was written.
         let spec = Spec { disk_mb: 8192, proxies: 1, pgx: Some(pgx.into()), ..Spec::new(name) };
-        let lab = Lab::up(&Spec { control: true, kernel, plain_vip: !kernel, ..spec })?;
+        let lab = Lab::up(&Spec { control: true, kernel, plain_vip: !kernel, shim, ..spec })?;
         Ok(Self::of(lab))
     }
 

@@ -13,6 +13,7 @@ pub struct Shared {
     name: String,
     pgx: Option<PathBuf>,
     kernel: bool,
+    slow_disks: bool,
     chaos: Mutex<Option<Chaos>>,
 }
 
@@ -20,7 +21,13 @@ impl Shared {
     /// A lab of that name, see [`Chaos::up`], with this pgx or one that is built for it.
     #[must_use]
     pub fn new(name: &str, pgx: Option<PathBuf>, kernel: bool) -> Self {
-        Self { name: name.to_owned(), pgx, kernel, chaos: Mutex::default() }
+        Self { name: name.to_owned(), pgx, kernel, slow_disks: false, chaos: Mutex::default() }
+    }
+
+    /// Lets disks be slow there.
+    #[must_use]
+    pub fn with_slow_disks(self) -> Self {
+        Self { slow_disks: true, ..self }
     }
 
     /// Runs something in it; the logs are kept if it fails.
@@ -37,7 +44,8 @@ impl Shared {
             Some(chaos) => chaos,
             None => {
                 let pgx = self.pgx.clone().map_or_else(|| build::pgx(false), Ok)?;
-                Chaos::up(&self.name, &pgx, self.kernel)?
+                let shim = self.slow_disks.then(build::shim).transpose()?;
+                Chaos::up_with(&self.name, &pgx, self.kernel, shim)?
             }
         };
         match run(&chaos) {

@@ -252,7 +252,10 @@ impl Lab {
     /// When it runs already, does not come up, or the lab has no pgx.
     pub fn start_pgx(&self, host: &str) -> anyhow::Result<()> {
         let program = self.spec.pgx.as_deref().context("this lab came up without pgx")?;
-        pgx::start(self.host(host)?, program, &self.log(host, "pgx"))
+        let (host, log) = (self.host(host)?, self.log(host, "pgx"));
+        // It starts PostgreSQL with an environment of its own, and writes to the same disk.
+        let before = if self.spec.control { postgres::preload(host) } else { Vec::new() };
+        pgx::start(host, &before, program, &log)
     }
 
     /// Asks pgx in a host to end and waits until it has.

@@ -44,14 +44,20 @@ pub(super) fn configure(host: &Host, primary: &Plan) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {CONFIG} in {}", host.plan().name))
 }
 
-/// Starts `program` in `host` and waits until it listens for clients.
-pub(super) fn start(host: &Host, program: &Path, log: &Path) -> anyhow::Result<()> {
+/// Starts `program` in `host`, after the words of `before`, and waits until it listens for clients.
+pub(super) fn start(
+    host: &Host,
+    before: &[String],
+    program: &Path,
+    log: &Path,
+) -> anyhow::Result<()> {
     let name = &host.plan().name;
     if process(host).is_some() {
         bail!("pgx in {name} runs already");
     }
     let program = program.to_str().context("the path of pgx is not UTF-8")?;
-    host.start(None, log, &[&[program][..], &WORDS].concat())?;
+    let before: Vec<_> = before.iter().map(String::as_str).collect();
+    host.start(None, log, &[&before[..], &[program], &WORDS].concat())?;
     let what = format!("pgx in {name} to listen on port {PROXY_PORT}");
     let listens = wait_for_some(&what, START, || match host.look_for(&WORDS) {
         Sighting::Seen(_) => listens(host, PROXY_PORT).then_some(true),

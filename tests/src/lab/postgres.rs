@@ -159,17 +159,24 @@ pub(super) fn wait_for_standbys(primary: &Host, count: usize) -> anyhow::Result<
     })
 }
 
+/// What to put before a command whose disk may be slow.
+pub(super) fn preload(host: &Host) -> Vec<String> {
+    let mut words = vec!["env".to_owned()];
+    if host.file(SHIM).exists() {
+        words.push(format!("LD_PRELOAD={SHIM}"));
+        words.push(format!("PGX_LAB_FSYNC_DELAY={FSYNC_DELAY_FILE}"));
+    }
+    words
+}
+
 /// Starts PostgreSQL in `host` and waits until it accepts connections.
 pub(super) fn start(host: &Host, log: &Path) -> anyhow::Result<()> {
     let name = &host.plan().name;
     if postmaster(host).is_some() {
         bail!("PostgreSQL in {name} runs already");
     }
-    let mut words = vec!["env"];
-    let preload = [format!("LD_PRELOAD={SHIM}"), format!("PGX_LAB_FSYNC_DELAY={FSYNC_DELAY_FILE}")];
-    if host.file(SHIM).exists() {
-        words.extend(preload.iter().map(String::as_str));
-    }
+    let preload = preload(host);
+    let mut words: Vec<_> = preload.iter().map(String::as_str).collect();
     words.push("postgres");
     words.extend(WORDS);
     host.start(Some(POSTGRES), log, &words)?;

@@ -1,6 +1,8 @@
 //! Hosts of a cluster fail while clients write through all its proxies: service goes on, and no
 //! commit that was acknowledged is lost.
 
+mod told;
+
 use std::io::Write as _;
 use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let shared = Arc::new(Shared::new(NAME, None, false));
+    let shared = Arc::new(Shared::new(NAME, None, false).with_slow_disks());
     let in_lab = |name: String, test: Box<Test>| {
         let shared = Arc::clone(&shared);
         let of_test = name.clone();
@@ -60,6 +62,11 @@ fn main() -> ExitCode {
             in_lab(name.to_owned(), Box::new(move |chaos| survive(chaos, name, make)))
         })
         .collect();
+    trials.extend(
+        told::CASES.iter().map(|case| {
+            in_lab(case.name.to_owned(), Box::new(move |chaos| told::tell(chaos, case)))
+        }),
+    );
     trials.push(in_lab("cut_host_of_the_coordinator".to_owned(), Box::new(coordinator)));
     trials.push(in_lab("proxy_without_power_in_mid_transaction".to_owned(), Box::new(locks)));
     for seed in SEEDS {

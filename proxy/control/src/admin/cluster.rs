@@ -163,4 +163,13 @@ pub struct ProbeStatus {
     pub unanswered_ms: Option<u64>,
     /// What the last try met with, or why it is not asked; empty when all is well.
     pub detail: String,
+    /// Whether it is not asked for a reason that is expected to end by itself.
+    #[serde(skip_serializing_if = "core::ops::Not::not", default)]
+    pub passes: bool,
+    /// Milliseconds that the fastest of the last writes to this disk took.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub write_ms: Option<u64>,
+    /// Bytes that are free on this disk for PostgreSQL.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub free_bytes: Option<u64>,
 }

@@ -36,6 +36,9 @@ pub struct NodeView {
     pub heard_ms: Option<u64>,
     /// Whether that is recent enough.
     pub is_alive: bool,
+    /// The nodes that it does not hear and that do not hear it, though the coordinator hears all.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub parted_from: Vec<u64>,
     /// The newest epoch that every part of it goes by.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub epoch: Option<u64>,

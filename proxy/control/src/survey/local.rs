@@ -1,14 +1,18 @@
 //! What is wrong with one node, as its own status tells it.
 
 use alloc::format;
+use alloc::string::ToString as _;
 use alloc::vec::Vec;
 
+use super::host::{disk, is_full};
+use super::named;
 use crate::admin::{
-    AddressesStatus, ControlStatus, FenceStatus, PeerStatus, Status, Survey, Trouble,
+    AddressesStatus, ControlStatus, FenceStatus, NodeView, PeerStatus, Status, Survey, Trouble,
 };
 use crate::decide::list;
+use crate::facts::HostFacts;
 use crate::ids::NodeId;
-use crate::limits::PROBE_PATIENCE_MS;
+use crate::limits::{LINK_PATIENCE_MS, PROBE_PATIENCE_MS};
 
 /// What is wrong here, the most pressing first. Of the cluster's troubles the survey tells; what it
 /// knows of other nodes is not said again.
@@ -24,12 +28,13 @@ pub fn local_troubles(status: &Status, survey: Option<&Survey>) -> Vec<Trouble> 
         None => {}
         Some(control) => found.extend(quorum(control, peers)),
     }
+    let me = status.control.as_ref().map(|control| control.node);
     let is_led = status.control.as_ref().is_some_and(|control| control.coordinator.is_some());
     if is_led {
-        found.extend(peers.iter().filter_map(|peer| link(peer, survey)));
+        found.extend(peers.iter().filter_map(|peer| link(peer, me, survey)));
     }
     if let Some(control) = &status.control {
-        found.extend(probes(control));
+        found.extend(probes(control, survey));
     }
     if let Some(fence) = &status.fence {
         fence_troubles(fence, &mut found);
@@ -62,26 +67,45 @@ fn quorum(control: &ControlStatus, peers: &[PeerStatus]) -> Option<Trouble> {
     }
     let away = peers.iter().filter(|peer| peer.state != "connected");
     let away: Vec<_> = away.map(|peer| NodeId(peer.id)).collect();
+    let is_here = |voter: &u64| *voter == control.node || !away.contains(&NodeId(*voter));
+    let here = control.voters.iter().filter(|voter| is_here(voter)).count();
+    let has_majority = here > control.voters.len() / 2;
     Some(if away.is_empty() {
         Trouble::new(
             "nobody coordinates: the voters are electing one",
             "wait; if it lasts, compare 'pgx ctl status' on all nodes",
         )
+    } else if has_majority {
+        Trouble::new(
+            format!("this node hears nobody who coordinates, and does not reach {}", named(&away)),
+            "see 'pgx ctl status' on the others: if one of these coordinates, mend the network \
+             between its host and this one; else wait until one is elected",
+        )
     } else {
+        let own = match away.len() == peers.len() {
+            true => ", first this host's own: it reaches nobody",
+            false => "",
+        };
         Trouble::new(
             format!(
                 "nobody coordinates: no majority of voters is in reach, nodes {} are not",
                 list(&away)
             ),
-            "start pgx there, or mend the network to them; no failover takes place before",
+            format!(
+                "start pgx there, or mend the network to them{own}; no failover takes place before"
+            ),
         )
     })
 }
 
-fn link(peer: &PeerStatus, survey: Option<&Survey>) -> Option<Trouble> {
-    let is_told =
-        |survey: &Survey| survey.nodes.iter().any(|node| node.id == peer.id && !node.is_alive);
-    if peer.state == "connected" || survey.is_some_and(is_told) {
+fn link(peer: &PeerStatus, me: Option<u64>, survey: Option<&Survey>) -> Option<Trouble> {
+    let is_told = |survey: &Survey| {
+        let is_cause =
+            |node: &NodeView| !node.is_alive || me.is_some_and(|me| node.parted_from.contains(&me));
+        survey.nodes.iter().any(|node| node.id == peer.id && is_cause(node))
+    };
+    let is_new = peer.away_ms.is_some_and(|ms| ms < LINK_PATIENCE_MS);
+    if peer.state == "connected" || is_new || survey.is_some_and(is_told) {
         return None;
     }
     let error = match &*peer.last_error {
@@ -97,13 +121,23 @@ fn link(peer: &PeerStatus, survey: Option<&Survey>) -> Option<Trouble> {
 
 /// What PostgreSQL and its disks are asked and do not answer. Where PostgreSQL does not run that is
 /// no news.
-fn probes(control: &ControlStatus) -> Vec<Trouble> {
+fn probes(control: &ControlStatus, survey: Option<&Survey>) -> Vec<Trouble> {
     let Some(agent) = &control.agent else { return Vec::new() };
     let runs = ["primary", "standby", "hung"].contains(&&*agent.postgres);
+    let host = HostFacts::of_disks(&agent.probes);
+    let is_heard = |node: &NodeView| node.id == control.node && node.is_alive;
+    let is_told = survey.is_some_and(|survey| survey.nodes.iter().any(is_heard));
+    let is_primary = agent.postgres == "primary";
+    let disk = disk(NodeId(control.node), &host, None, is_primary).filter(|_| !is_told);
+    let hung_ms_max = control.settings.policy.hung_ms_max;
+    let is_slow = |ms: u64| host.write_ms.is_some_and(|slow| ms < slow + PROBE_PATIENCE_MS);
     let failing = agent.probes.iter().filter_map(|probe| {
         let asks = &probe.asks;
         Some(match (probe.unanswered_ms, &*probe.detail) {
-            (None, why) if runs => Trouble::new(
+            (None, _) if is_full(probe) => return None,
+            (Some(ms), _) if asks.ends_with("disk") && is_slow(ms) => return None,
+            (None, _) if probe.passes => return None,
+            (None, why) if runs && !why.is_empty() => Trouble::new(
                 format!("this host's PostgreSQL is not asked for {asks}: {why}"),
                 "'pgx doctor' says what pgx needs for that",
             ),
@@ -112,16 +146,18 @@ fn probes(control: &ControlStatus) -> Vec<Trouble> {
                     "" => format!("this host's {asks} has not answered for {ms} ms"),
                     why => format!("this host's {asks} has not answered for {ms} ms: {why}"),
                 },
-                if asks.ends_with("disk") {
-                    "see whether that disk is full or failing: 'df' and 'dmesg'"
-                } else {
-                    "PostgreSQL's log on this host says why"
+                match asks.ends_with("disk") {
+                    true => "see whether that disk is failing: 'dmesg' and 'iostat -x'".to_string(),
+                    false => format!(
+                        "see its processes with 'ps', and PostgreSQL's log on this host; it counts \
+                         as hung after {hung_ms_max} ms, and a primary is replaced then"
+                    ),
                 },
             ),
             _ => return None,
         })
     });
-    failing.collect()
+    disk.into_iter().chain(failing).collect()
 }
 
 fn fence_troubles(fence: &FenceStatus, found: &mut Vec<Trouble>) {

@@ -12,6 +12,7 @@ use crate::admin::{
 };
 use crate::cluster::{Durability, Policy};
 use crate::lease::Settings;
+use crate::limits::{DISK_FREE_BYTES_MIN, DISK_WRITE_MS_MAX, LINK_PATIENCE_MS};
 
 fn control() -> ControlStatus {
     ControlStatus {
@@ -47,6 +48,8 @@ fn peer(id: u64, state: &str, last_error: &str) -> PeerStatus {
         state: state.to_owned(),
         last_error: last_error.to_owned(),
         round_trip_us: None,
+        away_ms: None,
+        late: 0,
         sent_total: 0,
         dropped_total: 0,
         received_total: 0,
@@ -95,7 +98,11 @@ fn what_keeps_a_node_from_decisions_is_told_by_its_cause() {
     for peer in status.peers.iter_mut().flatten() {
         peer.state = "down".to_owned();
     }
-    assert_only(&status, "no majority of voters is in reach, nodes 2, 3 are not", "start pgx");
+    assert_only(
+        &status,
+        "no majority of voters is in reach, nodes 2, 3 are not",
+        "first this host's own",
+    );
     status.control = None;
     assert_only(&status, "waits for its disk", "control.data");
 }
@@ -105,23 +112,79 @@ fn link_that_is_down_is_told_unless_its_node_is_known_to_be_silent() {
     let mut status = status();
     status.peers = Some(vec![peer(3, "down", "no route to host")]);
     assert_only(&status, "to node 3 at db3:6433 is down: no route", "reaches db3:6433");
-    let node = |is_alive| NodeView {
-        id: 3,
+    status.peers.as_mut().unwrap()[0].away_ms = Some(LINK_PATIENCE_MS - 1);
+    assert_eq!(local_troubles(&status, None), [], "links come back by themselves");
+    status.peers.as_mut().unwrap()[0].away_ms = Some(LINK_PATIENCE_MS);
+    let survey =
+        |is_alive| Survey { coordinator: 2, nodes: vec![node(3, is_alive)], troubles: vec![] };
+    assert_eq!(local_troubles(&status, Some(&survey(true))).len(), 1);
+    assert_eq!(local_troubles(&status, Some(&survey(false))), []);
+    let mut parted = survey(true);
+    parted.nodes[0].parted_from = vec![1];
+    assert_eq!(local_troubles(&status, Some(&parted)), [], "the survey tells that neither hears");
+}
+
+fn node(id: u64, is_alive: bool) -> NodeView {
+    NodeView {
+        id,
         address: String::new(),
         role: None,
         heard_ms: None,
         is_alive,
+        parted_from: vec![],
         epoch: None,
         is_member: true,
         is_detached: false,
         postgres: None,
         is_proxy: false,
         addresses: vec![],
+    }
+}
+
+#[test]
+fn node_that_reaches_a_majority_and_no_coordinator_is_not_told_that_there_is_no_majority() {
+    let mut status = status();
+    status.control.as_mut().unwrap().coordinator = None;
+    status.peers = Some(vec![peer(2, "connected", ""), peer(3, "down", "timed out")]);
+    assert_only(
+        &status,
+        "hears nobody who coordinates, and does not reach node 3",
+        "on the others",
+    );
+}
+
+#[test]
+fn disk_without_space_and_slow_disk_are_told_here_unless_the_survey_tells_them() {
+    let with = |write_ms, free_bytes| {
+        let mut status = status();
+        let probe = ProbeStatus {
+            asks: "data disk".to_owned(),
+            unanswered_ms: Some(PROBE_PATIENCE_MS),
+            detail: String::new(),
+            passes: false,
+            write_ms,
+            free_bytes,
+        };
+        status.control.as_mut().unwrap().agent = Some(AgentStatus {
+            postgres: "primary".to_owned(),
+            timeline: 1,
+            end: "0/0".to_owned(),
+            probes: vec![probe],
+        });
+        status
     };
-    let survey =
-        |is_alive| Survey { coordinator: 2, nodes: vec![node(is_alive)], troubles: vec![] };
-    assert_eq!(local_troubles(&status, Some(&survey(true))).len(), 1);
-    assert_eq!(local_troubles(&status, Some(&survey(false))), []);
+    let slow = with(Some(DISK_WRITE_MS_MAX), None);
+    assert_only(&slow, "on node 1 is slow: each write takes 1000 ms", "pgx ctl switchover");
+    let mut full = with(None, Some(DISK_FREE_BYTES_MIN - 1));
+    for probe in full.control.iter_mut().flat_map(|control| control.agent.iter_mut()) {
+        (probe.probes[0].unanswered_ms, probe.probes[0].detail) = (None, "it is full".to_owned());
+    }
+    assert_only(&full, "on node 1 is full, 16 MB are free", "make space");
+    let survey = Survey { coordinator: 2, nodes: vec![node(1, true)], troubles: vec![] };
+    assert_eq!(local_troubles(&slow, Some(&survey)), []);
+    assert_eq!(local_troubles(&full, Some(&survey)), []);
+    let well = with(Some(DISK_WRITE_MS_MAX - 1), Some(DISK_FREE_BYTES_MIN));
+    assert_only(&well, "data disk has not answered for 2000 ms", "dmesg");
 }
 
 #[test]
@@ -130,6 +193,9 @@ fn probes_are_told_when_they_stay_unanswered_and_only_while_postgresql_is_to_run
         asks: asks.to_owned(),
         unanswered_ms,
         detail: detail.to_owned(),
+        passes: false,
+        write_ms: None,
+        free_bytes: None,
     };
     let with = |postgres: &str, probe| {
         let mut status = status();
@@ -148,6 +214,11 @@ fn probes_are_told_when_they_stay_unanswered_and_only_while_postgresql_is_to_run
     assert_only(&query, "query has not answered for 2000 ms: timed out", "PostgreSQL's log");
     let unasked = with("standby", probe("query", None, "no password"));
     assert_only(&unasked, "not asked for query: no password", "pgx doctor");
+    let mut starts = with("standby", probe("query", None, "the database system is starting up"));
+    for agent in starts.control.iter_mut().flat_map(|control| control.agent.iter_mut()) {
+        agent.probes[0].passes = true;
+    }
+    assert_eq!(local_troubles(&starts, None), [], "it passes");
     for well in [
         with("primary", probe("query", Some(PROBE_PATIENCE_MS - 1), "once")),
         with("dead", probe("query", late, "refused")),

@@ -3,11 +3,12 @@
 //! Each trouble is told once, by its cause: a node that is not heard is not said to lack a
 //! PostgreSQL as well, nor its standby not to stream.
 
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use super::{holder, ms_between, rule, upstream};
+use super::{holder, host, ms_between, named, rule, upstream};
 use crate::admin::Trouble;
 use crate::cluster::{Durability, Role};
 use crate::decide::{Reason, View};
@@ -16,13 +17,20 @@ use crate::ids::{BootTime, NodeId};
 
 /// What is wrong, the most pressing first: who serves, then which commits are safe, then nodes.
 #[must_use]
-pub fn troubles(view: &View<'_>, waits: Option<&Reason>, now: BootTime) -> Vec<Trouble> {
+pub fn troubles(
+    view: &View<'_>,
+    me: NodeId,
+    waits: Option<&Reason>,
+    now: BootTime,
+) -> Vec<Trouble> {
     let mut found = Vec::new();
-    found.extend(serving(view, waits));
+    found.extend(serving(view, waits, now));
     found.extend(commits(view, now));
+    let parted = host::parted(view, now);
     for node in expected(view) {
-        found.extend(node_trouble(view, node, now));
+        found.extend(node_trouble(view, (me, node), &parted, now));
     }
+    found.extend(host::network(view, &parted, now));
     found.extend(addresses(view, now));
     found.extend(view.state.detached().iter().map(|node| {
         Trouble::new(
@@ -43,7 +51,7 @@ pub fn troubles(view: &View<'_>, waits: Option<&Reason>, now: BootTime) -> Vec<T
 }
 
 /// Why nobody serves, if nobody does.
-fn serving(view: &View<'_>, waits: Option<&Reason>) -> Option<Trouble> {
+fn serving(view: &View<'_>, waits: Option<&Reason>, now: BootTime) -> Option<Trouble> {
     let Some(tenure) = view.state.tenure() else {
         return Some(Trouble::new(
             "the cluster has not begun: no node is its primary",
@@ -53,9 +61,19 @@ fn serving(view: &View<'_>, waits: Option<&Reason>) -> Option<Trouble> {
     let waits = waits?;
     let next = match waits {
         Reason::Release => "wait: it does within the time that a lease lasts".to_string(),
-        Reason::Reports { .. } => "start one of them with its pgx; if all are lost for good, 'pgx \
-                                   ctl failover --accept-loss' goes on without what only they have"
-            .to_string(),
+        Reason::Reports { missing } => {
+            let all_silent = !missing.iter().any(|node| view.is_alive(*node, now));
+            let first = match all_silent {
+                true => "start one of them with its pgx",
+                false => {
+                    "wait, who is heard reports by itself, and start the others with their pgx"
+                }
+            };
+            format!(
+                "{first}; if all are lost for good, 'pgx ctl failover --accept-loss' goes on \
+                 without what only they have"
+            )
+        }
         Reason::Establishment { holder } => format!(
             "wait for its PostgreSQL to recover; if it lasts, its log on node {holder} and 'pgx \
              ctl status' there say why"
@@ -122,28 +140,56 @@ fn expected(view: &View<'_>) -> Vec<NodeId> {
     all
 }
 
-fn node_trouble(view: &View<'_>, node: NodeId, now: BootTime) -> Option<Trouble> {
-    let Some(seen) = view.alive(node, now) else {
-        let since = match view.nodes.get(&node) {
-            Some(seen) => format!("for {} s", ms_between(seen.heard, now) / 1_000),
-            None => "since this coordinator began".to_string(),
-        };
-        return Some(Trouble::new(
-            format!("node {node} has not been heard {since}"),
-            format!(
-                "see that the host of node {node} runs and reaches the others, then \
-                 'systemctl status pgx' there"
-            ),
-        ));
-    };
+fn node_trouble(
+    view: &View<'_>,
+    (me, node): (NodeId, NodeId),
+    parted: &BTreeSet<(NodeId, NodeId)>,
+    now: BootTime,
+) -> Option<Trouble> {
+    let Some(seen) = view.alive(node, now) else { return Some(silent(view, (me, node), now)) };
+    let host = &seen.facts.host;
+    let of_disk = |state| host::disk(node, host, state, holder(view.state) == Some(node));
     match &seen.facts.agent {
-        Some(agent) => postgres(view, node, agent),
+        Some(agent) if host.free_bytes.is_some() => of_disk(Some(agent.postgres)),
+        Some(agent) => {
+            let link = holder(view.state).map(|other| (node.min(other), node.max(other)));
+            let has_no_way = link.is_some_and(|link| parted.contains(&link));
+            // Why it does not stream is told of the network.
+            let streams = matches!(agent.postgres, Postgres::Standby) && has_no_way;
+            let own = if streams { None } else { postgres(view, node, agent) };
+            own.or_else(|| of_disk(Some(agent.postgres)))
+        }
         None => view.state.members().contains_key(&node).then(|| {
             Trouble::new(
                 format!("node {node} says nothing of its PostgreSQL"),
                 format!("'pgx ctl status' and pgx' log on node {node} say why"),
             )
         }),
+    }
+}
+
+/// A node that the coordinator does not hear; others may.
+fn silent(view: &View<'_>, (me, node): (NodeId, NodeId), now: BootTime) -> Trouble {
+    let since = match view.nodes.get(&node) {
+        Some(seen) => format!("for {} s", ms_between(seen.heard, now) / 1_000),
+        None => "since this coordinator began".to_string(),
+    };
+    let cause = format!("node {node} has not been heard {since}");
+    match &host::who_hears(view, node, me, now)[..] {
+        [] => Trouble::new(
+            cause,
+            format!(
+                "see that the host of node {node} runs and reaches the others, then \
+                 'systemctl status pgx' and 'pgx ctl status' there"
+            ),
+        ),
+        others => Trouble::new(
+            format!("{cause} by node {me}, which coordinates, and is heard by {}", named(others)),
+            format!(
+                "mend the network between the hosts of nodes {me} and {node}: 'pgx ctl status' on \
+                 each says what it meets with on the way to its peer"
+            ),
+        ),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use pgx_control::cluster::{Entry, Stage, State, Void};
 use pgx_control::decide::Reason;
 use pgx_control::detect::Observer;
-use pgx_control::facts::{AgentFacts, Facts, ProxyFacts, VoterFacts};
+use pgx_control::facts::{AgentFacts, Facts, HostFacts, ProxyFacts, VoterFacts};
 use pgx_control::ids::{Attempt, BootTime, Epoch, Incarnation, NodeId};
 use pgx_control::lease::Settings;
 use pgx_quorum::{self as quorum, MessageError, ProposalId, Quorum, Status, StoreError};
@@ -282,6 +282,11 @@ impl Controller {
         self.has_news |= self.own.proxy != facts;
         self.own.proxy = facts;
         self.want_leases();
+    }
+
+    /// What this node has to say of its host; operators can wait for it.
+    pub fn handle_host_facts(&mut self, facts: HostFacts) {
+        self.own.host = facts;
     }
 
     fn want_leases(&mut self) {

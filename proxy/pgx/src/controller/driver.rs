@@ -7,14 +7,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pgx_control::admin::ControlStatus;
+use pgx_control::admin::{ControlStatus, ProbeStatus};
 use pgx_control::cluster::{Entry, State};
-use pgx_control::facts::{AgentFacts, ProxyFacts, VoterFacts};
+use pgx_control::facts::{AgentFacts, HostFacts, ProxyFacts, VoterFacts};
 use pgx_control::ids::{Incarnation, NodeId};
 use pgx_control::lease::Station;
+use pgx_control::limits::LINK_PATIENCE_MS;
 use pgx_controller::{Controller, Note, Output, Request, Unanswered, codec};
 use pgx_quorum::{Quorum, Store};
 use pgx_session::route::ServerAddress;
@@ -33,7 +34,7 @@ use super::routes::Followed;
 use super::storage::{self, Files, Opened, Owner};
 use super::{Leased, Prepared, Wish, refusals, routes, spawn, status, watch};
 use crate::config;
-use crate::limits::control::{DISK_RETRY, INPUTS_PER_ROUND_MAX, REACH_TICKS, TICK};
+use crate::limits::control::{DISK_RETRY, HOST_TICKS, INPUTS_PER_ROUND_MAX, REACH_TICKS, TICK};
 use crate::peer::{Channel, PeerSet};
 use crate::vip::Addresses;
 
@@ -127,6 +128,7 @@ pub(super) fn start(
         journal: Journal::default(),
         reach: BTreeMap::new(),
         ticks: 0,
+        alone: Instant::now(),
         changes,
     };
     spawn("pgx-control", move || driver.run(&inputs.1))
@@ -191,6 +193,8 @@ struct Driver {
     /// The peers as they were last told to the links.
     reach: BTreeMap<NodeId, ServerAddress>,
     ticks: u64,
+    /// When this node last heard nobody.
+    alone: Instant,
     changes: Changes,
 }
 
@@ -222,9 +226,13 @@ impl Driver {
 
     fn tick(&mut self) {
         let now = boot_time();
+        let host = self.ticks.is_multiple_of(HOST_TICKS).then(|| self.host());
         match &mut self.engine {
             Engine::Running(controller) => {
                 controller.handle_clock(unix_ms());
+                if let Some(host) = host {
+                    controller.handle_host_facts(host);
+                }
                 controller.handle_tick(now);
             }
             Engine::Halted { retry, .. } if Instant::now() >= *retry => self.retry(),
@@ -237,6 +245,24 @@ impl Driver {
         for asker in self.waiting.late(now) {
             self.tell(asker, Err(Unanswered::Late));
         }
+    }
+
+    /// How this host's links and disks are.
+    fn host(&mut self) -> HostFacts {
+        let mut host = HostFacts::of(&self.peers.status(), &self.probes().unwrap_or_default());
+        let now = Instant::now();
+        if host.hears.is_empty() {
+            self.alone = now;
+        }
+        // When its network comes back, its links do one after the other.
+        if now.duration_since(self.alone) < Duration::from_millis(LINK_PATIENCE_MS) {
+            host.unheard.clear();
+        }
+        host
+    }
+
+    fn probes(&self) -> Option<Vec<ProbeStatus>> {
+        self.answers.as_ref().map(|answers| answers.lock().status(boot_time()))
     }
 
     fn take(&mut self, input: Input) {
@@ -477,8 +503,7 @@ impl Driver {
 
     fn status(&self) -> ControlStatus {
         let held = self.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let probes = self.answers.as_ref().map(|answers| answers.lock().status(boot_time()));
-        let agent = self.facts.as_ref().zip(probes);
+        let agent = self.facts.as_ref().zip(self.probes());
         match &self.engine {
             Engine::Running(controller) => status::of(controller, &held, agent),
             Engine::Halted { cause, .. } => status::of_halted(self.me, cause, &held),

@@ -134,6 +134,7 @@ mod tests {
             role: Some(Role::Voter),
             heard_ms: Some(12),
             is_alive: true,
+            parted_from: vec![],
             epoch: Some(3),
             is_member: true,
             is_detached: false,

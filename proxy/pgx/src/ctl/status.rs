@@ -9,6 +9,7 @@ use pgx_control::admin::{
     SteeringStatus,
 };
 use pgx_control::chronicle::utc;
+use pgx_control::limits::TRIPS_KEPT;
 
 /// Lines of a name and a value each.
 fn lines(tell: impl FnOnce(&mut dyn FnMut(&str, String))) -> String {
@@ -207,15 +208,27 @@ fn lease_line(lease: &LeaseStatus, line: &mut dyn FnMut(&str, String)) {
 }
 
 fn probe_text(probe: &ProbeStatus) -> String {
-    match (probe.unanswered_ms, &*probe.detail) {
+    let mut text = match (probe.unanswered_ms, &*probe.detail) {
+        (None, "") => "not probed now".to_owned(),
         (None, why) => format!("NOT PROBED: {why}"),
         (Some(ms), "") => format!("answered {ms} ms ago"),
         (Some(ms), detail) => format!("answered {ms} ms ago; then: {detail}"),
+    };
+    if let Some(ms) = probe.write_ms {
+        let _ = write!(text, "; a write takes {ms} ms");
     }
+    if let Some(bytes) = probe.free_bytes {
+        let _ = write!(text, "; {} MB are free", bytes / 1_000_000);
+    }
+    text
 }
 
 fn peer_text(peer: &PeerStatus) -> String {
-    let round_trip = peer.round_trip_us.map(|us| format!(", answers in {us} us"));
+    let mut round_trip = peer.round_trip_us.map(|us| format!(", answers in {us} us"));
+    if peer.late > 0 {
+        let late = format!(", {} of the last {TRIPS_KEPT} late", peer.late);
+        round_trip.get_or_insert_default().push_str(&late);
+    }
     format!(
         "{} at {}{}; {} sent, {} dropped, {} received",
         peer.state,
@@ -239,6 +252,8 @@ mod tests {
             state: state.to_owned(),
             last_error: last_error.to_owned(),
             round_trip_us: None,
+            away_ms: None,
+            late: 0,
             sent_total: 1,
             dropped_total: 2,
             received_total: 3,
@@ -250,7 +265,14 @@ mod tests {
     fn what_is_not_probed_says_so_and_what_is_silent_says_with_what_it_met() {
         let probe = |unanswered_ms, detail: &str| {
             let (asks, detail) = ("query".to_owned(), detail.to_owned());
-            probe_text(&ProbeStatus { asks, unanswered_ms, detail })
+            probe_text(&ProbeStatus {
+                asks,
+                unanswered_ms,
+                detail,
+                passes: false,
+                write_ms: None,
+                free_bytes: None,
+            })
         };
         assert_eq!(probe(None, "no password"), "NOT PROBED: no password");
         assert_eq!(probe(Some(3), ""), "answered 3 ms ago");

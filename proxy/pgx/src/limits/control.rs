@@ -8,6 +8,10 @@ pub(crate) const TICK: Duration = Duration::from_millis(25);
 /// Ticks between two looks at who has left the log.
 pub(crate) const REACH_TICKS: u64 = 40;
 
+/// How many ticks pass between two looks at this host's links and disks, for operators: as often as
+/// facts are said.
+pub(crate) const HOST_TICKS: u64 = 16;
+
 /// Inputs that wait for the controller; what comes while they wait is dropped, and Raft repeats it.
 pub(crate) const INBOX_MAX: usize = 1024;
 

@@ -34,7 +34,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval};
+use tokio::time::{Duration, Instant, interval};
 
 use self::cause::Cause;
 use self::certificates::Certificates;
@@ -318,24 +318,36 @@ impl Peer {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn status(&self, now: Instant) -> PeerStatus {
-        let round_trip = self.pulse().round_trip(now);
+    /// How it is, and for how long it has not been as it is to be.
+    fn state(&self, now: Instant) -> (&'static str, Duration) {
         let up = Class::ALL.map(|class| self.link(class).is_up());
-        let state = match (up, round_trip) {
-            ([true, true], Some(_)) => "connected",
+        let mut pulse = self.pulse();
+        let state = match (up, pulse.round_trip(now)) {
+            ([true, true], Some(_)) => CONNECTED,
             // We reach it, and nothing comes back.
             ([true, true], None) => "silent",
             ([false, false], _) => "down",
             _ => "partial",
         };
+        (state, pulse.away(state == CONNECTED, now))
+    }
+
+    fn status(&self, now: Instant) -> PeerStatus {
+        let (state, away) = self.state(now);
+        let (round_trip, late) = {
+            let pulse = self.pulse();
+            (pulse.round_trip(now), pulse.late())
+        };
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let microseconds = |time: std::time::Duration| u64::try_from(time.as_micros()).ok();
+        let microseconds = |time: Duration| u64::try_from(time.as_micros()).ok();
         PeerStatus {
             id: self.node.0,
             address: self.address.to_string(),
             state: state.to_owned(),
             last_error: self.lease.last_error().or(self.bulk.last_error()).unwrap_or_default(),
             round_trip_us: round_trip.and_then(microseconds),
+            away_ms: u64::try_from(away.as_millis()).ok(),
+            late,
             sent_total: count(&self.counters.sent),
             dropped_total: count(&self.counters.dropped),
             received_total: count(&self.counters.received),
@@ -343,6 +355,9 @@ impl Peer {
         }
     }
 }
+
+/// The state of a peer with which all is well.
+const CONNECTED: &str = "connected";
 
 /// One outgoing connection, as it is now.
 #[derive(Debug, Default)]

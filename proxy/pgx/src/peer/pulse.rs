@@ -14,22 +14,36 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::frame::{Channel, Class};
 use super::{Message, PeerSet};
 use crate::limits::peer::{PING_EVERY, SILENCE_MAX};
+use pgx_control::limits::{TRIP_MS_MAX, TRIPS_KEPT};
 
 /// First byte of a ping, and of a pong; the number follows in 64 bits, big end first.
 const PING: u8 = 0;
 const PONG: u8 = 1;
 
 /// What is known of a peer's life.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pulse {
     number: u64,
     asked: Option<Instant>,
     answered: Option<(Instant, Duration)>,
+    /// When the peer was last found as it is to be, or began to be a peer.
+    whole: Instant,
+    /// The last questions, a bit each, the newest lowest: set if its answer was late or never came.
+    late: u32,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self { number: 0, asked: None, answered: None, whole: Instant::now(), late: 0 }
+    }
 }
 
 impl Pulse {
     /// The next question.
     fn ask(&mut self, now: Instant) -> Bytes {
+        if self.asked.is_some() {
+            self.remember(true);
+        }
         self.number += 1;
         self.asked = Some(now);
         message(PING, self.number)
@@ -38,8 +52,31 @@ impl Pulse {
     /// Takes an answer; one to an older question says nothing new.
     fn handle_pong(&mut self, number: u64, now: Instant) {
         if let Some(asked) = self.asked.take_if(|_| number == self.number) {
-            self.answered = Some((now, now.duration_since(asked)));
+            let trip = now.duration_since(asked);
+            if self.round_trip(now).is_none() {
+                // It was away, which is another thing than a slow network to it.
+                self.late = 0;
+            }
+            self.remember(trip.as_millis() > u128::from(TRIP_MS_MAX));
+            self.answered = Some((now, trip));
         }
+    }
+
+    fn remember(&mut self, is_late: bool) {
+        self.late = (self.late << 1 | u32::from(is_late)) & ((1 << TRIPS_KEPT) - 1);
+    }
+
+    /// How many of the last questions were answered late, or not at all.
+    pub(super) fn late(&self) -> u32 {
+        self.late.count_ones()
+    }
+
+    /// Takes whether all is as it is to be, and tells for how long it has not been.
+    pub(super) fn away(&mut self, is_whole: bool, now: Instant) -> Duration {
+        if is_whole {
+            self.whole = now;
+        }
+        now.duration_since(self.whole)
     }
 
     /// Time to the peer and back, unless it has been silent for too long.
@@ -68,6 +105,7 @@ pub(super) async fn run(set: Weak<PeerSet>, mut inbox: mpsc::Receiver<Message>) 
 
 fn ask_all(set: &PeerSet) {
     for peer in set.shared.all() {
+        peer.state(Instant::now());
         // Questions that wait for a connection would only tell how long it was away.
         if peer.link(Class::Bulk).is_up() {
             let question = peer.pulse().ask(Instant::now());
@@ -131,6 +169,33 @@ mod tests {
         pulse.handle_pong(number, start);
         assert!(pulse.round_trip(start + SILENCE_MAX).is_some());
         assert_eq!(pulse.round_trip(start + SILENCE_MAX + PING_EVERY), None);
+    }
+
+    #[test]
+    fn late_answers_are_counted_over_a_while_and_forgotten_when_the_peer_was_away() {
+        let mut pulse = Pulse::default();
+        let mut now = Instant::now();
+        let answer = |pulse: &mut Pulse, now: &mut Instant, ms: u64| {
+            let (_, number) = parse(&pulse.ask(*now)).unwrap();
+            pulse.handle_pong(number, *now + Duration::from_millis(ms));
+            *now += PING_EVERY;
+        };
+        for ms in [1, TRIP_MS_MAX + 1, TRIP_MS_MAX, 400] {
+            answer(&mut pulse, &mut now, ms);
+        }
+        assert_eq!(pulse.late(), 2);
+        pulse.ask(now);
+        now += PING_EVERY;
+        answer(&mut pulse, &mut now, 1);
+        assert_eq!(pulse.late(), 3, "what never came is late as well");
+        for _ in 0..TRIPS_KEPT {
+            answer(&mut pulse, &mut now, 1);
+        }
+        assert_eq!(pulse.late(), 0);
+        answer(&mut pulse, &mut now, 400);
+        now += SILENCE_MAX * 2;
+        answer(&mut pulse, &mut now, 1);
+        assert_eq!(pulse.late(), 0, "it was away");
     }
 
     #[test]

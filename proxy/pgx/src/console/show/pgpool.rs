@@ -297,6 +297,7 @@ mod tests {
             role: Some(Role::Voter),
             heard_ms: Some(1),
             is_alive: true,
+            parted_from: vec![],
             epoch: Some(1),
             is_member: true,
             is_detached: false,

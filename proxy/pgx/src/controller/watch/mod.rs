@@ -126,8 +126,8 @@ pub(super) fn start(
     let (asks, asked) = channel();
     let hooks = Hooks::start(postgres.hooks.clone(), &place)?;
     let (looking, looked_at) = (sender.clone(), place.clone());
+    let probe = Probe::start(&postgres.data_directory)?;
     spawn("pgx-look", move || look::run(&postgres, &looked_at, &asked, &looking))?;
-    let probe = Probe::start()?;
     let answers = probe.answers.clone();
     let watcher = Watcher {
         me,

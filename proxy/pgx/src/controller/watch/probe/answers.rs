@@ -69,9 +69,18 @@ enum Standing {
 pub(in crate::controller) struct Answers {
     postmaster: i32,
     standings: [Standing; 4],
+    disks: [Disk; 4],
     hung_ms_max: u64,
     /// When somebody last looked or asked: a process that was stopped asks nobody.
     beat: BootTime,
+}
+
+/// What is known of a disk whether or not PostgreSQL runs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Disk {
+    /// Milliseconds that the last writes took, the newest first.
+    writes_ms: [u64; 3],
+    free_bytes: Option<u64>,
 }
 
 /// One part that is silent, in words.
@@ -95,7 +104,8 @@ impl Answers {
     pub(super) fn new(now: BootTime) -> Self {
         let excused = || Standing::Excused { why: String::new(), passes: true };
         let standings = std::array::from_fn(|_| excused());
-        Self { postmaster: 0, standings, hung_ms_max: u64::MAX, beat: now }
+        let disks = [Disk::default(); 4];
+        Self { postmaster: 0, standings, disks, hung_ms_max: u64::MAX, beat: now }
     }
 
     /// A postmaster runs; one that was not known before has all its time yet. Whether it can be
@@ -103,15 +113,16 @@ impl Answers {
     pub(super) fn begin(&mut self, postmaster: i32, now: BootTime) {
         self.beat(now);
         if self.postmaster != postmaster {
-            let hung_ms_max = self.hung_ms_max;
-            *self = Self { postmaster, hung_ms_max, ..Self::new(now) };
+            let Self { hung_ms_max, disks, .. } = *self;
+            *self = Self { postmaster, hung_ms_max, disks, ..Self::new(now) };
             self.ask(postmaster, Part::Connection, now);
         }
     }
 
     /// None runs any more.
     pub(super) fn end(&mut self, now: BootTime) {
-        *self = Self { hung_ms_max: self.hung_ms_max, ..Self::new(now) };
+        let Self { hung_ms_max, disks, .. } = *self;
+        *self = Self { hung_ms_max, disks, ..Self::new(now) };
     }
 
     /// After how long without an answer PostgreSQL counts as hung.
@@ -161,6 +172,17 @@ impl Answers {
         if let Some(standing) = self.of(postmaster, part) {
             *standing = Standing::Asked { answered: now, open: None, trouble: String::new() };
         }
+    }
+
+    /// A disk has taken a write in so many milliseconds.
+    pub(super) fn wrote(&mut self, part: Part, ms: u64) {
+        let [newest, older, _] = self.disks[part as usize].writes_ms;
+        self.disks[part as usize].writes_ms = [ms, newest, older];
+    }
+
+    /// So much is free on a disk; `None` where nobody can tell, or there is no such disk.
+    pub(super) fn free(&mut self, part: Part, bytes: Option<u64>) {
+        self.disks[part as usize].free_bytes = bytes;
     }
 
     /// A try came to nothing, which is no answer: the question stays open.
@@ -221,18 +243,24 @@ impl Answers {
 
     /// All parts, for operators.
     pub(in crate::controller) fn status(&self, now: BootTime) -> Vec<ProbeStatus> {
-        let status = |part: Part| match &self.standings[part as usize] {
-            Standing::Asked { answered, trouble, .. } => Some(ProbeStatus {
+        let status = |part: Part| {
+            let (unanswered_ms, detail, passes) = match &self.standings[part as usize] {
+                Standing::Asked { answered, trouble, .. } => {
+                    (Some(ms_since(*answered, now)), trouble, false)
+                }
+                Standing::Excused { why, passes } => (None, why, *passes),
+            };
+            let disk = self.disks[part as usize];
+            let is_known = unanswered_ms.is_some() || !detail.is_empty();
+            (is_known || disk.free_bytes.is_some()).then(|| ProbeStatus {
                 asks: part.name().to_owned(),
-                unanswered_ms: Some(ms_since(*answered, now)),
-                detail: trouble.clone(),
-            }),
-            Standing::Excused { why, .. } if why.is_empty() => None,
-            Standing::Excused { why, .. } => Some(ProbeStatus {
-                asks: part.name().to_owned(),
-                unanswered_ms: None,
-                detail: why.clone(),
-            }),
+                unanswered_ms,
+                detail: detail.clone(),
+                passes,
+                // One slow write may be anybody's; several in a row are the disk's.
+                write_ms: disk.writes_ms.into_iter().min().filter(|ms| *ms > 0),
+                free_bytes: disk.free_bytes,
+            })
         };
         Part::ALL.into_iter().filter_map(status).collect()
     }
@@ -302,6 +330,22 @@ mod tests {
         assert!(silence.ends_with("for 8.0 s (connection refused)"), "{silence}");
         answers.answered(PID, Part::Connection, at(9_000));
         assert_eq!(answers.status(at(9_000))[0].detail, "");
+    }
+
+    #[test]
+    fn disk_is_as_slow_as_the_fastest_of_its_last_writes_and_is_known_without_a_postmaster() {
+        let mut answers = begun();
+        for ms in [900, 20, 1_500, 1_200] {
+            answers.wrote(Part::Data, ms);
+        }
+        answers.free(Part::Data, Some(7));
+        answers.end(at(2_000));
+        let [disk] = &answers.status(at(2_000))[..] else { panic!("one disk") };
+        assert_eq!((disk.write_ms, disk.free_bytes), (Some(20), Some(7)));
+        answers.wrote(Part::Data, 1_100);
+        assert_eq!(answers.status(at(2_000))[0].write_ms, Some(1_100));
+        answers.free(Part::Data, None);
+        assert_eq!(answers.status(at(2_000)), [], "nothing is known of it");
     }
 
     #[test]

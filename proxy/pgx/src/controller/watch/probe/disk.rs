@@ -13,12 +13,14 @@ use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tokio::sync::watch;
 
 use super::{Part, Shared, Target};
+use crate::controller::ms;
 use crate::postgres::owner;
 
 /// The file that is written. By its first letters base backups leave it out.
@@ -37,15 +39,31 @@ enum Outcome {
     Unasked(String),
 }
 
-/// Asks again and again, for as long as somebody wants to know.
-pub(super) fn run(part: Part, targets: &watch::Receiver<Option<Target>>, answers: &Shared) {
+/// Asks again and again, for as long as somebody wants to know; after space also while PostgreSQL
+/// does not run, which may be for want of it.
+pub(super) fn run(
+    part: Part,
+    data_directory: &Path,
+    targets: &watch::Receiver<Option<Target>>,
+    answers: &Shared,
+) {
     while targets.has_changed().is_ok() {
         let target = targets.borrow().clone();
-        if let Some(target) = target {
+        // A disk that does not even tell its space is silent, too.
+        if let Some(target) = &target {
             answers.ask(target.postmaster, part);
+        }
+        let free = free(part, data_directory);
+        // The board is not held while a disk is asked.
+        answers.lock().free(part, free);
+        if let Some(target) = target {
+            let since = Instant::now();
             match ask(part, &target) {
                 None => answers.excuse(target.postmaster, part, String::new(), true),
-                Some(Outcome::Wrote) => answers.answered(target.postmaster, part),
+                Some(Outcome::Wrote) => {
+                    answers.answered(target.postmaster, part);
+                    answers.lock().wrote(part, ms(since.elapsed()));
+                }
                 Some(Outcome::Full) => {
                     answers.excuse(target.postmaster, part, "it is full".to_owned(), false);
                 }
@@ -59,18 +77,29 @@ pub(super) fn run(part: Part, targets: &watch::Receiver<Option<Target>>, answers
     }
 }
 
-/// `None` where there is no such disk.
-fn ask(part: Part, target: &Target) -> Option<Outcome> {
-    let mut directory = target.data_directory.clone();
+/// Where the part's disk is mounted; `None` where there is no such disk.
+fn directory(part: Part, data_directory: &Path) -> Option<PathBuf> {
+    let mut directory = data_directory.to_owned();
     if part == Part::Wal {
         directory.push("pg_wal");
         let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev());
         // One disk is not asked twice.
-        if device(&directory).ok()? == device(&target.data_directory).ok()? {
+        if device(&directory).ok()? == device(data_directory).ok()? {
             return None;
         }
     }
-    let path = directory.join(FILE);
+    Some(directory)
+}
+
+/// Bytes that PostgreSQL may take of a disk; what is kept for root is not among them.
+fn free(part: Part, data_directory: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(directory(part, data_directory)?).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// `None` where there is no such disk.
+fn ask(part: Part, target: &Target) -> Option<Outcome> {
+    let path = directory(part, &target.data_directory)?.join(FILE);
     Some(match owner::act_as(target.owner, || write(&path)) {
         Ok(()) => Outcome::Wrote,
         Err(error) => outcome(&error, &path),
@@ -126,6 +155,15 @@ mod tests {
         let error = write(&path).unwrap_err();
         assert!(!elsewhere.exists());
         assert!(matches!(outcome(&error, &path), Outcome::Unasked(_)), "{error}");
+    }
+
+    #[test]
+    fn space_of_a_disk_is_known_as_far_as_there_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(free(Part::Data, folder.path()).is_some());
+        assert_eq!(free(Part::Data, &folder.path().join("gone")), None);
+        std::fs::create_dir(folder.path().join("pg_wal")).unwrap();
+        assert_eq!(free(Part::Wal, folder.path()), None, "it is the same disk");
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod once;
 mod server;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -95,12 +95,13 @@ impl Probe {
     ///
     /// # Errors
     /// When a thread cannot be had.
-    pub(super) fn start() -> Result<Self, String> {
+    pub(super) fn start(data_directory: &Path) -> Result<Self, String> {
         let (targets, receiver) = watch::channel(None);
         let answers = Shared::new();
         for (name, part) in [("pgx-probe-data", Part::Data), ("pgx-probe-wal", Part::Wal)] {
             let (targets, answers) = (receiver.clone(), answers.clone());
-            spawn(name, move || disk::run(part, &targets, &answers))?;
+            let data = data_directory.to_owned();
+            spawn(name, move || disk::run(part, &data, &targets, &answers))?;
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
