@@ -115,6 +115,12 @@ pub enum Unanswered {
     /// It shall be done at a time that is over, or far away.
     #[error("that time is over by the clock of whoever coordinates, or more than a year away")]
     Time,
+    /// This node could not take over.
+    #[error(
+        "node {0} could not take over without loss: it is the primary, or does not stream from it, \
+         or commits do not wait for it; 'pgx ctl nodes' says which"
+    )]
+    CannotTakeOver(NodeId),
     /// No standby could take over.
     #[error("no standby streams from the primary, so none can take over without loss")]
     NoCandidate,

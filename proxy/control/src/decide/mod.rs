@@ -175,6 +175,13 @@ pub fn best_standby(view: &View<'_>, now: BootTime) -> Option<NodeId> {
     steady::best_standby(view, view.state.tenure()?, now)
 }
 
+/// Whether a node could take over without loss as things stand.
+#[must_use]
+pub fn could_take_over(view: &View<'_>, node: NodeId, now: BootTime) -> bool {
+    let tenure = view.state.tenure();
+    tenure.is_some_and(|tenure| steady::standby(view, tenure, node, now).is_some())
+}
+
 /// What would become of the state: for dry runs, and to leave out what would be void anyway.
 ///
 /// # Errors

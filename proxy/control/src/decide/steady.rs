@@ -61,7 +61,7 @@ fn is_steady(view: &View<'_>, node: NodeId) -> bool {
 }
 
 /// What is known of a standby that could take over.
-fn standby<'a>(
+pub(super) fn standby<'a>(
     view: &'a View<'_>,
     tenure: &Tenure,
     node: NodeId,

@@ -140,6 +140,7 @@ impl Controller {
                 let log = self.log(&self.quorum.status(), now);
                 let best = || decide::best_standby(&self.view(&self.state, &log, now), now);
                 let to = to.or_else(best).ok_or(Unanswered::NoCandidate)?;
+                self.check_candidate(to, now)?;
                 vec![Entry::Switchover { epoch: tenure.epoch, to }]
             }
             Request::Promote { to } => self.promote(newest()?, *to, now)?,
@@ -181,9 +182,19 @@ impl Controller {
         let log = self.log(&self.quorum.status(), now);
         let serves = tenure.is_established && self.state.sealed().is_none();
         if serves && !decide::suspects(&self.view(&self.state, &log, now), tenure, now) {
+            self.check_candidate(to, now)?;
             return Ok(vec![Entry::Switchover { epoch: tenure.epoch, to }]);
         }
         Ok(vec![decide::seal(tenure)])
+    }
+
+    /// A switchover to who could not take over would be given up at once, when nobody looks any more.
+    fn check_candidate(&self, to: NodeId, now: BootTime) -> Result<(), Unanswered> {
+        let log = self.log(&self.quorum.status(), now);
+        match decide::could_take_over(&self.view(&self.state, &log, now), to, now) {
+            true => Ok(()),
+            false => Err(Unanswered::CannotTakeOver(to)),
+        }
     }
 
     /// Whether every node reads what operators ask since [`Entry::OPERATE_VERSION`].
