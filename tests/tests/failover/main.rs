@@ -3,6 +3,7 @@
 
 mod http;
 mod operators;
+mod pcp;
 mod process;
 mod strict;
 mod told;
@@ -39,6 +40,8 @@ fn main() -> ExitCode {
         root("each_change_of_primary_leaves_a_report_on_every_node", told::history),
         root("load_balancers_and_programs_of_other_hosts_are_answered_by_http", http::asked),
         root("transaction_that_does_not_end_stops_a_switchover", operators::stuck),
+        root("scripts_made_for_pgpool_go_on_by_its_commands_names", pcp::scripts),
+        trial("pcp_commands_take_what_those_of_pgpool_take", &[Requirement::Pgpool], pcp::alike),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
