@@ -230,7 +230,7 @@ fn watchdog(place: &Place, id: usize) -> anyhow::Result<()> {
     ensure!(quorum.matches(" STANDBY 0 MEMBER\n").count() == 2, "{quorum}");
     let own = place.say(id, "watchdog_info -n 0")?;
     let port = place.members.node(id).address()?.port();
-    ensure!(own.contains(&format!(" pgx {id} 127.0.0.1 {port} ")), "{own}");
+    ensure!(own.contains(&format!(" pgx {id} 127.0.0.{id} {port} ")), "{own}");
     let labelled = place.say(id, "watchdog_info -v")?;
     ensure!(labelled.contains("\nQuorum state             : QUORUM EXIST\n"), "{labelled}");
     Ok(())

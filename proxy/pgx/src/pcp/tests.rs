@@ -281,6 +281,19 @@ fn processes_and_settings_are_printed_as_by_the_pcp_commands() {
     assert!(told.contains("Name [  1]:\tpool_mode\nValue:      \tsession\nDescription:\t\n\n"));
 }
 
+fn lease() -> AddressLease {
+    AddressLease {
+        id: 1,
+        role: "read-write".into(),
+        addresses: vec!["10.0.0.9/24".into()],
+        is_held: true,
+        number: 1,
+        left_ms: Some(1),
+        announced_total: 0,
+        last_error: String::new(),
+    }
+}
+
 /// Node 2 of three, of which node 1 coordinates and node 3 does not answer.
 fn status() -> Status {
     let member = |id| MemberStatus { id, role: "voter".into(), silent_ms: None, lag: None };
@@ -319,16 +332,6 @@ fn status() -> Status {
         },
         agent: None,
     };
-    let lease = AddressLease {
-        id: 1,
-        role: "read-write".into(),
-        addresses: vec!["10.0.0.9/24".into()],
-        is_held: true,
-        number: 1,
-        left_ms: Some(1),
-        announced_total: 0,
-        last_error: String::new(),
-    };
     Status {
         release: String::new(),
         process_id: 42,
@@ -347,7 +350,7 @@ fn status() -> Status {
             cause: String::new(),
             on_loopback: None,
             loopback_error: String::new(),
-            leases: vec![lease],
+            leases: vec![lease()],
             steering: None,
         }),
         peers: Some(vec![peer(1, "connected"), peer(3, "silent"), peer(4, "down")]),
