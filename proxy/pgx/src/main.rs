@@ -1,8 +1,9 @@
 //! `pgx`: one binary for every role.
 //!
 //! The shell around the pure crates: it parses the command line and hands over to one module per
-//! verb. Called by the name of a pcp command it is that command ([`pcp`]). Read next: [`serve`] (what
-//! a running node is made of), [`ctl`] (the operator's tool), [`doctor`] (what this machine allows).
+//! verb. Called by the name of a pcp command it is that command ([`pcp`]). Read next: [`serve`]
+//! (what a running node is made of), [`ctl`] (the operator's tool), [`doctor`] (what this machine
+//! allows).
 #![forbid(unsafe_code)]
 
 mod admin;

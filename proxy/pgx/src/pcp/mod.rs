@@ -1,6 +1,7 @@
-//! `pgx pcp`: the pcp commands of pgpool-II by their names, options and output, done by what pgx has
-//! instead, so that scripts go on. Standard output is theirs; what else is to be said goes to standard
-//! error. What is different stands in docs/OPERATING.md. Read next: [`options`], [`print`].
+//! `pgx pcp`: the pcp commands of pgpool-II by their names, options and output, done by what pgx
+//! has instead, so that scripts go on. Standard output is theirs; what else is to be said goes to
+//! standard error. What is different stands in docs/OPERATING.md. Read next: [`options`],
+//! [`mod@print`].
 
 mod options;
 mod place;

@@ -1,5 +1,5 @@
-//! What can be said to `pgx pcp`: the commands of pgpool-II with their options (4.3, and what 4.6 has
-//! beyond that). What they do is in [`super`].
+//! What can be said to `pgx pcp`: the commands of pgpool-II with their options (4.3, and what 4.6
+//! has beyond that). What they do is in [`super`].
 
 use std::ffi::OsString;
 

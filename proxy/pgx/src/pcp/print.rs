@@ -1,5 +1,5 @@
-//! What the pcp commands print, in their form (4.3), for programs that read it: from the tables of the
-//! console that have pgpool-II's columns. Pure.
+//! What the pcp commands print, in their form (4.3), for programs that read it: from the tables of
+//! the console that have pgpool-II's columns. Pure.
 
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};

@@ -257,9 +257,9 @@ fn processes_and_settings_are_printed_as_by_the_pcp_commands() {
     let expected = "No \t | \t PID\n_____________________\n0 \t | \t 42\n\nTotal Processes:1\n";
     assert_eq!(print::processes(&[42], true), expected);
 
-    let columns = "pool_pid start_time client_connection_count pool_id backend_id database username \
-                   backend_connection_time client_connection_time client_disconnection_time \
-                   client_idle_duration majorversion minorversion pool_counter pool_backendpid \
+    let columns = "pool_pid start_time client_connection_count pool_id backend_id database \
+                   username backend_connection_time client_connection_time \
+                   client_disconnection_time client_idle_duration majorversion minorversion pool_counter pool_backendpid \
                    pool_connected status";
     let row = "42 2026-01-02~03:04:05~UTC - 0 2 test eve 2026-01-02~03:04:06~UTC - - - 3 0 - 77 1 \
                Idle";

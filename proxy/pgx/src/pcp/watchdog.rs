@@ -1,5 +1,5 @@
-//! `pcp_watchdog_info`: the quorum as one pgx sees it, in pgpool-II's form and words (4.3). Pure. It
-//! goes by what that pgx knows itself, so that it tells of a lost majority, too.
+//! `pcp_watchdog_info`: the quorum as one pgx sees it, in pgpool-II's form and words (4.3). Pure.
+//! It goes by what that pgx knows itself, so that it tells of a lost majority, too.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
