@@ -259,8 +259,8 @@ fn processes_and_settings_are_printed_as_by_the_pcp_commands() {
 
     let columns = "pool_pid start_time client_connection_count pool_id backend_id database \
                    username backend_connection_time client_connection_time \
-                   client_disconnection_time client_idle_duration majorversion minorversion pool_counter pool_backendpid \
-                   pool_connected status";
+                   client_disconnection_time client_idle_duration majorversion minorversion \
+                   pool_counter pool_backendpid pool_connected status";
     let row = "42 2026-01-02~03:04:05~UTC - 0 2 test eve 2026-01-02~03:04:06~UTC - - - 3 0 - 77 1 \
                Idle";
     let told = print::connections(&table(columns, &[row, row]), false);
