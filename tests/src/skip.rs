@@ -23,6 +23,8 @@ pub enum Requirement {
     Lab,
     /// Debian's pgbouncer, to compare with.
     Pgbouncer,
+    /// The pcp commands of Debian's pgpool2, to compare with.
+    Pgpool,
 }
 
 impl Requirement {
@@ -54,6 +56,7 @@ impl Requirement {
                 Self::Root.look().or_else(no_namespaces).or_else(|| no_program("ip", "iproute2"))
             }
             Self::Pgbouncer => Self::Root.look().or_else(|| no_program("pgbouncer", "pgbouncer")),
+            Self::Pgpool => no_program("pcp_node_info", "pgpool2"),
         }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) enum Probe {
     PostgresServer,
 }
 
-/// What the lab needs: PostgreSQL, network tools, file system tools, a pooler to compare with.
+/// What the lab needs: PostgreSQL, network tools, file system tools, poolers to compare with.
 pub(crate) const LAB: &[Need] = &[
     need(Probe::PostgresServer, "postgresql"),
     need(Probe::Program("psql"), "postgresql-client"),
@@ -43,6 +43,7 @@ pub(crate) const LAB: &[Need] = &[
     need(Probe::Program("ping"), "iputils-ping"),
     need(Probe::Program("mkfs.ext4"), "e2fsprogs"),
     need(Probe::Program("pgbouncer"), "pgbouncer"),
+    need(Probe::Program("pcp_node_info"), "pgpool2"),
     need(Probe::Program("unshare"), "util-linux"),
     need(Probe::Program("runuser"), "util-linux"),
 ];

@@ -13,9 +13,13 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::config::Means;
 use crate::import::Tool;
+use crate::pcp::Pcp;
 
 /// Where pgx looks for its configuration unless told otherwise.
 pub(crate) const CONFIG_PATH: &str = "/etc/pgx/pgx.toml";
+
+/// Where the authority's certificate is unless told otherwise.
+pub(crate) const CA_PATH: &str = "/etc/pgx/ca.pem";
 
 /// Keeps a PostgreSQL cluster available behind one address.
 #[derive(Parser)]
@@ -49,6 +53,8 @@ pub(crate) enum Verb {
     },
     /// Asks a running pgx, or tells it what to do
     Ctl(Ctl),
+    /// Does what pgpool-II's pcp commands do, by their names and options, for scripts that use them
+    Pcp(Pcp),
     /// Says what this machine allows pgx to do, and what to do about the rest
     Doctor(Doctor),
     /// Makes what a node needs before its first start: certificates, and its store
@@ -133,8 +139,9 @@ fn port() -> RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..)
 }
 
-#[derive(Args)]
-pub(crate) struct Ctl {
+/// Which pgx is asked.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Whom {
     /// The admin socket of the pgx to talk to
     #[arg(long, value_name = "PATH", default_value = crate::config::ADMIN_SOCKET, global = true)]
     pub(crate) socket: PathBuf,
@@ -142,7 +149,7 @@ pub(crate) struct Ctl {
     #[arg(long, value_name = "URL", global = true)]
     pub(crate) url: Option<Uri>,
     /// With --url: the authority that has signed that pgx's certificate
-    #[arg(long, value_name = "FILE", default_value = "/etc/pgx/ca.pem", global = true)]
+    #[arg(long, value_name = "FILE", default_value = CA_PATH, global = true)]
     pub(crate) ca: PathBuf,
     /// With --url: your certificate, which 'pgx init person' makes
     #[arg(long, value_name = "FILE", global = true)]
@@ -150,6 +157,12 @@ pub(crate) struct Ctl {
     /// With --url: the key that belongs to it
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) key: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Ctl {
+    #[command(flatten)]
+    pub(crate) whom: Whom,
     /// Prints JSON for programs instead of text for people
     #[arg(long, global = true)]
     pub(crate) json: bool,

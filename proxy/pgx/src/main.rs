@@ -1,8 +1,9 @@
 //! `pgx`: one binary for every role.
 //!
 //! The shell around the pure crates: it parses the command line and hands over to one module per
-//! verb. Read next: [`serve`] (what a running node is made of), [`ctl`] (the operator's tool),
-//! [`doctor`] (what this machine allows).
+//! verb. Called by the name of a pcp command it is that command ([`pcp`]). Read next: [`serve`]
+//! (what a running node is made of), [`ctl`] (the operator's tool), [`doctor`] (what this machine
+//! allows).
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -27,8 +28,8 @@ mod limits;
 mod manual;
 mod metrics;
 mod pause;
+mod pcp;
 mod peer;
-
 mod postgres;
 mod private;
 mod reloads;
@@ -49,9 +50,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let outcome = match cli::Command::parse().verb {
+    let words = pcp::by_name(std::env::args_os().collect());
+    let outcome = match cli::Command::parse_from(words).verb {
         cli::Verb::Serve { config, engine, take_over } => serve::run(&config, engine, take_over),
         cli::Verb::Ctl(arguments) => ctl::run(&arguments),
+        cli::Verb::Pcp(arguments) => pcp::run(&arguments),
         cli::Verb::Doctor(arguments) => doctor::run(&arguments),
         cli::Verb::Init { verb } => init::run(&verb),
         cli::Verb::Config { verb } => config::command::run(&verb),

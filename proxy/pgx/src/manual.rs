@@ -108,7 +108,8 @@ mod tests {
         assert!(names.iter().any(|name| name == "pgx-ctl-node-add"), "{names:?}");
         for shell in Shell::value_variants() {
             let text = String::from_utf8(script(*shell)).unwrap();
-            let words: Vec<_> = text.split(|c: char| !c.is_alphanumeric() && c != '-').collect();
+            let is_part = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+            let words: Vec<_> = text.split(|c: char| !is_part(c)).collect();
             for name in &names {
                 let verb = name.split('-').next_back().unwrap();
                 assert!(words.iter().any(|word| word.ends_with(verb)), "{shell} lacks {name}");

@@ -4,6 +4,7 @@
 mod http;
 mod nodes;
 mod operators;
+mod pcp;
 mod process;
 mod strict;
 mod told;
@@ -42,6 +43,8 @@ fn main() -> ExitCode {
         root("node_that_is_drained_serves_nobody_until_it_is_attached", nodes::spared),
         root("standbys_are_restarted_and_copied_anew_when_operators_say_so", nodes::renewed),
         root("transaction_that_does_not_end_stops_a_switchover", operators::stuck),
+        root("scripts_made_for_pgpool_go_on_by_its_commands_names", pcp::scripts),
+        trial("pcp_commands_take_what_those_of_pgpool_take", &[Requirement::Pgpool], pcp::alike),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }

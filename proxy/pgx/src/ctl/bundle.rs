@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Ctl, bundle: &Bundle) -> Result<String, Failure> {
     let file = file.as_mut().map_err(|error| io::Error::new(error.kind(), error.to_string()));
     let file = file.map_err(failed)?;
     let mut parts = answers(arguments);
-    if arguments.url.is_none() {
+    if arguments.whom.url.is_none() {
         parts.extend(of_this_host(&bundle.config));
     }
     let archive = archive(&parts, now).map_err(failed)?;
@@ -97,7 +97,7 @@ fn answers(arguments: &Ctl) -> Vec<Part> {
     ];
     let others = others.map(|(name, verb)| (name.to_owned(), verb));
     let asked = others.into_iter().chain(tables).map(|(name, verb)| {
-        let answer = super::ask(arguments, &Request::new(verb));
+        let answer = super::ask(&arguments.whom, &Request::new(verb));
         let text = answer.map_err(|failure| failure.to_string()).and_then(|body| {
             serde_json::to_vec_pretty(&Reply::new(body)).map_err(|error| error.to_string())
         });

@@ -6,7 +6,7 @@ use pgx_control::admin::{Body, NodeView, Request, Survey, Verb};
 use pgx_control::facts::Postgres;
 
 use super::ask;
-use crate::cli::{Ctl, Drain};
+use crate::cli::{Drain, Whom};
 use crate::exit::Failure;
 
 /// Between two looks.
@@ -16,15 +16,15 @@ const IDLE_MIN: Duration = Duration::from_secs(1);
 
 /// Another node becomes primary if this one is; it is detached; and nobody has a transaction open
 /// there any more. Each step holds when a later one fails, and doing it again goes on from there.
-pub(super) fn run(arguments: &Ctl, drain: &Drain) -> Result<Body, Failure> {
+pub(super) fn run(whom: &Whom, drain: &Drain) -> Result<Body, Failure> {
     let until = Instant::now() + Duration::from_secs(drain.wait.into());
     let node = drain.node;
     let mut lines = Vec::new();
-    if is_primary(&find(arguments, node)?) {
-        ask(arguments, &Request::new(Verb::Switchover { to: None, at_ms: None }))?;
+    if is_primary(&find(whom, node)?) {
+        ask(whom, &Request::new(Verb::Switchover { to: None, at_ms: None }))?;
         let next =
             wait(until, "no other node serves as primary yet; see 'pgx ctl status'", || {
-                let survey = survey(arguments)?;
+                let survey = survey(whom)?;
                 let next = survey.nodes.iter().find(|other| other.id != node && is_primary(other));
                 let serves = |next: &&NodeView| {
                     next.postgres.as_ref().is_some_and(|own| own.state == Postgres::Primary)
@@ -33,19 +33,9 @@ pub(super) fn run(arguments: &Ctl, drain: &Drain) -> Result<Body, Failure> {
             })?;
         lines.push(format!("node {next} is the primary now"));
     }
-    ask(arguments, &Request::new(Verb::Detach { node }))?;
+    ask(whom, &Request::new(Verb::Detach { node }))?;
     lines.push(format!("node {node} is detached"));
-    let mut idle_since = None;
-    let still = format!(
-        "clients still have transactions open on node {node}, which stays detached: see \
-         pg_stat_activity there, and drain it again"
-    );
-    wait(until, &still, || {
-        let is_free = is_free(&find(arguments, node)?);
-        let since = is_free.then(|| *idle_since.get_or_insert_with(Instant::now));
-        idle_since = since;
-        Ok(since.filter(|since| since.elapsed() >= IDLE_MIN).map(|_| ()))
-    })?;
+    wait_until_free(whom, node, until)?;
     lines.push(format!(
         "nobody has a transaction open on node {node}; 'pgx ctl attach {node}' when its work is \
          done"
@@ -53,15 +43,31 @@ pub(super) fn run(arguments: &Ctl, drain: &Drain) -> Result<Body, Failure> {
     Ok(Body::Done(lines))
 }
 
-fn survey(arguments: &Ctl) -> Result<Survey, Failure> {
-    match ask(arguments, &Request::new(Verb::Survey))? {
+/// Waits until nobody has a transaction open on a node that has been detached.
+pub(crate) fn wait_until_free(whom: &Whom, node: u64, until: Instant) -> Result<(), Failure> {
+    let mut idle_since = None;
+    let still = format!(
+        "clients still have transactions open on node {node}, which stays detached: see \
+         pg_stat_activity there, and drain it again"
+    );
+    wait(until, &still, || {
+        let is_free = is_free(&find(whom, node)?);
+        let since = is_free.then(|| *idle_since.get_or_insert_with(Instant::now));
+        idle_since = since;
+        Ok(since.filter(|since| since.elapsed() >= IDLE_MIN).map(|_| ()))
+    })
+}
+
+/// The cluster's nodes.
+pub(crate) fn survey(whom: &Whom) -> Result<Survey, Failure> {
+    match ask(whom, &Request::new(Verb::Survey))? {
         Body::Survey(survey) => Ok(*survey),
         _ => Err(Failure::Failed("pgx did not answer with the cluster's nodes".to_owned())),
     }
 }
 
-fn find(arguments: &Ctl, node: u64) -> Result<NodeView, Failure> {
-    let found = survey(arguments)?.nodes.into_iter().find(|one| one.id == node);
+fn find(whom: &Whom, node: u64) -> Result<NodeView, Failure> {
+    let found = survey(whom)?.nodes.into_iter().find(|one| one.id == node);
     found.ok_or_else(|| {
         Failure::Failed(format!("there is no node {node}; 'pgx ctl nodes' lists them"))
     })

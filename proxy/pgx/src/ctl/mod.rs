@@ -2,7 +2,7 @@
 
 mod bundle;
 mod confirm;
-mod drain;
+pub(crate) mod drain;
 mod events;
 mod nodes;
 mod paint;
@@ -21,7 +21,7 @@ use pgx_control::admin::{Body, Reply, Request, SharedChange, Verb};
 use pgx_control::cluster::Role;
 use pgx_control::limits::{ADMIN_CLIENT_MS_MAX, ADMIN_REPLY_BYTES_MAX};
 
-use crate::cli::{Ctl, CtlVerb, EditConfig, NodeVerb, SwitchoverVerb};
+use crate::cli::{Ctl, CtlVerb, EditConfig, NodeVerb, SwitchoverVerb, Whom};
 use crate::exit::Failure;
 
 /// Runs the verb against the pgx behind the socket.
@@ -72,8 +72,8 @@ fn shows(verb: &CtlVerb) -> bool {
 /// Asks once, and lays the answer out.
 fn once(arguments: &Ctl) -> Result<String, Failure> {
     let body = match (&arguments.verb, request(arguments)?) {
-        (CtlVerb::Drain(drain), _) => drain::run(arguments, drain)?,
-        (_, Some(request)) => ask(arguments, &request)?,
+        (CtlVerb::Drain(drain), _) => drain::run(&arguments.whom, drain)?,
+        (_, Some(request)) => ask(&arguments.whom, &request)?,
         (_, None) => return Ok("nothing has changed\n".to_owned()),
     };
     if arguments.json {
@@ -171,7 +171,7 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
 }
 
 fn change(arguments: &Ctl, edit: &EditConfig) -> Result<SharedChange, Failure> {
-    let body = ask(arguments, &Request::new(Verb::ShowConfig))?;
+    let body = ask(&arguments.whom, &Request::new(Verb::ShowConfig))?;
     let Body::Config(before) = body else {
         return Err(Failure::Failed("pgx did not answer with its settings".to_owned()));
     };
@@ -197,10 +197,10 @@ fn plain_table(headings: impl IntoIterator<Item = impl Into<Cell>>) -> Table {
 }
 
 /// Sends one request and reads its reply.
-fn ask(arguments: &Ctl, request: &Request) -> Result<Body, Failure> {
-    let (reply, place) = match &arguments.url {
-        Some(url) => (remote::exchange(arguments, url, request)?, url.to_string()),
-        None => (beside(&arguments.socket, request)?, arguments.socket.display().to_string()),
+pub(crate) fn ask(whom: &Whom, request: &Request) -> Result<Body, Failure> {
+    let (reply, place) = match &whom.url {
+        Some(url) => (remote::exchange(whom, url, request)?, url.to_string()),
+        None => (beside(&whom.socket, request)?, whom.socket.display().to_string()),
     };
     let reply: Reply = serde_json::from_slice(&reply).map_err(|error| {
         Failure::Failed(format!("cannot read the reply of pgx at {place}: {error}"))

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::cli::Ctl;
+use crate::cli::Whom;
 use crate::exit::Failure;
 use crate::tls;
 
@@ -27,12 +27,12 @@ struct Place<'a> {
 }
 
 /// The reply of the pgx that `--url` names.
-pub(super) fn exchange(arguments: &Ctl, url: &Uri, request: &Request) -> Result<Vec<u8>, Failure> {
-    let (Some(cert), Some(key)) = (&arguments.cert, &arguments.key) else {
+pub(super) fn exchange(whom: &Whom, url: &Uri, request: &Request) -> Result<Vec<u8>, Failure> {
+    let (Some(cert), Some(key)) = (&whom.cert, &whom.key) else {
         let text = "--url needs --cert and --key: both sides prove who they are";
         return Err(Failure::Failed(text.to_owned()));
     };
-    let place = Place { url, ca: &arguments.ca, own: (cert.clone(), key.clone()) };
+    let place = Place { url, ca: &whom.ca, own: (cert.clone(), key.clone()) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot begin: {error}")))?;
     let limit = Duration::from_millis(ADMIN_CLIENT_MS_MAX);
