@@ -54,6 +54,7 @@ impl Chronicle {
         &mut self,
         entry: &Entry,
         at_ms: u64,
+        time: fn(u64) -> String,
         seen: impl FnOnce() -> Vec<Trouble>,
     ) -> Option<ChangeReport> {
         match entry {
@@ -69,7 +70,7 @@ impl Chronicle {
             _ => {}
         }
         let change = self.change.as_mut()?;
-        if let Some(text) = sentence(entry) {
+        if let Some(text) = sentence(entry, time) {
             change.add(at_ms, text);
         }
         match entry {
@@ -149,9 +150,10 @@ impl Change {
     }
 }
 
-/// What an entry has brought about; `None` for those that keep the books.
+/// What an entry has brought about; `None` for those that keep the books. `time` is how a time in
+/// milliseconds since 1970 looks to people.
 #[must_use]
-pub fn sentence(entry: &Entry) -> Option<String> {
+pub fn sentence(entry: &Entry, time: fn(u64) -> String) -> Option<String> {
     Some(match entry {
         Entry::Bootstrap { holder, timeline, .. } => {
             format!("the cluster begins with node {holder} as primary, on timeline {}", timeline.0)
@@ -200,24 +202,12 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         | Entry::Forget { .. }
         | Entry::MembershipAdopted { .. }
         | Entry::Steer { .. } => return None,
-        entry => return by_operators(entry),
+        entry => return by_operators(entry, time),
     })
 }
 
-/// A time in milliseconds since 1970, as people read it.
-#[must_use]
-pub fn utc(unix_ms: u64) -> String {
-    let seconds = i64::try_from(unix_ms / 1_000).unwrap_or(i64::MAX);
-    match time::OffsetDateTime::from_unix_timestamp(seconds) {
-        Ok(at) => {
-            format!("{} {:02}:{:02}:{:02} UTC", at.date(), at.hour(), at.minute(), at.second())
-        }
-        Err(_) => "a time that no calendar has".to_string(),
-    }
-}
-
 /// The same for what operators have chosen.
-fn by_operators(entry: &Entry) -> Option<String> {
+fn by_operators(entry: &Entry, time: fn(u64) -> String) -> Option<String> {
     Some(match entry {
         Entry::Settings(_) => "operators have changed the leases' times".to_string(),
         Entry::Durability(Durability::Strict) => "commits wait while standbys are missing".into(),
@@ -233,11 +223,11 @@ fn by_operators(entry: &Entry) -> Option<String> {
         Entry::Detach { node, .. } => format!("node {node} is attached again"),
         Entry::Switchover { to, .. } => format!("a switchover to node {to} begins"),
         Entry::Schedule { to: Some(to), at_ms, .. } => {
-            format!("a switchover to node {to} is to begin at {}", utc(*at_ms))
+            format!("a switchover to node {to} is to begin at {}", time(*at_ms))
         }
-        Entry::Schedule { at_ms, .. } => format!("a switchover is to begin at {}", utc(*at_ms)),
+        Entry::Schedule { at_ms, .. } => format!("a switchover is to begin at {}", time(*at_ms)),
         Entry::ScheduleCancelled { at_ms } => {
-            format!("the switchover of {} is given up", utc(*at_ms))
+            format!("the switchover of {} is given up", time(*at_ms))
         }
         Entry::SwitchoverStage { stage, .. } => match stage {
             Stage::Prepares => return None,
@@ -292,7 +282,9 @@ mod tests {
 
     fn told(chronicle: &mut Chronicle, entries: &[(u64, Entry)]) -> Option<ChangeReport> {
         let seen = || vec![Trouble::new("PostgreSQL of node 1 has ended", "wait")];
-        let reports = entries.iter().map(|(at, entry)| chronicle.applied(entry, *at, seen));
+        let reports = entries
+            .iter()
+            .map(|(at, entry)| chronicle.applied(entry, *at, |ms| format!("{ms} ms"), seen));
         let mut reports: Vec<_> = reports.flatten().collect();
         assert!(reports.len() <= 1, "{reports:?}");
         reports.pop()

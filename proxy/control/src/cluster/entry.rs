@@ -310,8 +310,8 @@ pub enum Entry {
 impl Entry {
     /// The version of [`Self::Steer`]: it is proposed when every node reads it.
     pub const STEER_VERSION: u16 = 2;
-    /// The version of [`Self::Detach`], [`Self::Schedule`] and [`Self::ScheduleCancelled`]: they are
-    /// proposed when every node reads them.
+    /// The version of [`Self::Detach`], [`Self::Schedule`] and [`Self::ScheduleCancelled`]: they
+    /// are proposed when every node reads them.
     pub const OPERATE_VERSION: u16 = 3;
 }
 

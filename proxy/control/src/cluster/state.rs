@@ -266,8 +266,8 @@ impl State {
         &self.nodes
     }
 
-    /// The nodes that operators have detached: nobody is sent there who only reads, commits wait for
-    /// them only where no other standby streams, and they become primary only if no other can.
+    /// The nodes that operators have detached: nobody is sent there who only reads, commits wait
+    /// for them only where no other standby streams, and they become primary only if no other can.
     #[must_use]
     pub fn detached(&self) -> &BTreeSet<NodeId> {
         &self.detached

@@ -65,9 +65,10 @@ fn reports(view: &View<'_>, epoch: Epoch, attempt: Attempt, now: BootTime) -> Ve
 /// The entry that begins the next epoch.
 ///
 /// The order of candidates is the furthest first, then the one that a switchover names, then those
-/// that are not detached, then the highest priority, then the old holder, whose return needs no rewinding of anybody, then the
-/// lowest node. The rules of the quorum say which of them may be; trying them in order uses those
-/// rules and no second set. Loss comes last; the rules refuse it where no operator has accepted it.
+/// that are not detached, then the highest priority, then the old holder, whose return needs no
+/// rewinding of anybody, then the lowest node. The rules of the quorum say which of them may be;
+/// trying them in order uses those rules and no second set. Loss comes last; the rules refuse it
+/// where no operator has accepted it.
 fn elect(
     view: &View<'_>,
     epoch: Epoch,

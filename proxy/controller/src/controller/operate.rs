@@ -1,6 +1,6 @@
 //! What operators ask.
 
-use pgx_control::admin::{Shared, Survey};
+use pgx_control::admin::{Shared, SharedChange, Survey};
 use pgx_control::cluster::{Entry, Role, State, Tenure, Void};
 use pgx_control::decide;
 use pgx_control::ids::{Attempt, BootTime, NodeId};
@@ -114,23 +114,7 @@ impl Controller {
             Request::Edit(_) if self.proposed.values().any(is_setting) => {
                 return Err(Unanswered::Busy);
             }
-            Request::Edit(change) => {
-                let Shared { durability, lease, policy } = change.onto(Shared {
-                    durability: self.state.durability(),
-                    lease: self.state.settings(),
-                    policy: self.state.policy(),
-                });
-                let lease = change.lease.map(|_| Entry::Settings(lease));
-                let durability = change.durability.map(|_| Entry::Durability(durability));
-                let policy = change.policy.map(|_| Entry::Policy(policy));
-                // Checked together, so that a change is made whole or not at all.
-                let entries: Vec<_> = lease.into_iter().chain(durability).chain(policy).collect();
-                for entry in &entries {
-                    decide::rehearse(&self.state, entry)
-                        .map_err(|void| Unanswered::Void { reason: void.to_string() })?;
-                }
-                entries
-            }
+            Request::Edit(change) => self.edit(change)?,
             Request::Node { node, address, role } => {
                 self.check_number(*node, *role)?;
                 vec![Entry::Node { node: *node, address: address.clone(), role: *role }]
@@ -172,6 +156,24 @@ impl Controller {
         Ok(Asking::Entries(entries))
     }
 
+    /// Checked together, so that a change is made whole or not at all.
+    fn edit(&self, change: &SharedChange) -> Result<Vec<Entry>, Unanswered> {
+        let Shared { durability, lease, policy } = change.onto(Shared {
+            durability: self.state.durability(),
+            lease: self.state.settings(),
+            policy: self.state.policy(),
+        });
+        let lease = change.lease.map(|_| Entry::Settings(lease));
+        let durability = change.durability.map(|_| Entry::Durability(durability));
+        let policy = change.policy.map(|_| Entry::Policy(policy));
+        let entries: Vec<_> = lease.into_iter().chain(durability).chain(policy).collect();
+        for entry in &entries {
+            decide::rehearse(&self.state, entry)
+                .map_err(|void| Unanswered::Void { reason: void.to_string() })?;
+        }
+        Ok(entries)
+    }
+
     /// A primary that serves hands over; one that does not is replaced, whoever has all commits.
     fn promote(
         &self,
@@ -188,7 +190,8 @@ impl Controller {
         Ok(vec![decide::seal(tenure)])
     }
 
-    /// A switchover to who could not take over would be given up at once, when nobody looks any more.
+    /// A switchover to who could not take over would be given up at once, when nobody looks any
+    /// more.
     fn check_candidate(&self, to: NodeId, now: BootTime) -> Result<(), Unanswered> {
         let log = self.log(&self.quorum.status(), now);
         match decide::could_take_over(&self.view(&self.state, &log, now), to, now) {

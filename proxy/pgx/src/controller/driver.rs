@@ -75,7 +75,6 @@ pub(super) fn start(
     let controller = begin(store)
         .map_err(|error| format!("cannot start from {}: {error}", files.store.display()))?;
     info!(%identity, "this node has its part in the cluster");
-
     let me = controller.me();
     let installation = Incarnation(u128::from(identity.incarnation.get()));
     // The log is replayed: no later life of this voter goes by an older state than this.
@@ -95,8 +94,8 @@ pub(super) fn start(
         addresses: addresses.clone(),
     };
     spawn("pgx-lease", move || lease::run(station, &lease_inputs.1, outlets))?;
-    let routes = proxy.map(|proxy| lead(proxy, me, addresses, &inputs.0, &lease_inputs.0, &board));
-    let routes = routes.transpose()?;
+    let lead = |proxy| lead(proxy, me, addresses, &inputs.0, &lease_inputs.0, &board);
+    let routes = proxy.map(lead).transpose()?;
     let members = Members::start(gate.clone(), postgres.as_ref().map(|own| own.port))?;
     let agent = postgres.map(|postgres| {
         let outlets = watch::Outlets {

@@ -60,10 +60,10 @@ impl Records {
         }
         self.told = index;
         let at_ms = unix_ms();
-        if let Some(text) = sentence(entry) {
+        if let Some(text) = sentence(entry, utc) {
             self.write(&Event { at_ms, index: Some(index), text });
         }
-        if let Some(report) = self.chronicle.applied(entry, at_ms, seen) {
+        if let Some(report) = self.chronicle.applied(entry, at_ms, utc, seen) {
             let written = write_report(&self.folder, &report);
             self.warn_of("the report of a change of primary", written);
         }
@@ -188,6 +188,17 @@ fn unless_missing<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         found => found.map(Some),
+    }
+}
+
+/// A time in milliseconds since 1970, as people read it.
+pub(crate) fn utc(unix_ms: u64) -> String {
+    let seconds = i64::try_from(unix_ms / 1_000).unwrap_or(i64::MAX);
+    match time::OffsetDateTime::from_unix_timestamp(seconds) {
+        Ok(at) => {
+            format!("{} {:02}:{:02}:{:02} UTC", at.date(), at.hour(), at.minute(), at.second())
+        }
+        Err(_) => "a time that no calendar has".to_owned(),
     }
 }
 

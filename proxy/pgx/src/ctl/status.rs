@@ -8,8 +8,9 @@ use pgx_control::admin::{
     AddressesStatus, ControlStatus, LeaseStatus, PeerStatus, ProbeStatus, ScheduledStatus, Status,
     SteeringStatus,
 };
-use pgx_control::chronicle::utc;
 use pgx_control::limits::TRIPS_KEPT;
+
+use crate::controller::utc;
 
 /// Lines of a name and a value each.
 fn lines(tell: impl FnOnce(&mut dyn FnMut(&str, String))) -> String {

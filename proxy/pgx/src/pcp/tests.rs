@@ -302,6 +302,8 @@ fn status() -> Status {
         id,
         address: format!("db{id}:6433"),
         state: state.to_owned(),
+        away_ms: None,
+        late: 0,
         last_error: String::new(),
         round_trip_us: None,
         sent_total: 0,
@@ -325,6 +327,7 @@ fn status() -> Status {
         waits: None,
         leases: vec![],
         is_paused: false,
+        scheduled: None,
         settings: Shared {
             durability: Durability::Strict,
             lease: Settings::default(),
