@@ -18,13 +18,26 @@ const SECTION: &str = "[http]\nlisten = \"127.0.0.{id}:0\"\n\
     tls_ca_file = \"{cluster}/ca/ca.pem\"\nviewers = [\"eve\"]\noperators = [\"ann\"]\n";
 
 /// A cluster, and the folder with its certificates.
-struct Place {
-    members: Members,
+pub(crate) struct Place {
+    pub(crate) members: Members,
     /// What is to be answered, by its own word.
     document: Value,
 }
 
 impl Place {
+    /// A cluster of three, of whose persons ann operates, eve looks and bob is nobody; and the
+    /// node of its primary.
+    pub(crate) fn start() -> anyhow::Result<(Self, usize)> {
+        let members = Members::start_with(binary(), 3, SECTION)?;
+        let (primary, _) = members.primary()?;
+        let mut place = Self { members, document: Value::Null };
+        let (status, document) = place.get(primary, None, "/openapi.json")?;
+        ensure!(status == 200 && document["openapi"] == "3.1.0", "{document}");
+        place.document = document;
+        ["ann", "eve", "bob"].iter().try_for_each(|name| place.person(name))?;
+        Ok((place, primary))
+    }
+
     fn url(&self, id: usize) -> anyhow::Result<String> {
         Ok(format!("https://{}", self.members.node(id).http_address()?))
     }
@@ -42,7 +55,7 @@ impl Place {
     }
 
     /// `pgx ctl` of somebody on another host.
-    fn ctl(&self, id: usize, name: &str, words: &[&str]) -> anyhow::Result<Output> {
+    pub(crate) fn ctl(&self, id: usize, name: &str, words: &[&str]) -> anyhow::Result<Output> {
         let (url, ca) = (self.url(id)?, self.file("ca/ca.pem"));
         let (cert, key) =
             (self.file(&format!("people/{name}.pem")), self.file(&format!("people/{name}.key")));
@@ -66,7 +79,7 @@ impl Place {
     }
 
     /// Whether something is an answer of this name.
-    fn check(&self, name: &str, answer: &Value) -> anyhow::Result<()> {
+    pub(crate) fn check(&self, name: &str, answer: &Value) -> anyhow::Result<()> {
         let schema = format!("#/components/responses/{name}/content/application~1json/schema");
         let mut document = self.document.clone();
         document["$ref"] = schema.into();
@@ -119,15 +132,8 @@ impl Place {
 }
 
 pub(crate) fn asked() -> anyhow::Result<()> {
-    let members = Members::start_with(binary(), 3, SECTION)?;
-    let (primary, epoch) = members.primary()?;
-    let mut place = Place { members, document: Value::Null };
-    let (status, document) = place.get(primary, None, "/openapi.json")?;
-    ensure!(status == 200 && document["openapi"] == "3.1.0", "{document}");
-    place.document = document;
-    place.person("ann")?;
-    place.person("eve")?;
-    place.person("bob")?;
+    let (mut place, primary) = Place::start()?;
+    let (_, epoch) = place.members.primary()?;
     balanced(&place, primary)?;
     roles(&place, primary)?;
     bundles(&place, primary)?;

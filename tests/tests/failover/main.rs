@@ -1,6 +1,7 @@
 //! Real clusters on loopback: their PostgreSQL lives and dies under clients that know what they
 //! were told, and pgx goes on.
 
+mod commands;
 mod http;
 mod nodes;
 mod operators;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         root("load_balancers_and_programs_of_other_hosts_are_answered_by_http", http::asked),
         root("node_that_is_drained_serves_nobody_until_it_is_attached", nodes::spared),
         root("standbys_are_restarted_and_copied_anew_when_operators_say_so", nodes::renewed),
+        root("each_command_is_answered_as_documented_whatever_is_missing", commands::answered),
         root("transaction_that_does_not_end_stops_a_switchover", operators::stuck),
         root("scripts_made_for_pgpool_go_on_by_its_commands_names", pcp::scripts),
         trial("pcp_commands_take_what_those_of_pgpool_take", &[Requirement::Pgpool], pcp::alike),
