@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pgx_control::admin::{Body, ProxyStatus, Refusal, Reply, Request, Status, VERSION, Verb};
@@ -16,7 +17,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tracing::warn;
+use tracing::{Instrument, info, info_span, warn};
 
 use crate::claim::Denied;
 use crate::config::{Config, is_host_and_port};
@@ -168,8 +169,17 @@ async fn answer(peer: &mut UnixStream, body: Body) -> io::Result<()> {
 }
 
 impl Node {
-    /// Does what is asked, by whomever.
-    pub(crate) async fn carry_out(&self, Request { dry_run, verb, .. }: Request) -> Body {
+    /// Does what is asked, by whomever. What is logged of it has its number.
+    pub(crate) async fn carry_out(&self, request: Request) -> Body {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let span = info_span!("request", number = NUMBER.fetch_add(1, Ordering::Relaxed));
+        self.answer(request).instrument(span).await
+    }
+
+    async fn answer(&self, Request { dry_run, verb, .. }: Request) -> Body {
+        if !verb.only_looks() {
+            info!(?verb, dry_run, "an operator asks");
+        }
         if dry_run && !can_be_rehearsed(&verb) {
             let detail = "there is no dry run of this; nothing was done".to_owned();
             return Body::Refused(Refusal::Malformed { detail });
@@ -217,12 +227,10 @@ impl Node {
             return Body::Refused(Refusal::Malformed { detail });
         }
         if verb == Verb::Survey {
-            return match controller.survey().await {
-                Ok(survey) => Body::Survey(Box::new(survey)),
-                Err(unanswered) => {
-                    Body::Refused(Refusal::Cluster { detail: unanswered.to_string() })
-                }
-            };
+            let survey = controller.survey().await.map(|survey| Body::Survey(Box::new(survey)));
+            return survey.unwrap_or_else(|unanswered| {
+                Body::Refused(Refusal::Cluster { detail: unanswered.to_string() })
+            });
         }
         let Some(request) = cluster_request(verb) else {
             let status = controller.status().await.filter(|status| status.halted.is_empty());

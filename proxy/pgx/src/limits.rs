@@ -147,6 +147,15 @@ pub(crate) const METRICS_REQUEST_BYTES_MAX: usize = 8 << 10;
 
 const _: () = assert!(VIEW_WAIT.as_millis() < METRICS_CLIENT_MAX.as_millis());
 
+/// Lines that one place in the code may log at once.
+pub(crate) const LOG_BURST: u32 = 100;
+
+/// How long it takes until it may log one more.
+pub(crate) const LOG_EACH: Duration = Duration::from_millis(100);
+
+/// How often it is told what was left out.
+pub(crate) const LOG_TOLD_EVERY: Duration = Duration::from_secs(10);
+
 const _: () = assert!(CONNECT_TRIES_MAX > 0);
 const _: () = assert!(FAREWELL_MAX.as_millis() > 2 * TICK.as_millis());
 const _: () = assert!(HANDED_AT_ONCE <= 253);

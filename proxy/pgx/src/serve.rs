@@ -47,7 +47,7 @@ pub(crate) fn run(path: &Path, engine: Option<Choice>, take_over: bool) -> Resul
     if let (Some(pool), Some(engine)) = (pool, engine) {
         pool.engine = engine;
     }
-    telemetry::start();
+    telemetry::start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -1,5 +1,5 @@
-//! Every command of `pgx ctl`: what it prints, for people and for programs, and its exit code; where
-//! all is well, with a node down, without a quorum, and for who may only look or may nothing.
+//! Every command of `pgx ctl`: what it prints, for people and for programs, and its exit code;
+//! where all is well, with a node down, without a quorum, and for who may only look or may nothing.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output};

@@ -13,7 +13,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use pgx_control::admin::{Body, Refusal, Reply, Request, VERSION, Verb};
 use serde_json::{Map, Value};
-use tracing::info;
 
 use super::json;
 use super::who::Role;
@@ -122,9 +121,6 @@ async fn carry_out(node: &Node, role: Option<Role>, request: Request) -> Body {
     }
     if request.verb == Verb::TakeOver {
         return malformed("another process of this host asks for that, by the admin socket");
-    }
-    if needed == Role::Operator {
-        info!(verb = ?request.verb, "an operator asks by HTTP");
     }
     node.carry_out(request).await
 }

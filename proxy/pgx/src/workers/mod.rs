@@ -33,7 +33,7 @@ use pgx_session::time::Now;
 use pgx_session::worker::{Print, Request, Worker};
 use pgx_wire::auth::Key;
 use pgx_wire::auth::scram::SaltedPassword;
-use tracing::{error, info};
+use tracing::{error, info, info_span};
 
 pub(crate) use self::consoles::{Said, What};
 pub(crate) use self::course::RouteLease;
@@ -225,6 +225,7 @@ impl Workers {
             let (ready, is_ready) = mpsc::channel();
             let (go, may_go) = mpsc::channel::<()>();
             let run = move || {
+                let _span = info_span!("proxy", thread = number).entered();
                 let begun = begin(number, &config, plan, doors, names, shared);
                 match begun {
                     Ok((engine, driver, letters, waker)) => {

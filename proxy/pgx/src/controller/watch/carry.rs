@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use pgx_control::cluster::sync::Rule;
 use pgx_control::ids::{Epoch, Incarnation, NodeId};
-use tracing::{info, warn};
+use tracing::{info, info_span, warn};
 
 use super::Input;
 use crate::controller::spawn;
@@ -120,6 +120,7 @@ impl Job {
         let hands = Hands::new(place.clone(), abort.clone());
         let done = done.clone();
         spawn("pgx-hands", move || {
+            let _span = info_span!("job", number).entered();
             let outcome = carry_out(&hands, tasks).map_err(|error| error.to_string());
             // The agent lives as long as the process.
             let _ = done.send(Input::Done { number, outcome });
