@@ -318,6 +318,12 @@ pub(crate) enum CtlVerb {
         #[arg(long, value_name = "NUMBER")]
         epoch: u64,
     },
+    /// Says what this machine allows pgx to do, and what to do about the rest; as 'pgx doctor'
+    Doctor {
+        /// Checks what this configuration needs, too
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Writes what somebody needs who is to find out what is wrong into one file, without secrets
     Bundle(Bundle),
 }

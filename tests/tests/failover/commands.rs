@@ -102,7 +102,7 @@ const ACTS: &[Case] = &[
 ];
 
 /// Tried where their effect is.
-const ELSEWHERE: &[&str] = &["bundle", "show-config"];
+const ELSEWHERE: &[&str] = &["bundle", "doctor", "show-config"];
 
 struct Nodes {
     own: usize,

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         root("each_command_is_answered_as_documented_whatever_is_missing", commands::answered),
         root("transaction_that_does_not_end_stops_a_switchover", operators::stuck),
         root("scripts_made_for_pgpool_go_on_by_its_commands_names", pcp::scripts),
+        trial("sample_of_pgpool_is_imported", &[Requirement::Pgpool], pcp::imported),
         trial("pcp_commands_take_what_those_of_pgpool_take", &[Requirement::Pgpool], pcp::alike),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -49,6 +49,25 @@ fn help(program: &Path) -> anyhow::Result<BTreeMap<String, (String, bool)>> {
     Ok(options(&text))
 }
 
+/// What Debian ships is read whole, and what is made of it is usable.
+pub(crate) fn imported() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let made = folder.path().join("pgx.toml");
+    let samples =
+        ["/etc/pgpool2/pgpool.conf", "/usr/share/doc/pgpool2/examples/pgpool.conf.sample"];
+    let there: Vec<_> = samples.iter().filter(|sample| Path::new(sample).exists()).collect();
+    // Small systems leave documentation out.
+    ensure!(!there.is_empty(), "pgpool2 has no configuration");
+    for sample in there {
+        let said = Command::new(binary()).args(["import", sample]).output()?;
+        ensure!(said.status.success() && !said.stderr.is_empty(), "{sample}: {said:?}");
+        std::fs::write(&made, said.stdout)?;
+        let check = Command::new(binary()).args(["config", "check"]).arg(&made).output()?;
+        ensure!(check.status.success(), "{sample}: {check:?}");
+    }
+    Ok(())
+}
+
 pub(crate) fn alike() -> anyhow::Result<()> {
     let links = tempfile::tempdir()?;
     let installed = installed()?;

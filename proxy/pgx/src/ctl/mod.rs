@@ -21,7 +21,8 @@ use pgx_control::admin::{Body, Reply, Request, SharedChange, Verb};
 use pgx_control::cluster::Role;
 use pgx_control::limits::{ADMIN_CLIENT_MS_MAX, ADMIN_REPLY_BYTES_MAX};
 
-use crate::cli::{Ctl, CtlVerb, EditConfig, NodeVerb, SwitchoverVerb, Whom};
+use crate::cli::{Ctl, CtlVerb, Doctor, EditConfig, NodeVerb, SwitchoverVerb, Whom};
+use crate::doctor;
 use crate::exit::Failure;
 
 /// Runs the verb against the pgx behind the socket.
@@ -29,6 +30,13 @@ pub(crate) fn run(arguments: &Ctl) -> Result<(), Failure> {
     confirm::confirm(arguments)?;
     if let CtlVerb::Bundle(bundle) = &arguments.verb {
         return bundle::run(arguments, bundle).map(|text| print!("{text}"));
+    }
+    if let CtlVerb::Doctor { config } = &arguments.verb {
+        if arguments.whom.url.is_some() {
+            let text = "doctor looks at the host that it runs on; run it there";
+            return Err(Failure::Failed(text.to_owned()));
+        }
+        return doctor::run(&Doctor { config: config.clone(), json: arguments.json });
     }
     match arguments.watch {
         None => once(arguments).map(|text| anstream::print!("{text}")),
@@ -165,7 +173,7 @@ fn request(arguments: &Ctl) -> Result<Option<Request>, Failure> {
         CtlVerb::Fence => plain(Verb::Fence),
         CtlVerb::Unfence { epoch } => plain(Verb::Unfence { epoch: *epoch }),
         // Asks for several things.
-        CtlVerb::Bundle(_) | CtlVerb::Drain(_) => return Ok(None),
+        CtlVerb::Bundle(_) | CtlVerb::Doctor { .. } | CtlVerb::Drain(_) => return Ok(None),
     };
     Ok(Some(Request { dry_run, ..Request::new(verb) }))
 }

@@ -83,8 +83,8 @@ const GROUPS: &[(Way, &[&str])] = &[
     ),
     (
         Left(
-            "there is no HTTP to ask who is what: clients come by the proxy, people ask by pgx \
-             ctl, Prometheus by [metrics]",
+            "[http] answers load balancers, and people with a certificate; clients come by the \
+             proxy, and Prometheus by [metrics]",
         ),
         &["restapi"],
     ),
@@ -199,13 +199,15 @@ const GROUPS: &[(Way, &[&str])] = &[
     ),
     (
         Left(
-            "each member may become primary; the one with the higher control.priority does rather",
+            "pgx ctl detach lets a node become primary only if no other can, and sends no readers \
+             there; of others the one with the higher control.priority does rather",
         ),
         &["tags.nofailover"],
     ),
     (
         Left(
-            "clients that want a standby go to all; databases with backends of their own name some",
+            "pgx ctl detach keeps readers from a node; databases with backends of their own name \
+             some",
         ),
         &["tags.noloadbalance"],
     ),

@@ -109,7 +109,7 @@ fn what_is_left_out_and_what_is_to_be_done_are_named_without_secrets() {
         &made.left,
         &[
             "patroni.yml:5: etcd3: pgx has a quorum of its own",
-            ":3: restapi: there is no HTTP",
+            ":3: restapi: [http] answers",
             ":9: bootstrap.dcs.ttl: it is the lease",
             "postgresql.authentication.superuser.password: pgx comes by PostgreSQL's socket",
             "tags.replicatefrom: all members receive from the primary",

@@ -172,7 +172,7 @@ const GROUPS: &[Group] = &[
     ),
     group(
         Under::Always,
-        Left("pgx ctl asks by admin.socket, which only root and pgx's user may use"),
+        Left("pgx pcp does what the pcp commands do, by admin.socket, or [http] from elsewhere"),
         &["pcp_listen_addresses", "pcp_port", "pcp_socket_dir"],
     ),
     group(
