@@ -121,6 +121,9 @@ pub enum Unanswered {
          or commits do not wait for it; 'pgx ctl nodes' says which"
     )]
     CannotTakeOver(NodeId),
+    /// The primary is being replaced.
+    #[error("the primary is being replaced; 'pgx ctl status' says what that waits for")]
+    UnderWay,
     /// No standby could take over.
     #[error("no standby streams from the primary, so none can take over without loss")]
     NoCandidate,

@@ -112,7 +112,7 @@ fn time_of_day(text: &str) -> Result<u64, String> {
     let ms = match humantime::parse_duration(text) {
         Ok(from_now) => {
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            (since + from_now).as_millis()
+            since.checked_add(from_now).ok_or("too far away")?.as_millis()
         }
         Err(_) => {
             let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {

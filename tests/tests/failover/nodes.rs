@@ -94,7 +94,7 @@ fn drained_primary(
     (primary, epoch): (usize, u64),
     other: usize,
 ) -> anyhow::Result<()> {
-    comes_to(&members.node(other).ctl(&["drain", &primary.to_string()])?, 0, "is the primary now")?;
+    comes_to(&members.node(other).ctl(&["drain", &primary.to_string()])?, 0, "takes over")?;
     members.wait_for_another(primary, epoch)?;
     wait_until_it_streams(members, primary)?;
     ask(members.node(1), &["attach", &primary.to_string()])?;
@@ -150,8 +150,15 @@ pub(crate) fn renewed() -> anyhow::Result<()> {
     })?;
     wait_until_it_streams(&members, standby)?;
 
+    // What commits depend on is not thrown away.
     let before = members.directory(standby)?;
-    comes_to(&members.node(standby).ctl(&["reinit", "--yes"])?, 0, "copied anew")?;
+    let reinit = || members.node(standby).ctl(&["reinit", "--yes"]);
+    comes_to(&reinit()?, 5, "commits wait for it")?;
+    ask(members.node(1), &["detach", &standby.to_string()])?;
+    wait_for("others have all that it has", WAIT_MAX, || {
+        reinit().is_ok_and(|told| comes_to(&told, 0, "copied anew").is_ok())
+    })?;
+    ask(members.node(1), &["attach", &standby.to_string()])?;
     wait_for("another directory", WAIT_MAX, || {
         members.directory(standby).is_ok_and(|name| name != before)
     })?;
@@ -161,12 +168,11 @@ pub(crate) fn renewed() -> anyhow::Result<()> {
     comes_to(&members.node(standby).ctl(&["rejoin"])?, 0, "nothing waits")?;
 
     // Commits would have nobody else to wait for.
-    ask(members.node(1), &["detach", &other.to_string()])?;
-    wait_until_seen(&members, other, "/postgres/is_sync", &false.into())?;
-    wait_for("only it is waited for", WAIT_MAX, || {
-        let told = members.node(standby).ctl(&["reinit", "--yes"]);
-        told.is_ok_and(|told| comes_to(&told, 5, "no other standby is waited for").is_ok())
-    })?;
+    for id in [standby, other] {
+        ask(members.node(1), &["detach", &id.to_string()])?;
+    }
+    wait_until_seen(&members, standby, "/postgres/is_sync", &true.into())?;
+    comes_to(&reinit()?, 5, "commits wait for it")?;
     ensure!(members.primary()? == (primary, epoch));
     let record = members.end(load)?;
     ensure!(record.error_counts.is_empty(), "{:?}\n{}", record.errors, members.log(1));

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::{Agent, Goal, Local, Process, goal};
-use crate::cluster::{Durability, State};
+use crate::cluster::State;
 use crate::ids::NodeId;
 
 /// Why a directory is not given up. Text for operators is in its display.
@@ -17,8 +17,10 @@ pub enum Unfit {
     Switchover,
     /// It may be the only one that has some acknowledged commits.
     Needed,
-    /// Commits are to wait, and can wait for no other.
-    Last,
+    /// Commits wait for it, or did until just now.
+    Waited,
+    /// What is agreed on is not known here yet, or not any more.
+    Old,
 }
 
 impl fmt::Display for Unfit {
@@ -31,11 +33,12 @@ impl fmt::Display for Unfit {
                 "the directory may be the only one with some commits that were given up; save it, \
                  then remove it: it is cloned"
             }
-            Self::Last => {
-                "no other standby is waited for, so commits would wait until the copy is made: \
-                 bring another standby back first, or 'pgx ctl edit-config --set \
-                 durability=available'"
+            Self::Waited => {
+                "commits wait for it: 'pgx ctl detach' its node, so that they wait for another \
+                 standby, and try again; where there is no other, remove the directory: it is \
+                 cloned from a primary that goes on"
             }
+            Self::Old => "this node goes by an older state than before; try again",
         })
     }
 }
@@ -53,7 +56,10 @@ impl Agent {
         if !self.draft.is_whole || self.draft.kept.is_some() {
             return Err(Unfit::UnderWay);
         }
-        if !is_current || upstream == self.me || local.process == Process::Primary {
+        if !is_current {
+            return Err(Unfit::Old);
+        }
+        if upstream == self.me || local.process == Process::Primary {
             return Err(Unfit::NoPrimary);
         }
         if state.handover().is_some() {
@@ -62,13 +68,10 @@ impl Agent {
         if state.is_from_before_loss(&self.draft.history) {
             return Err(Unfit::Needed);
         }
-        let mut rules = state.established().into_iter().flat_map(|established| &established.rules);
-        let is_last = rules.any(|rule| {
-            let mut members = rule.members.iter();
-            !rule.is_degraded() && members.all(|directory| *directory == self.draft.directory)
-        });
-        if is_last && state.durability() == Durability::Strict {
-            return Err(Unfit::Last);
+        // Whether the primary lives is not known here. While a rule has this directory it may be
+        // the only one with some commits, and it is out of all when others have them.
+        if state.needs(self.draft.directory) {
+            return Err(Unfit::Waited);
         }
         self.draft.is_whole = false;
         Ok(upstream)
@@ -105,7 +108,7 @@ mod tests {
 
     #[test]
     fn directory_that_was_given_up_is_said_so_on_disk_before_it_is_built_anew() {
-        let (state, mut agent) = (three_nodes(), agent(3));
+        let (state, mut agent) = (waits_for(2), agent(3));
         assert_eq!(agent.next(&state, &streaming(), None, NOW).len(), 2, "it closes and writes");
         assert_eq!(agent.give_up(&state, &streaming()), Ok(NodeId(1)));
         assert_eq!(agent.give_up(&state, &streaming()), Err(Unfit::UnderWay));
@@ -119,15 +122,20 @@ mod tests {
     }
 
     #[test]
-    fn directory_is_not_given_up_where_nobody_else_serves_or_commits_would_wait() {
-        let mut state = three_nodes();
+    fn directory_is_not_given_up_where_nobody_else_serves_or_commits_depend_on_it() {
+        let mut state = waits_for(2);
         assert_eq!(agent(1).give_up(&state, &local(Process::Primary)), Err(Unfit::NoPrimary));
-        let mut lone = waits_for(2);
-        assert_eq!(agent(2).give_up(&lone, &streaming()), Err(Unfit::Last));
-        assert_eq!(agent(3).give_up(&lone, &streaming()), Ok(NodeId(1)));
-        apply_all(&mut lone, [Entry::Durability(Durability::Available)]);
-        assert_eq!(agent(2).give_up(&lone, &streaming()), Ok(NodeId(1)));
-        apply_all(&mut state, [Entry::Switchover { epoch: Epoch(0), to: NodeId(3) }]);
+        assert_eq!(agent(2).give_up(&state, &streaming()), Err(Unfit::Waited));
+        assert_eq!(agent(3).give_up(&state, &streaming()), Ok(NodeId(1)));
+        let (epoch, rule) = (Epoch(0), any(1, &[3]));
+        apply_all(&mut state, [Entry::RuleJoint { epoch, rule }]);
+        assert_eq!(
+            agent(2).give_up(&state, &streaming()),
+            Err(Unfit::Waited),
+            "it is in one still"
+        );
+        state = waits_for(2);
+        apply_all(&mut state, [Entry::Switchover { epoch, to: NodeId(2) }]);
         assert_eq!(agent(3).give_up(&state, &streaming()), Err(Unfit::Switchover));
         let mut sealed = three_nodes();
         fill_rules(&mut sealed);
@@ -137,8 +145,8 @@ mod tests {
 
     #[test]
     fn node_that_obeyed_a_newer_goal_gives_nothing_up_by_an_older_state() {
-        let (state, mut agent) = (three_nodes(), agent(3));
+        let (state, mut agent) = (waits_for(2), agent(3));
         agent.draft.obeyed = (Epoch(1), crate::ids::Attempt(0));
-        assert_eq!(agent.give_up(&state, &streaming()), Err(Unfit::NoPrimary));
+        assert_eq!(agent.give_up(&state, &streaming()), Err(Unfit::Old));
     }
 }

@@ -523,6 +523,7 @@ impl State {
         for (_, node) in self.nodes.iter_mut().filter(|(node, _)| **node != survivor) {
             node.role = Role::Gone;
         }
+        self.detached.retain(|node| *node == survivor);
     }
 
     fn adopt(&mut self, node: NodeId, version: u64) -> Result<(), Void> {

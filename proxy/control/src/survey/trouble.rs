@@ -32,7 +32,8 @@ pub fn troubles(
     }
     found.extend(host::network(view, &parted, now));
     found.extend(addresses(view, now));
-    found.extend(view.state.detached().iter().map(|node| {
+    let spared = view.state.detached().iter().filter(|node| holder(view.state) != Some(**node));
+    found.extend(spared.map(|node| {
         Trouble::new(
             format!(
                 "an operator has detached node {node}: nobody is sent there who only reads, and it \

@@ -137,6 +137,7 @@ impl Controller {
                 if !(self.wall_ms..=self.wall_ms + SCHEDULE_MS_MAX).contains(at_ms) {
                     return Err(Unanswered::Time);
                 }
+                to.map_or(Ok(()), |to| self.check_candidate(to, now))?;
                 vec![Entry::Schedule { epoch: newest()?.epoch, to: *to, at_ms: *at_ms }]
             }
             Request::CancelSwitchover => vec![match self.state.scheduled() {
@@ -182,12 +183,18 @@ impl Controller {
         now: BootTime,
     ) -> Result<Vec<Entry>, Unanswered> {
         let log = self.log(&self.quorum.status(), now);
-        let serves = tenure.is_established && self.state.sealed().is_none();
-        if serves && !decide::suspects(&self.view(&self.state, &log, now), tenure, now) {
+        if !decide::suspects(&self.view(&self.state, &log, now), tenure, now) {
+            if !tenure.is_established || self.state.sealed().is_some() {
+                return Err(Unanswered::UnderWay);
+            }
             self.check_candidate(to, now)?;
             return Ok(vec![Entry::Switchover { epoch: tenure.epoch, to }]);
         }
-        Ok(vec![decide::seal(tenure)])
+        let may_serve = self.state.members().contains_key(&to) && !self.state.is_gone(to);
+        match may_serve && to != tenure.holder {
+            true => Ok(vec![decide::seal(tenure)]),
+            false => Err(Unanswered::CannotTakeOver(to)),
+        }
     }
 
     /// A switchover to who could not take over would be given up at once, when nobody looks any
@@ -202,6 +209,10 @@ impl Controller {
 
     /// Whether every node reads what operators ask since [`Entry::OPERATE_VERSION`].
     fn check_is_read(&self, now: BootTime) -> Result<(), Unanswered> {
+        if self.state.was_operated() {
+            // Who has the log reads it; a node that is down would else keep others from working.
+            return Ok(());
+        }
         let log = self.log(&self.quorum.status(), now);
         let reads = |node: &NodeId| {
             let seen = self.observer.nodes().get(node);

@@ -31,7 +31,7 @@ pub(super) fn run(whom: &Whom, drain: &Drain) -> Result<Body, Failure> {
                 };
                 Ok(next.filter(serves).map(|next| next.id))
             })?;
-        lines.push(format!("node {next} is the primary now"));
+        lines.push(format!("node {next} takes over"));
     }
     ask(whom, &Request::new(Verb::Detach { node }))?;
     lines.push(format!("node {node} is detached"));
@@ -47,8 +47,8 @@ pub(super) fn run(whom: &Whom, drain: &Drain) -> Result<Body, Failure> {
 pub(crate) fn wait_until_free(whom: &Whom, node: u64, until: Instant) -> Result<(), Failure> {
     let mut idle_since = None;
     let still = format!(
-        "clients still have transactions open on node {node}, which stays detached: see \
-         pg_stat_activity there, and drain it again"
+        "clients still have transactions open on node {node}, or it is not heard; it stays \
+         detached: see pg_stat_activity there, and drain it again"
     );
     wait(until, &still, || {
         let is_free = is_free(&find(whom, node)?);
@@ -77,10 +77,15 @@ fn is_primary(node: &NodeView) -> bool {
     node.postgres.as_ref().is_some_and(|own| own.is_holder)
 }
 
-/// Whether nobody is served there: PostgreSQL says so, or is not there to serve anybody.
+/// Whether nobody is served there, as its own agent says: who is not heard may serve somebody.
 fn is_free(node: &NodeView) -> bool {
-    let runs = |state| matches!(state, Postgres::Standby | Postgres::Primary | Postgres::Hung);
-    !node.is_alive || node.postgres.as_ref().is_none_or(|own| own.is_idle || !runs(own.state))
+    let Some(own) = node.postgres.as_ref() else { return !node.is_member && node.is_alive };
+    node.is_alive
+        && match own.state {
+            Postgres::Standby => own.is_idle,
+            Postgres::Dead | Postgres::Stopped => true,
+            Postgres::Starting | Postgres::Primary | Postgres::Hung => false,
+        }
 }
 
 /// Asks until there is something; what is told while the primary changes is no answer yet.

@@ -26,6 +26,9 @@ use crate::exit::Failure;
 /// How long `pcp_detach_node -g` waits: pgpool-II's recovery_timeout, unless it is set there.
 const GRACE: Duration = Duration::from_secs(90);
 
+/// Between two tries of what is refused until others have what it has.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// How many changes of primary are looked at for the last one of a node.
 const CHANGES: u32 = 100;
 
@@ -212,11 +215,16 @@ impl Task<'_> {
                 control.node
             )));
         }
-        self.done(Verb::Reinit)?;
-        let survey = drain::survey(&self.whom)?;
-        if survey.nodes.iter().any(|one| one.id == node && one.is_detached) {
-            self.done(Verb::Attach { node })?;
+        // Commits are to wait for others before the directory is given up.
+        self.done(Verb::Detach { node })?;
+        let until = Instant::now() + GRACE;
+        while let Err(failure) = self.done(Verb::Reinit) {
+            if !matches!(failure, Failure::Refused(_)) || Instant::now() >= until {
+                return Err(failure);
+            }
+            std::thread::sleep(AGAIN);
         }
+        self.done(Verb::Attach { node })?;
         self.say(
             "the directory is being copied; 'pgx pcp node_info' says streaming when it is done",
         );

@@ -30,7 +30,8 @@ pub(super) fn run(whom: &Whom, status: &Status, mode: Mode) -> Result<Option<Str
     let id = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or_else(elsewhere)?;
     // The handle comes first: what is looked at next is the process that it stands for, or gone.
     let handle = pidfd_open(id, PidfdFlags::empty()).map_err(|_| elsewhere())?;
-    if !is_pgx(&fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default()) {
+    let is_ours = program(&format!("/proc/{process}")) == program("/proc/self");
+    if !is_ours || !is_pgx(&fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default()) {
         return Err(elsewhere());
     }
     let cgroup = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
@@ -50,6 +51,13 @@ pub(super) fn run(whom: &Whom, status: &Status, mode: Mode) -> Result<Option<Str
              {unit}' stops it for good"
         )
     }))
+}
+
+/// The name of a process' program, which may have been replaced since by another release.
+fn program(process: &str) -> Option<String> {
+    let path = fs::read_link(format!("{process}/exe")).ok()?;
+    let name = path.file_name()?.to_str()?;
+    Some(name.trim_end_matches(" (deleted)").to_owned())
 }
 
 /// Whether a command line is that of a `pgx serve`, and not of another process that has this number

@@ -95,6 +95,8 @@ impl Eyes {
             local.shut_down = None;
             local.is_drained = false;
             local.process = runs_as(place);
+            // Whoever cannot be asked may serve somebody.
+            local.is_busy = true;
             if let Err(error) = self.examine(postmaster, managed.as_ref(), &mut local) {
                 trouble = Some(error.to_string());
                 if !matches!(error, Error::Overridden { .. }) {

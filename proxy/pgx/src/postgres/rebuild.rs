@@ -112,8 +112,7 @@ impl Hands {
         self.kill()?;
         self.end_fillers()?;
         self.prepare()?;
-        self.knock(upstream)?;
-        // What is half built is never rewound.
+        // What is half built is never rewound, whenever the upstream can be reached.
         set_mark(&self.place, &format!("cloning from node {}", upstream.node))?;
         self.rebuild(upstream, directory, tell)
     }

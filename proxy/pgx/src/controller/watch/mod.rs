@@ -275,7 +275,8 @@ impl Watcher {
             }
             Input::Ended(pid) if self.postmaster == Some(pid) => self.ended(pid),
             Input::Ended(_) => {}
-            // Whoever asked may have left.
+            // Who has been told that it came too late does not want it any more.
+            Input::Wish(_, reply) if reply.is_closed() => {}
             Input::Wish(wish, reply) => drop(reply.send(self.grant(wish))),
             Input::Done { number, outcome } => {
                 if self.job.as_ref().is_some_and(|job| job.number == number) {

@@ -1,12 +1,13 @@
 //! What operators wish of this host's PostgreSQL. It needs no quorum: each wish is granted only
 //! where whatever follows from it is what the agent does anyway.
 
-use pgx_control::agent::Process;
+use pgx_control::agent::{Agent, Goal, Process, goal};
 use pgx_control::cluster::State;
 use tracing::info;
 
 use super::carry::Task;
 use super::{Stamp, Watcher};
+use crate::controller::clock::boot_time;
 
 /// A wish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,9 @@ impl Watcher {
 
     fn restart(&mut self) -> Result<String, String> {
         let (state, process) = self.calm()?;
+        let record = self.agent.as_ref().map(Agent::record);
+        let wanted = record.map(|record| goal(&state, self.me, record));
+        let is_leased = self.held().is_some_and(|(_, until)| boot_time() < until);
         let then = match process {
             Process::Primary => {
                 let has_others = state.members().keys().any(|node| *node != self.me);
@@ -49,9 +53,21 @@ impl Watcher {
                                 ctl resume' first"
                         .to_owned());
                 }
+                if !is_leased {
+                    return Err(
+                        "this node holds no lease, so nobody would make it primary again: \
+                                'pgx ctl status' says why"
+                            .to_owned(),
+                    );
+                }
                 "is primary again in a new epoch"
             }
-            Process::Standby => "streams again",
+            Process::Standby if matches!(wanted, Some(Goal::Rejoin { .. })) => "streams again",
+            Process::Standby => {
+                return Err("the cluster wants nothing of this standby, so nobody would start it \
+                            again: 'pgx ctl status' says why"
+                    .to_owned());
+            }
             Process::Stopped | Process::Exited => {
                 return Err("PostgreSQL does not run here; pgx starts it when the cluster needs \
                             it, and 'pgx ctl status' says what is wrong"
