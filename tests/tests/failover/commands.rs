@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
 use pgx_tests::cluster::WAIT_MAX;
-use pgx_tests::lab::wait_for;
+use pgx_tests::lab::{wait_for, wait_for_some};
 
 use crate::binary;
 use crate::http::Place;
@@ -19,9 +19,11 @@ enum Comes {
     Done(&'static str),
     /// It is refused (exit code 5), with these words.
     Refused(&'static str),
+    /// It is tried in vain (exit code 1), with these words.
+    Fails(&'static str),
 }
 
-use Comes::{Done, Refused};
+use Comes::{Done, Fails, Refused};
 
 /// The cluster cannot agree on anything.
 const NO_QUORUM: Comes = Refused("no majority of voters is in reach");
@@ -71,7 +73,11 @@ const ACTS: &[Case] = &[
     Case(&["promote", "99"], "done", [Refused("could not"), Refused("could not"), NO_QUORUM]),
     Case(&["detach", "SELF"], "done", [Refused("primary"), Refused("primary"), NO_QUORUM]),
     Case(&["detach", "DOWN"], "done", [Done("done"), Done("done"), NO_QUORUM]),
-    Case(&["drain", "DOWN"], "done", [Done("is detached"), Done("is detached"), NO_QUORUM]),
+    Case(
+        &["drain", "DOWN", "--wait", "3"],
+        "done",
+        [Done("is detached"), Fails("it is not heard"), NO_QUORUM],
+    ),
     Case(&["attach", "DOWN"], "done", [Done("done"), Done("done"), NO_QUORUM]),
     Case(&["restart", "--yes"], "done", [Refused("pgx ctl switchover"); 3]),
     Case(&["reinit", "--yes"], "done", [Refused("nobody to copy from"); 3]),
@@ -129,16 +135,32 @@ fn run(place: &Place, nodes: &Nodes, name: &str, words: &[&str]) -> anyhow::Resu
     place.ctl(nodes.own, name, &words.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
+/// The same, once somebody coordinates; when nobody is to, nobody is waited for.
+fn run_settled(
+    place: &Place,
+    nodes: &Nodes,
+    words: &[&str],
+    situation: usize,
+) -> anyhow::Result<Output> {
+    wait_for_some("somebody coordinates", WAIT_MAX, || {
+        let output = run(place, nodes, "ann", words).ok()?;
+        let is_passing = String::from_utf8_lossy(&output.stderr).contains("no majority");
+        (situation == 2 || !is_passing).then_some(output)
+    })
+}
+
 /// The exit code, and where what is said stands: an error is one sentence on standard error.
 fn comes_to(output: &Output, wanted: Comes) -> anyhow::Result<()> {
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let is_sentence = |words: &str| {
+        let is_one = err.starts_with("pgx: ") && err.trim_end().lines().count() == 1;
+        is_one && err.contains(words) && out.is_empty()
+    };
     let is_as_wanted = match wanted {
         Done(words) => output.status.success() && out.contains(words) && err.is_empty(),
-        Refused(words) => {
-            let is_sentence = err.starts_with("pgx: ") && err.trim_end().lines().count() == 1;
-            output.status.code() == Some(5) && is_sentence && err.contains(words) && out.is_empty()
-        }
+        Refused(words) => output.status.code() == Some(5) && is_sentence(words),
+        Fails(words) => output.status.code() == Some(1) && is_sentence(words),
     };
     ensure!(is_as_wanted, "{:?}\n{out}\n{err}", output.status);
     Ok(())
@@ -149,7 +171,8 @@ fn all(place: &Place, nodes: &Nodes, situation: usize) -> anyhow::Result<()> {
     for Case(words, schema, outcomes) in LOOKS.iter().chain(ACTS) {
         let wanted = outcomes[situation];
         let tried = || -> anyhow::Result<()> {
-            let said = run(place, nodes, "ann", &[words, &["--json"][..]].concat())?;
+            let words_json = [words, &["--json"][..]].concat();
+            let said = run_settled(place, nodes, &words_json, situation)?;
             match wanted {
                 Done(_) => {
                     comes_to(&said, Done(""))?;
@@ -159,7 +182,10 @@ fn all(place: &Place, nodes: &Nodes, situation: usize) -> anyhow::Result<()> {
             }
             // A second time, for people: what was done is done already or can be done again.
             let is_repeated = !matches!(words, ["switchover", "cancel"]);
-            if is_repeated { comes_to(&run(place, nodes, "ann", words)?, wanted) } else { Ok(()) }
+            if !is_repeated {
+                return Ok(());
+            }
+            comes_to(&run_settled(place, nodes, words, situation)?, wanted)
         };
         wrong.extend(tried().err().map(|error| format!("{words:?}: {error:#}")));
     }

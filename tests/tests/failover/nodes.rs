@@ -4,7 +4,7 @@ use std::process::Output;
 
 use anyhow::{Context, ensure};
 use pgx_tests::cluster::{WAIT_MAX, ask};
-use pgx_tests::lab::wait_for;
+use pgx_tests::lab::{wait_for, wait_for_some};
 use pgx_tests::members::Members;
 use serde_json::Value;
 
@@ -36,6 +36,15 @@ fn comes_to(output: &Output, code: i32, words: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What comes of a command, once somebody coordinates.
+fn ctl(members: &Members, id: usize, words: &[&str]) -> anyhow::Result<Output> {
+    wait_for_some(&format!("an answer to {words:?}"), WAIT_MAX, || {
+        let output = members.node(id).ctl(words).ok()?;
+        let is_passing = String::from_utf8_lossy(&output.stderr).contains("no majority");
+        (!is_passing).then_some(output)
+    })
+}
+
 pub(crate) fn spared() -> anyhow::Result<()> {
     let members = Members::start(binary(), 3)?;
     let load = members.load()?;
@@ -52,7 +61,7 @@ pub(crate) fn spared() -> anyhow::Result<()> {
     wait_for("somebody reads", WAIT_MAX, || {
         members.sql_at(spared, open).is_ok_and(|said| said == "1")
     })?;
-    let drained = members.node(1).ctl(&["drain", &name, "--wait", "2"])?;
+    let drained = ctl(&members, 1, &["drain", &name, "--wait", "2"])?;
     comes_to(&drained, 1, "still have transactions open")?;
     ensure!(seen(&members, spared)?["is_detached"] == true);
     // Ending psql ends no query; PostgreSQL does.
@@ -62,7 +71,7 @@ pub(crate) fn spared() -> anyhow::Result<()> {
                             like '%sleep(600)%' and pid <> pg_backend_pid()",
     )?;
     reader.wait()?;
-    comes_to(&members.node(1).ctl(&["drain", &name])?, 0, "nobody has a transaction open")?;
+    comes_to(&ctl(&members, 1, &["drain", &name])?, 0, "nobody has a transaction open")?;
     let waits = "/postgres/is_sync";
     wait_until_seen(&members, spared, waits, &false.into())?;
     ensure!(ask(members.node(2), &["status"])?.contains(&format!("pgx ctl attach {spared}")));
@@ -71,7 +80,7 @@ pub(crate) fn spared() -> anyhow::Result<()> {
         read.is_ok_and(|read| read.ends_with(&format!(".{id}")))
     };
     wait_for("the other standby serves reads", WAIT_MAX, || reads_at(other))?;
-    let refused = members.node(1).ctl(&["detach", &primary.to_string()])?;
+    let refused = ctl(&members, 1, &["detach", &primary.to_string()])?;
     comes_to(&refused, 5, "it is primary: switch over first")?;
     ask(members.node(1), &["attach", &name])?;
     wait_until_seen(&members, spared, waits, &true.into())?;
@@ -94,7 +103,7 @@ fn drained_primary(
     (primary, epoch): (usize, u64),
     other: usize,
 ) -> anyhow::Result<()> {
-    comes_to(&members.node(other).ctl(&["drain", &primary.to_string()])?, 0, "takes over")?;
+    comes_to(&ctl(members, other, &["drain", &primary.to_string()])?, 0, "takes over")?;
     members.wait_for_another(primary, epoch)?;
     wait_until_it_streams(members, primary)?;
     ask(members.node(1), &["attach", &primary.to_string()])?;
@@ -117,7 +126,7 @@ fn planned(members: &Members, (primary, epoch): (usize, u64), to: usize) -> anyh
     later(&["cancel"])?;
     wait_for("none is to come", WAIT_MAX, || !(1..=3).any(is_planned))?;
     ensure!(members.primary()? == (primary, epoch), "{}", members.log(1));
-    let past = members.node(1).ctl(&["switchover", "--at", "2020-01-01T00:00:00Z"])?;
+    let past = ctl(members, 1, &["switchover", "--at", "2020-01-01T00:00:00Z"])?;
     comes_to(&past, 5, "that time is over")?;
     later(&["--at", "1s", "--to", &to.to_string()])?;
     members.wait_for_calm(epoch + 1)?;
@@ -136,15 +145,15 @@ pub(crate) fn renewed() -> anyhow::Result<()> {
     wait_until_it_streams(&members, other)?;
 
     for verb in ["restart", "reinit"] {
-        comes_to(&members.node(standby).ctl(&[verb])?, 1, "say --yes")?;
+        comes_to(&ctl(&members, standby, &[verb])?, 1, "say --yes")?;
     }
-    let refused = members.node(primary).ctl(&["restart", "--yes"])?;
+    let refused = ctl(&members, primary, &["restart", "--yes"])?;
     comes_to(&refused, 5, "'pgx ctl switchover' first")?;
-    let refused = members.node(primary).ctl(&["reinit", "--yes"])?;
+    let refused = ctl(&members, primary, &["reinit", "--yes"])?;
     comes_to(&refused, 5, "nobody to copy from")?;
 
     let before = members.postmaster(standby)?;
-    comes_to(&members.node(standby).ctl(&["restart", "--yes"])?, 0, "is being restarted")?;
+    comes_to(&ctl(&members, standby, &["restart", "--yes"])?, 0, "is being restarted")?;
     wait_for("another postmaster", WAIT_MAX, || {
         members.postmaster(standby).is_ok_and(|pid| pid != before)
     })?;
@@ -152,7 +161,7 @@ pub(crate) fn renewed() -> anyhow::Result<()> {
 
     // What commits depend on is not thrown away.
     let before = members.directory(standby)?;
-    let reinit = || members.node(standby).ctl(&["reinit", "--yes"]);
+    let reinit = || ctl(&members, standby, &["reinit", "--yes"]);
     comes_to(&reinit()?, 5, "commits wait for it")?;
     ask(members.node(1), &["detach", &standby.to_string()])?;
     wait_for("others have all that it has", WAIT_MAX, || {
@@ -165,7 +174,7 @@ pub(crate) fn renewed() -> anyhow::Result<()> {
     wait_until_it_streams(&members, standby)?;
     let log = members.node(standby).log();
     ensure!(log.contains("means=Cloned"), "it was not copied: {log}");
-    comes_to(&members.node(standby).ctl(&["rejoin"])?, 0, "nothing waits")?;
+    comes_to(&ctl(&members, standby, &["rejoin"])?, 0, "nothing waits")?;
 
     // Commits would have nobody else to wait for.
     for id in [standby, other] {

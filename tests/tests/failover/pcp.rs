@@ -244,7 +244,7 @@ fn looks(place: &Place, primary: usize, standby: usize) -> anyhow::Result<()> {
 fn watchdog(place: &Place, id: usize) -> anyhow::Result<()> {
     let quorum = place.say(id, "watchdog_info")?;
     let head = quorum.lines().next().unwrap_or_default();
-    ensure!(head.starts_with("3 3 NO 127.0.0.1:") && quorum.lines().count() == 5, "{quorum}");
+    ensure!(head.starts_with("3 3 NO 127.0.0.") && quorum.lines().count() == 5, "{quorum}");
     ensure!(quorum.matches(" LEADER 0 MEMBER\n").count() == 1, "{quorum}");
     ensure!(quorum.matches(" STANDBY 0 MEMBER\n").count() == 2, "{quorum}");
     let own = place.say(id, "watchdog_info -n 0")?;

@@ -153,6 +153,7 @@ pub(super) fn start(
         stamp: Stamp::default(),
         copying: None,
         copies_anew: false,
+        wishes: Vec::new(),
         trouble: None,
         refuses: false,
         missed: None,
@@ -229,6 +230,8 @@ struct Watcher {
     copying: Option<(Arc<State>, Option<Incarnation>)>,
     /// Whether what is rebuilt next is copied, as an operator wants it.
     copies_anew: bool,
+    /// What operators wish, until it can be looked into.
+    wishes: Vec<(Wish, oneshot::Sender<Result<String, String>>)>,
     trouble: Option<Trouble>,
     /// Whether the server could not be asked when it was looked at last.
     refuses: bool,
@@ -257,6 +260,7 @@ impl Watcher {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.grant_wishes();
             self.step();
             self.ask();
         }
@@ -275,9 +279,7 @@ impl Watcher {
             }
             Input::Ended(pid) if self.postmaster == Some(pid) => self.ended(pid),
             Input::Ended(_) => {}
-            // Who has been told that it came too late does not want it any more.
-            Input::Wish(_, reply) if reply.is_closed() => {}
-            Input::Wish(wish, reply) => drop(reply.send(self.grant(wish))),
+            Input::Wish(wish, reply) => self.wishes.push((wish, reply)),
             Input::Done { number, outcome } => {
                 if self.job.as_ref().is_some_and(|job| job.number == number) {
                     self.done(outcome);

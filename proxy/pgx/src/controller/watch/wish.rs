@@ -21,11 +21,27 @@ pub(crate) enum Wish {
 }
 
 impl Watcher {
+    /// Looks into what is wished, once what is to be known for that is known: a look at PostgreSQL
+    /// is under way again and again, and so is what pgx tends. Who has been told that it takes too
+    /// long does not want it any more.
+    pub(super) fn grant_wishes(&mut self) {
+        self.wishes.retain(|(_, reply)| !reply.is_closed());
+        let tends = self.job.as_ref().is_some_and(|job| job.tends);
+        let looks = self.job.is_none() && self.local.is_none() && self.agent.is_some();
+        if tends || looks {
+            return;
+        }
+        for (wish, reply) in std::mem::take(&mut self.wishes) {
+            // Whoever asked may have left.
+            let _ = reply.send(self.grant(wish));
+        }
+    }
+
     /// Begins what is wished.
     ///
     /// # Errors
     /// Why it is not done, for people.
-    pub(super) fn grant(&mut self, wish: Wish) -> Result<String, String> {
+    fn grant(&mut self, wish: Wish) -> Result<String, String> {
         let granted = match wish {
             Wish::Restart => self.restart(),
             Wish::Rejoin => self.rejoin(),
@@ -133,9 +149,9 @@ impl Watcher {
         }
         let local = self.local.as_ref().filter(|_| self.job.is_none());
         let process = local.map(|local| local.process);
-        process
-            .map(|process| (state, process))
-            .ok_or_else(|| "something is being done with PostgreSQL here; try again".to_owned())
+        process.map(|process| (state, process)).ok_or_else(|| {
+            "something is being done with PostgreSQL here; its log says what".to_owned()
+        })
     }
 
     fn nothing_known(&self) -> String {
