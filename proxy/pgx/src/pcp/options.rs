@@ -90,7 +90,7 @@ pub(crate) enum PcpVerb {
         #[command(flatten)]
         id: NodeId,
     },
-    /// Prints the keys of [proxy]
+    /// Prints the settings of the proxy
     #[command(visible_alias = "pcp_pool_status", alias = "pool-status")]
     PoolStatus(Extra),
     /// Prints the process id of pgx, which is one process
