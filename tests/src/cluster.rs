@@ -219,19 +219,25 @@ fn succeed(output: Output) -> anyhow::Result<String> {
 /// # Errors
 /// When it is refused, or nobody coordinates for long.
 pub fn ask(node: &Node, words: &[&str]) -> anyhow::Result<String> {
-    let what = format!("an answer to {words:?}");
-    wait_for_some(&what, WAIT_MAX, || {
-        let output = node.ctl(words).ok()?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let is_passing = said.contains("no majority") || said.contains("try again");
-        (!is_passing).then(|| {
-            if output.status.success() {
-                Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-            } else {
-                Err(anyhow::anyhow!(said))
-            }
-        })
-    })?
+    let output = settled(words, || node.ctl(words))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What comes of a command of `pgx ctl`, run again while it is refused for what passes by itself.
+///
+/// # Errors
+/// When that lasts.
+pub fn settled(
+    words: &[&str],
+    mut run: impl FnMut() -> anyhow::Result<Output>,
+) -> anyhow::Result<Output> {
+    wait_for_some(&format!("an answer to {words:?}"), WAIT_MAX, || {
+        let output = run().ok()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let passes = said.trim_end().ends_with("; try again");
+        (!passes).then_some(output)
+    })
 }
 
 /// The cluster as a node sees it.

@@ -476,7 +476,7 @@ pub struct AddressLease {
 }
 
 /// How this node sees one of the others.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerStatus {
     /// Its number.
     pub id: u64,

@@ -1,7 +1,6 @@
 //! The command line: what can be said, and nothing of what it does.
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::Uri;
 use clap::builder::RangedI64ValueParser;
@@ -13,6 +12,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::config::Means;
 use crate::import::Tool;
+use crate::moment::unix_ms;
 use crate::pcp::Pcp;
 
 /// Where pgx looks for its configuration unless told otherwise.
@@ -109,20 +109,16 @@ pub(crate) enum FenceVerb {
 
 /// A time in milliseconds since 1970.
 fn time_of_day(text: &str) -> Result<u64, String> {
-    let ms = match humantime::parse_duration(text) {
-        Ok(from_now) => {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            since.checked_add(from_now).ok_or("too far away")?.as_millis()
-        }
-        Err(_) => {
-            let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
-                "neither a time with its zone, such as 2030-01-31T03:00:00+01:00, nor a duration, \
-                 such as 90m"
-            })?;
-            u128::try_from(at.unix_timestamp_nanos() / 1_000_000).map_err(|e| e.to_string())?
-        }
-    };
-    u64::try_from(ms).map_err(|error| error.to_string())
+    let far = || "that is too far away".to_owned();
+    if let Ok(from_now) = humantime::parse_duration(text) {
+        let from_now = u64::try_from(from_now.as_millis()).map_err(|_| far())?;
+        return unix_ms().checked_add(from_now).ok_or_else(far);
+    }
+    let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+        "neither a time with its zone, such as 2030-01-31T03:00:00+01:00, nor a duration, such as \
+         90m"
+    })?;
+    u64::try_from(at.unix_timestamp_nanos() / 1_000_000).map_err(|_| "that is over".to_owned())
 }
 
 #[derive(Args)]
@@ -555,5 +551,21 @@ mod tests {
     #[test]
     fn command_line_is_free_of_contradictions() {
         Command::command().debug_assert();
+    }
+
+    #[test]
+    fn time_has_its_zone_or_is_so_long_from_now() {
+        assert_eq!(time_of_day("1970-01-01T01:00:02+01:00"), Ok(2_000));
+        let later = time_of_day("90m").unwrap();
+        assert!(later.abs_diff(unix_ms() + 5_400_000) < 60_000, "{later}");
+        for (text, why) in [
+            ("03:00", "neither a time with its zone"),
+            ("2030-01-31T03:00:00", "neither a time with its zone"),
+            ("18446744073709551615s", "too far away"),
+            ("1969-12-31T00:00:00Z", "that is over"),
+        ] {
+            let found = time_of_day(text).unwrap_err();
+            assert!(found.contains(why), "{text}: {found}");
+        }
     }
 }

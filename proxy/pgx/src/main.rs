@@ -27,6 +27,7 @@ mod kernel;
 mod limits;
 mod manual;
 mod metrics;
+mod moment;
 mod pause;
 mod pcp;
 mod peer;

@@ -1,7 +1,9 @@
 //! One connection to a server.
 
 use alloc::boxed::Box;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use pgx_wire::backend::Status;
 use pgx_wire::{SqlState, Walker};
@@ -112,6 +114,8 @@ pub(crate) struct Server {
     /// When the query began that it answers now or next, and when it began to answer.
     pub(crate) asked: Now,
     pub(crate) replied: Option<Now>,
+    /// How many queries its backend has answered, on this connection and all others.
+    pub(crate) answered: Rc<Cell<u64>>,
     /// When its client sent the request that is not answered yet, or since when it is idle.
     pub(crate) since: Now,
     /// It is not to be used by another client after this one.
@@ -168,6 +172,7 @@ impl Server {
             begun: None,
             asked: now,
             replied: None,
+            answered: Rc::default(),
             since: now,
             is_leaving: false,
             cancels: 0,

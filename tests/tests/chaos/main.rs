@@ -63,9 +63,9 @@ fn main() -> ExitCode {
         })
         .collect();
     trials.extend(
-        told::CASES.iter().map(|case| {
-            in_lab(case.name.to_owned(), Box::new(move |chaos| told::tell(chaos, case)))
-        }),
+        told::CASES
+            .iter()
+            .map(|case| in_lab(case.0.to_owned(), Box::new(move |chaos| told::tell(chaos, case)))),
     );
     trials.push(in_lab("cut_host_of_the_coordinator".to_owned(), Box::new(coordinator)));
     trials.push(in_lab("proxy_without_power_in_mid_transaction".to_owned(), Box::new(locks)));

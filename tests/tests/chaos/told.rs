@@ -9,14 +9,8 @@ use serde_json::Value;
 
 use crate::leader;
 
-/// One fault, and what is told of it.
-pub(crate) struct Case {
-    /// The name of its trial.
-    pub(crate) name: &'static str,
-    hit: Hit,
-    make: fn(&Cast) -> Fault,
-    told: &'static [Told],
-}
+/// One fault, and what is told of it: the name of its trial, whose host is hit, how, and the words.
+pub(crate) struct Case(pub(crate) &'static str, Hit, fn(&Cast) -> Fault, &'static [Told]);
 
 /// Whose host is hit.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,7 +49,7 @@ const NOT_HEARD: Told =
 const HANGS: Told =
     Told(At::Other, "PostgreSQL of node HIT, or its disk, does not answer", "which probe fails");
 const ENDED: Told = Told(At::Other, "PostgreSQL of node HIT ", "its log on node HIT says why");
-const SERVES_NOT: Told = Told(At::Other, "no primary serves: ", "");
+const SERVES_NOT: Told = Told(At::Other, "no primary serves: ", "wait");
 const REACHES_NOBODY: Told = Told(
     At::Hit,
     "nobody coordinates: no majority of voters is in reach",
@@ -67,143 +61,143 @@ const FULL: Told = Told(At::Other, "a disk of PostgreSQL on node HIT is full, 0 
 
 /// The table.
 pub(crate) const CASES: &[Case] = &[
-    Case {
-        name: "killed_postmaster_of_a_standby_is_told_while_it_lasts",
-        hit: Hit::Standby,
-        make: |cast| kill(cast, KillTarget::Postmaster),
-        told: &[ENDED],
-    },
-    Case {
-        name: "killed_backend_of_the_primary_is_told_while_it_lasts",
-        hit: Hit::Primary,
-        make: |cast| kill(cast, KillTarget::Backend),
-        told: &[ENDED],
-    },
-    Case {
-        name: "killed_pgx_of_a_standby_is_told",
-        hit: Hit::Standby,
-        make: |cast| kill(cast, KillTarget::Pgx),
-        told: &[NOT_HEARD],
-    },
-    Case {
-        name: "killed_pgx_of_the_primary_is_told",
-        hit: Hit::Primary,
-        make: |cast| kill(cast, KillTarget::Pgx),
-        told: &[SERVES_NOT, NOT_HEARD],
-    },
-    Case {
-        name: "paused_pgx_of_a_standby_is_told",
-        hit: Hit::Standby,
-        make: |cast| pause(cast, PauseTarget::Pgx),
-        told: &[NOT_HEARD],
-    },
-    Case {
-        name: "paused_backends_are_told_on_their_host",
-        hit: Hit::Primary,
-        make: |cast| pause(cast, PauseTarget::Backend),
-        told: &[Told(At::Hit, "this host's query has not answered", "PostgreSQL's log")],
-    },
-    Case {
-        name: "paused_postgresql_of_a_standby_is_told",
-        hit: Hit::Standby,
-        make: |cast| pause(cast, PauseTarget::Postgres),
-        told: &[Told(At::Hit, "this host's query has not answered", "counts as hung after"), HANGS],
-    },
-    Case {
-        name: "paused_postmaster_of_the_primary_is_told",
-        hit: Hit::Primary,
-        make: |cast| pause(cast, PauseTarget::Postmaster),
-        told: &[Told(At::Hit, "this host's connection has not answered", "'ps'"), HANGS],
-    },
-    Case {
-        name: "frozen_host_of_a_standby_is_told",
-        hit: Hit::Standby,
-        make: |cast| pause(cast, PauseTarget::All),
-        told: &[NOT_HEARD],
-    },
-    Case {
-        name: "stopped_host_of_the_primary_is_told",
-        hit: Hit::Primary,
-        make: |cast| Fault::Stop { host: cast.hit.clone() },
-        told: &[SERVES_NOT, NOT_HEARD],
-    },
-    Case {
-        name: "standby_without_power_is_told",
-        hit: Hit::Standby,
-        make: |cast| Fault::PowerOff { host: cast.hit.clone() },
-        told: &[NOT_HEARD],
-    },
-    Case {
-        name: "cut_host_of_the_primary_is_told",
-        hit: Hit::Primary,
-        make: |cast| cut(cast, Direction::Both),
-        told: &[SERVES_NOT, NOT_HEARD, REACHES_NOBODY],
-    },
-    Case {
-        name: "host_of_a_standby_that_hears_nobody_is_told",
-        hit: Hit::Standby,
-        make: |cast| cut(cast, Direction::Inbound),
-        told: &[NOT_HEARD, REACHES_NOBODY],
-    },
-    Case {
-        name: "host_of_a_standby_that_nobody_hears_is_told",
-        hit: Hit::Standby,
-        make: |cast| cut(cast, Direction::Outbound),
-        told: &[NOT_HEARD, REACHES_NOBODY],
-    },
-    Case {
-        name: "two_hosts_that_do_not_hear_each_other_are_told",
-        hit: Hit::Follower,
-        make: part,
-        told: &[Told(
+    Case(
+        "killed_postmaster_of_a_standby_is_told_while_it_lasts",
+        Hit::Standby,
+        |cast| kill(cast, KillTarget::Postmaster),
+        &[ENDED],
+    ),
+    Case(
+        "killed_backend_of_the_primary_is_told_while_it_lasts",
+        Hit::Primary,
+        |cast| kill(cast, KillTarget::Backend),
+        &[ENDED],
+    ),
+    Case(
+        "killed_pgx_of_a_standby_is_told",
+        Hit::Standby,
+        |cast| kill(cast, KillTarget::Pgx),
+        &[NOT_HEARD],
+    ),
+    Case(
+        "killed_pgx_of_the_primary_is_told",
+        Hit::Primary,
+        |cast| kill(cast, KillTarget::Pgx),
+        &[SERVES_NOT, NOT_HEARD],
+    ),
+    Case(
+        "paused_pgx_of_a_standby_is_told",
+        Hit::Standby,
+        |cast| pause(cast, PauseTarget::Pgx),
+        &[NOT_HEARD],
+    ),
+    Case(
+        "paused_backends_are_told_on_their_host",
+        Hit::Primary,
+        |cast| pause(cast, PauseTarget::Backend),
+        &[Told(At::Hit, "this host's query has not answered", "PostgreSQL's log")],
+    ),
+    Case(
+        "paused_postgresql_of_a_standby_is_told",
+        Hit::Standby,
+        |cast| pause(cast, PauseTarget::Postgres),
+        &[Told(At::Hit, "this host's query has not answered", "counts as hung after"), HANGS],
+    ),
+    Case(
+        "paused_postmaster_of_the_primary_is_told",
+        Hit::Primary,
+        |cast| pause(cast, PauseTarget::Postmaster),
+        &[Told(At::Hit, "this host's connection has not answered", "'ps'"), HANGS],
+    ),
+    Case(
+        "frozen_host_of_a_standby_is_told",
+        Hit::Standby,
+        |cast| pause(cast, PauseTarget::All),
+        &[NOT_HEARD],
+    ),
+    Case(
+        "stopped_host_of_the_primary_is_told",
+        Hit::Primary,
+        |cast| Fault::Stop { host: cast.hit.clone() },
+        &[SERVES_NOT, NOT_HEARD],
+    ),
+    Case(
+        "standby_without_power_is_told",
+        Hit::Standby,
+        |cast| Fault::PowerOff { host: cast.hit.clone() },
+        &[NOT_HEARD],
+    ),
+    Case(
+        "cut_host_of_the_primary_is_told",
+        Hit::Primary,
+        |cast| cut(cast, Direction::Both),
+        &[SERVES_NOT, NOT_HEARD, REACHES_NOBODY],
+    ),
+    Case(
+        "host_of_a_standby_that_hears_nobody_is_told",
+        Hit::Standby,
+        |cast| cut(cast, Direction::Inbound),
+        &[NOT_HEARD, REACHES_NOBODY],
+    ),
+    Case(
+        "host_of_a_standby_that_nobody_hears_is_told",
+        Hit::Standby,
+        |cast| cut(cast, Direction::Outbound),
+        &[NOT_HEARD, REACHES_NOBODY],
+    ),
+    Case(
+        "two_hosts_that_do_not_hear_each_other_are_told",
+        Hit::Follower,
+        part,
+        &[Told(
             At::Proxy,
             "nodes HIT and OTHER do not hear each other, and others hear both",
             "mend the network between these hosts",
         )],
-    },
-    Case {
-        name: "host_that_does_not_hear_the_coordinators_is_told",
-        hit: Hit::Coordinator,
-        make: part,
+    ),
+    Case(
+        "host_that_does_not_hear_the_coordinators_is_told",
+        Hit::Coordinator,
+        part,
         // The other may coordinate next.
-        told: &[Told(At::Proxy, "hear", "mend the network between")],
-    },
-    Case {
-        name: "host_that_loses_frames_is_told",
-        hit: Hit::Standby,
-        make: |cast| Fault::Loss { host: cast.hit.clone(), percent: 20 },
-        told: &[LOST],
-    },
-    Case {
-        name: "host_whose_frames_are_late_is_told",
-        hit: Hit::Standby,
-        make: |cast| Fault::Delay { host: cast.hit.clone(), ms: 150, jitter_ms: 20 },
-        told: &[LATE],
-    },
-    Case {
-        name: "full_disk_of_a_standby_is_told",
-        hit: Hit::Standby,
-        make: |cast| Fault::FillDisk { host: cast.hit.clone() },
-        told: &[FULL],
-    },
-    Case {
-        name: "full_disk_of_the_primary_is_told",
-        hit: Hit::Primary,
-        make: |cast| Fault::FillDisk { host: cast.hit.clone() },
-        told: &[FULL],
-    },
-    Case {
-        name: "slow_disk_of_a_standby_is_told",
-        hit: Hit::Standby,
-        make: slow,
-        told: &[Told(At::Other, "a disk of PostgreSQL on node HIT is slow", "that standby")],
-    },
-    Case {
-        name: "slow_disk_of_the_primary_is_told",
-        hit: Hit::Primary,
-        make: slow,
-        told: &[Told(At::Other, "a disk of PostgreSQL on node HIT is slow", "ctl switchover'")],
-    },
+        &[Told(At::Proxy, "hear", "mend the network between")],
+    ),
+    Case(
+        "host_that_loses_frames_is_told",
+        Hit::Standby,
+        |cast| Fault::Loss { host: cast.hit.clone(), percent: 20 },
+        &[LOST],
+    ),
+    Case(
+        "host_whose_frames_are_late_is_told",
+        Hit::Standby,
+        |cast| Fault::Delay { host: cast.hit.clone(), ms: 150, jitter_ms: 20 },
+        &[LATE],
+    ),
+    Case(
+        "full_disk_of_a_standby_is_told",
+        Hit::Standby,
+        |cast| Fault::FillDisk { host: cast.hit.clone() },
+        &[FULL],
+    ),
+    Case(
+        "full_disk_of_the_primary_is_told",
+        Hit::Primary,
+        |cast| Fault::FillDisk { host: cast.hit.clone() },
+        &[FULL],
+    ),
+    Case(
+        "slow_disk_of_a_standby_is_told",
+        Hit::Standby,
+        slow,
+        &[Told(At::Other, "a disk of PostgreSQL on node HIT is slow", "that standby")],
+    ),
+    Case(
+        "slow_disk_of_the_primary_is_told",
+        Hit::Primary,
+        slow,
+        &[Told(At::Other, "a disk of PostgreSQL on node HIT is slow", "ctl switchover'")],
+    ),
 ];
 
 fn kill(cast: &Cast, target: KillTarget) -> Fault {
@@ -227,15 +221,15 @@ fn slow(cast: &Cast) -> Fault {
 }
 
 /// Makes the fault, waits until all of it is told, heals, and waits until nothing is.
-pub(crate) fn tell(chaos: &Chaos, case: &Case) -> anyhow::Result<()> {
+pub(crate) fn tell(chaos: &Chaos, Case(_, hit, make, told): &Case) -> anyhow::Result<()> {
     let lab = chaos.lab();
     let primary = lab.wait_for_calm(1)?.host();
     wait_until_well(lab)?;
-    let cast = cast(lab, case.hit, &primary)?;
-    let id = lab.fault(&(case.make)(&cast))?;
-    let told = case.told.iter().try_for_each(|told| wait_until_told(lab, &cast, told));
+    let cast = cast(lab, *hit, &primary)?;
+    let id = lab.fault(&make(&cast))?;
+    let seen = told.iter().try_for_each(|told| wait_until_told(lab, &cast, told));
     lab.heal(id)?;
-    told?;
+    seen?;
     wait_until_well(lab)
 }
 

@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
-use pgx_tests::cluster::WAIT_MAX;
-use pgx_tests::lab::{wait_for, wait_for_some};
+use pgx_tests::cluster::{WAIT_MAX, settled};
+use pgx_tests::lab::wait_for;
 
 use crate::binary;
 use crate::http::Place;
@@ -142,11 +142,10 @@ fn run_settled(
     words: &[&str],
     situation: usize,
 ) -> anyhow::Result<Output> {
-    wait_for_some("somebody coordinates", WAIT_MAX, || {
-        let output = run(place, nodes, "ann", words).ok()?;
-        let is_passing = String::from_utf8_lossy(&output.stderr).contains("no majority");
-        (situation == 2 || !is_passing).then_some(output)
-    })
+    match situation {
+        2 => run(place, nodes, "ann", words),
+        _ => settled(words, || run(place, nodes, "ann", words)),
+    }
 }
 
 /// The exit code, and where what is said stands: an error is one sentence on standard error.

@@ -3,8 +3,8 @@
 use std::process::Output;
 
 use anyhow::{Context, ensure};
-use pgx_tests::cluster::{WAIT_MAX, ask};
-use pgx_tests::lab::{wait_for, wait_for_some};
+use pgx_tests::cluster::{WAIT_MAX, ask, settled};
+use pgx_tests::lab::wait_for;
 use pgx_tests::members::Members;
 use serde_json::Value;
 
@@ -38,11 +38,7 @@ fn comes_to(output: &Output, code: i32, words: &str) -> anyhow::Result<()> {
 
 /// What comes of a command, once somebody coordinates.
 fn ctl(members: &Members, id: usize, words: &[&str]) -> anyhow::Result<Output> {
-    wait_for_some(&format!("an answer to {words:?}"), WAIT_MAX, || {
-        let output = members.node(id).ctl(words).ok()?;
-        let is_passing = String::from_utf8_lossy(&output.stderr).contains("no majority");
-        (!is_passing).then_some(output)
-    })
+    settled(words, || members.node(id).ctl(words))
 }
 
 pub(crate) fn spared() -> anyhow::Result<()> {

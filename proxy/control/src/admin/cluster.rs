@@ -10,7 +10,7 @@ use crate::cluster::{Durability, Policy, Role};
 use crate::lease::Settings;
 
 /// The settings that all nodes share. They are part of the agreed state, not of any file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shared {
     /// What to do when standbys are missing.
     pub durability: Durability,
@@ -21,7 +21,7 @@ pub struct Shared {
 }
 
 /// The cluster as one node sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ControlStatus {
     /// The cluster's identity, in hexadecimal: what a joiner is given.
     pub cluster: String,
@@ -154,7 +154,7 @@ pub struct AgentStatus {
 }
 
 /// One thing that PostgreSQL or a disk of its is asked again and again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProbeStatus {
     /// `connection`, `query`, `data disk` or `wal disk`.
     pub asks: String,

@@ -9,13 +9,13 @@
 //! It must not know how PostgreSQL is started or asked; that is the driver's, who tells what it
 //! finds as [`Local`].
 
-mod anew;
 mod goal;
 mod record;
+mod wish;
 
-pub use anew::Unfit;
 pub use goal::{Goal, goal};
 pub use record::{Kept, Record};
+pub use wish::Unfit;
 
 use alloc::vec::Vec;
 

@@ -89,3 +89,44 @@ fn primary_and_strangers_are_not_detached_and_who_leaves_is_so_no_more() {
     apply_all(&mut scene.state, [named(3, Role::Gone)]);
     assert!(scene.state.detached().is_empty());
 }
+
+#[test]
+fn detached_node_is_told_with_what_ends_that_and_not_when_it_became_primary() {
+    let mut scene = detached_scene(3);
+    scene.assert_only("an operator has detached node 3", "pgx ctl attach 3");
+    let is_detached = |scene: &Scene| scene.survey().nodes.iter().any(|node| node.is_detached);
+    assert!(is_detached(&scene));
+    seal(&mut scene.state, 1, &[2, 3]);
+    scene.silence(1);
+    scene.reports(2, 100);
+    scene.reports(3, 101);
+    let elects = scene.proposed().into_iter().find(|entry| matches!(entry, Entry::NewEpoch { .. }));
+    apply_all(&mut scene.state, elects);
+    assert_eq!(scene.state.tenure().unwrap().holder, NodeId(3));
+    assert!(is_detached(&scene));
+    let told = scene.survey().troubles;
+    assert!(!told.iter().any(|trouble| trouble.cause.contains("detached")), "{told:?}");
+}
+
+#[test]
+fn newcomer_that_cannot_read_who_is_detached_gets_no_log_that_says_so() {
+    let mut scene = detached_scene(3);
+    apply_all(&mut scene.state, [Entry::Detach { node: NodeId(3), is_detached: false }]);
+    apply_all(&mut scene.state, [named(4, Role::Voter)]);
+    scene.nodes.insert(NodeId(4), seen(4));
+    let adds = |scene: &Scene| {
+        scene.decide().iter().any(|one| matches!(one, Action::Change(Change::Add { .. })))
+    };
+    scene.facts(4).entries_read_max = Entry::OPERATE_VERSION - 1;
+    assert!(!adds(&scene), "it is in the log still");
+    scene.facts(4).entries_read_max = Entry::OPERATE_VERSION;
+    assert!(adds(&scene));
+}
+
+#[test]
+fn cluster_of_its_own_has_nobody_detached_who_is_gone() {
+    let mut scene = detached_scene(3);
+    detach(&mut scene, 2);
+    apply_all(&mut scene.state, [Entry::Recovered { survivor: NodeId(2) }]);
+    assert_eq!(scene.state.detached(), &[NodeId(2)].into());
+}

@@ -9,7 +9,7 @@ use crate::survey::survey;
 
 impl Scene {
     /// What node 1, who coordinates, tells.
-    fn survey(&self) -> Survey {
+    pub(super) fn survey(&self) -> Survey {
         let waits = self.decide().into_iter().find_map(|action| match action {
             Action::Wait(reason) => Some(reason),
             _ => None,
@@ -22,7 +22,7 @@ impl Scene {
     }
 
     /// The only trouble's cause has the one, its next step the other.
-    fn assert_only(&self, cause: &str, next: &str) {
+    pub(super) fn assert_only(&self, cause: &str, next: &str) {
         let troubles = self.survey().troubles;
         let [only] = &troubles[..] else { panic!("not one trouble: {troubles:#?}") };
         assert!(only.cause.contains(cause), "{only:?} lacks {cause:?}");

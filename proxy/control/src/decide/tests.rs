@@ -762,6 +762,9 @@ mod caution;
 #[path = "detach_tests.rs"]
 mod detach;
 
+#[path = "host_tests.rs"]
+mod host;
+
 #[path = "schedule_tests.rs"]
 mod schedule;
 

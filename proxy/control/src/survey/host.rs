@@ -165,7 +165,3 @@ fn named(pairs: &BTreeSet<Pair>) -> String {
     let each: Vec<_> = pairs.iter().map(|(one, other)| format!("{one} and {other}")).collect();
     each.join(", ")
 }
-
-#[cfg(test)]
-#[path = "host_tests.rs"]
-mod tests;

@@ -7,54 +7,18 @@ use alloc::vec;
 
 use super::*;
 use crate::admin::{
-    AddressLease, AgentStatus, KernelStatus, NodeView, PlaceStatus, ProbeStatus, Shared,
-    SteeringStatus,
+    AddressLease, AgentStatus, KernelStatus, NodeView, PlaceStatus, ProbeStatus, SteeringStatus,
 };
-use crate::cluster::{Durability, Policy};
-use crate::lease::Settings;
 use crate::limits::{DISK_FREE_BYTES_MIN, DISK_WRITE_MS_MAX, LINK_PATIENCE_MS};
 
 fn control() -> ControlStatus {
-    ControlStatus {
-        cluster: "c".to_owned(),
-        node: 1,
-        incarnation: "i".to_owned(),
-        halted: String::new(),
-        coordinator: Some(2),
-        decides: false,
-        term: 1,
-        applied_index: 1,
-        members: vec![],
-        voters: vec![1, 2, 3],
-        nodes: vec![],
-        epoch: None,
-        waits: None,
-        leases: vec![],
-        is_paused: false,
-        scheduled: None,
-        settings: Shared {
-            durability: Durability::Strict,
-            lease: Settings::default(),
-            policy: Policy::default(),
-        },
-        agent: None,
-    }
+    let voters = vec![1, 2, 3];
+    ControlStatus { node: 1, coordinator: Some(2), voters, ..ControlStatus::default() }
 }
 
 fn peer(id: u64, state: &str, last_error: &str) -> PeerStatus {
-    PeerStatus {
-        id,
-        address: format!("db{id}:6433"),
-        state: state.to_owned(),
-        last_error: last_error.to_owned(),
-        round_trip_us: None,
-        away_ms: None,
-        late: 0,
-        sent_total: 0,
-        dropped_total: 0,
-        received_total: 0,
-        untaken_total: 0,
-    }
+    let (address, state) = (format!("db{id}:6433"), state.to_owned());
+    PeerStatus { id, address, state, last_error: last_error.to_owned(), ..PeerStatus::default() }
 }
 
 fn status() -> Status {
@@ -160,10 +124,9 @@ fn disk_without_space_and_slow_disk_are_told_here_unless_the_survey_tells_them()
         let probe = ProbeStatus {
             asks: "data disk".to_owned(),
             unanswered_ms: Some(PROBE_PATIENCE_MS),
-            detail: String::new(),
-            passes: false,
             write_ms,
             free_bytes,
+            ..ProbeStatus::default()
         };
         status.control.as_mut().unwrap().agent = Some(AgentStatus {
             postgres: "primary".to_owned(),
@@ -193,9 +156,7 @@ fn probes_are_told_when_they_stay_unanswered_and_only_while_postgresql_is_to_run
         asks: asks.to_owned(),
         unanswered_ms,
         detail: detail.to_owned(),
-        passes: false,
-        write_ms: None,
-        free_bytes: None,
+        ..ProbeStatus::default()
     };
     let with = |postgres: &str, probe| {
         let mut status = status();

@@ -379,3 +379,6 @@ mod attack;
 
 #[path = "caution_tests.rs"]
 mod caution;
+
+#[path = "operate_tests.rs"]
+mod operate;

@@ -28,13 +28,14 @@ use super::journal::Journal;
 use super::lease::{self, Board, Outlets};
 use super::members::Members;
 use super::message::{Outcome, Question, Said, Told};
-use super::records::{Records, unix_ms};
+use super::records::Records;
 use super::requests::{Asker, Waiting, done};
 use super::routes::Followed;
 use super::storage::{self, Files, Opened, Owner};
 use super::{Leased, Prepared, Wish, refusals, routes, spawn, status, watch};
 use crate::config;
 use crate::limits::control::{DISK_RETRY, HOST_TICKS, INPUTS_PER_ROUND_MAX, REACH_TICKS, TICK};
+use crate::moment::unix_ms;
 use crate::peer::{Channel, PeerSet};
 use crate::vip::Addresses;
 

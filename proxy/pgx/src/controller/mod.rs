@@ -39,7 +39,6 @@ use self::changes::Changes;
 use self::driver::Input;
 use self::message::Said;
 pub(crate) use self::message::{Outcome, Question, Told};
-pub(crate) use self::records::utc;
 pub(crate) use self::routes::Followed;
 use self::storage::Opened;
 pub(crate) use self::watch::{Verdict, Wish, ask_once, place, recorded_directory};

@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use pgx_control::admin::{ChangeReport, Event, Trouble};
 use pgx_control::chronicle::{Chronicle, sentence};
@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::journal::Journal;
 use crate::limits::control::{EVENTS_BYTES_MAX, REPORTS_MAX};
+use crate::moment::{unix_ms, utc};
 
 const EVENTS: &str = "events.jsonl";
 const EVENTS_BEFORE: &str = "events.1.jsonl";
@@ -189,23 +190,6 @@ fn unless_missing<T>(found: io::Result<T>) -> io::Result<Option<T>> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         found => found.map(Some),
     }
-}
-
-/// A time in milliseconds since 1970, as people read it.
-pub(crate) fn utc(unix_ms: u64) -> String {
-    let seconds = i64::try_from(unix_ms / 1_000).unwrap_or(i64::MAX);
-    match time::OffsetDateTime::from_unix_timestamp(seconds) {
-        Ok(at) => {
-            format!("{} {:02}:{:02}:{:02} UTC", at.date(), at.hour(), at.minute(), at.second())
-        }
-        Err(_) => "a time that no calendar has".to_owned(),
-    }
-}
-
-/// What the clock of the day shows, in milliseconds since 1970.
-pub(super) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

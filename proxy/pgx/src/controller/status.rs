@@ -62,26 +62,11 @@ pub(super) fn of(
 
 /// How things are while the file of the log fails.
 pub(super) fn of_halted(me: NodeId, cause: &str, held: &BTreeMap<Kind, Held>) -> ControlStatus {
-    let empty = State::new([me].into(), pgx_control::lease::Settings::default());
     ControlStatus {
-        cluster: String::new(),
         node: me.0,
-        incarnation: String::new(),
         halted: cause.to_owned(),
-        coordinator: None,
-        decides: false,
-        term: 0,
-        applied_index: 0,
-        members: Vec::new(),
-        voters: Vec::new(),
-        nodes: Vec::new(),
-        epoch: None,
-        waits: None,
         leases: leases(held, boot_time()),
-        is_paused: false,
-        scheduled: None,
-        settings: shared(&empty),
-        agent: None,
+        ..ControlStatus::default()
     }
 }
 

@@ -105,3 +105,53 @@ fn wait<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pgx_control::admin::PostgresView;
+
+    use super::*;
+
+    fn node(state: Postgres, is_idle: bool) -> NodeView {
+        let postgres = PostgresView {
+            state,
+            is_holder: false,
+            timeline: 1,
+            end: "0/1".to_owned(),
+            lag_bytes: None,
+            streams_from: None,
+            is_sync: false,
+            is_steady: false,
+            is_idle,
+            priority: 0,
+        };
+        NodeView {
+            id: 3,
+            address: String::new(),
+            role: None,
+            heard_ms: Some(1),
+            is_alive: true,
+            parted_from: vec![],
+            epoch: None,
+            is_member: true,
+            is_detached: true,
+            postgres: Some(postgres),
+            is_proxy: false,
+            addresses: vec![],
+        }
+    }
+
+    #[test]
+    fn node_is_free_when_it_says_so_and_silence_says_nothing() {
+        let idle = node(Postgres::Standby, true);
+        assert!(is_free(&idle));
+        assert!(!is_free(&NodeView { is_alive: false, ..idle.clone() }));
+        assert!(!is_free(&node(Postgres::Standby, false)));
+        for state in [Postgres::Hung, Postgres::Primary, Postgres::Starting] {
+            assert!(!is_free(&node(state, true)), "{state:?}");
+        }
+        assert!(is_free(&node(Postgres::Stopped, false)));
+        assert!(!is_free(&NodeView { postgres: None, ..idle.clone() }), "it has one, and is mute");
+        assert!(is_free(&NodeView { postgres: None, is_member: false, ..idle }));
+    }
+}

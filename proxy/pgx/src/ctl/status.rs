@@ -10,7 +10,7 @@ use pgx_control::admin::{
 };
 use pgx_control::limits::TRIPS_KEPT;
 
-use crate::controller::utc;
+use crate::moment::utc;
 
 /// Lines of a name and a value each.
 fn lines(tell: impl FnOnce(&mut dyn FnMut(&str, String))) -> String {
@@ -252,13 +252,10 @@ mod tests {
             address: "db2:6433".to_owned(),
             state: state.to_owned(),
             last_error: last_error.to_owned(),
-            round_trip_us: None,
-            away_ms: None,
-            late: 0,
             sent_total: 1,
             dropped_total: 2,
             received_total: 3,
-            untaken_total: 0,
+            ..PeerStatus::default()
         }
     }
 
@@ -266,14 +263,7 @@ mod tests {
     fn what_is_not_probed_says_so_and_what_is_silent_says_with_what_it_met() {
         let probe = |unanswered_ms, detail: &str| {
             let (asks, detail) = ("query".to_owned(), detail.to_owned());
-            probe_text(&ProbeStatus {
-                asks,
-                unanswered_ms,
-                detail,
-                passes: false,
-                write_ms: None,
-                free_bytes: None,
-            })
+            probe_text(&ProbeStatus { asks, unanswered_ms, detail, ..ProbeStatus::default() })
         };
         assert_eq!(probe(None, "no password"), "NOT PROBED: no password");
         assert_eq!(probe(Some(3), ""), "answered 3 ms ago");

@@ -11,7 +11,7 @@ mod stop;
 mod tests;
 mod watchdog;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use nix::unistd::gethostname;
 use pgx_control::admin::{Body, Request, Status, Table, Verb};
@@ -22,6 +22,7 @@ use self::print::{Row, Times, rows};
 use crate::cli::Whom;
 use crate::ctl::{ask, drain};
 use crate::exit::Failure;
+use crate::moment::unix_ms;
 
 /// How long `pcp_detach_node -g` waits: pgpool-II's recovery_timeout, unless it is set there.
 const GRACE: Duration = Duration::from_secs(90);
@@ -139,7 +140,7 @@ impl Task<'_> {
     }
 
     fn times(&self) -> Result<Times, Failure> {
-        let started_ms = now_ms().saturating_sub(self.status()?.up_ms);
+        let started_ms = unix_ms().saturating_sub(self.status()?.up_ms);
         let changes = match ask(&self.whom, &Request::new(Verb::History { last: CHANGES })) {
             Ok(Body::History(changes)) => changes,
             // Without a cluster nothing changes.
@@ -170,7 +171,7 @@ impl Task<'_> {
         };
         let seen = survey.iter().flat_map(|survey| &survey.nodes).find(|node| node.id == id);
         let heard_ms = seen.and_then(|node| node.heard_ms);
-        let heard_ms = heard_ms.map(|ms| now_ms().saturating_sub(ms));
+        let heard_ms = heard_ms.map(|ms| unix_ms().saturating_sub(ms));
         Ok(print::health(node, &self.times()?, heard_ms, self.pcp.verbose))
     }
 
@@ -257,9 +258,4 @@ fn find(table: &Table, id: u64) -> Result<Row<'_>, Failure> {
 fn unknown(id: u64) -> Failure {
     let first = if id == 0 { ": a cluster's numbers begin with 1" } else { "" };
     Failure::Failed(format!("there is no node {id}{first}; 'pgx ctl nodes' lists them"))
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,10 +2,10 @@
 //! the console that have pgpool-II's columns. Pure.
 
 use std::fmt::Write;
-use std::time::{Duration, UNIX_EPOCH};
 
-use humantime::format_rfc3339_seconds;
 use pgx_control::admin::{Cell, ChangeReport, Table};
+
+use crate::moment::utc;
 
 /// What pgpool-II calls a server that is up and has connections, and one that is down.
 const UP: &str = "2";
@@ -225,6 +225,5 @@ fn line(titles: &[&str], values: &[String], is_verbose: bool) -> String {
 
 /// A time in the form of pgpool-II, and in UTC.
 fn moment(ms: u64) -> String {
-    let text = format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string();
-    text.replace('T', " ").replace('Z', "")
+    utc(ms).trim_end_matches(" UTC").to_owned()
 }

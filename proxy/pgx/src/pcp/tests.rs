@@ -6,10 +6,9 @@ use std::path::Path;
 use clap::{CommandFactory, Parser};
 use pgx_control::admin::{
     AddressLease, AddressesStatus, Cell, ChangeReport, ControlStatus, MemberStatus, NodeStatus,
-    PeerStatus, ProxyStatus, Shared, Status, Table,
+    PeerStatus, ProxyStatus, Status, Table,
 };
-use pgx_control::cluster::{Durability, Policy, Role};
-use pgx_control::lease::Settings;
+use pgx_control::cluster::Role;
 
 use super::print::{self, Times, rows};
 use super::{Pcp, by_name, find, place, watchdog};
@@ -302,38 +301,15 @@ fn status() -> Status {
         id,
         address: format!("db{id}:6433"),
         state: state.to_owned(),
-        away_ms: None,
-        late: 0,
-        last_error: String::new(),
-        round_trip_us: None,
-        sent_total: 0,
-        dropped_total: 0,
-        received_total: 0,
-        untaken_total: 0,
+        ..PeerStatus::default()
     };
     let control = ControlStatus {
-        cluster: String::new(),
         node: 2,
-        incarnation: String::new(),
-        halted: String::new(),
         coordinator: Some(1),
-        decides: false,
-        term: 1,
-        applied_index: 1,
         members: (1..=3).map(member).collect(),
         voters: vec![1, 2, 3],
         nodes: (1..=4).map(named).collect(),
-        epoch: None,
-        waits: None,
-        leases: vec![],
-        is_paused: false,
-        scheduled: None,
-        settings: Shared {
-            durability: Durability::Strict,
-            lease: Settings::default(),
-            policy: Policy::default(),
-        },
-        agent: None,
+        ..ControlStatus::default()
     };
     Status {
         release: String::new(),

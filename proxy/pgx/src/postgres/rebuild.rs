@@ -109,10 +109,9 @@ impl Hands {
         directory: Incarnation,
         tell: &mut dyn FnMut(Progress),
     ) -> Result<Means, Error> {
-        self.kill()?;
-        self.end_fillers()?;
+        // What is half built is never rewound, whoever tries it next; what is the node's own is
+        // saved from it before.
         self.prepare()?;
-        // What is half built is never rewound, whenever the upstream can be reached.
         set_mark(&self.place, &format!("cloning from node {}", upstream.node))?;
         self.rebuild(upstream, directory, tell)
     }

@@ -59,6 +59,8 @@ pub(crate) struct View {
     pub(crate) pools: Vec<PoolView>,
     pub(crate) databases: Vec<DatabaseView>,
     pub(crate) backends: Vec<BackendView>,
+    /// How many queries each backend has answered, by its address; told with the backends.
+    pub(crate) answered: BTreeMap<String, u64>,
     pub(crate) clients: Vec<Seen<ClientView>>,
     pub(crate) servers: Vec<Seen<ServerView>>,
 }
@@ -75,6 +77,7 @@ pub(super) struct Report {
     pools: Vec<PoolView>,
     databases: Vec<DatabaseView>,
     backends: Vec<BackendView>,
+    answered: Vec<(String, u64)>,
     clients: Vec<Seen<ClientView>>,
     servers: Vec<Seen<ServerView>>,
 }
@@ -133,6 +136,8 @@ pub(super) fn report(io: &Io, driver: &Driver, wish: Wish, shared: &Shared) -> R
     }
     if wish.backends {
         report.backends = worker.backends(now);
+        let answered = worker.answered();
+        report.answered = answered.map(|(address, count)| (address.0.clone(), count)).collect();
     }
     if wish.clients {
         let views = worker.client_views(now);
@@ -212,6 +217,9 @@ impl View {
                 Some(known) => known.is_out |= backend.is_out,
                 None => self.backends.push(backend),
             }
+        }
+        for (address, count) in report.answered {
+            *self.answered.entry(address).or_default() += count;
         }
         self.clients.extend(report.clients);
         self.servers.extend(report.servers);

@@ -24,6 +24,7 @@ pub(crate) fn tests() -> Vec<(&'static str, Test)> {
         ("primary_whose_processes_were_killed_in_the_middle_of_work_is_rewound", crashed),
         ("standby_that_has_more_than_the_next_primary_is_rewound", ahead),
         ("directory_that_cannot_be_rewound_is_cloned", cloned),
+        ("directory_that_operators_do_not_trust_is_cloned_though_it_could_be_rewound", distrusted),
         ("directory_whose_source_has_no_log_since_they_parted_is_cloned", log_gone),
         ("source_that_dies_half_way_is_told_and_the_next_try_goes_on", source_dies),
         ("source_that_is_not_there_leaves_a_whole_directory_as_it_is", source_gone),
@@ -145,6 +146,18 @@ fn cloned() -> anyhow::Result<()> {
     let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |told| last = Some(told))?;
     ensure!(means == Means::Cloned);
     ensure!(last.is_some_and(|told| told.done_kb > 0 && told.total_kb >= told.done_kb), "{last:?}");
+    check_follows(&mut nodes)
+}
+
+fn distrusted() -> anyhow::Result<()> {
+    let mut nodes = diverged()?;
+    let upstream = nodes.all[1].peer();
+    let nobody = Peer { port: 1, ..upstream.clone() };
+    let outcome = nodes.all[0].hands().copy_anew(&nobody, SECOND, &mut |_| {});
+    ensure!(outcome.is_err(), "{outcome:?}");
+    // Who goes on has not heard what operators wanted.
+    let means = nodes.all[0].hands().rebuild(&upstream, SECOND, &mut |_| {})?;
+    ensure!(means == Means::Cloned, "{means:?}");
     check_follows(&mut nodes)
 }
 

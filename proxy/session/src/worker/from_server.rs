@@ -401,6 +401,7 @@ impl Side<'_> {
     fn count(&mut self, now: Now) {
         let Self { server, totals, .. } = self;
         totals.queries.add(now.us_since(server.asked));
+        server.answered.set(server.answered.get() + 1);
         let replied = server.replied.take().unwrap_or(now);
         totals.transfers.add(now.us_since(replied));
         // What is behind it in the same flight begins now.

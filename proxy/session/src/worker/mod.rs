@@ -33,6 +33,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use pgx_wire::auth::Key;
 use pgx_wire::backend::{self, Status};
@@ -55,7 +56,7 @@ use crate::net::{Console, Net, Socket};
 use crate::note::Note;
 use crate::permits::{Permits, Whose};
 use crate::pool::Lease;
-use crate::route::{Course, Epoch, Snapshot};
+use crate::route::{Course, Epoch, ServerAddress, Snapshot};
 use crate::scan::Words;
 use crate::server::Server;
 use crate::statements::Statements;
@@ -129,6 +130,8 @@ pub struct Worker {
     /// With which codes clients were turned away, how often.
     refusals: Vec<(SqlState, u64)>,
     stats: Book,
+    /// How many queries each backend has answered, of those that were ever connected to.
+    answered: BTreeMap<ServerAddress, Rc<Cell<u64>>>,
     now: Now,
     scratch: Vec<u8>,
 }
@@ -176,6 +179,7 @@ impl Worker {
             counts: Counts::default(),
             refusals: Vec::new(),
             stats: Book::default(),
+            answered: BTreeMap::new(),
             now: Now(0),
             scratch: Vec::new(),
         };
@@ -556,9 +560,10 @@ impl Worker {
         let client = client.filter(|client| !client.is_looked_up());
         let opened_for = client.map(|client| client.id);
         let base = client.map(|client| client.base.clone()).unwrap_or_default();
+        let answered = Rc::clone(self.answered.entry(address.clone()).or_default());
         let id = self.servers.add(|id| {
             let server = Server::new(id, socket, pool, address, epoch, now);
-            Server { attrs, settings: base.clone(), base, opened_for, ..server }
+            Server { attrs, settings: base.clone(), base, opened_for, answered, ..server }
         });
         net.own(socket, Owner::Server(id));
     }

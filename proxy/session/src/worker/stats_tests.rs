@@ -67,6 +67,23 @@ fn queries_of_a_block_are_counted_each_and_the_block_once() {
 }
 
 #[test]
+fn queries_are_counted_for_their_backend_also_when_its_servers_are_gone() {
+    let (mut bench, client, server) = begin();
+    let answered = |bench: &Bench| {
+        let all: Vec<_> = bench.worker.answered().collect();
+        let [(address, count)] = all[..] else { panic!("{all:?}") };
+        assert_eq!(address.0, "db:5432");
+        count
+    };
+    assert_eq!(answered(&bench), 0, "what it took to log in is none of a client's");
+    bench.say(client, &query("select 1"));
+    bench.say(server, &done("SELECT 1", Status::Idle));
+    assert_eq!(answered(&bench), 1);
+    bench.end(server);
+    assert_eq!(answered(&bench), 1);
+}
+
+#[test]
 fn batch_is_one_query_and_each_of_a_pipeline_begins_with_the_end_of_the_one_before() {
     let (mut bench, client, server) = begin();
     bench.say_slowly(client, &batch("", Some("select 1"), true));

@@ -10,6 +10,7 @@ use super::rows::{
 };
 use super::{CONSOLES, Worker};
 use crate::client::{self, Client};
+use crate::route::ServerAddress;
 use crate::server::{self, Server};
 use crate::settings::Values;
 use crate::stats::Row;
@@ -105,6 +106,11 @@ impl Worker {
             }));
         }
         all
+    }
+
+    /// How many queries of clients each backend has answered.
+    pub fn answered(&self) -> impl Iterator<Item = (&ServerAddress, u64)> {
+        self.answered.iter().map(|(address, count)| (address, count.get()))
     }
 
     /// Whether a place has a pool that was not forgotten.

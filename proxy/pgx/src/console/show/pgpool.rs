@@ -1,10 +1,11 @@
 //! What pgpool-II shows in SQL, by its words and in its columns (4.3), for programs that read them.
 //! All columns are texts, and one that has no counterpart is NULL.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use pgx_control::admin::{NodeView, PostgresView, Survey};
 use pgx_control::facts::Postgres;
+use pgx_controller::Unanswered;
 use pgx_session::worker::{ClientState, ClientView, ServerState, ServerView};
 use pgx_wire::SqlState;
 use pgx_wire::backend::write::Type::Text;
@@ -75,6 +76,8 @@ struct Node {
     is_up: bool,
     /// Whether operators have detached it; pgpool calls that down, too.
     is_detached: bool,
+    /// Queries that it has answered to clients of this pgx.
+    answered: u64,
     role: &'static str,
     own_role: &'static str,
     lag: Option<u64>,
@@ -85,20 +88,25 @@ struct Node {
 /// The cluster's PostgreSQL servers, heard or not, by their nodes' numbers; without a cluster the
 /// backends, as far as they are known, from 0.
 pub(super) async fn nodes(desk: &Desk) -> Answer {
-    let nodes = match &desk.cluster {
-        Some(Cluster { control, port }) => match control.survey().await {
-            Ok(survey) => members(&survey, *port),
-            Err(unanswered) => {
-                return Answer::failed(SqlState::SYSTEM_ERROR, unanswered.to_string());
-            }
-        },
-        None => backends(&desk.workers.view(Wish { backends: true, ..Wish::default() }).await),
-    };
-    Answer::Rows { columns: NODES, rows: rows(nodes) }
+    match told(desk).await {
+        Ok(nodes) => Answer::Rows { columns: NODES, rows: rows(nodes) },
+        Err(unanswered) => Answer::failed(SqlState::SYSTEM_ERROR, unanswered.to_string()),
+    }
 }
 
-fn members(survey: &Survey, port: u16) -> Vec<Node> {
+/// The same, before it looks like anything.
+async fn told(desk: &Desk) -> Result<Vec<Node>, Unanswered> {
+    let view = desk.workers.view(Wish { backends: true, ..Wish::default() }).await;
+    Ok(match &desk.cluster {
+        Some(Cluster { control, port }) => members(&control.survey().await?, *port, &view.answered),
+        None => backends(&view),
+    })
+}
+
+fn members(survey: &Survey, port: u16, answered: &BTreeMap<String, u64>) -> Vec<Node> {
     let member = |node: &NodeView| {
+        // As proxies call it that follow the cluster.
+        let address = node.address.rsplit_once(':').map(|(host, _)| format!("{host}:{port}"));
         let told: Option<&PostgresView> = node.postgres.as_ref();
         let is_holder = told.is_some_and(|own| own.is_holder);
         // What a silent one said last is no news.
@@ -115,6 +123,7 @@ fn members(survey: &Survey, port: u16) -> Vec<Node> {
             port: text(port),
             is_up,
             is_detached: node.is_detached,
+            answered: address.and_then(|address| answered.get(&address).copied()).unwrap_or(0),
             role: match told {
                 Some(_) if is_holder => "primary",
                 Some(_) => "standby",
@@ -153,6 +162,7 @@ fn backends(view: &View) -> Vec<Node> {
                 port,
                 is_up,
                 is_detached: false,
+                answered: view.answered.get(address).copied().unwrap_or(0),
                 role,
                 own_role: role,
                 lag,
@@ -184,7 +194,7 @@ fn rows(nodes: Vec<Node>) -> Vec<Vec<Cell>> {
             format!("{weight:.6}").into(),
             node.role.into(),
             node.own_role.into(),
-            Cell::Null,
+            node.answered.to_string().into(),
             "false".into(),
             node.lag.map(|lag| lag.to_string()).into(),
             node.streams.into(),
@@ -267,12 +277,7 @@ pub(super) fn version() -> Vec<Vec<Cell>> {
 
 /// Hosts by the numbers that `nodes` tells.
 async fn numbers(desk: &Desk) -> Vec<(String, u64)> {
-    let nodes = match &desk.cluster {
-        Some(Cluster { control, port }) => {
-            control.survey().await.map(|survey| members(&survey, *port)).unwrap_or_default()
-        }
-        None => backends(&desk.workers.view(Wish { backends: true, ..Wish::default() }).await),
-    };
+    let nodes = told(desk).await.unwrap_or_default();
     nodes.into_iter().map(|node| (node.host, node.id)).collect()
 }
 
@@ -325,9 +330,12 @@ mod tests {
         let proxy = NodeView { postgres: None, is_member: false, ..node_5.clone() };
         let unheard = NodeView { id: 6, postgres: None, is_alive: false, ..node_5 };
         let (one, two) = (node(1, Postgres::Primary, true), node(2, Postgres::Standby, false));
-        let nodes = vec![one, two, node(3, Postgres::Standby, false), silent, proxy, unheard];
+        let spared = NodeView { is_detached: true, ..node(7, Postgres::Standby, false) };
+        let nodes =
+            vec![one, two, node(3, Postgres::Standby, false), silent, proxy, unheard, spared];
+        let answered = [("db1:5432".to_owned(), 7), ("db9:5432".to_owned(), 1)].into();
         let survey = Survey { coordinator: 1, nodes, troubles: vec![] };
-        let told: Vec<Vec<String>> = rows(members(&survey, 5432))
+        let told: Vec<Vec<String>> = rows(members(&survey, 5432, &answered))
             .into_iter()
             .map(|row| {
                 let tell = |cell| if let Cell::Text(text) = cell { text } else { "-".to_owned() };
@@ -335,14 +343,15 @@ mod tests {
             })
             .collect();
         let expected = [
-            "1 db1 5432 up up 0.000000 primary primary - false 0   -",
-            "2 db2 5432 up up 0.500000 standby standby - false 96 streaming quorum -",
-            "3 db3 5432 up up 0.500000 standby standby - false 96 streaming async -",
-            "4 db4 5432 down down 0.000000 standby unknown - false -   -",
-            "6 db5 5432 down down 0.000000 unknown unknown - false -   -",
+            "1 db1 5432 up up 0.000000 primary primary 7 false 0   -",
+            "2 db2 5432 up up 0.500000 standby standby 0 false 96 streaming quorum -",
+            "3 db3 5432 up up 0.500000 standby standby 0 false 96 streaming async -",
+            "4 db4 5432 down down 0.000000 standby unknown 0 false -   -",
+            "6 db5 5432 down down 0.000000 unknown unknown 0 false -   -",
+            "7 db7 5432 down up 0.000000 standby standby 0 false 96 streaming async -",
         ];
         assert_eq!(told.iter().map(|row| row.join(" ")).collect::<Vec<_>>(), expected);
         let alone = Survey { nodes: vec![node(1, Postgres::Primary, true)], ..survey };
-        assert_eq!(rows(members(&alone, 5432))[0][5], "1.000000".into());
+        assert_eq!(rows(members(&alone, 5432, &answered))[0][5], "1.000000".into());
     }
 }

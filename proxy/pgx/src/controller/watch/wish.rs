@@ -1,7 +1,8 @@
-//! What operators wish of this host's PostgreSQL. It needs no quorum: each wish is granted only
-//! where whatever follows from it is what the agent does anyway.
+//! Carries out what operators wish of this host's PostgreSQL; what may be granted, the agent says.
 
-use pgx_control::agent::{Agent, Goal, Process, goal};
+use std::sync::Arc;
+
+use pgx_control::agent::{Agent, Local};
 use pgx_control::cluster::State;
 use tracing::info;
 
@@ -52,52 +53,16 @@ impl Watcher {
     }
 
     fn restart(&mut self) -> Result<String, String> {
-        let (state, process) = self.calm()?;
-        let record = self.agent.as_ref().map(Agent::record);
-        let wanted = record.map(|record| goal(&state, self.me, record));
         let is_leased = self.held().is_some_and(|(_, until)| boot_time() < until);
-        let then = match process {
-            Process::Primary => {
-                let has_others = state.members().keys().any(|node| *node != self.me);
-                if has_others {
-                    return Err("PostgreSQL here is the primary: 'pgx ctl switchover' first, \
-                                without errors to clients, and restart it then"
-                        .to_owned());
-                }
-                if state.is_paused() {
-                    return Err("failover is paused, so nobody would make it primary again: 'pgx \
-                                ctl resume' first"
-                        .to_owned());
-                }
-                if !is_leased {
-                    return Err(
-                        "this node holds no lease, so nobody would make it primary again: \
-                                'pgx ctl status' says why"
-                            .to_owned(),
-                    );
-                }
-                "is primary again in a new epoch"
-            }
-            Process::Standby if matches!(wanted, Some(Goal::Rejoin { .. })) => "streams again",
-            Process::Standby => {
-                return Err("the cluster wants nothing of this standby, so nobody would start it \
-                            again: 'pgx ctl status' says why"
-                    .to_owned());
-            }
-            Process::Stopped | Process::Exited => {
-                return Err("PostgreSQL does not run here; pgx starts it when the cluster needs \
-                            it, and 'pgx ctl status' says what is wrong"
-                    .to_owned());
-            }
-        };
+        let (state, local, agent) = self.calm()?;
+        agent.may_restart(&state, &local, is_leased).map_err(|unfit| unfit.to_string())?;
         self.trouble = None;
         self.ends = self.postmaster;
         self.begin_job(vec![Task::End], Stamp::of(&state));
         match &self.job {
-            Some(_) => Ok(format!(
-                "PostgreSQL is being restarted; 'pgx ctl nodes' says when it \
-                                   {then}"
-            )),
+            Some(_) => {
+                Ok("PostgreSQL is being restarted; 'pgx ctl nodes' says when it is back".to_owned())
+            }
             None => Err(self.said.clone()),
         }
     }
@@ -115,11 +80,8 @@ impl Watcher {
     }
 
     fn reinit(&mut self) -> Result<String, String> {
-        let (state, _) = self.calm()?;
-        let (Some(local), Some(agent)) = (&self.local, &mut self.agent) else {
-            return Err(self.nothing_known());
-        };
-        let from = agent.give_up(&state, local).map_err(|unfit| unfit.to_string())?;
+        let (state, local, agent) = self.calm()?;
+        let from = agent.give_up(&state, &local).map_err(|unfit| unfit.to_string())?;
         self.trouble = None;
         self.copies_anew = true;
         Ok(format!(
@@ -128,30 +90,22 @@ impl Watcher {
         ))
     }
 
-    /// The state, and what PostgreSQL does, while nothing else is under way.
-    fn calm(&self) -> Result<(std::sync::Arc<State>, Process), String> {
+    /// What there is to judge by, while nothing else is under way.
+    fn calm(&mut self) -> Result<(Arc<State>, Local, &mut Agent), String> {
         if !self.is_managed {
             return Err("this directory is not pgx's, which only watches it; see 'pgx init \
                         postgres'"
                 .to_owned());
         }
-        let state = self.state.clone().filter(|state| state.tenure().is_some());
-        let Some(state) = state.filter(|_| self.agent.is_some()) else {
-            return Err(self.nothing_known());
+        let unknown = self.nothing_known();
+        let is_busy = self.job.is_some();
+        let (Some(state), Some(agent)) = (self.state.clone(), &mut self.agent) else {
+            return Err(unknown);
         };
-        let is_calm = state.tenure().is_some_and(|tenure| tenure.is_established)
-            && state.sealed().is_none()
-            && state.handover().is_none();
-        if !is_calm {
-            return Err("the primary is being changed; try again when 'pgx ctl status' shows one \
-                        that serves"
-                .to_owned());
-        }
-        let local = self.local.as_ref().filter(|_| self.job.is_none());
-        let process = local.map(|local| local.process);
-        process.map(|process| (state, process)).ok_or_else(|| {
+        let local = self.local.clone().filter(|_| !is_busy).ok_or_else(|| {
             "something is being done with PostgreSQL here; its log says what".to_owned()
-        })
+        })?;
+        Ok((state, local, agent))
     }
 
     fn nothing_known(&self) -> String {
